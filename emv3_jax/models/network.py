@@ -1,0 +1,82 @@
+"""The bridge between NNX modules and nested dicts of arrays.
+
+Outside a network, parameters are plain nested dicts: the attribute path is the parameter path
+(`blocks.self_attn.q.kernel`), stacked layers have a leading `[layers]` axis. This module is the
+only place that knows both forms.
+"""
+
+from collections.abc import Callable
+
+from flax import nnx
+import jax
+
+Params = dict[str, "Params | jax.Array"]
+
+
+def param_name(path) -> str:
+  """Dotted name of a tree path, e.g. `blocks.self_attn.q.kernel`."""
+  return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def named_leaves(tree) -> dict:
+  """Flattens a nested dict to `{dotted name: leaf}`."""
+  return {param_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def nested(named: dict) -> dict:
+  """Inverse of `named_leaves` for dicts: `{"a.b": x}` becomes `{"a": {"b": x}}`."""
+  tree = {}
+  for name, leaf in named.items():
+    *folders, last = name.split(".")
+    node = tree
+    for folder in folders:
+      node = node.setdefault(folder, {})
+    node[last] = leaf
+  return tree
+
+
+def check_params(params: Params, abstract: Params) -> None:
+  """Checks that names and shapes of `params` are those of `abstract`.
+
+  `nnx.merge` matches leaves by position, so a missing and an extra name could cancel out unseen.
+
+  Raises:
+    ValueError: lists every missing, unexpected and misshapen name.
+  """
+  got = {name: tuple(leaf.shape) for name, leaf in named_leaves(params).items()}
+  want = {name: tuple(leaf.shape) for name, leaf in named_leaves(abstract).items()}
+  faults = [f"missing {name} {want[name]}" for name in want.keys() - got.keys()]
+  faults += [f"unexpected {name} {got[name]}" for name in got.keys() - want.keys()]
+  faults += [f"{name}: found {got[name]}, expected {want[name]}"
+             for name in got.keys() & want.keys() if got[name] != want[name]]
+  if faults:
+    raise ValueError("Parameters do not fit the network:\n  " + "\n  ".join(sorted(faults)))
+
+
+class Network:
+  """An NNX module seen from outside: abstract parameters, initialisation, binding.
+
+  Args:
+    make: builds the module from `nnx.Rngs`; called once abstractly, no array is allocated.
+  """
+
+  def __init__(self, make: Callable[[nnx.Rngs], nnx.Module]):
+    self._make = make
+    self._graphdef, state = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+    self.abstract: Params = nnx.to_pure_dict(state)
+
+  def init(self, key: jax.Array) -> Params:
+    """Random parameters from `key`; pure, so it may run under `jax.jit` with out_shardings."""
+    return nnx.to_pure_dict(nnx.state(self._make(nnx.Rngs(key)), nnx.Param))
+
+  def bind(self, params: Params) -> nnx.Module:
+    """The module with `params`; names and shapes are checked (at trace time: free under jit).
+
+    Raises:
+      ValueError: names or shapes differ from `abstract`.
+    """
+    check_params(params, self.abstract)
+    return nnx.merge(self._graphdef, params)
+
+  def num_params(self) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(self.abstract))

@@ -1,0 +1,79 @@
+"""Recorded numbers of the reference implementation, and the errors measured against them.
+
+`tests/golden/` holds the copies that the tests need; a folder named by the environment variable
+`EMV3_GOLDEN` adds every other case. In PyTorch layout (NCTHW, Linear weight [out, in]).
+"""
+
+import collections
+import dataclasses
+import json
+import os
+import pathlib
+
+import jax  # noqa: F401  registers bfloat16 with numpy before safetensors reads it
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+LOCAL = pathlib.Path(__file__).parent / "golden"
+EXTERNAL = os.environ.get("EMV3_GOLDEN")
+
+sources: collections.Counter = collections.Counter()  # {"tests/golden": cases, "EMV3_GOLDEN": cases}
+errors: dict[str, list] = {}  # {module: [worst error, tolerance, cases]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  name: str
+  arrays: dict[str, np.ndarray]
+  meta: dict
+
+  def __getitem__(self, key: str) -> np.ndarray:
+    return self.arrays[key]
+
+
+def _folders() -> list[pathlib.Path]:
+  return [LOCAL] + ([pathlib.Path(EXTERNAL)] if EXTERNAL else [])
+
+
+def names(folder: str, pattern: str) -> list[str]:
+  """Names of the cases of `folder` that match `pattern`, from the project and from EMV3_GOLDEN."""
+  found = {p.stem if p.suffix == ".json" else p.name.removesuffix(".safetensors")
+           for root in _folders() for p in sorted((root / folder).glob(pattern + ".json"))}
+  return sorted(found)
+
+
+def cases(folder: str, pattern: str):
+  """`pytest.mark.parametrize` over the cases of `folder` that match `pattern`."""
+  found = names(folder, pattern)
+  assert found, f"no golden case {folder}/{pattern}"
+  return pytest.mark.parametrize("name", found)
+
+
+def path(folder: str, filename: str) -> pathlib.Path:
+  """Path of one golden file, the project's own copy first."""
+  for root in _folders():
+    if (root / folder / filename).exists():
+      return root / folder / filename
+  raise FileNotFoundError(f"{folder}/{filename} is neither in {LOCAL} nor in EMV3_GOLDEN={EXTERNAL}")
+
+
+def load(folder: str, name: str) -> Case:
+  """Loads one case; counts where it came from for the summary."""
+  meta_path = path(folder, f"{name}.json")
+  sources["tests/golden" if LOCAL in meta_path.parents else "EMV3_GOLDEN"] += 1
+  arrays_path = meta_path.parent / f"{name}.safetensors"
+  arrays = load_file(arrays_path) if arrays_path.exists() else {}
+  return Case(f"{folder}/{name}", arrays, json.loads(meta_path.read_text()))
+
+
+def check(module: str, got, want: np.ndarray, tolerance: float) -> float:
+  """Asserts max |got - want| / max |want| <= tolerance and keeps the worst for the summary."""
+  got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
+  assert got.shape == want.shape, f"{module}: shape {got.shape}, expected {want.shape}"
+  assert np.isfinite(got).all(), f"{module}: not finite"
+  error = float(np.abs(got - want).max() / max(np.abs(want).max(), 1e-30))
+  worst, _, count = errors.get(module, (0.0, tolerance, 0))
+  errors[module] = [max(worst, error), tolerance, count + 1]
+  assert error <= tolerance, f"{module}: error {error:.3g} of the largest value, tolerance {tolerance:g}"
+  return error
