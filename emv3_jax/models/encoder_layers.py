@@ -1,0 +1,44 @@
+"""Layers that the two plain transformer encoders, CLIP and wav2vec 2.0, share."""
+
+import functools
+
+from flax import nnx
+import jax
+
+from emv3_jax.models.attention import Attend
+from emv3_jax.models.precision import Precision
+
+
+def linear(in_dim: int, out_dim: int, precision: Precision, rngs: nnx.Rngs, **kwargs) -> nnx.Linear:
+  return nnx.Linear(in_dim, out_dim, dtype=precision.compute_dtype,
+                    param_dtype=precision.param_dtype, precision=precision.matmul, rngs=rngs,
+                    **kwargs)
+
+
+class SelfAttention(nnx.Module):
+  """Multi-head attention of all tokens of an example to each other."""
+
+  def __init__(self, dim: int, num_heads: int, precision: Precision, *, attend: Attend,
+               rngs: nnx.Rngs):
+    project = functools.partial(linear, dim, dim, precision, rngs)
+    self.q, self.k, self.v, self.o = project(), project(), project(), project()
+    self.num_heads = num_heads
+    self.attend = attend
+
+  def __call__(self, x):
+    """[b, m, d] -> [b, m, d] in `precision.compute`."""
+    split = lambda t: t.reshape(*t.shape[:2], self.num_heads, -1)
+    out = self.attend(split(self.q(x)), split(self.k(x)), split(self.v(x)))
+    return self.o(out.reshape(x.shape))
+
+
+class FeedForward(nnx.Module):
+  """down(gelu(up(x))) with the exact GELU."""
+
+  def __init__(self, dim: int, hidden: int, precision: Precision, *, rngs: nnx.Rngs):
+    self.up = linear(dim, hidden, precision, rngs)
+    self.down = linear(hidden, dim, precision, rngs)
+
+  def __call__(self, x):
+    """[b, m, d] -> [b, m, d] in `precision.compute`."""
+    return self.down(jax.nn.gelu(self.up(x), approximate=False))
