@@ -1,0 +1,91 @@
+"""One interface to the three solvers of the released scripts, and Euler's method itself."""
+
+import difflib
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from emv3_jax.diffusion import multistep, schedules
+from emv3_jax.errors import InputError
+
+SOLVERS = ("euler", "unipc", "dpmpp")
+
+
+class Solver(Protocol):
+  """Integrates dx/dsigma = velocity from noise down to clean latents.
+
+  `step` is pure and may be jitted with a traced `i`; a solver closes over small host tables only.
+  States are NamedTuples of float32 arrays, latents first (`state.x`), whatever dtype the network
+  computes in.
+  """
+
+  schedule: schedules.Schedule
+
+  def init(self, x: jax.Array) -> Any:
+    """State before the first step.
+
+    Args:
+      x: noise of any shape; read as float32.
+    """
+
+  def step(self, state: Any, i: int | jax.Array, velocity: jax.Array) -> tuple[jax.Array, Any]:
+    """One step.
+
+    Args:
+      state: of `init` or of the step before.
+      i: index of the step, from 0.
+      velocity: answer, guided, of the network at `state.x` and tau `schedule.taus[i]`.
+
+    Returns:
+      the latents at sigma `schedule.sigmas[i + 1]`, float32, and the state that also holds them.
+    """
+
+
+class EulerState(NamedTuple):
+  x: jax.Array  # latents, float32
+
+
+class Euler:
+  """x + (sigma_next - sigma) velocity."""
+
+  def __init__(self, schedule: schedules.Schedule):
+    self.schedule = schedule
+
+  def init(self, x: jax.Array) -> EulerState:
+    return EulerState(jnp.asarray(x, jnp.float32))
+
+  def step(self, state: EulerState, i: int | jax.Array,
+           velocity: jax.Array) -> tuple[jax.Array, EulerState]:
+    sigmas = jnp.asarray(self.schedule.sigmas)
+    x = state.x + (sigmas[i + 1] - sigmas[i]) * jnp.float32(velocity)
+    return x, EulerState(x)
+
+
+def make_solver(name: str, steps: int, shift: float = 5.0, config_shift: float = 5.0) -> Solver:
+  """Builds a solver with the released schedule.
+
+  Args:
+    name: `euler`, `unipc` or `dpmpp`.
+    steps: number of steps, at least 1.
+    shift: shift of this run; released 5.
+    config_shift: second shift that `unipc` and `dpmpp` apply: 5 in preview, 1 in flash. `euler` has
+      no such second shift (it applies `shift` twice by itself) and does not read it.
+
+  Raises:
+    InputError: unknown name, or a number out of range.
+  """
+  if name not in SOLVERS:
+    near = difflib.get_close_matches(name, SOLVERS, n=1, cutoff=0)[0]
+    raise InputError(
+        f"Unknown solver {name!r}; did you mean {near!r}? Known: {', '.join(SOLVERS)}.")
+  if steps < 1:
+    raise InputError(f"Solver steps is {steps}; at least 1 is needed.")
+  if not (0 < shift < float("inf") and 0 < config_shift < float("inf")):
+    raise InputError(f"Solver shift is {shift} and config_shift is {config_shift}; "
+                     "both must be finite and above 0.")
+  if name == "euler":
+    return Euler(schedules.euler_schedule(steps, shift))
+  if name == "unipc":
+    return multistep.UniPC(schedules.unipc_schedule(steps, shift, config_shift))
+  return multistep.DPMSolverPP(schedules.dpmpp_schedule(steps, shift, config_shift))
