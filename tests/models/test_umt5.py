@@ -110,6 +110,10 @@ def test_bfloat16_stack_is_never_float32():
   assert temporary < 1.5 * layer
 
 
+def test_full_size_has_the_released_number_of_parameters():
+  assert umt5.network(umt5.UMT5Config()).num_params() == 5_680_910_336
+
+
 def test_bad_input_is_named():
   with pytest.raises(ValueError, match=r"ids \(3,\).*\[batch, tokens\]"):
     _encode(np.zeros(3, np.int32))

@@ -99,6 +99,10 @@ def test_config_survives_json():
     wav2vec2.Wav2Vec2Config(conv_kernels=(10, 3, 3, 3, 3, 2))
 
 
+def test_full_size_has_the_released_number_of_parameters():
+  assert wav2vec2.network(wav2vec2.Wav2Vec2Config()).num_params() == 94_370_944
+
+
 def test_bad_input_is_named():
   with pytest.raises(ValueError, match=r"\(1, 399\), wanted .* at least 400 samples"):
     _encode(np.zeros((1, 399), np.float32))
