@@ -1,0 +1,61 @@
+"""Files that appear whole or not at all."""
+
+from collections.abc import Iterator
+import contextlib
+import json
+import os
+import pathlib
+import secrets
+from typing import Any
+
+from emv3_jax.errors import InputError
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+  """A temporary path in the folder of `path` that takes its place when the block ends well.
+
+  The temporary file exists, is empty and keeps the suffix of `path`. An exception in the block, an
+  interrupt included, removes it and leaves what was at `path`. Only a killed process leaves one
+  behind: `.NAME.XXXXXXXX.part.SUFFIX`.
+
+  Raises:
+    InputError: the folder is missing or not writable, `path` is a folder, the disk is full; from
+      any OSError of the block that does not name another file.
+  """
+  path = pathlib.Path(path)
+  if path.is_dir():
+    raise InputError(f"Cannot write {path}: it is a folder; give the name of a file.")
+  temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
+  try:
+    try:
+      os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+      yield temporary
+      with open(temporary, "rb") as file:
+        os.fsync(file.fileno())  # a full disk may show only here
+      os.replace(temporary, path)
+    finally:
+      with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        temporary.unlink()
+  except OSError as error:
+    if error.filename is not None and os.fspath(error.filename) != str(temporary):
+      raise
+    raise InputError(f"Cannot write {path}: {_reason(path, error)}.") from error
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+  """Writes `value` as indented JSON, whole or not at all.
+
+  Raises:
+    InputError: as `atomic_file`.
+    TypeError, ValueError: `value` holds what JSON has no form for, NaN included.
+  """
+  text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+  with atomic_file(path) as temporary:
+    temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _reason(path: pathlib.Path, error: OSError) -> str:
+  if not path.parent.exists():
+    return f"folder {path.parent} does not exist; make it first"
+  return error.strerror or str(error)
