@@ -9,38 +9,36 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax.typing import ArrayLike
 
 from emv3_jax.errors import InputError
-
-Array = jax.Array | np.ndarray
 
 TAU_MAX = 1000.0
 DENSITIES = ("uniform", "logit_normal")
 
 
-def interpolate(clean: Array, noise: Array, sigma: Array) -> jax.Array:
+def interpolate(clean: ArrayLike, noise: ArrayLike, sigma: ArrayLike) -> jax.Array:
   """x_sigma, with `sigma` [b] for `clean` and `noise` [b, ...]; float32."""
-  sigma = _per_example(sigma, clean.ndim)
+  sigma = _per_example(sigma, jnp.ndim(clean))
   return (1 - sigma) * jnp.float32(clean) + sigma * jnp.float32(noise)
 
 
-def velocity_target(clean: Array, noise: Array) -> jax.Array:
+def velocity_target(clean: ArrayLike, noise: ArrayLike) -> jax.Array:
   """What the network learns to predict at every sigma: noise - clean, float32."""
   return jnp.float32(noise) - jnp.float32(clean)
 
 
-def clean_estimate(x: Array, velocity: Array, sigma: Array) -> jax.Array:
+def clean_estimate(x: ArrayLike, velocity: ArrayLike, sigma: ArrayLike) -> jax.Array:
   """The end of the straight line from `x` [b, ...] at `sigma` [b]: x - sigma velocity, float32."""
-  return jnp.float32(x) - _per_example(sigma, x.ndim) * jnp.float32(velocity)
+  return jnp.float32(x) - _per_example(sigma, jnp.ndim(x)) * jnp.float32(velocity)
 
 
-def tau(sigma: Array) -> Array:
+def tau(sigma: ArrayLike) -> ArrayLike:
   """What the network is told: 1000 sigma, in [0, 1000]."""
   return TAU_MAX * sigma
 
 
-def shift_sigma(sigma: Array, shift: float) -> Array:
+def shift_sigma(sigma: ArrayLike, shift: ArrayLike) -> ArrayLike:
   """Moves sigmas towards noise: shift sigma / (1 + (shift - 1) sigma); keeps 0 and 1."""
   return shift * sigma / (1 + (shift - 1) * sigma)
 
@@ -77,6 +75,6 @@ class SigmaDensity:
     return shift_sigma(sigma, self.shift)
 
 
-def _per_example(sigma: Array, ndim: int) -> jax.Array:
+def _per_example(sigma: ArrayLike, ndim: int) -> jax.Array:
   sigma = jnp.asarray(sigma, jnp.float32)
   return sigma.reshape(sigma.shape + (1,) * (ndim - sigma.ndim))

@@ -11,6 +11,7 @@ import math
 from typing import NamedTuple
 
 import jax
+from jax.typing import ArrayLike
 import numpy as np
 
 from emv3_jax.errors import InputError
@@ -38,13 +39,13 @@ class Scales(NamedTuple):
   negative: np.ndarray  # factor on the negative prompt's encoder output
 
 
-def combine(un: jax.Array, text: jax.Array, full: jax.Array,
-            text_scale: float, audio_scale: float) -> jax.Array:
+def combine(un: ArrayLike, text: ArrayLike, full: ArrayLike,
+            text_scale: ArrayLike, audio_scale: ArrayLike) -> ArrayLike:
   """Three-branch guidance; arrays of one shape."""
   return un + text_scale * (text - un) + audio_scale * (full - text)
 
 
-def combine_audio(text: jax.Array, full: jax.Array, audio_scale: float) -> jax.Array:
+def combine_audio(text: ArrayLike, full: ArrayLike, audio_scale: ArrayLike) -> ArrayLike:
   """Two-branch guidance of flash; arrays of one shape."""
   return text + audio_scale * (full - text)
 
@@ -125,7 +126,8 @@ class Guidance:
                   over_steps(self.audio_scale, self.dynamic_audio),
                   negative_prompt_scales(self.neg_scale, self.neg_steps, steps))
 
-  def mix(self, velocities: jax.Array, text_scale: float, audio_scale: float) -> jax.Array:
+  def mix(self, velocities: jax.Array | np.ndarray, text_scale: ArrayLike,
+          audio_scale: ArrayLike) -> ArrayLike:
     """Guided velocity of a step.
 
     Args:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 import numpy as np
 
 from emv3_jax.diffusion.schedules import Schedule
@@ -71,11 +72,12 @@ class DPMSolverPP:
     self._gain = -(grid.alphas[1:] * (np.exp(-grid.widths) - 1))
     self._slope = grid.slopes()
 
-  def init(self, x: jax.Array) -> DPMState:
+  def init(self, x: ArrayLike) -> DPMState:
     x = jnp.asarray(x, jnp.float32)
     return DPMState(x, jnp.zeros_like(x))
 
-  def step(self, state: DPMState, i: jax.Array, velocity: jax.Array) -> tuple[jax.Array, DPMState]:
+  def step(self, state: DPMState, i: ArrayLike,
+           velocity: ArrayLike) -> tuple[jax.Array, DPMState]:
     at = lambda table: jnp.asarray(table)[i]
     clean = state.x - at(self._sigmas) * jnp.float32(velocity)
     average = clean + at(self._slope) * (clean - state.clean)
@@ -102,12 +104,12 @@ class UniPC:
     self._slope = grid.slopes()
     self._past, self._present = _corrector_weights(grid.widths)
 
-  def init(self, x: jax.Array) -> UniPCState:
+  def init(self, x: ArrayLike) -> UniPCState:
     x = jnp.asarray(x, jnp.float32)
     return UniPCState(x, x, jnp.zeros_like(x), jnp.zeros_like(x))
 
-  def step(self, state: UniPCState, i: jax.Array,
-           velocity: jax.Array) -> tuple[jax.Array, UniPCState]:
+  def step(self, state: UniPCState, i: ArrayLike,
+           velocity: ArrayLike) -> tuple[jax.Array, UniPCState]:
     at = lambda table, i=i: jnp.asarray(table)[i]
     clean = state.x - at(self._sigmas) * jnp.float32(velocity)
 

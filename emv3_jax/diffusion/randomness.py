@@ -7,6 +7,7 @@ folded in. Keys are never split by process or device.
 import enum
 
 import jax
+from jax.typing import ArrayLike
 
 from emv3_jax.errors import InputError
 
@@ -23,7 +24,7 @@ class Purpose(enum.IntEnum):
   PHASE_JITTER = 6  # indices: step, example
 
 
-def key_for(seed: int, purpose: Purpose, *indices: int | jax.Array) -> jax.Array:
+def key_for(seed: int, purpose: Purpose, *indices: ArrayLike) -> jax.Array:
   """The key of one draw.
 
   Args:

@@ -1,10 +1,11 @@
 """One interface to the three solvers of the released scripts, and Euler's method itself."""
 
 import difflib
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from emv3_jax.diffusion import multistep, schedules
 from emv3_jax.errors import InputError
@@ -12,6 +13,7 @@ from emv3_jax.errors import InputError
 SOLVERS = ("euler", "unipc", "dpmpp")
 
 
+@runtime_checkable
 class Solver(Protocol):
   """Integrates dx/dsigma = velocity from noise down to clean latents.
 
@@ -22,14 +24,14 @@ class Solver(Protocol):
 
   schedule: schedules.Schedule
 
-  def init(self, x: jax.Array) -> Any:
+  def init(self, x: ArrayLike) -> Any:
     """State before the first step.
 
     Args:
       x: noise of any shape; read as float32.
     """
 
-  def step(self, state: Any, i: int | jax.Array, velocity: jax.Array) -> tuple[jax.Array, Any]:
+  def step(self, state: Any, i: ArrayLike, velocity: ArrayLike) -> tuple[jax.Array, Any]:
     """One step.
 
     Args:
@@ -52,11 +54,11 @@ class Euler:
   def __init__(self, schedule: schedules.Schedule):
     self.schedule = schedule
 
-  def init(self, x: jax.Array) -> EulerState:
+  def init(self, x: ArrayLike) -> EulerState:
     return EulerState(jnp.asarray(x, jnp.float32))
 
-  def step(self, state: EulerState, i: int | jax.Array,
-           velocity: jax.Array) -> tuple[jax.Array, EulerState]:
+  def step(self, state: EulerState, i: ArrayLike,
+           velocity: ArrayLike) -> tuple[jax.Array, EulerState]:
     sigmas = jnp.asarray(self.schedule.sigmas)
     x = state.x + (sigmas[i + 1] - sigmas[i]) * jnp.float32(velocity)
     return x, EulerState(x)

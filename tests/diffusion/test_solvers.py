@@ -103,4 +103,4 @@ def test_errors():
   with pytest.raises(InputError, match="steps is 0"):
     make_solver("euler", 0)
   with pytest.raises(InputError, match="shift is 0"):
-    make_solver("dpmpp", 5, shift=0)
+    make_solver("dpmpp", 5, shift=0.0)
