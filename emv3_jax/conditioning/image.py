@@ -1,0 +1,99 @@
+"""Portraits and source frames: sampling size, resizing, pixels for the VAE and for CLIP."""
+
+from collections.abc import Sequence
+import math
+
+from jaxtyping import Float32
+import numpy as np
+from PIL import Image
+
+from emv3_jax.errors import InputError
+
+CLIP_SIDE = 224
+CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
+CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+
+
+def sample_size(height: int, width: int, max_area: int = 768 * 768) -> tuple[int, int]:
+  """Height and width to sample at: multiples of 16, aspect ratio kept, never enlarged.
+
+  An image of more than `max_area` pixels is shrunk to about that area; then both sides are
+  rounded down to multiples of 16 (one transformer token).
+
+  Raises:
+    InputError: a side would become shorter than 16 pixels.
+  """
+  shrink = max(math.sqrt(height * width / max_area), 1.0)
+  size = int(height / shrink // 16 * 16), int(width / shrink // 16 * 16)
+  if min(size) < 16:
+    raise InputError(f"An image of {width}x{height} pixels cannot be sampled at {max_area} pixels: "
+                     "its shorter side would have less than 16; crop it.")
+  return size
+
+
+def resize_lanczos(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  """Resizes uint8 [H, W, 3] or [F, H, W, 3] to `size` = (height, width) as the reference does.
+
+  PIL's Lanczos, straight to the size: the aspect ratio is not kept, nothing is cropped.
+  """
+  if image.ndim == 4:
+    return np.stack([resize_lanczos(frame, size) for frame in image])
+  height, width = size
+  return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
+
+
+def to_pixels(image: np.ndarray) -> np.ndarray:
+  """uint8 [..., 3] to float32 in [-1, 1], rounded as the reference does: 2 (u / 255) - 1."""
+  return image.astype(np.float32) / np.float32(255) * np.float32(2) - np.float32(1)
+
+
+def to_video(frames: int, first: np.ndarray | Sequence[np.ndarray],
+             last: np.ndarray | None = None) -> Float32[np.ndarray, "F H W 3"]:
+  """A video of which only the given images are known; all else is 0.0, mid grey.
+
+  Args:
+    frames: number of pixel frames F.
+    first: uint8 [H, W, 3], or several such images that stand for the first frames.
+    last: uint8 [H, W, 3] for the last frame.
+
+  Returns:
+    Pixels in [-1, 1].
+  """
+  beginning = [first] if isinstance(first, np.ndarray) and first.ndim == 3 else list(first)
+  if len(beginning) + (last is not None) > frames:
+    raise ValueError(f"{len(beginning)} first images do not fit {frames} frames.")
+  video = np.zeros((frames, *beginning[0].shape), np.float32)
+  video[:len(beginning)] = to_pixels(np.stack(beginning))
+  if last is not None:
+    video[-1] = to_pixels(last)
+  return video
+
+
+def clip_pixels(image: np.ndarray) -> Float32[np.ndarray, "224 224 3"]:
+  """Pixels as the CLIP image encoder wants them.
+
+  The reference squeezes the whole image to 224x224 by bicubic interpolation with a = -0.75,
+  half-pixel centres, edge pixels repeated, no antialiasing even though it shrinks, and no
+  clamping of the overshoot; then come CLIP's mean and standard deviation.
+
+  Args:
+    image: uint8 [H, W, 3], or float pixels in [-1, 1] of the same shape (a masked frame).
+  """
+  unit = image / 255.0 if image.dtype == np.uint8 else image * 0.5 + 0.5
+  rows, columns = (_cubic_matrix(side, CLIP_SIDE) for side in image.shape[:2])
+  unit = np.einsum("yh,hwc,xw->yxc", rows, unit, columns, optimize=True)
+  return ((unit - CLIP_MEAN) / CLIP_STD).astype(np.float32)
+
+
+def _cubic_matrix(size_in: int, size_out: int, a: float = -0.75) -> np.ndarray:
+  """[size_out, size_in]: weights of Keys' cubic kernel, four neighbours of every output sample."""
+  # Positions in float32, as PyTorch has them: at 400 pixels they are 1e-5 off.
+  centre = np.float32(size_in / size_out) * (np.arange(size_out, dtype=np.float32) + 0.5) - 0.5
+  neighbours = np.floor(centre)[:, None].astype(int) + np.arange(-1, 3)
+  x = np.abs(centre[:, None] - neighbours)
+  near = ((a + 2) * x - (a + 3)) * x * x + 1  # |x| <= 1
+  far = ((x - 5) * x + 8) * x * a - 4 * a  # 1 < |x| < 2
+  matrix = np.zeros((size_out, size_in))
+  row = np.arange(size_out)[:, None]
+  np.add.at(matrix, (row, neighbours.clip(0, size_in - 1)), np.where(x <= 1, near, far))
+  return matrix

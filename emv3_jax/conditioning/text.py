@@ -1,0 +1,135 @@
+"""Prompts: umT5 tokens, and a cache of their embeddings on disk."""
+
+from collections.abc import Sequence
+import hashlib
+import os
+import pathlib
+
+from absl import logging
+from jaxtyping import Bool, Int32
+import ml_dtypes  # noqa: F401  registers bfloat16 with numpy before safetensors reads it
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+import tokenizers
+
+from emv3_jax.errors import InputError
+from emv3_jax.io.atomic import atomic_file
+
+MAX_LENGTH = 512
+PAD_ID = 0
+END = "</s>"
+
+
+class Tokenizer:
+  """umT5's way of tokenising: no cleaning of the text, `</s>` at the end, padded with id 0."""
+
+  def __init__(self, tokenizer: tokenizers.Tokenizer):
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    self._tokenizer = tokenizer
+    self._end_id = tokenizer.token_to_id(END)
+
+  @classmethod
+  def load(cls, path: str | os.PathLike) -> "Tokenizer":
+    """Reads `tokenizer.json`, or the one in the folder `path`.
+
+    Raises:
+      InputError: missing, damaged, or without `</s>`.
+    """
+    file = pathlib.Path(path)
+    file = file / "tokenizer.json" if file.is_dir() else file
+    try:
+      tokenizer = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
+    except OSError as error:
+      raise InputError(f"Tokenizer {file}: {error.strerror}; the file tokenizer.json of umT5 is "
+                       "needed.") from None
+    except Exception as error:  # the library raises nothing narrower for a file it cannot parse
+      raise InputError(f"Tokenizer {file} is damaged or of another kind: {error}.") from None
+    if tokenizer.token_to_id(END) is None:
+      raise InputError(f"Tokenizer {file} has no token {END}; wanted one of the T5 family.")
+    return cls(tokenizer)
+
+  @property
+  def vocab_size(self) -> int:
+    return self._tokenizer.get_vocab_size()
+
+  def tokenize(self, prompts: Sequence[str], length: int = MAX_LENGTH
+               ) -> tuple[Int32[np.ndarray, "b m"], Bool[np.ndarray, "b m"]]:
+    """Token ids and which of them are the prompt's, `</s>` included.
+
+    An empty prompt is `</s>` alone. A prompt of more than `length` tokens keeps its first
+    `length - 1` and `</s>`; a warning says what was cut.
+    """
+    ids = np.full((len(prompts), length), PAD_ID, np.int32)
+    counts = np.zeros(len(prompts), np.int32)
+    for row, prompt in enumerate(prompts):
+      encoding = self._tokenizer.encode(prompt, add_special_tokens=False)
+      tokens = [*encoding.ids[:length - 1], self._end_id]
+      if len(encoding.ids) >= length:
+        rest = prompt[encoding.offsets[length - 1][0]:].strip()
+        logging.warning("Prompt of %d tokens is cut to %d, %s included. Not used: %r",
+                        len(encoding.ids) + 1, length, END, rest)
+      ids[row, :len(tokens)] = tokens
+      counts[row] = len(tokens)
+    return ids, np.arange(length) < counts[:, None]
+
+
+class PromptCache:
+  """Embeddings of prompts in a folder, one file each, named by what determines the content.
+
+  Where the folder cannot be written a warning says so once and nothing is cached; a damaged file
+  counts as missing, with a warning. Files appear whole or not at all, so that several processes
+  may share a folder.
+
+  Args:
+    folder: made when the first embedding is kept.
+    encoder_digest: sha256 of the text encoder's source and whatever else the embedding depends on
+      besides prompt and precision (tokenizer, length).
+    precision: name of the dtypes that the encoder ran in.
+  """
+
+  def __init__(self, folder: str | os.PathLike, encoder_digest: str, precision: str):
+    self._folder = pathlib.Path(folder)
+    self._encoder = (encoder_digest, precision)
+    self._writable = True
+
+  def file(self, prompt: str) -> pathlib.Path:
+    """Where the embedding of `prompt` is or would be."""
+    parts = [hashlib.sha256(part.encode()).digest() for part in (*self._encoder, prompt)]
+    return self._folder / f"{hashlib.sha256(b''.join(parts)).hexdigest()}.safetensors"
+
+  def get(self, prompt: str) -> np.ndarray | None:
+    """The embedding [m, dim] of `prompt` in the dtype it was kept in, None where there is none."""
+    file = self.file(prompt)
+    try:
+      if not file.exists():
+        return None
+      with safe_open(file, "np") as content:
+        embedding = content.get_tensor("embedding")
+        intact = (content.metadata() or {}).get("sha256") == _digest(embedding)
+    except (OSError, SafetensorError) as error:
+      logging.warning("Prompt cache: %s cannot be read (%s); computing it again.", file, error)
+      return None
+    if not intact:
+      logging.warning("Prompt cache: %s is damaged; computing it again.", file)
+      return None
+    return embedding
+
+  def put(self, prompt: str, embedding: np.ndarray) -> None:
+    """Keeps the embedding [m, dim] of `prompt`."""
+    if not self._writable:
+      return
+    embedding = np.ascontiguousarray(embedding)
+    content = save({"embedding": embedding}, {"sha256": _digest(embedding)})
+    try:
+      self._folder.mkdir(parents=True, exist_ok=True)
+      with atomic_file(self.file(prompt)) as temporary:
+        temporary.write_bytes(content)
+    except (OSError, InputError) as error:
+      self._writable = False
+      logging.warning("Prompt cache: %s Prompts are not cached.", error)
+
+
+def _digest(array: np.ndarray) -> str:
+  return hashlib.sha256(array.tobytes()).hexdigest()

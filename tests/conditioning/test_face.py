@@ -1,0 +1,156 @@
+import sys
+import types
+
+import numpy as np
+import pytest
+from skimage import data
+
+from emv3_jax.conditioning import face
+from emv3_jax.conditioning.face import FaceBox
+from emv3_jax.errors import InputError
+from tests import golden_data
+
+BLANK = np.zeros((120, 200, 3), np.uint8)
+
+
+def test_face_masks_match_golden():
+  masks = golden_data.load("e2e", "geometry").meta["ip_mask"]
+  assert len(masks) >= 2
+  for box, want in masks.items():
+    mask = face.face_mask(FaceBox(*map(int, box.strip("()").split(","))), tuple(want["sample"]))
+    assert mask.dtype == np.float32 and mask.shape == (np.prod(want["coords"][4:]),)
+    assert np.flatnonzero(mask).tolist() == want["ones_idx"] and mask.sum() == want["sum"]
+
+
+def test_face_smaller_than_a_token_is_refused():
+  with pytest.raises(InputError, match="too small for sampling at 64x48"):
+    face.face_mask(FaceBox(100, 160, 100, 160, 1200, 1600), (48, 64))
+
+
+def test_box_from_numbers():
+  assert face.parse_face_box("10, 60,20,90.5", BLANK) == FaceBox(10, 60, 20, 90.5, 120, 200)
+  assert face.parse_face_box("0,120,0,200", BLANK) == FaceBox(0, 120, 0, 200, 120, 200)
+  assert face.parse_face_box("none", BLANK) is None
+
+
+@pytest.mark.parametrize("source, found", [
+    ("60,10,20,90", "reversed"), ("10,60,90,20", "reversed"), ("10,10,20,90", "empty"),
+    ("10,121,20,90", "outside"), ("10,60,20,201", "outside"), ("-1,60,20,90", "outside"),
+    ("nan,60,20,90", "outside"), ("10,60,20", "four numbers"), ("10,60,20,90,5", "four numbers"),
+    ("a,b,c,d", "four numbers"), ("", "four numbers"), ("atuo", "auto or none")])
+def test_bad_boxes_are_refused(source, found):
+  with pytest.raises(InputError, match=found):
+    face.parse_face_box(source, BLANK)
+
+
+def test_box_from_a_file_of_the_reference(tmp_path):
+  path = str(tmp_path / "face.npy")
+  np.save(path, np.array([100, 400, 200, 500, 600, 1000]))
+  assert face.parse_face_box(path, BLANK) == FaceBox(100, 400, 200, 500, 600, 1000)
+
+
+@pytest.mark.parametrize("values, found", [
+    ([400, 100, 200, 500, 600, 1000], "reversed"), ([100, 700, 200, 500, 600, 1000], "outside"),
+    ([100, 400, 200, 500], "six numbers"), ([1, 2, 3, 4, np.nan, 9], "six numbers"),
+    (["1", "2", "3", "4", "5", "6"], "six numbers"), ([100, 400, 200, 500, 1000, 600], "shape"),
+    ([None] * 6, "no array of numbers")])
+def test_bad_files_are_refused(tmp_path, values, found):
+  path = str(tmp_path / "face.npy")
+  np.save(path, np.array(values), allow_pickle=True)
+  with pytest.raises(InputError, match=found):
+    face.parse_face_box(path, BLANK)
+
+
+@pytest.mark.parametrize("content", [b"", b"no array", b"\x93NUMPY\x01\x00v\x00{'descr"])
+def test_damaged_files_are_refused(tmp_path, content):
+  (tmp_path / "face.npy").write_bytes(content)
+  with pytest.raises(InputError, match="face.npy"):
+    face.parse_face_box(str(tmp_path / "face.npy"), BLANK)
+  with pytest.raises(InputError, match="none.npy: No such file"):
+    face.parse_face_box(str(tmp_path / "none.npy"), BLANK)
+
+
+def overlap(a: FaceBox, b: FaceBox) -> float:
+  height = max(min(a.y2, b.y2) - max(a.y1, b.y1), 0)
+  width = max(min(a.x2, b.x2) - max(a.x1, b.x1), 0)
+  area = lambda box: (box.y2 - box.y1) * (box.x2 - box.x1)
+  return height * width / (area(a) + area(b) - height * width)
+
+
+ASTRONAUT = FaceBox(55, 190, 175, 275, 512, 512)  # hair line to chin, ear to ear, by eye
+
+
+def test_finds_a_face():
+  assert overlap(face.detect_face(data.astronaut()), ASTRONAUT) > 0.6
+
+
+def test_finds_the_largest_face_and_keeps_it_inside_the_image():
+  portrait = data.astronaut()[:256, 100:356]
+  small = portrait[::2, ::2]
+  both = np.concatenate([portrait, np.pad(small, ((0, 128), (0, 0), (0, 0)))], axis=1)
+  got = face.parse_face_box("auto", both)
+  assert overlap(got, FaceBox(55, 190, 75, 175, 256, 384)) > 0.6
+  close = data.astronaut()[51:179, 164:292]
+  got = face.detect_face(close)
+  assert got.y2 == got.height == got.width == 128
+
+
+def test_finds_a_small_face_at_the_second_size():
+  wide = np.pad(data.astronaut(), ((0, 1000), (1000, 500), (0, 0)), constant_values=128)
+  got = face.detect_face(wide)
+  want = FaceBox(ASTRONAUT.y1, ASTRONAUT.y2, ASTRONAUT.x1 + 1000, ASTRONAUT.x2 + 1000, 1512, 2012)
+  assert overlap(got, want) > 0.5
+
+
+@pytest.mark.parametrize("image", [
+    BLANK, np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8),
+    np.zeros((16, 16, 3), np.uint8), data.coffee(), data.chelsea()],
+    ids=["blank", "noise", "tiny", "coffee", "cat"])
+def test_no_face_is_an_error(image):
+  with pytest.raises(InputError, match="No face found"):
+    face.detect_face(image)
+
+
+def fake_opencv(faces):
+  class Yunet:
+    @staticmethod
+    def create(model, config, size):
+      assert size == (200, 120)
+      return Yunet()
+
+    def detect(self, image):
+      assert image[0, 0].tolist() == [3, 2, 1]  # OpenCV's channel order
+      return 1, faces
+  return types.SimpleNamespace(FaceDetectorYN=Yunet, error=RuntimeError)
+
+
+def test_yunet_takes_over_if_its_model_is_given(tmp_path, monkeypatch):
+  (tmp_path / "yunet.onnx").write_bytes(b"model")
+  image = BLANK + np.array([1, 2, 3], np.uint8)
+  found = np.zeros((2, 15), np.float32)
+  found[:, :4] = [[10, 10, 20, 20], [150, 60, 60, 50]]  # x, y, width, height
+  monkeypatch.setitem(sys.modules, "cv2", fake_opencv(found))
+  got = face.parse_face_box("auto", image, tmp_path / "yunet.onnx")
+  assert got == FaceBox(60, 110, 150, 200, 120, 200)
+  monkeypatch.setitem(sys.modules, "cv2", fake_opencv(None))
+  with pytest.raises(InputError, match="No face found"):
+    face.detect_face(image, tmp_path / "yunet.onnx")
+  with pytest.raises(InputError, match="no such file"):
+    face.detect_face(image, tmp_path / "none.onnx")
+
+
+def test_yunet_without_opencv_names_the_command(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, "cv2", None)
+  with pytest.raises(InputError, match="pip install opencv-python-headless"):
+    face.detect_face(BLANK, tmp_path / "yunet.onnx")
+
+
+def test_mouth_is_the_lower_half_of_the_box():
+  box = FaceBox(20, 60, 10, 50, 100, 200)
+  region = face.mouth_region(box, (100, 200))
+  rows, columns = np.nonzero(region)
+  assert (rows.min(), rows.max(), columns.min(), columns.max()) == (40, 59, 10, 49)
+  assert region.sum() == 20 * 40 and region.dtype == bool
+  scaled = face.mouth_region(box, (200, 200), fraction=0.25)  # twice as high
+  rows, columns = np.nonzero(scaled)
+  assert (rows.min(), rows.max(), columns.min(), columns.max()) == (100, 119, 10, 49)

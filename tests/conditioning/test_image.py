@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+
+from emv3_jax.conditioning import image
+from emv3_jax.errors import InputError
+from tests import golden_data
+
+
+def test_sample_sizes_match_golden():
+  sizes = golden_data.load("e2e", "geometry").meta["get_sample_size(PIL (w,h), [768,768]) -> (H,W)"]
+  assert len(sizes) >= 7
+  for name, want in sizes.items():
+    width, height = map(int, name.split("x"))
+    assert image.sample_size(height, width) == tuple(want), name
+
+
+def test_sample_size_takes_any_area_and_never_enlarges():
+  assert image.sample_size(100, 37) == (96, 32)
+  assert image.sample_size(640, 480, max_area=64 * 64) == (64, 48)
+
+
+def test_too_narrow_for_sampling_is_refused():
+  with pytest.raises(InputError, match="100000x16"):
+    image.sample_size(16, 100_000)
+
+
+def test_lanczos_matches_golden():
+  case = golden_data.load("e2e", "image_io")
+  want = case["resized_lanczos_u8"]
+  np.testing.assert_array_equal(image.resize_lanczos(case["src_u8"], want.shape[:2]), want)
+  film = np.stack([case["src_u8"], case["src_u8"][::-1]])
+  got = image.resize_lanczos(film, want.shape[:2])
+  assert got.shape == (2, *want.shape)
+  np.testing.assert_array_equal(got[0], want)
+
+
+def test_first_frame_of_video_matches_golden():
+  case = golden_data.load("e2e", "image_io")
+  want = 2 * case["video_single"][0].transpose(1, 2, 3, 0) - 1
+  got = image.to_video(5, case["resized_lanczos_u8"])
+  assert got.dtype == np.float32
+  np.testing.assert_array_equal(got[0], want[0])
+  assert not got[1:].any()
+
+
+def test_several_first_images_match_golden():
+  case = golden_data.load("e2e", "image_io")
+  want = 2 * case["video_two_refs"][0].transpose(1, 2, 3, 0) - 1
+  images = np.rint(case["video_two_refs"][0, :, :2].transpose(1, 2, 3, 0) * 255).astype(np.uint8)
+  got = image.to_video(5, list(images))
+  np.testing.assert_array_equal(got[:2], want[:2])
+  assert not got[2:].any()
+
+
+def test_last_image_and_overfull_video():
+  black, white = np.zeros((16, 16, 3), np.uint8), np.full((16, 16, 3), 255, np.uint8)
+  got = image.to_video(5, black, white)
+  assert (got[0] == -1).all() and (got[4] == 1).all() and not got[1:4].any()
+  with pytest.raises(ValueError, match="2 first images"):
+    image.to_video(2, [black, black], white)
+
+
+@golden_data.cases("clip", "case_*")
+def test_clip_pixels_match_golden(name):
+  case = golden_data.load("clip", name)
+  if "mid.pixels_224" not in case.arrays:
+    pytest.skip("recorded without the pixels")
+  want = case["mid.pixels_224"][0].transpose(1, 2, 0)
+  pixels = case["in.image_u8"]
+  golden_data.check("CLIP pixels", image.clip_pixels(pixels), want, 1e-5)
+  golden_data.check("CLIP pixels", image.clip_pixels(image.to_pixels(pixels)), want, 1e-5)
+
+
+def test_clip_pixels_overshoot_and_keep_constants():
+  grey = image.clip_pixels(np.zeros((40, 24, 3), np.float32))  # 0.0 in [-1, 1], mid grey
+  np.testing.assert_allclose(
+      grey, np.broadcast_to((0.5 - image.CLIP_MEAN) / image.CLIP_STD, grey.shape), atol=1e-6)
+  edge = np.zeros((64, 64, 3), np.uint8)
+  edge[:, 32:] = 255
+  unit = image.clip_pixels(edge) * image.CLIP_STD + image.CLIP_MEAN
+  assert unit.min() < -0.05 and unit.max() > 1.05

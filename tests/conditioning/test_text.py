@@ -1,0 +1,159 @@
+import os
+
+from absl import logging
+import ml_dtypes
+import numpy as np
+import pytest
+import tokenizers
+from tokenizers import models, pre_tokenizers, processors, trainers
+
+from emv3_jax.conditioning.text import PromptCache, Tokenizer
+from emv3_jax.errors import InputError
+
+CORPUS = ["a woman speaks to the camera and smiles", "a man holds a cup and speaks slowly"]
+
+
+@pytest.fixture(scope="module")
+def trained():
+  """A tiny unigram model laid out like umT5's: <pad> 0, </s> 1, words marked at their start."""
+  tokenizer = tokenizers.Tokenizer(models.Unigram())
+  tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+  tokenizer.train_from_iterator(CORPUS, trainers.UnigramTrainer(
+      vocab_size=60, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>",
+      show_progress=False))
+  tokenizer.post_processor = processors.TemplateProcessing(
+      single="$A </s>", special_tokens=[("</s>", 1)])
+  return tokenizer
+
+
+@pytest.fixture
+def folder(trained, tmp_path):
+  trained.save(str(tmp_path / "tokenizer.json"))
+  return tmp_path
+
+
+@pytest.fixture
+def warnings_seen(monkeypatch):
+  seen = []
+  monkeypatch.setattr(logging, "warning", lambda text, *values: seen.append(text % values))
+  return seen
+
+
+def test_ids_are_those_of_the_library(folder, trained, warnings_seen):
+  ids, mask = Tokenizer.load(folder).tokenize(CORPUS, 64)
+  assert ids.dtype == np.int32 and ids.shape == mask.shape == (2, 64)
+  for row, prompt in enumerate(CORPUS):
+    want = trained.encode(prompt).ids
+    assert want[-1] == 1
+    assert ids[row, mask[row]].tolist() == want
+    assert not ids[row, len(want):].any() and mask[row].sum() == len(want)
+  assert not warnings_seen
+
+
+def test_file_and_folder_load_the_same(folder):
+  got, want = (Tokenizer.load(path).tokenize(CORPUS)[0]
+               for path in (folder / "tokenizer.json", folder))
+  np.testing.assert_array_equal(got, want)
+  assert got.shape == (2, 512)
+
+
+def test_settings_in_the_file_do_not_interfere(trained, tmp_path):
+  other = tokenizers.Tokenizer.from_str(trained.to_str())
+  other.enable_truncation(4)
+  other.enable_padding(length=9, pad_id=2)
+  other.save(str(tmp_path / "tokenizer.json"))
+  ids, mask = Tokenizer.load(tmp_path).tokenize(CORPUS[:1], 64)
+  assert ids[0, mask[0]].tolist() == trained.encode(CORPUS[0]).ids
+
+
+def test_empty_prompt_is_the_end_alone(folder):
+  ids, mask = Tokenizer.load(folder).tokenize([""], 8)
+  assert ids[0].tolist() == [1] + 7 * [0] and mask[0].tolist() == [True] + 7 * [False]
+
+
+def test_long_prompt_is_cut_with_a_warning(folder, trained, warnings_seen):
+  prompt = "a woman " * 300 + "speaks slowly"
+  whole = trained.encode(prompt).ids
+  ids, mask = Tokenizer.load(folder).tokenize([prompt])
+  assert len(whole) > 512 and mask.all()
+  assert ids[0].tolist() == whole[:511] + [1]
+  [warning] = warnings_seen
+  assert f"Prompt of {len(whole)} tokens is cut to 512" in warning
+  assert warning.endswith("speaks slowly'")
+
+
+def test_prompt_that_just_fits_is_whole(folder, trained, warnings_seen):
+  whole = trained.encode(CORPUS[0]).ids
+  tokenizer = Tokenizer.load(folder)
+  assert tokenizer.tokenize(CORPUS[:1], len(whole))[0][0].tolist() == whole
+  assert not warnings_seen
+  assert tokenizer.tokenize(CORPUS[:1], len(whole) - 1)[0][0].tolist() == whole[:-2] + [1]
+  assert len(warnings_seen) == 1
+
+
+@pytest.mark.parametrize("content", [None, "", "{", '{"model": {"type": "none"}}', "\xff"])
+def test_missing_and_damaged_files_are_refused(tmp_path, content):
+  if content is not None:
+    (tmp_path / "tokenizer.json").write_text(content, encoding="latin-1")
+  with pytest.raises(InputError, match="tokenizer.json"):
+    Tokenizer.load(tmp_path)
+
+
+def test_tokenizer_of_another_family_is_refused(tmp_path):
+  tokenizers.Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).save(
+      str(tmp_path / "tokenizer.json"))
+  with pytest.raises(InputError, match="</s>"):
+    Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_cache_gives_back_what_it_kept(tmp_path, rng, dtype, warnings_seen):
+  cache = PromptCache(tmp_path / "cache", "abc", "bfloat16")
+  embedding = rng.standard_normal((7, 16)).astype(dtype)
+  assert cache.get("hello") is None
+  cache.put("hello", embedding)
+  got = PromptCache(tmp_path / "cache", "abc", "bfloat16").get("hello")
+  assert got.dtype == dtype
+  np.testing.assert_array_equal(got, embedding)
+  assert not warnings_seen and len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_cache_tells_prompts_encoders_and_precisions_apart(tmp_path):
+  files = {PromptCache(tmp_path, *key).file(prompt)
+           for key in (("abc", "float32"), ("abd", "float32"), ("abc", "bfloat16"))
+           for prompt in ("", "a", "a ")}
+  assert len(files) == 9
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "flip", "other"])
+def test_damaged_entry_counts_as_missing(tmp_path, rng, damage, warnings_seen):
+  cache = PromptCache(tmp_path, "abc", "float32")
+  embedding = rng.standard_normal((3, 4)).astype(np.float32)
+  cache.put("hello", embedding)
+  content = bytearray(cache.file("hello").read_bytes())
+  content[-5] ^= 1 if damage == "flip" else 0
+  cache.file("hello").write_bytes(
+      {"cut": content[:-8], "empty": b"", "flip": content, "other": b"text" * 20}[damage])
+  assert cache.get("hello") is None
+  [warning] = warnings_seen
+  assert "computing it again" in warning
+  cache.put("hello", embedding)
+  np.testing.assert_array_equal(cache.get("hello"), embedding)
+
+
+def test_unwritable_folder_warns_once_and_does_without(tmp_path, rng, warnings_seen):
+  (tmp_path / "file").write_text("in the way")
+  cache = PromptCache(tmp_path / "file" / "cache", "abc", "float32")
+  for prompt in ("a", "b"):
+    cache.put(prompt, rng.standard_normal((3, 4)).astype(np.float32))
+    assert cache.get(prompt) is None
+  [warning] = warnings_seen
+  assert "not cached" in warning
+
+
+def test_a_failed_write_leaves_nothing(tmp_path, rng, monkeypatch, warnings_seen):
+  def fail(*_):
+    raise OSError(28, "No space left on device")
+  monkeypatch.setattr(os, "replace", fail)
+  PromptCache(tmp_path, "abc", "float32").put("a", np.ones((2, 2), np.float32))
+  assert not list(tmp_path.iterdir()) and "No space left" in warnings_seen[0]
