@@ -6,9 +6,11 @@ only place that knows both forms.
 """
 
 from collections.abc import Callable
+import math
 
 from flax import nnx
 import jax
+import numpy as np
 
 Params = dict[str, "Params | jax.Array"]
 
@@ -68,6 +70,29 @@ class Network:
   def init(self, key: jax.Array) -> Params:
     """Random parameters from `key`; pure, so it may run under `jax.jit` with out_shardings."""
     return nnx.to_pure_dict(nnx.state(self._make(nnx.Rngs(key)), nnx.Param))
+
+  def untrained(self, seed: int) -> Params:
+    """Random parameters drawn on the host, for trying and measuring without a checkpoint.
+
+    Gains are 1, biases 0, everything else is normal with variance 1 / fan-in. Unlike `init`,
+    which follows each network's own recipe for training, nothing has to be compiled for it.
+    """
+    def draw(index, path, leaf):
+      name = param_name(path)
+      if name.endswith(("scale", "gain")):
+        return np.ones(leaf.shape, leaf.dtype)
+      if name.endswith("bias"):
+        return np.zeros(leaf.shape, leaf.dtype)
+      generator = np.random.Generator(np.random.Philox(key=[seed, index]))
+      stacked = name.startswith("blocks.")
+      fan_in = max(1, math.prod(leaf.shape[stacked:-1]))
+      values = generator.standard_normal(leaf.shape, np.float32)
+      values *= np.float32(fan_in ** -0.5)
+      return values.astype(leaf.dtype)
+
+    leaves, tree = jax.tree_util.tree_flatten_with_path(self.abstract)
+    return jax.tree_util.tree_unflatten(
+        tree, [draw(index, *named) for index, named in enumerate(leaves)])
 
   def bind(self, params: Params) -> nnx.Module:
     """The module with `params`; names and shapes are checked (at trace time: free under jit).

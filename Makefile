@@ -1,0 +1,40 @@
+# Each target sets a fresh machine up by itself, in .venv. Needs Python 3.11 or newer.
+PYTHON ?= python3
+BIN := .venv/bin
+TINY := emv3_jax/assets/tiny
+
+.PHONY: demo test soak parity lint clean
+
+.venv/.core: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+.venv/.test: pyproject.toml .venv/.core
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+.venv/.parity: pyproject.toml .venv/.core
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,parity]'
+	@touch $@
+
+demo: .venv/.core  ## the main job on the embedded default -> outputs/demo/talking.mp4
+	$(BIN)/python run_sample.py --config=configs/tiny.py --image=$(TINY)/portrait.png \
+	  --audio=$(TINY)/speech.wav --face_box="$$(cat $(TINY)/face_box.txt)" \
+	  --prompt="$$(cat $(TINY)/prompt.txt)" --out=outputs/demo/talking.mp4
+
+test: .venv/.test  ## style and tests, no network
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest
+
+soak: .venv/.test  ## the long checks
+	$(BIN)/python -m pytest --slow -m slow
+
+parity: .venv/.parity  ## the networks live against diffusers' and transformers' modules
+	$(BIN)/python -m pytest --parity tests/parity
+
+lint: .venv/.test
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf .venv build outputs *.egg-info

@@ -1,0 +1,32 @@
+"""EchoMimicV3 flash with the released sampling settings.
+
+  python run_sample.py --config=configs/echomimic_v3_flash.py --checkpoint=DIR \
+      --image=portrait.png --audio=voice.wav --prompt="A person is speaking." --out=clip.mp4
+
+UniPC, 8 steps, shift 5 (solver's own shift 1), audio guidance 3. Flash has no face mask, and its
+guidance is between voice and silence only: `text_scale` (6, as released) merely switches it on,
+the negative prompt is not used.
+"""
+
+import dataclasses
+
+import ml_collections
+
+from emv3_jax.model_config import ModelConfig, PrecisionConfig
+from emv3_jax.models.transformer import TransformerConfig
+from emv3_jax.sampling.settings import RELEASED
+
+
+def get_config() -> ml_collections.ConfigDict:
+  return ml_collections.ConfigDict({
+      "name": "echomimic_v3_flash",
+      "checkpoint": "",
+      "tokenizer": "",
+      "prompt_cache": "~/.cache/emv3_jax/prompts",
+      "face_detector": "",
+      "seed": 43,
+      "keep_parts": False,
+      "model": dataclasses.asdict(ModelConfig(transformer=TransformerConfig(variant="flash"))),
+      "precision": dataclasses.asdict(PrecisionConfig()),
+      "sampling": dataclasses.asdict(RELEASED["flash"]),
+  })

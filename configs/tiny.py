@@ -1,0 +1,52 @@
+"""The embedded default: the same architecture small enough for two CPU cores.
+
+  python run_sample.py --config=configs/tiny.py --image=portrait.png --audio=voice.wav \
+      --prompt="a puppet is talking" --out=clip.mp4
+
+The five networks have 64x64 pictures and a tokenizer of their own in mind. Their weights are
+untrained: what comes out shows that every part runs, not what the model can do.
+"""
+
+import dataclasses
+import pathlib
+
+import ml_collections
+
+from emv3_jax.model_config import ModelConfig, PrecisionConfig
+from emv3_jax.models.clip import CLIPVisionConfig
+from emv3_jax.models.precision import FLOAT32
+from emv3_jax.models.transformer import TransformerConfig
+from emv3_jax.models.umt5 import UMT5Config
+from emv3_jax.models.vae import VAEConfig
+from emv3_jax.models.wav2vec2 import Wav2Vec2Config
+from emv3_jax.sampling.settings import SamplingConfig
+
+ASSETS = pathlib.Path(__file__).parents[1] / "emv3_jax/assets/tiny"
+
+MODEL = ModelConfig(
+    transformer=TransformerConfig(
+        dim=192, ffn_dim=768, num_heads=6, num_layers=6, freq_dim=64, text_dim=64, text_tokens=64,
+        image_dim=64, image_tokens=17, audio_dim=64),
+    vae=VAEConfig(base_dim=16),
+    text_encoder=UMT5Config(vocab_size=512, dim=64, attention_dim=64, ffn_dim=128, num_heads=4,
+                            num_layers=2),
+    image_encoder=CLIPVisionConfig(dim=64, num_layers=2, num_heads=4, patch_size=56),
+    audio_encoder=Wav2Vec2Config(dim=64, conv_dim=64, num_layers=2, num_heads=4, ffn_dim=128))
+
+
+def get_config() -> ml_collections.ConfigDict:
+  precision = PrecisionConfig(*(FLOAT32 for _ in dataclasses.fields(PrecisionConfig)))
+  sampling = SamplingConfig(steps=8, neg_scale=1.0, neg_steps=0, max_frames=257,
+                            negative_prompt="six fingers, jerky motion, drifting colours")
+  return ml_collections.ConfigDict({
+      "name": "tiny",
+      "checkpoint": "untrained",
+      "tokenizer": str(ASSETS / "tokenizer.json"),
+      "prompt_cache": "",
+      "face_detector": "",
+      "seed": 43,
+      "keep_parts": True,
+      "model": dataclasses.asdict(MODEL),
+      "precision": dataclasses.asdict(precision),
+      "sampling": dataclasses.asdict(sampling),
+  })

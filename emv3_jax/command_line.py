@@ -1,0 +1,79 @@
+"""What the command lines share: flags, config overrides, how errors look."""
+
+import argparse
+from collections.abc import Callable, Sequence
+import json
+import logging as std_logging
+import sys
+
+from absl import flags, logging
+import ml_collections
+
+from emv3_jax import config as config_lib
+from emv3_jax.errors import InputError
+
+_OVERRIDE = "--config."
+
+
+class Parser(argparse.ArgumentParser):
+  """An argument parser whose errors are `InputError`s with the nearest flag."""
+
+  def __init__(self, **kwargs):
+    super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+                     **kwargs)
+
+  def error(self, message: str):
+    raise InputError(f"{message[0].upper()}{message[1:]}; see {self.prog} --help.")
+
+  def parse(self, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Parses flags; returns them and the `a.b=value` overrides of the config.
+
+    Raises:
+      InputError: an unknown flag, named with the nearest known one.
+    """
+    arguments = list(arguments)
+    overrides, rest = [], []
+    while arguments:
+      argument = arguments.pop(0)
+      if not argument.startswith(_OVERRIDE):
+        rest.append(argument)
+      elif "=" in argument or not arguments:
+        overrides.append(argument.removeprefix(_OVERRIDE))
+      else:
+        overrides.append(f"{argument.removeprefix(_OVERRIDE)}={arguments.pop(0)}")
+    flags, unknown = self.parse_known_args(rest)
+    if unknown:
+      known = [option for action in self._actions for option in action.option_strings]
+      name = unknown[0].partition("=")[0]
+      raise InputError(f"Unknown argument {unknown[0]}; {config_lib.nearest(name, known)}")
+    return flags, overrides
+
+
+def read_config(path: str, overrides: Sequence[str]) -> ml_collections.ConfigDict:
+  """Config file plus overrides; see `emv3_jax.config`."""
+  config = config_lib.read_config_file(path)
+  config_lib.override(config, overrides)
+  return config
+
+
+def print_config(config: ml_collections.ConfigDict) -> None:
+  """Writes the resolved config to stdout as JSON."""
+  sys.stdout.write(json.dumps(config.to_dict(), indent=2, ensure_ascii=False) + "\n")
+
+
+def run(main: Callable[[Sequence[str]], int]) -> None:
+  """Runs a command line: an `InputError` ends in its message on stderr and exit code 2."""
+  flags.FLAGS.mark_as_parsed()  # absl logging waits for absl flags, which are not used here
+  logging.use_absl_handler()
+  logging.set_verbosity(logging.INFO)
+  std_logging.getLogger("jax").setLevel(std_logging.WARNING)  # which back ends it looked for
+  logging.get_absl_handler().setFormatter(None)
+  try:
+    code = main(sys.argv[1:])
+  except InputError as error:
+    sys.stderr.write(f"{error}\n")
+    code = 2
+  except KeyboardInterrupt:
+    sys.stderr.write("Interrupted.\n")
+    code = 130
+  sys.exit(code)

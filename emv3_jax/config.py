@@ -1,0 +1,163 @@
+"""Configurations at the door: config files and overrides become frozen dataclasses here.
+
+A config file holds `get_config()` returning an `ml_collections.ConfigDict`. Overrides are
+`--config.a.b=value`. Everything behind this module sees frozen dataclasses only.
+"""
+
+import ast
+from collections.abc import Mapping, Sequence
+import dataclasses
+import difflib
+import importlib.util
+import pathlib
+import types
+import typing
+
+import ml_collections
+
+from emv3_jax.errors import InputError
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+  """A hint for a mistyped name: `did you mean 'steps'?`, or the list of known names."""
+  close = difflib.get_close_matches(name, known, n=1)
+  return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}."
+
+
+def read_config_file(path: str | pathlib.Path) -> ml_collections.ConfigDict:
+  """Runs `get_config()` of a config file.
+
+  Raises:
+    InputError: no such file, or no `get_config` in it.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise InputError(f"Config {path} is not a file; pass one like configs/echomimic_v3_preview.py.")
+  spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
+  if spec is None:
+    raise InputError(f"Config {path} is not a Python file (*.py).")
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+  except SyntaxError as error:
+    raise InputError(f"Config {path} does not parse: {error}.") from error
+  if not hasattr(module, "get_config"):
+    raise InputError(f"Config {path} has no get_config(); a config file must define it.")
+  return module.get_config()
+
+
+def override(config: ml_collections.ConfigDict, assignments: Sequence[str]) -> None:
+  """Applies `a.b=value` assignments in place; a value takes the type of the one it replaces.
+
+  Raises:
+    InputError: unknown field (with the nearest name), wrong type, or no `=`.
+  """
+  for assignment in assignments:
+    name, equals, text = assignment.partition("=")
+    if not equals:
+      raise InputError(f"--config.{assignment} has no value; write --config.{assignment}=VALUE.")
+    *folders, last = name.split(".")
+    node, seen = config, "config"
+    for part in [*folders, last]:
+      if not isinstance(node, ml_collections.ConfigDict) or part not in node:
+        known = list(node.keys()) if isinstance(node, ml_collections.ConfigDict) else []
+        raise InputError(f"--config.{name}: {seen} has no field {part!r}; {nearest(part, known)}")
+      parent, node, seen = node, node[part], f"{seen}.{part}"
+    if isinstance(node, ml_collections.ConfigDict):
+      raise InputError(f"--config.{name} is a group of fields; set one of: {', '.join(node)}.")
+    with parent.unlocked():
+      parent[last] = _parse_value(name, text, node)
+
+
+def _parse_value(name: str, text: str, old):
+  """Parses `text` as a value of the type of `old`."""
+  if isinstance(old, str):
+    return text
+  if isinstance(old, bool):
+    if text.lower() in ("true", "false", "1", "0"):
+      return text.lower() in ("true", "1")
+  else:
+    try:
+      value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+      value = None
+    if isinstance(old, float) and type(value) in (int, float):
+      return float(value)
+    if isinstance(old, int) and type(value) is int:
+      return value
+    if isinstance(old, (tuple, list)) and isinstance(value, (tuple, list)):
+      return type(old)(value)
+  raise InputError(f"--config.{name}={text}: expected a value like {old!r} ({type(old).__name__}).")
+
+
+def build(cls, values: Mapping, where: str = "config"):
+  """Builds the frozen dataclass `cls` from nested mappings, checking names and types strictly.
+
+  Raises:
+    InputError: unknown or missing field, or a value of the wrong type; names its full path.
+  """
+  hints = typing.get_type_hints(cls)
+  names = {field.name for field in dataclasses.fields(cls)}
+  for name in values:
+    if name not in names:
+      raise InputError(f"{where} has no field {name!r}; {nearest(name, sorted(names))}")
+  arguments = {}
+  for field in dataclasses.fields(cls):
+    if field.name in values:
+      arguments[field.name] = _convert(hints[field.name], values[field.name],
+                                       f"{where}.{field.name}")
+    elif (field.default is dataclasses.MISSING
+          and field.default_factory is dataclasses.MISSING):
+      raise InputError(f"{where}.{field.name} is missing.")
+  try:
+    return cls(**arguments)
+  except InputError:
+    raise
+  except ValueError as error:  # a check in __post_init__
+    raise InputError(f"{where}: {error}") from error
+
+
+def _convert(hint, value, where: str):
+  """Converts `value` to the annotated type `hint`."""
+  origin, parameters = typing.get_origin(hint), typing.get_args(hint)
+  if origin in (typing.Union, types.UnionType):
+    if value is None and type(None) in parameters:
+      return None
+    (hint,) = [parameter for parameter in parameters if parameter is not type(None)]
+    return _convert(hint, value, where)
+  if dataclasses.is_dataclass(hint):
+    if not isinstance(value, (Mapping, ml_collections.ConfigDict)):
+      raise InputError(f"{where} is {value!r}; expected a group of fields.")
+    return build(hint, value, where)
+  if origin is tuple:
+    if not isinstance(value, (tuple, list)):
+      raise InputError(f"{where} is {value!r}; expected a list.")
+    inner = parameters[:1] * len(value) if parameters[-1] is Ellipsis else parameters
+    if len(inner) != len(value):
+      raise InputError(f"{where} has {len(value)} values; expected {len(inner)}.")
+    return tuple(_convert(h, v, where) for h, v in zip(inner, value, strict=True))
+  if hint is float and type(value) is int:
+    return float(value)
+  if isinstance(hint, type) and type(value) is not hint:
+    raise InputError(f"{where} is {value!r}; expected {hint.__name__}.")
+  return value
+
+
+def differences(left, right, where: str = "") -> list[str]:
+  """Fields in which two dataclasses or nested dicts differ, as `path: left != right`."""
+  left, right = (dataclasses.asdict(x) if dataclasses.is_dataclass(x) else x for x in (left, right))
+  if isinstance(left, Mapping) and isinstance(right, Mapping):
+    return [line for name in sorted(left.keys() | right.keys())
+            for line in differences(left.get(name), right.get(name),
+                                    f"{where}.{name}" if where else name)]
+  if isinstance(left, list):
+    left = tuple(left)
+  if isinstance(right, list):
+    right = tuple(right)
+  if repr(_tupled(left)) == repr(_tupled(right)):
+    return []
+  return [f"{where}: {left!r} != {right!r}"]
+
+
+def _tupled(value):
+  return tuple(_tupled(v) for v in value) if isinstance(value, (tuple, list)) else value

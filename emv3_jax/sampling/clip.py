@@ -1,0 +1,168 @@
+"""One clip: from a request to frames. Parts are loaded, used and freed in turn."""
+
+from collections.abc import Callable
+import dataclasses
+import hashlib
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+
+from emv3_jax.conditioning import audio as audio_lib
+from emv3_jax.conditioning import image as image_lib
+from emv3_jax.conditioning import text as text_lib
+from emv3_jax.diffusion.noise import initial_noise
+from emv3_jax.sampling import lipsync
+from emv3_jax.sampling.denoise import Conditions
+from emv3_jax.sampling.inputs import Inputs, read_inputs
+from emv3_jax.sampling.model import Model
+from emv3_jax.sampling.report import Report, versions
+from emv3_jax.sampling.settings import FPS, Request
+from emv3_jax.tasks import masks
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+  """A finished clip.
+
+  Attributes:
+    frames: uint8 [F, H, W, 3].
+    fps: frames a second.
+    sound: (samples float32 [n, channels], rate) as in the request's audio file.
+    latents: float32 [f, H/8, W/8, 16], before decoding; surplus frames are still in it.
+    report: request, config, seed, versions, seconds and peak memory by part; JSON-able.
+  """
+
+  frames: np.ndarray
+  fps: int
+  sound: tuple[np.ndarray, int]
+  latents: np.ndarray
+  report: dict
+
+
+def sample(model: Model, request: Request, *, progress: Callable | None = None) -> Clip:
+  """Makes the clip of `request`.
+
+  Args:
+    model: from `load`.
+    request: what to make.
+    progress: wraps the iterator of solver steps, e.g. a `tqdm`.
+
+  Raises:
+    InputError: the request or one of its files cannot be used. All files are read and checked
+      before the first network is loaded.
+  """
+  report = Report()
+  with report.part("inputs"):
+    inputs = read_inputs(request, model.config, model.tokenizer_path)
+  with report.part("text_encoder"):
+    text = encode_text(model, inputs)
+  with report.part("audio_encoder"):
+    audio = encode_audio(model, inputs)
+  with report.part("image_encoder"):
+    image = encode_image(model, inputs)
+  with report.part("vae_encode"):
+    known = encode_known(model, inputs)
+  conditions = Conditions(text=text, image=image, audio=audio, known=known,
+                          face_mask=None if inputs.face_mask is None else inputs.face_mask[None])
+  with report.part("transformer"):
+    latents = denoise(model, inputs, conditions, progress or iter)
+  with report.part("vae_decode"):
+    frames = decode(model, latents)[:inputs.frames]
+  if request.task == "lipsync" and request.paste:
+    frames = lipsync.paste(frames, inputs.source[:inputs.frames], inputs.mouth)
+  return Clip(frames=frames, fps=FPS, sound=inputs.sound, latents=latents,
+              report=_describe(model, request, inputs, report))
+
+
+def encode_text(model: Model, inputs: Inputs) -> dict[str, np.ndarray]:
+  """umT5 states of the prompts, float32 [1, text_tokens, text_dim], zeros after the last token.
+
+  Embeddings are cached on disk by content; the text encoder is loaded only for new ones.
+  """
+  length, dim = model.config.model.transformer.text_tokens, model.config.model.transformer.text_dim
+  cache = open_cache(model)
+  states = {name: cache and cache.get(prompt) for name, prompt in inputs.prompts.items()}
+  missing = [name for name in states if states[name] is None]
+  if missing:
+    ids, mask = inputs.tokenizer.tokenize([inputs.prompts[name] for name in missing], length)
+    hidden = model.encode_tokens(ids, mask)
+    for row, name in enumerate(missing):
+      states[name] = hidden[row, mask[row]]
+      if cache:
+        cache.put(inputs.prompts[name], states[name])
+  padded = {name: np.zeros((1, length, dim), np.float32) for name in states}
+  for name, state in states.items():
+    padded[name][0, :len(state)] = state
+  return padded
+
+
+def open_cache(model: Model) -> text_lib.PromptCache | None:
+  """The prompt cache of the config; what an embedding depends on is in its digest."""
+  if not model.config.prompt_cache:
+    return None
+  tokenizer = hashlib.sha256(model.tokenizer_path.read_bytes()).hexdigest()
+  digest = (f"{model.digest('text_encoder')} {tokenizer} "
+            f"{model.config.model.transformer.text_tokens}")
+  return text_lib.PromptCache(pathlib.Path(model.config.prompt_cache).expanduser(), digest,
+                              repr(model.config.precision.text_encoder))
+
+
+def encode_audio(model: Model, inputs: Inputs) -> np.ndarray:
+  """wav2vec2 features of the whole padded clip: [1, 2F, d] or, for flash, windows [1, F, 5, l, d]."""
+  flash = model.config.model.transformer.variant == "flash"
+  with model.parameters("audio_encoder") as params:
+    if flash:
+      features = model.compiled("audio_encoder", frames=inputs.sample_frames, layers="all")(
+          params, inputs.waveform[None])
+      return audio_lib.flash_windows(np.asarray(features[0], np.float32))[None]
+    return np.asarray(model.compiled("audio_encoder")(params, inputs.waveform[None]), np.float32)
+
+
+def encode_image(model: Model, inputs: Inputs) -> np.ndarray:
+  """CLIP states [1, image_tokens, image_dim]; zeros where the task has no picture."""
+  config = model.config.model.transformer
+  if inputs.picture is None:
+    return np.zeros((1, config.image_tokens, config.image_dim), np.float32)
+  with model.parameters("image_encoder") as params:
+    pixels = image_lib.clip_pixels(inputs.picture)[None]
+    return np.asarray(model.compiled("image_encoder")(params, pixels), np.float32)
+
+
+def encode_known(model: Model, inputs: Inputs) -> np.ndarray:
+  """Mask latents and masked-video latents [1, f, H/8, W/8, 20]; all zero for t2v."""
+  mask = masks.mask_latents(inputs.known, inputs.size)
+  if not inputs.known.any():
+    return masks.condition(mask, None)[None]
+  video = masks.masked_video(inputs.video, inputs.known)
+  with model.parameters("vae") as params:
+    latents = np.asarray(model.compiled("vae_encode")(params, video[None]), np.float32)
+  return masks.condition(mask[None], latents)
+
+
+def denoise(model: Model, inputs: Inputs, conditions: Conditions, progress) -> np.ndarray:
+  """Latents [f, H/8, W/8, 16] of the window."""
+  frames, height8, width8 = conditions.known.shape[1:4]
+  noise = initial_noise(inputs.seed, frames, height8, width8, model.config.model.vae.z_dim)
+  with model.parameters("transformer") as params:
+    latents = model.denoiser().run(params, noise[None], conditions, progress)
+    return np.asarray(latents[0], np.float32)
+
+
+def decode(model: Model, latents: np.ndarray) -> np.ndarray:
+  """uint8 frames [F, H, W, 3] of latents [f, H/8, W/8, 16]."""
+  with model.parameters("vae") as params:
+    return np.asarray(model.compiled("vae_decode")(params, jnp.asarray(latents)[None])[0])
+
+
+def _describe(model: Model, request: Request, inputs: Inputs, report: Report) -> dict:
+  plain = lambda value: str(value) if isinstance(value, pathlib.Path) else value
+  return {
+      "request": {name: plain(value) for name, value in dataclasses.asdict(request).items()},
+      "seed": inputs.seed,
+      "frames": inputs.frames,
+      "size": {"height": inputs.size[0], "width": inputs.size[1]},
+      "config": dataclasses.asdict(model.config),
+      "versions": versions(),
+      **report.as_dict(),
+  }

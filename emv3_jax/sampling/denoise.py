@@ -1,0 +1,157 @@
+"""The denoising loop of one window: guidance branches, solver steps, one compiled program.
+
+Everything that depends on the step but not on the latents (time sinusoids, guidance scales,
+modality weights) is tabulated on the host beforehand, so that one program serves all steps.
+"""
+
+from collections.abc import Callable, Iterable
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from emv3_jax.diffusion import guidance as guidance_lib
+from emv3_jax.diffusion import solvers
+from emv3_jax.errors import InputError
+from emv3_jax.models import attention, cross_attention, rope, transformer
+from emv3_jax.models.network import Network, Params
+from emv3_jax.sampling.settings import SamplingConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Conditions:
+  """What a window is denoised under; b clips of one shape.
+
+  Attributes:
+    text: dict `prompt` and, where a branch needs it, `negative`: float32 [b, text_tokens, text_dim],
+      umT5 states cut to their length and padded with zeros.
+    image: float32 [b, image_tokens, image_dim] CLIP states; zeros without a picture.
+    audio: float32 [b, tokens, 768] (preview) or [b, F, 5, layers, 768] (flash).
+    known: float32 [b, f, H8, W8, 20] mask latents and masked-video latents.
+    face_mask: float32 [b, h*w], or None where audio acts everywhere.
+  """
+
+  text: dict[str, np.ndarray]
+  image: np.ndarray
+  audio: np.ndarray
+  known: np.ndarray
+  face_mask: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class StepTables:
+  """Per-step values, computed on the host: all float32 with a leading [steps] axis."""
+
+  sinusoid: np.ndarray  # [steps, freq_dim]
+  text_scale: np.ndarray  # [steps]
+  audio_scale: np.ndarray  # [steps]
+  modality_weights: np.ndarray  # [steps, 3]
+
+  def tree(self) -> dict[str, np.ndarray]:
+    return dataclasses.asdict(self)
+
+
+class Denoiser:
+  """Compiled denoising for one network and one set of settings; any number of clips.
+
+  Args:
+    network: the transformer, as `transformer.network` gives it.
+    config: its configuration.
+    settings: solver, guidance and branches.
+    attend: local self-attention.
+    constrain: activation sharding, identity on one device.
+  """
+
+  def __init__(self, network: Network, config: transformer.TransformerConfig,
+               settings: SamplingConfig, *, attend: Callable = attention.attend_blocked,
+               constrain: Callable = transformer.identity):
+    self.config, self.settings = config, settings
+    self.solver = solvers.make_solver(
+        settings.solver, settings.steps, settings.shift, settings.solver_shift)
+    self.guidance = guidance_lib.Guidance(
+        mode="audio" if config.variant == "flash" else "text_audio",
+        text_scale=settings.text_scale, audio_scale=settings.audio_scale,
+        dynamic_text=settings.dynamic_text, dynamic_audio=settings.dynamic_audio,
+        neg_scale=settings.neg_scale, neg_steps=settings.neg_steps)
+    self.tables = self._tables()
+    self._network, self._attend, self._constrain = network, attend, constrain
+    self._project = jax.jit(self._project_branches)
+    self._step = jax.jit(self._one_step, donate_argnums=1)
+
+  def _tables(self) -> StepTables:
+    settings, taus = self.settings, np.asarray(self.solver.schedule.taus)
+    allocation = cross_attention.ALLOCATIONS.get(settings.allocation)
+    if allocation is None:
+      raise InputError(f"sampling.allocation is {settings.allocation!r}; "
+                       f"known: {', '.join(sorted(cross_attention.ALLOCATIONS))}.")
+    scales = self.guidance.scales(settings.steps)
+    return StepTables(
+        sinusoid=rope.time_sinusoid(taus, self.config.freq_dim),
+        text_scale=scales.text, audio_scale=scales.audio,
+        modality_weights=np.asarray(allocation.weights(taus), np.float32))
+
+  def run(self, params: Params, noise: np.ndarray, conditions: Conditions,
+          progress: Callable[[Iterable[int]], Iterable[int]] = iter) -> jax.Array:
+    """Denoises `noise` [b, f, H8, W8, 16] to latents of the same shape, float32.
+
+    `progress` wraps the step indices, e.g. with `tqdm`.
+    """
+    f, h, w = noise.shape[1], noise.shape[2] // 2, noise.shape[3] // 2
+    riflex = rope.Riflex(self.settings.riflex_k, f) if self.settings.riflex_k else None
+    table = rope.rope_table((f, h, w), self.config.head_dim, riflex)
+    negative_scales = self.guidance.scales(self.settings.steps).negative
+    # Copies: a solver may start with one array in several places, which cannot be donated twice.
+    state = jax.tree.map(jnp.copy, self.solver.init(noise))
+    context, scale_now = None, None
+    for i in progress(range(self.settings.steps)):
+      if context is None or negative_scales[i] != scale_now:
+        scale_now = negative_scales[i]
+        context = self._project(params, *self._branch_inputs(conditions, scale_now))
+      state = self._step(params, state, i, context, self.tables.tree(), table,
+                         conditions.known, conditions.face_mask)
+    return state.x
+
+  def compiled_steps(self) -> int:
+    """Number of programs compiled for the step: one for each shape it has run on."""
+    return self._step._cache_size()
+
+  def _branch_inputs(self, conditions: Conditions, negative_scale: np.float32):
+    """Text, image and audio of every branch, each with leading axes [branches, b]."""
+    text = {name: states * negative_scale if name == "negative" else states
+            for name, states in conditions.text.items()}
+    audio = {"voice": conditions.audio, "null": np.zeros_like(conditions.audio)}
+    branches = self.guidance.branches
+    return (np.stack([text[branch.text] for branch in branches]),
+            np.stack([conditions.image] * len(branches)),
+            np.stack([audio[branch.audio] for branch in branches]))
+
+  def _project_branches(self, params, text, image, audio):
+    """Cross-attention keys and values of all layers, leading axis [branches]."""
+    project = self._network.bind(params).project
+    if self.settings.branches == "in_turn":
+      return jax.lax.map(lambda inputs: project(*inputs), (text, image, audio))
+    return project(*(x.reshape(-1, *x.shape[2:]) for x in (text, image, audio)))
+
+  def _one_step(self, params, state, i, context, tables, table, known, face_mask):
+    """Guided velocity at step i, then one solver step."""
+    model = self._network.bind(params)
+    row = {name: values[i] for name, values in tables.items()}
+    latents = state.x
+    b, num = latents.shape[0], len(self.guidance.branches)
+
+    def velocity(context, copies):
+      repeat = lambda x: None if x is None else jnp.tile(x, (copies,) + (1,) * (x.ndim - 1))
+      return model(
+          repeat(latents), repeat(known), jnp.broadcast_to(row["sinusoid"],
+                                                           (copies * b, self.config.freq_dim)),
+          context, rope=table, face_mask=repeat(face_mask), audio_gain=self.settings.audio_gain,
+          modality_weights=jnp.broadcast_to(row["modality_weights"], (copies * b, 3)),
+          attend=self._attend, constrain=self._constrain)
+
+    if self.settings.branches == "in_turn":
+      velocities = jax.lax.map(lambda context: velocity(context, 1), context)
+    else:
+      velocities = velocity(context, num).reshape(num, *latents.shape)
+    guided = self.guidance.mix(velocities, row["text_scale"], row["audio_scale"])
+    return self.solver.step(state, i, guided)[1]

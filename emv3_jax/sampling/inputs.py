@@ -1,0 +1,178 @@
+"""Reads and checks everything a request names, before any network is loaded."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+
+from emv3_jax.conditioning import audio as audio_lib
+from emv3_jax.conditioning import face as face_lib
+from emv3_jax.conditioning import image as image_lib
+from emv3_jax.conditioning import text as text_lib
+from emv3_jax.errors import InputError
+from emv3_jax.io import audio_files, image_files, video_files
+from emv3_jax.sampling.settings import FPS, Config, Request
+from emv3_jax.tasks import masks
+
+_NEEDS = {"i2v": ("image",), "t2v": (), "flf2v": ("image", "last_image"), "lipsync": ("video",)}
+_PICTURES = ("image", "last_image", "video")
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+  """A request's inputs, read, sized and checked. F = sample_frames (4k+1), H, W = size.
+
+  Attributes:
+    prompts: `prompt`, and `negative` where guidance uses it.
+    tokenizer: for the prompts.
+    waveform: float32 [samples] at 16 kHz as the audio encoder takes it.
+    sound: (samples float32 [n, channels], rate), the file's own, for the video.
+    frames: frames asked for; sampling makes F and drops the surplus.
+    video: float32 [F, H, W, 3] in [-1, 1]; what is not known in it is not read.
+    known: bool [F] or [F, H, W], frames or pixels that the task gives.
+    picture: for CLIP, uint8 [H, W, 3] or float32 in [-1, 1]; None without a picture.
+    face_mask: float32 [h*w] where audio acts; None for everywhere.
+    source, mouth: lipsync only: uint8 [F, H, W, 3] and bool [F, H, W] of what is redrawn.
+  """
+
+  prompts: dict[str, str]
+  tokenizer: text_lib.Tokenizer
+  waveform: np.ndarray
+  sound: tuple[np.ndarray, int]
+  frames: int
+  sample_frames: int
+  size: tuple[int, int]
+  video: np.ndarray
+  known: np.ndarray
+  picture: np.ndarray | None
+  face_mask: np.ndarray | None
+  seed: int
+  source: np.ndarray | None = None
+  mouth: np.ndarray | None = None
+
+
+def read_inputs(request: Request, config: Config, tokenizer_path: pathlib.Path) -> Inputs:
+  """Reads the files of `request`.
+
+  Raises:
+    InputError: unknown task, a picture missing or not wanted by it, a file that cannot be used,
+      audio that is too short or longer than the config's window, no face.
+  """
+  _check_pictures(request)
+  flash = config.model.transformer.variant == "flash"
+  samples, rate = audio_files.read_audio(request.audio)
+  samples = _first_seconds(samples, rate, request)
+  voice = audio_lib.to_voice(samples, rate, request.audio)
+  frames = audio_lib.num_frames(voice.seconds)
+  sample_frames = audio_lib.sample_frames(frames)
+  if sample_frames > config.sampling.max_frames:
+    raise InputError(
+        f"{request.audio}: {frames / FPS:.2f} s of audio need {sample_frames} frames, one window "
+        f"holds {config.sampling.max_frames}; use only the first part with "
+        f"--seconds={config.sampling.max_frames / FPS:g}, or raise --config.sampling.max_frames.")
+  prepare = audio_lib.flash_waveform if flash else audio_lib.preview_waveform
+  prompts = {"prompt": request.prompt}
+  if config.sampling.text_scale > 1 and not flash:
+    prompts["negative"] = (config.sampling.negative_prompt if request.negative_prompt is None
+                           else request.negative_prompt)
+  pictures = {"t2v": _text_only, "lipsync": _lipsync}.get(request.task, _from_images)(
+      request, config, frames, sample_frames)
+  original = pictures.pop("original", None)
+  face_mask = None
+  if original is not None and not flash:
+    face_mask = _face_mask(request, config, original, pictures["size"])
+  return Inputs(
+      prompts=prompts, tokenizer=text_lib.Tokenizer.load(tokenizer_path),
+      waveform=prepare(voice.samples, sample_frames), sound=(samples, rate), frames=frames,
+      sample_frames=sample_frames, face_mask=face_mask,
+      seed=config.seed if request.seed is None else request.seed, **pictures)
+
+
+def _check_pictures(request: Request) -> None:
+  task = masks.Task.parse(request.task)
+  for name in _PICTURES:
+    given, needed = getattr(request, name) is not None, name in _NEEDS[task]
+    if needed and not given:
+      raise InputError(f"Task {task} needs {name}; pass --{name}=FILE.")
+    if given and not needed:
+      raise InputError(f"Task {task} does not use {name}; leave --{name} out or choose another "
+                       "--task.")
+
+
+def _first_seconds(samples: np.ndarray, rate: int, request: Request) -> np.ndarray:
+  if request.seconds is None:
+    return samples
+  if not request.seconds > 0:
+    raise InputError(f"--seconds={request.seconds} is not positive.")
+  return samples[:round(request.seconds * rate)]
+
+
+def _size(config: Config, height: int, width: int) -> tuple[int, int]:
+  settings = config.sampling
+  if settings.height:
+    return settings.height, settings.width
+  return image_lib.sample_size(height, width, settings.max_area)
+
+
+def _text_only(request: Request, config: Config, frames: int, sample_frames: int) -> dict:
+  settings = config.sampling
+  if not settings.height:
+    raise InputError("Task t2v has no picture to take the size from; set "
+                     "--config.sampling.height and --config.sampling.width.")
+  size = (settings.height, settings.width)
+  return {"size": size, "video": np.zeros((sample_frames, *size, 3), np.float32),
+          "known": np.zeros(sample_frames, bool), "picture": None}
+
+
+def _from_images(request: Request, config: Config, frames: int, sample_frames: int) -> dict:
+  """First frame, and for flf2v the last: held over the surplus frames that are dropped."""
+  original = image_files.load_image(request.image)
+  size = _size(config, *original.shape[:2])
+  picture = image_lib.resize_lanczos(original, size)
+  video = np.zeros((sample_frames, *size, 3), np.float32)
+  known = np.zeros(sample_frames, bool)
+  video[0], known[0] = image_lib.to_pixels(picture), True
+  if request.task == "flf2v":
+    last = image_lib.resize_lanczos(image_files.load_image(request.last_image), size)
+    video[frames - 1:], known[frames - 1:] = image_lib.to_pixels(last), True
+  return {"size": size, "video": video, "known": known, "picture": picture, "original": original}
+
+
+def _lipsync(request: Request, config: Config, frames: int, sample_frames: int) -> dict:
+  """Everything known but the mouth region; the CLIP picture has the mouth greyed."""
+  read = video_files.read_video(request.video, fps=FPS, max_frames=sample_frames).frames
+  if len(read) < frames:
+    raise InputError(
+        f"{request.video} has {len(read) / FPS:.2f} s of pictures, {request.audio} has "
+        f"{frames / FPS:.2f} s of sound; pass --seconds={len(read) / FPS:g} or a longer video.")
+  size = _size(config, *read.shape[1:3])
+  read = np.concatenate([read, np.repeat(read[-1:], sample_frames - len(read), axis=0)])
+  source = np.stack([image_lib.resize_lanczos(frame, size) for frame in read])
+  if request.face_box == "none":
+    raise InputError("Task lipsync must know where the mouth is; pass --face_box=y1,y2,x1,x2 or "
+                     "auto.")
+  box = _find_face(request, config, read)
+  mouth = np.broadcast_to(face_lib.mouth_region(box, size), (sample_frames, *size))
+  known, video = masks.known_pixels(mouth, sample_frames), image_lib.to_pixels(source)
+  return {"size": size, "video": video, "known": known, "source": source, "mouth": mouth,
+          "picture": masks.masked_video(video[:1], known[:1])[0], "original": read[0]}
+
+
+def _find_face(request: Request, config: Config, pictures: np.ndarray) -> face_lib.FaceBox | None:
+  """Face box of a picture [H, W, 3], or the one around the faces of a video [F, H, W, 3]."""
+  detector = config.face_detector or None
+  if pictures.ndim == 3:
+    return face_lib.parse_face_box(request.face_box, pictures, detector)
+  if request.face_box != "auto":
+    return face_lib.parse_face_box(request.face_box, pictures[0], detector)
+  looked_at = pictures[np.linspace(0, len(pictures) - 1, num=min(9, len(pictures)), dtype=int)]
+  boxes = [face_lib.detect_face(frame, detector) for frame in looked_at]
+  return dataclasses.replace(
+      boxes[0], y1=min(box.y1 for box in boxes), y2=max(box.y2 for box in boxes),
+      x1=min(box.x1 for box in boxes), x2=max(box.x2 for box in boxes))
+
+
+def _face_mask(request: Request, config: Config, original: np.ndarray,
+               size: tuple[int, int]) -> np.ndarray | None:
+  box = _find_face(request, config, original)
+  return None if box is None else face_lib.face_mask(box, size)

@@ -1,0 +1,44 @@
+"""Lip-sync output: the source's own pixels outside the mouth region, with a soft seam."""
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+
+def feathered(mouth: np.ndarray, radius: float) -> np.ndarray:
+  """Weight of the new picture: 1 well inside the mouth region, 0 outside it.
+
+  Args:
+    mouth: bool [H, W], True where the mouth is redrawn.
+    radius: width of the seam in pixels; the seam lies inside the region, so that no pixel
+      outside of it changes.
+
+  Returns:
+    float32 [H, W] in [0, 1].
+  """
+  size = 2 * int(np.ceil(radius)) + 1
+  picture = Image.fromarray(mouth.astype(np.uint8) * 255)
+  core = picture.filter(ImageFilter.MinFilter(size))
+  soft = core.filter(ImageFilter.GaussianBlur(radius / 2))
+  return np.asarray(soft, np.float32) / 255 * mouth
+
+
+def paste(frames: np.ndarray, source: np.ndarray, mouth: np.ndarray) -> np.ndarray:
+  """Puts the source's pixels back outside the mouth region.
+
+  Args:
+    frames: uint8 [F, H, W, 3] as decoded.
+    source: uint8 [F, H, W, 3].
+    mouth: bool [F, H, W].
+
+  Returns:
+    uint8 [F, H, W, 3].
+  """
+  radius = max(1.0, min(frames.shape[1:3]) / 64)
+  pasted = np.empty_like(frames)
+  weight, region = None, None
+  for index, (new, old) in enumerate(zip(frames, source, strict=True)):
+    if region is None or not np.array_equal(region, mouth[index]):
+      region = mouth[index]
+      weight = feathered(region, radius)[..., None]
+    pasted[index] = np.round(weight * new + (1 - weight) * old)
+  return pasted

@@ -1,0 +1,95 @@
+"""Makes talking videos: one portrait and one voice, or many from a manifest.
+
+  python run_sample.py --config=configs/tiny.py --image=P --audio=A --prompt=TEXT --out=V.mp4
+  python run_sample.py --config=configs/tiny.py --manifest=jobs.jsonl --out=DIR
+
+Config fields are overridden as --config.sampling.steps=8. Exit code 0 only when all that was
+asked for was done; 1 when jobs of a manifest failed; 2 for wrong input.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import pathlib
+
+from absl import logging
+import tqdm
+
+from emv3_jax import command_line
+from emv3_jax import config as config_lib
+from emv3_jax.errors import InputError
+from emv3_jax.sampling import jobs, output
+from emv3_jax.sampling.clip import sample
+from emv3_jax.sampling.model import load
+from emv3_jax.sampling.settings import Config, Request
+
+
+def make_parser() -> command_line.Parser:
+  parser = command_line.Parser(prog="run_sample.py", description=__doc__)
+  parser.add_argument("--config", required=True, help="config file, e.g. configs/tiny.py")
+  parser.add_argument("--checkpoint", help="model folder; default: the config's")
+  parser.add_argument("--out", help="video to write, or folder with --manifest")
+  parser.add_argument("--manifest", help="jobs, one JSON object a line")
+  parser.add_argument("--audio", help="voice; any container, a video's sound is used")
+  parser.add_argument("--image", help="portrait, the first frame (i2v, flf2v)")
+  parser.add_argument("--last_image", help="last frame (flf2v)")
+  parser.add_argument("--video", help="video whose mouth is redrawn (lipsync)")
+  parser.add_argument("--prompt", default="", help="what the video shows")
+  parser.add_argument("--negative_prompt", help="default: the config's")
+  parser.add_argument("--task", default="i2v", help="i2v, t2v, flf2v or lipsync")
+  parser.add_argument("--face_box", default="auto",
+                      help="y1,y2,x1,x2 in the picture's pixels, a .npy, auto or none")
+  parser.add_argument("--seconds", type=float, help="use only so much of the audio")
+  parser.add_argument("--seed", type=int, help="default: the config's")
+  parser.add_argument("--no_paste", action="store_true",
+                      help="lipsync: keep the model's pixels outside the mouth region too")
+  parser.add_argument("--save_latents", action="store_true", help="write V.latents.npy as well")
+  parser.add_argument("--print_config", action="store_true", help="print the config and stop")
+  return parser
+
+
+def progress_bar(steps):
+  return tqdm.tqdm(steps, desc="sampling", unit="step")
+
+
+def main(arguments: Sequence[str]) -> int:
+  flags, overrides = make_parser().parse(arguments)
+  config_dict = command_line.read_config(flags.config, overrides)
+  config = config_lib.build(Config, config_dict)
+  if flags.print_config:
+    command_line.print_config(config_dict)
+    return 0
+  if not flags.out:
+    raise InputError("--out is missing; name the video to write, or the folder with --manifest.")
+  if flags.manifest:
+    return run_manifest(config, flags)
+  return run_one(config, flags)
+
+
+def run_one(config: Config, flags) -> int:
+  if not flags.audio:
+    raise InputError("--audio is missing; name the file with the voice.")
+  names = {field.name for field in dataclasses.fields(Request)} & vars(flags).keys()
+  request = Request(**{name: getattr(flags, name) for name in names}, paste=not flags.no_paste)
+  video = output.check_video_path(flags.out)
+  clip = sample(load(flags.checkpoint, config), request, progress=progress_bar)
+  output.write(clip, video, save_latents=flags.save_latents)
+  seconds = ", ".join(f"{name} {value:.1f}" for name, value in clip.report["seconds"].items())
+  logging.info("Wrote %s: %d frames, %dx%d. Seconds: %s.", video, len(clip.frames),
+               clip.frames.shape[2], clip.frames.shape[1], seconds)
+  return 0
+
+
+def run_manifest(config: Config, flags) -> int:
+  single = [name for name in ("audio", "image", "last_image", "video") if getattr(flags, name)]
+  if single:
+    raise InputError(f"--{single[0]} does not go with --manifest; write it into the manifest.")
+  todo = jobs.read_manifest(flags.manifest)
+  outcome = jobs.run_jobs(load(flags.checkpoint, config), todo, pathlib.Path(flags.out),
+                          save_latents=flags.save_latents, progress=progress_bar)
+  logging.info("%d done, %d skipped as done before, %d failed.", outcome.done, outcome.skipped,
+               outcome.failed)
+  return 1 if outcome.failed else 0
+
+
+if __name__ == "__main__":
+  command_line.run(main)

@@ -1,0 +1,95 @@
+"""Configs at the door: overrides, strict dataclasses, the nearest name in every complaint."""
+
+import dataclasses
+import pathlib
+
+import ml_collections
+import pytest
+
+from emv3_jax import config as config_lib
+from emv3_jax.errors import InputError
+from emv3_jax.sampling.settings import Config
+
+CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
+SAMPLING = [path for path in CONFIGS if not path.stem.startswith(("train", "__"))]
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+  steps: int = 25
+  shift: float = 5.0
+  sizes: tuple[int, ...] = (1, 2)
+  name: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+  inner: Inner
+  on: bool = False
+
+
+def config():
+  return ml_collections.ConfigDict({"inner": dataclasses.asdict(Inner()), "on": False})
+
+
+@pytest.mark.parametrize("path", SAMPLING, ids=lambda path: path.stem)
+def test_every_config_file_builds(path):
+  built = config_lib.build(Config, config_lib.read_config_file(path))
+  assert built.name == path.stem
+  hash(built)
+
+
+def test_overrides_take_the_type_of_what_they_replace():
+  values = config()
+  config_lib.override(values, ["inner.steps=8", "inner.shift=3", "inner.sizes=[4,5,6]", "on=true"])
+  built = config_lib.build(Outer, values)
+  assert built == Outer(Inner(8, 3.0, (4, 5, 6)), True)
+  assert type(built.inner.shift) is float
+
+
+@pytest.mark.parametrize("assignment, said", [
+    ("inner.step=8", "did you mean 'steps'"),
+    ("iner.steps=8", "did you mean 'inner'"),
+    ("inner.steps=8.5", "expected a value like 25 (int)"),
+    ("inner.steps=many", "expected a value like 25 (int)"),
+    ("on=7", "expected a value like False (bool)"),
+    ("inner=3", "group of fields"),
+    ("inner.steps", "has no value"),
+    ("inner.steps.x=1", "no field 'x'"),
+])
+def test_wrong_overrides_are_named(assignment, said):
+  with pytest.raises(InputError, match=None) as caught:
+    config_lib.override(config(), [assignment])
+  assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("values, said", [
+    ({"inner": {"stepz": 1}}, "did you mean 'steps'"),
+    ({"inner": {"steps": "8"}}, "config.inner.steps is '8'; expected int"),
+    ({"inner": {"sizes": 3}}, "expected a list"),
+    ({"inner": 3}, "expected a group"),
+    ({}, "config.inner is missing"),
+])
+def test_wrong_values_are_named(values, said):
+  with pytest.raises(InputError) as caught:
+    config_lib.build(Outer, values)
+  assert said in str(caught.value)
+
+
+def test_config_file_that_is_none(tmp_path):
+  with pytest.raises(InputError, match="is not a file"):
+    config_lib.read_config_file(tmp_path / "absent.py")
+  (tmp_path / "empty.py").write_text("x = 1\n")
+  with pytest.raises(InputError, match="no get_config"):
+    config_lib.read_config_file(tmp_path / "empty.py")
+  (tmp_path / "broken.py").write_text("def get_config(:\n")
+  with pytest.raises(InputError, match="does not parse"):
+    config_lib.read_config_file(tmp_path / "broken.py")
+
+
+def test_differences_name_the_path():
+  left, right = Outer(Inner()), Outer(Inner(steps=8, sizes=(1, 3)), True)
+  assert config_lib.differences(left, left) == []
+  assert config_lib.differences(dataclasses.asdict(left), left) == []
+  found = config_lib.differences(left, right)
+  assert [line.split(":")[0] for line in found] == ["inner.sizes", "inner.steps", "on"]

@@ -1,0 +1,58 @@
+"""Imports run one way: networks know nothing of files, meshes or command lines."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+FLOORS = {  # package -> floor; a module imports its own floor and lower ones
+    "errors": 0, "models": 1, "diffusion": 2, "tasks": 2, "io": 3, "model_config": 3, "config": 3,
+    "conditioning": 4, "data": 4, "sharding": 4, "training": 5, "sampling": 5, "plan": 6,
+    "command_line": 6,
+}
+NETWORK_LIBRARIES = {"jax", "flax", "numpy", "jaxtyping", "emv3_jax"}
+STANDARD = {"collections", "dataclasses", "functools", "math", "typing", "enum", "itertools"}
+
+
+def imports(path: pathlib.Path) -> set[str]:
+  """Dotted names that a file imports, `from a import b` as `a.b`."""
+  found = set()
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      found |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f"{path}: relative import"
+      found |= {f"{node.module}.{alias.name}" for alias in node.names}
+  return found
+
+
+def room(name: str) -> str | None:
+  parts = name.split(".")
+  return parts[1] if parts[0] == "emv3_jax" and len(parts) > 1 else None
+
+
+FILES = sorted(path for path in (ROOT / "emv3_jax").rglob("*.py") if path.name != "__init__.py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_downward(path):
+  own = path.relative_to(ROOT / "emv3_jax").parts[0].removesuffix(".py")
+  for name in imports(path):
+    imported = room(name)
+    if imported is not None:
+      assert FLOORS[imported] <= FLOORS[own], f"{own} imports {name}"
+    assert not name.startswith(("convert", "configs", "tests")), f"{own} imports {name}"
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if "models" in path.parts],
+                         ids=lambda path: path.stem)
+def test_networks_are_pure(path):
+  outside = {name.split(".")[0] for name in imports(path)} - NETWORK_LIBRARIES - STANDARD
+  assert not outside, f"a network imports {outside}"
+
+
+def test_core_needs_no_torch_or_tensorflow():
+  for path in FILES:
+    heavy = {name.split(".")[0] for name in imports(path)} & {"torch", "tensorflow", "transformers"}
+    assert not heavy, f"{path} imports {heavy}"
