@@ -1,0 +1,470 @@
+"""The video diffusion transformer (DiT): Wan2.1-Fun-1.3B-InP with EchoMimicV3's audio expert.
+
+Noisy latents, masks and masked-video latents become tokens in space-major order (h w f), the frame
+fastest: a position's frames stay together when the tokens are split over devices, and the audio
+expert needs no communication. A block is one attention between two halves that work on every token
+by itself:
+
+  q, k, v = project(x)                            read: norm1, modulation, norms of q and k, RoPE
+  y = attend(q, k, v)
+  x = x + W_o y * gate; x + CDCA; x + FFN * gate   write
+
+Residual stream and matrix products are in the compute dtype; time embedding, modulation, norms,
+RoPE and softmax are float32.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+from typing import Literal, get_args
+
+from flax import nnx
+import jax
+from jax.ad_checkpoint import checkpoint_name
+import jax.numpy as jnp
+
+from emv3_jax.models.attention import Attend, attend_blocked
+from emv3_jax.models.audio_projection import FlashAudioProjection, PreviewAudioProjection
+from emv3_jax.models.cross_attention import Context, ContextTokens, CrossAttention
+from emv3_jax.models.network import Network
+from emv3_jax.models.norms import LayerNorm, RMSNorm, modulated_norm
+from emv3_jax.models.precision import FLOAT32, Precision
+from emv3_jax.models.rope import RopeTable, apply_rope
+
+Variant = Literal["preview", "flash"]
+PATCH = (1, 2, 2)  # latent frames, rows and columns of a token
+ATTENTION = "attention"  # checkpoint name of the self-attention output
+_REMAT_POLICIES = {
+    "full": None,
+    "attention": jax.checkpoint_policies.save_only_these_names(ATTENTION),
+    **{name: getattr(jax.checkpoint_policies, name)
+       for name in ("dots_saveable", "dots_with_no_batch_dims_saveable")},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+  """Sizes of the network; the defaults are the released preview model.
+
+  Attributes:
+    variant: which audio path. `preview`: 17 wav2vec2 tokens a latent frame. `flash`: `audio_tokens`
+      made from windows of 5 video frames x `audio_layers` of features.
+    in_channels: 16 noisy latent + 4 mask + 16 masked-video latent.
+    text_tokens: shorter texts are zero-padded to this length, and all of it is attended to.
+    image_tokens, image_dim: CLIP tokens.
+    audio_dim: width of the speech features.
+    audio_layers, audio_hidden, audio_tokens: of the flash projection only.
+    eps: of every norm except those of the projections, which have 1e-5.
+  """
+
+  variant: Variant = "preview"
+  dim: int = 1536
+  ffn_dim: int = 8960
+  num_heads: int = 12
+  num_layers: int = 30
+  in_channels: int = 36
+  out_channels: int = 16
+  freq_dim: int = 256
+  text_dim: int = 4096
+  text_tokens: int = 512
+  image_dim: int = 1280
+  image_tokens: int = 257
+  audio_dim: int = 768
+  audio_layers: int = 12
+  audio_hidden: int = 512
+  audio_tokens: int = 32
+  eps: float = 1e-6
+
+  def __post_init__(self):
+    if self.variant not in get_args(Variant):
+      raise ValueError(f"TransformerConfig.variant is {self.variant!r}; known: preview, flash.")
+    if self.dim % (2 * self.num_heads):
+      raise ValueError(f"TransformerConfig.dim is {self.dim}; expected a multiple of twice the "
+                       f"number of heads, {2 * self.num_heads}.")
+
+  @property
+  def head_dim(self) -> int:
+    return self.dim // self.num_heads
+
+
+def identity(x: jax.Array, *logical_axes: str | None) -> jax.Array:
+  """The `constrain` of a program on one device."""
+  return x
+
+
+def _linear(inputs, outputs, precision: Precision, rngs, kernel_init=None):
+  return nnx.Linear(
+      inputs, outputs, dtype=precision.compute_dtype, param_dtype=precision.param_dtype,
+      precision=precision.matmul, kernel_init=kernel_init or nnx.initializers.xavier_uniform(),
+      rngs=rngs)
+
+
+def by_token_blocks(fn: Callable, tokens, blocks: int, shards: int = 1):
+  """`fn(tokens)` a block of tokens at a time, so that its temporaries are a block's.
+
+  Args:
+    fn: from a tree of [b, c, ...] to a tree of [b, c', ...], token by token.
+    tokens: tree of [b, s, ...]; the lengths s may differ by a factor.
+    blocks: number of blocks, done one after the other.
+    shards: number of devices that the token axis is split over; blocks are cut inside each shard.
+
+  Returns:
+    The tree that `fn(tokens)` would give.
+  """
+  if blocks == 1:
+    return fn(tokens)
+
+  def cut(t):
+    return t.reshape(t.shape[0], shards, blocks, -1, *t.shape[2:])
+
+  def block(i):
+    chunk = lambda t: jax.lax.dynamic_index_in_dim(cut(t), i, axis=2, keepdims=False)
+    merged = lambda t: t.reshape(t.shape[0], -1, *t.shape[3:])
+    out = fn(jax.tree.map(lambda t: merged(chunk(t)), tokens))
+    return jax.tree.map(lambda t: t.reshape(t.shape[0], shards, -1, *t.shape[2:]), out)
+
+  def write(i, out):
+    # In place: stacking the blocks and moving their axis would copy the whole tensor once more.
+    put = lambda whole, part: jax.lax.dynamic_update_index_in_dim(whole, part, i, axis=2)
+    return jax.tree.map(put, out, block(i))
+
+  shape = lambda t: (*t.shape[:2], blocks, *t.shape[2:])
+  out = jax.tree.map(lambda t: jnp.zeros(shape(t), t.dtype), jax.eval_shape(block, 0))
+  out = jax.lax.fori_loop(0, blocks, write, out)
+  return jax.tree.map(lambda t: t.reshape(t.shape[0], -1, *t.shape[4:]), out)
+
+
+class MLP(nnx.Module):
+  """down(activation(up(x)))."""
+
+  def __init__(self, dims: tuple[int, int, int], activation: Callable, precision: Precision, *,
+               rngs: nnx.Rngs, kernel_init=None):
+    self.up = _linear(dims[0], dims[1], precision, rngs, kernel_init)
+    self.down = _linear(dims[1], dims[2], precision, rngs, kernel_init)
+    self.activation = activation
+
+  def __call__(self, x: jax.Array, constrain: Callable = identity) -> jax.Array:
+    """x: [..., inputs]; `constrain` sees the hidden [b, s, hidden]."""
+    hidden = self.activation(self.up(x))
+    return self.down(constrain(hidden, "batch", "length", "mlp"))
+
+
+gelu_tanh = functools.partial(jax.nn.gelu, approximate=True)
+gelu_erf = functools.partial(jax.nn.gelu, approximate=False)
+
+
+class ImageEmbedding(nnx.Module):
+  """CLIP tokens [b, m, image_dim] -> [b, m, d]."""
+
+  def __init__(self, config: TransformerConfig, precision: Precision, *, rngs: nnx.Rngs):
+    self.norm_in = LayerNorm(config.image_dim, eps=1e-5, precision=precision)
+    self.up = _linear(config.image_dim, config.image_dim, precision, rngs)
+    self.down = _linear(config.image_dim, config.dim, precision, rngs)
+    self.norm_out = LayerNorm(config.dim, eps=1e-5, precision=precision)
+
+  def __call__(self, image: jax.Array) -> jax.Array:
+    return self.norm_out(self.down(gelu_erf(self.up(self.norm_in(image)))))
+
+
+class PatchEmbedding(nnx.Module):
+  """A linear map of 1 x 2 x 2 latent pixels to a token."""
+
+  def __init__(self, config: TransformerConfig, precision: Precision, *, rngs: nnx.Rngs):
+    init = nnx.initializers.xavier_uniform(in_axis=(0, 1, 2, 3))
+    shape = (*PATCH, config.in_channels, config.dim)
+    self.kernel = nnx.Param(init(rngs.params(), shape, precision.param_dtype))
+    self.bias = nnx.Param(jnp.zeros(config.dim, precision.param_dtype))
+    self.precision = precision
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """x: [b, f, H8, W8, in_channels]; returns [b, s, d] in the compute dtype, space-major."""
+    b, f, height, width, c = x.shape
+    dtype = self.precision.compute_dtype
+    x = x.astype(dtype).reshape(b, f, height // 2, 2, width // 2, 2, c)
+    tokens = jnp.einsum("bfhpwqc,pqcd->bhwfd", x, self.kernel[0].astype(dtype),
+                        precision=self.precision.matmul)
+    return tokens.reshape(b, -1, tokens.shape[-1]) + self.bias[...].astype(dtype)
+
+
+class SelfAttention(nnx.Module):
+  """Attention of every token to every token, with q and k normed over all heads together."""
+
+  def __init__(self, config: TransformerConfig, precision: Precision, *, rngs: nnx.Rngs):
+    linear = lambda: _linear(config.dim, config.dim, precision, rngs)
+    self.q, self.k, self.v, self.o = linear(), linear(), linear(), linear()
+    self.norm_q = RMSNorm(config.dim, eps=config.eps, precision=precision)
+    self.norm_k = RMSNorm(config.dim, eps=config.eps, precision=precision)
+    self.num_heads = config.num_heads
+
+  def project(self, x: jax.Array, rope: RopeTable) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """x [b, s, d] -> rotated q and k, and v, each [b, s, n, k]."""
+    heads = lambda t: t.reshape(*t.shape[:-1], self.num_heads, -1)
+    q = apply_rope(heads(self.norm_q(self.q(x))), rope)
+    k = apply_rope(heads(self.norm_k(self.k(x))), rope)
+    return q, k, heads(self.v(x))
+
+
+class Block(nnx.Module):
+  """One layer: self-attention, CDCA, feed-forward."""
+
+  def __init__(self, config: TransformerConfig, precision: Precision, *, rngs: nnx.Rngs):
+    noise = jax.random.normal(rngs.params(), (6, config.dim), precision.param_dtype)
+    self.modulation = nnx.Param(noise * config.dim ** -0.5)
+    self.self_attn = SelfAttention(config, precision, rngs=rngs)
+    self.norm3 = LayerNorm(config.dim, eps=config.eps, precision=precision)
+    self.cross_attn = CrossAttention(
+        config.dim, config.num_heads, flash=config.variant == "flash", eps=config.eps,
+        precision=precision, rngs=rngs)
+    self.ffn = MLP((config.dim, config.ffn_dim, config.dim), gelu_tanh, precision, rngs=rngs)
+    self.eps = config.eps
+
+  def read(self, x: jax.Array, e: list[jax.Array], rope: RopeTable, constrain: Callable):
+    """x [b, s, d] -> q, k, v of the self-attention, each [b, s, n, k]."""
+    shift, scale, *_ = e
+    h = constrain(modulated_norm(x, shift, scale, self.eps), "batch", "length", None)
+    return tuple(constrain(t, "batch", "length", "heads", None)
+                 for t in self.self_attn.project(h, rope))
+
+  def write(self, x: jax.Array, y: jax.Array, e: list[jax.Array], context: Context,
+            face_mask: jax.Array | None, constrain: Callable, **cross_options) -> jax.Array:
+    """x [b, s, d] and attention output y [b, s, n, k] -> the next layer's x [b, s, d]."""
+    _, _, gate_attention, shift, scale, gate_ffn = e
+    stream = lambda x: constrain(x, "batch", "length", None)
+
+    def gated(x, update, gate):
+      return stream((x.astype(jnp.float32) + update.astype(jnp.float32) * gate).astype(x.dtype))
+
+    x = gated(x, self.self_attn.o(y.reshape(x.shape)), gate_attention)
+    with jax.named_scope("cross_attention"):
+      x = stream(x + self.cross_attn(self.norm3(x), context, face_mask=face_mask,
+                                     constrain=constrain, **cross_options))
+    with jax.named_scope("ffn"):
+      h = stream(modulated_norm(x, shift, scale, self.eps))
+      return gated(x, self.ffn(h, constrain), gate_ffn)
+
+
+class Head(nnx.Module):
+  """Norm, modulation by the time embedding and a linear map to latent pixels."""
+
+  def __init__(self, config: TransformerConfig, precision: Precision, *, rngs: nnx.Rngs):
+    noise = jax.random.normal(rngs.params(), (2, config.dim), precision.param_dtype)
+    self.modulation = nnx.Param(noise * config.dim ** -0.5)
+    self.linear = _linear(config.dim, PATCH[1] * PATCH[2] * config.out_channels, precision, rngs,
+                          nnx.initializers.zeros)
+    self.eps = config.eps
+
+  def __call__(self, x: jax.Array, e: jax.Array) -> jax.Array:
+    """x [b, s, d], e [b, d] float32 -> [b, s, p * q * c] float32."""
+    shift, scale = jnp.split(self.modulation[...].astype(jnp.float32) + e[:, None], 2, axis=1)
+    return self.linear(modulated_norm(x, shift, scale, self.eps)).astype(jnp.float32)
+
+
+class Transformer(nnx.Module):
+  """The whole network; `network` gives it with its parameters outside.
+
+  Initialisation is Wan's: Xavier for linear maps, normal(0.02) for the text and time embeddings,
+  zeros for the head and for the preview audio expert.
+  """
+
+  def __init__(self, config: TransformerConfig, precision: Precision = FLOAT32, *, rngs: nnx.Rngs):
+    dim = config.dim
+    small = nnx.initializers.normal(0.02)
+    island = dataclasses.replace(precision, compute="float32")
+    self.patch_embedding = PatchEmbedding(config, precision, rngs=rngs)
+    self.text_embedding = MLP((config.text_dim, dim, dim), gelu_tanh, precision, rngs=rngs,
+                              kernel_init=small)
+    self.time_embedding = MLP((config.freq_dim, dim, dim), nnx.silu, island, rngs=rngs,
+                              kernel_init=small)
+    self.time_projection = _linear(dim, 6 * dim, island, rngs)
+    self.image_embedding = ImageEmbedding(config, precision, rngs=rngs)
+    if config.variant == "preview":
+      self.audio_projection = PreviewAudioProjection(
+          config.audio_dim, dim, precision=precision, rngs=rngs)
+    else:
+      self.audio_projection = FlashAudioProjection(
+          config.audio_dim, config.audio_layers, config.audio_hidden, config.audio_tokens, dim,
+          precision=precision, rngs=rngs)
+    make_block = lambda r: Block(config, precision, rngs=r)
+    self.blocks = nnx.vmap(make_block)(rngs.split(config.num_layers))
+    self.head = Head(config, precision, rngs=rngs)
+    self.config = config
+
+  def embed_context(self, text: jax.Array, image: jax.Array, audio: jax.Array) -> ContextTokens:
+    """Embeds the conditions.
+
+    Args:
+      text: [b, m, text_dim], m <= text_tokens, zeros after each prompt's end; padded here with
+        zeros to text_tokens, which the embedding turns into tokens like any other.
+      image: [b, image_tokens, image_dim] CLIP tokens.
+      audio: preview [b, a, audio_dim] wav2vec2 tokens; flash [b, F, 5, audio_layers, audio_dim].
+
+    Raises:
+      ValueError: lengths or widths that do not fit the config.
+    """
+    config = self.config
+    padding = config.text_tokens - text.shape[1]
+    audio_shape = (config.audio_dim,) if config.variant == "preview" else (
+        5, config.audio_layers, config.audio_dim)
+    if padding < 0 or text.shape[2:] != (config.text_dim,):
+      raise ValueError(f"text is {text.shape}; expected at most [b, {config.text_tokens}, "
+                       f"{config.text_dim}].")
+    if image.shape[1:] != (config.image_tokens, config.image_dim):
+      raise ValueError(f"image is {image.shape}; expected [b, {config.image_tokens}, "
+                       f"{config.image_dim}].")
+    if audio.shape[2:] != audio_shape:
+      raise ValueError(f"audio is {audio.shape}; expected [b, length, "
+                       f"{', '.join(map(str, audio_shape))}] for variant {config.variant}.")
+    text = self.text_embedding(jnp.pad(text, ((0, 0), (0, padding), (0, 0))))
+    # Layer norms return the dtype they were given: enter in the compute dtype.
+    return ContextTokens(text, self.image_embedding(image.astype(text.dtype)),
+                         self.audio_projection(audio.astype(text.dtype)))
+
+  def project(self, text: jax.Array, image: jax.Array, audio: jax.Array, *,
+              constrain: Callable = identity) -> Context:
+    """Cross-attention keys and values of every layer, computed once a clip.
+
+    Args as `embed_context`. Returns a Context with a leading [layers] axis, in the compute dtype.
+    """
+    tokens = self.embed_context(text, image, audio)
+    layer = lambda _, block: (None, block.cross_attn.context(tokens, constrain))
+    return jax.lax.scan(layer, None, self.blocks)[1]
+
+  def time_modulation(self, sinusoid: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """sinusoid [b, freq_dim] -> e [b, d] for the head, e0 [b, 6, d] for the blocks, float32."""
+    e = self.time_embedding(sinusoid.astype(jnp.float32))
+    e0 = self.time_projection(nnx.silu(e))
+    return e, e0.reshape(-1, 6, self.config.dim)
+
+  def embed(self, latents: jax.Array, condition: jax.Array) -> jax.Array:
+    """Tokens of the input video.
+
+    Args:
+      latents: [b, f, H8, W8, 16] noisy latents.
+      condition: [b, f, H8, W8, 20], 4 mask channels (1 = known) and the masked video's latents.
+
+    Returns:
+      [b, s, d] in the compute dtype, tokens space-major (h w f).
+
+    Raises:
+      ValueError: channels do not add up, or H8 or W8 is odd.
+    """
+    *_, height, width, channels = latents.shape
+    if channels + condition.shape[-1] != self.config.in_channels or height % 2 or width % 2:
+      raise ValueError(
+          f"latents are {latents.shape}, condition {condition.shape}; expected even height and "
+          f"width and {self.config.in_channels} channels together.")
+    return self.patch_embedding(jnp.concatenate([latents, condition], axis=-1))
+
+  def run_blocks(
+      self, x: jax.Array, e0: jax.Array, context: Context | ContextTokens, *, rope: RopeTable,
+      face_mask: jax.Array | None = None, audio_gain: float | jax.Array = 1.0,
+      modality_weights: jax.Array | None = None, attend: Attend = attend_blocked,
+      cross_attend: Attend = attend_blocked, constrain: Callable = identity, remat: str = "none",
+      token_blocks: int = 1, length_shards: int = 1) -> jax.Array:
+    """The stack of blocks; its output minus its input is what TeaCache keeps.
+
+    Args:
+      x: [b, s, d] tokens, space-major.
+      e0: [b, 6, d] float32.
+      context: of `project` (keys and values ready), or of `embed_context` (made again in each block
+        and step: less memory in training).
+      rope: (cos, sin) of `rope_table`, each [s, k/2].
+      face_mask: [b, h * w] factor on the audio expert's output, the same in every frame.
+      audio_gain: another factor on it (the released `audio_scale`).
+      modality_weights: [b, 3] float32, PhDA's W(c, tau) of text, image, audio; None is 1.
+      attend: self-attention; on a mesh it also moves tokens between devices.
+      cross_attend: attention to text and image, whose keys every device holds.
+      constrain: `constrain(x, *logical_axes)` pins an activation's sharding; axes are batch,
+        length, heads, mlp or None.
+      remat: what the backward pass recomputes: `none`, `full`, `attention` (all but the
+        self-attention), or a policy of jax.checkpoint_policies: dots_saveable,
+        dots_with_no_batch_dims_saveable.
+      token_blocks: each half of a block works on this many slices of the tokens in turn.
+      length_shards: number of devices that the token axis is split over.
+
+    Returns:
+      [b, s, d].
+
+    Raises:
+      ValueError: token counts that do not fit each other, an unknown `remat`.
+    """
+    if remat != "none" and remat not in _REMAT_POLICIES:
+      raise ValueError(f"remat is {remat!r}; known: none, {', '.join(_REMAT_POLICIES)}.")
+    cached = isinstance(context, Context)
+    length, positions = x.shape[1], x.shape[1] // context.frames
+    if length != positions * context.frames or length != rope[0].shape[0]:
+      raise ValueError(f"{length} tokens, audio of {context.frames} latent frames, rope of "
+                       f"{rope[0].shape[0]} tokens: they are not of one clip.")
+    if face_mask is not None and face_mask.shape[1] != positions:
+      raise ValueError(f"face_mask is {face_mask.shape}; expected [b, {positions}].")
+    if positions % (token_blocks * length_shards):
+      raise ValueError(f"{positions} token positions do not divide into token_blocks {token_blocks}"
+                       f" x length_shards {length_shards}.")
+    by_blocks = functools.partial(by_token_blocks, blocks=token_blocks, shards=length_shards)
+    rope = tuple(jnp.asarray(table)[None] for table in rope)
+
+    def body(x, layer):
+      block, layer_context = layer
+      if not cached:
+        layer_context = block.cross_attn.context(context, constrain)
+      e = jnp.split(block.modulation[...].astype(jnp.float32) + e0, 6, axis=1)  # 6 x [b, 1, d]
+
+      def read(tokens):
+        x, cos, sin = tokens
+        return block.read(x, e, (cos[0], sin[0]), constrain)
+
+      def write(tokens):
+        x, y, face_mask = tokens
+        return block.write(x, y, e, layer_context, face_mask, constrain, audio_gain=audio_gain,
+                           modality_weights=modality_weights, attend=cross_attend)
+
+      with jax.named_scope("self_attention"):
+        q, k, v = by_blocks(read, (x, *rope))
+        y = constrain(attend(q, k, v), "batch", "length", "heads", None)
+        y = checkpoint_name(y, ATTENTION)
+      return by_blocks(write, (x, y, face_mask)), None
+
+    if remat != "none":
+      body = jax.checkpoint(body, policy=_REMAT_POLICIES[remat], prevent_cse=False)
+    x = constrain(x, "batch", "length", None)
+    with jax.named_scope("blocks"):
+      return jax.lax.scan(body, x, (self.blocks, context if cached else None))[0]
+
+  def run_head(self, x: jax.Array, e: jax.Array, grid: tuple[int, int, int]) -> jax.Array:
+    """Tokens x [b, s, d] of grid (f, h, w) -> velocity [b, f, H8, W8, out_channels] float32."""
+    f, h, w = grid
+    with jax.named_scope("head"):
+      y = self.head(x, e).reshape(-1, h, w, f, PATCH[1], PATCH[2], self.config.out_channels)
+      return jnp.einsum("bhwfpqc->bfhpwqc", y).reshape(
+          -1, f, PATCH[1] * h, PATCH[2] * w, self.config.out_channels)
+
+  def __call__(self, latents: jax.Array, condition: jax.Array, sinusoid: jax.Array,
+               context: Context | ContextTokens, **options) -> jax.Array:
+    """Predicts the velocity, noise - clean.
+
+    Args:
+      latents: [b, f, H8, W8, 16] noisy latents; H8, W8 = pixels / 8, even.
+      condition: [b, f, H8, W8, 20], 4 mask channels (1 = known) and the masked video's latents.
+      sinusoid: [b, freq_dim] of the timestep tau in [0, 1000], from `time_sinusoid`.
+      context: the conditions, from `project` or `embed_context`.
+      **options: those of `run_blocks`: rope, face_mask, audio_gain, modality_weights; attend,
+        cross_attend, constrain, remat, token_blocks, length_shards.
+
+    Returns:
+      [b, f, H8, W8, 16] float32.
+
+    Raises:
+      ValueError: shapes that do not fit each other or the config.
+    """
+    _, f, height, width, _ = latents.shape
+    if context.frames != f:
+      raise ValueError(f"latents have {f} frames, the audio is of {context.frames}.")
+    e, e0 = self.time_modulation(sinusoid)
+    x = self.embed(latents, condition)
+    x = self.run_blocks(x, e0, context, **options)
+    return self.run_head(x, e, (f, height // PATCH[1], width // PATCH[2]))
+
+
+def network(config: TransformerConfig, precision: Precision = FLOAT32) -> Network:
+  """The transformer as abstract parameters, initialisation and binding."""
+  return Network(lambda rngs: Transformer(config, precision, rngs=rngs))

@@ -1,0 +1,255 @@
+"""The transformer against the reference's numbers, and its ways of running against each other."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from emv3_jax.models import transformer
+from emv3_jax.models.attention import attend_blocked, attend_xla
+from emv3_jax.models.network import named_leaves
+from emv3_jax.models.precision import BFLOAT16, FLOAT32
+from emv3_jax.models.rope import Riflex, rope_table, time_sinusoid
+from tests import golden_data
+from tests.models import official_weights
+
+TINY = transformer.TransformerConfig(
+    dim=96, ffn_dim=192, num_heads=3, num_layers=2, freq_dim=64, text_dim=64, text_tokens=64)
+CONFIGS = {
+    "preview": TINY,
+    "flash": transformer.TransformerConfig(
+        variant="flash", dim=96, ffn_dim=192, num_heads=3, num_layers=2, freq_dim=64, text_dim=64,
+        text_tokens=64, audio_dim=16, audio_layers=3, audio_hidden=32),
+}
+
+
+@functools.cache
+def _params(variant, dtype=jnp.float32):
+  return official_weights.convert(golden_data.load(variant, "weights").arrays, dtype)
+
+
+def _inputs(variant, name):
+  """Conditions, call arguments and call options of a golden case, and its output."""
+  case = golden_data.load(variant, name)
+  b = case["in.x"].shape[0]
+  last = lambda x: np.moveaxis(x, 1, -1)
+  text = np.zeros((b, 12, 64), np.float32)
+  for row in range(b):
+    tokens = case[f"in.context.{row}"]
+    text[row, :len(tokens)] = tokens
+  image = np.broadcast_to(case["in.clip_fea"], (b, *case["in.clip_fea"].shape[1:]))
+  latents = last(case["in.x"])
+  _, f, height, width, _ = latents.shape
+  riflex = Riflex(k=6, frames=f) if "riflex" in name else None
+  args = (latents, last(case["in.y"]), time_sinusoid(case["in.t"], 64))
+  options = dict(rope=rope_table((f, height // 2, width // 2), 32, riflex))
+  if variant == "preview":
+    options |= dict(face_mask=case["in.ip_mask"], audio_gain=case.meta["audio_scale"])
+  return (text, image, case["in.audio"]), args, options, last(case["out"])
+
+
+def _run(fn, *args):
+  """Compiled without LLVM's optimisations: the tests' time is compilation."""
+  quick = {"xla_backend_optimization_level": 0}
+  return jax.jit(fn).lower(*args).compile(compiler_options=quick)(*args)
+
+
+def _velocity(variant, name, *, precision=FLOAT32, cached=True, run=_run, **how):
+  conditions, args, options, _ = _inputs(variant, name)
+  net = transformer.network(CONFIGS[variant], precision)
+
+  def velocity(params, conditions, args, options):
+    model = net.bind(params)
+    context = (model.project if cached else model.embed_context)(*conditions)
+    return model(*args, context, **options, **how)
+
+  return run(velocity, _params(variant, precision.param_dtype), conditions, args, options)
+
+
+_velocity_once = functools.cache(_velocity)
+
+
+def _as_shipped(fn, *args):
+  return jax.jit(fn)(*args)
+
+
+@golden_data.cases("preview", "case_*")
+def test_preview_equals_reference(name):
+  got = _velocity("preview", name, run=_as_shipped)
+  golden_data.check("transformer preview", got, _inputs("preview", name)[-1], 1e-5)
+
+
+@golden_data.cases("flash", "case_*")
+def test_flash_equals_reference(name):
+  got = _velocity("flash", name, run=_as_shipped)
+  golden_data.check("transformer flash", got, _inputs("flash", name)[-1], 1e-5)
+
+
+@pytest.mark.parametrize("variant", CONFIGS)
+def test_bfloat16_stays_near_float32(variant):
+  want = _velocity_once(variant, "case_a_f5")
+  got = _velocity(variant, "case_a_f5", precision=BFLOAT16)
+  assert got.dtype == jnp.float32
+  assert jnp.linalg.norm(got - want) <= 2e-2 * jnp.linalg.norm(want)
+
+
+@pytest.mark.parametrize("variant,how", [
+    ("preview", dict(cached=False)),
+    ("preview", dict(token_blocks=3)),
+    ("preview", dict(token_blocks=5, length_shards=3, cached=False)),
+    ("preview", dict(attend=attend_xla, cross_attend=attend_xla)),
+    ("flash", dict(attend=functools.partial(attend_blocked, block=7), token_blocks=5)),
+], ids=str)
+def test_every_way_of_running_gives_the_same_numbers(variant, how):
+  want = _velocity_once(variant, "case_a_f5")
+  np.testing.assert_allclose(_velocity(variant, "case_a_f5", **how), want, atol=2e-6, rtol=1e-5)
+
+
+@functools.cache
+def _gradients(cached=False, attend=attend_xla, **how):
+  conditions, args, options, target = _inputs("preview", "case_a_f5")
+  net = transformer.network(TINY)
+
+  def gradients(params, conditions, args, options):
+    def loss(params):
+      model = net.bind(params)
+      context = (model.project if cached else model.embed_context)(*conditions)
+      out = model(*args, context, **options, attend=attend, cross_attend=attend, **how)
+      return jnp.mean(jnp.square(out - 0.5 * target))
+    return jax.grad(loss)(params)
+
+  return named_leaves(_run(gradients, _params("preview"), conditions, args, options))
+
+
+@pytest.mark.parametrize("how", [
+    dict(remat="full", cached=True),
+    dict(remat="attention"),
+    dict(remat="dots_with_no_batch_dims_saveable"),
+    dict(token_blocks=5, remat="full", attend=attend_blocked),
+], ids=str)
+def test_every_way_of_running_gives_the_same_gradients(how):
+  want, got = _gradients(), _gradients(**how)
+  assert want.keys() == got.keys()
+  for name in want:
+    scale = np.abs(want[name]).max()
+    assert scale > 0, f"no gradient reaches {name}"
+    np.testing.assert_allclose(got[name], want[name], atol=2e-5 * scale, err_msg=name)
+
+
+def test_constrain_sees_the_sharded_activations():
+  seen = set()
+
+  def constrain(x, *axes):
+    assert len(axes) == x.ndim
+    seen.add(axes)
+    return x
+
+  def abstract(fn, *args):
+    return jax.eval_shape(fn, *args)
+
+  _velocity("preview", "case_a_f5", constrain=constrain, cached=False, run=abstract)
+  assert {("batch", "length", None), ("batch", "length", "heads", None), ("batch", "length", "mlp"),
+          ("batch", None, "heads", None), ("batch", None, None, "heads", None)} <= seen
+
+
+def test_modality_weights_scale_their_expert():
+  conditions, args, options, _ = _inputs("preview", "case_a_f5")
+  net = transformer.network(TINY)
+  ones = jnp.ones((3, 3))
+
+  def velocities(params, conditions, args, options):
+    model = net.bind(params)
+    context = model.project(*conditions)
+    run = lambda weights, gain: model(
+        *args, context, **options | dict(modality_weights=weights, audio_gain=gain))
+    # One compiled body for all cases.
+    return jax.lax.map(lambda case: run(*case), (
+        jnp.stack([ones, ones.at[:, 2].set(0), ones, ones.at[1, 0].set(0.5)]),
+        jnp.array([0.7, 0.7, 0.0, 0.7])))
+
+  plain, no_audio, no_gain, less_text = _run(
+      velocities, _params("preview"), conditions, args, options)
+  np.testing.assert_allclose(plain, _velocity_once("preview", "case_a_f5"), atol=1e-5)
+  np.testing.assert_allclose(no_audio, no_gain, atol=1e-6)
+  assert np.abs(no_audio - plain).max() > 1e-3
+  assert np.abs(less_text - plain)[1].max() > 1e-3
+  np.testing.assert_allclose(less_text[::2], plain[::2], atol=1e-6)
+
+
+def test_the_block_stack_can_be_replaced_by_its_residual():
+  conditions, args, options, _ = _inputs("preview", "case_a_f5")
+  net = transformer.network(TINY)
+
+  def velocity(params, conditions, args, options):
+    model = net.bind(params)
+    e, e0 = model.time_modulation(args[2])
+    x = model.embed(*args[:2])
+    residual = model.run_blocks(x, e0, model.project(*conditions), **options) - x
+    return model.run_head(x + residual, e, (2, 3, 5))
+
+  np.testing.assert_allclose(_run(velocity, _params("preview"), conditions, args, options),
+                             _velocity_once("preview", "case_a_f5"), atol=1e-5)
+
+
+def test_full_size_parameter_counts():
+  count = lambda **config: transformer.network(transformer.TransformerConfig(**config)).num_params()
+  assert count() == 1_707_215_168
+  assert count(variant="flash") == 1_863_772_992
+
+
+def test_initial_parameters():
+  leaves = named_leaves(_run(transformer.network(TINY).init, jax.random.key(0)))
+  for name in ("blocks.cross_attn.k_audio.kernel", "blocks.cross_attn.v_audio.kernel",
+               "head.linear.kernel"):
+    assert np.abs(leaves[name]).max() == 0, name
+  layers = leaves["blocks.self_attn.q.kernel"]
+  assert np.abs(layers[0] - layers[1]).max() > 0
+  np.testing.assert_allclose(np.abs(layers).max(), np.sqrt(3 / 96), rtol=1e-2)
+
+
+def test_parameters_are_checked_by_name():
+  params = dict(_params("preview"))
+  params["haed"] = params.pop("head")
+  with pytest.raises(ValueError, match="missing head.modulation(.|\n)*unexpected haed"):
+    transformer.network(TINY).bind(params)
+  with pytest.raises(ValueError, match="unexpected blocks.cross_attn.q_audio"):
+    transformer.network(TINY).bind(_params("flash"))
+
+
+def test_inputs_that_do_not_fit_are_named():
+  (text, image, audio), args, options, _ = _inputs("preview", "case_a_f5")
+  net = transformer.network(TINY)
+
+  def project(*conditions):
+    return jax.eval_shape(lambda *c: net.bind(_params("preview")).project(*c), *conditions)
+
+  def run(context, args=args, **how):
+    model = net.bind(_params("preview"))
+    return jax.eval_shape(lambda *a: model(*a, **(options | how)), *args, context)
+
+  with pytest.raises(ValueError, match="text is"):
+    project(np.zeros((3, 65, 64), np.float32), image, audio)
+  with pytest.raises(ValueError, match="image is"):
+    project(text, image[:, 1:], audio)
+  with pytest.raises(ValueError, match="audio is"):
+    project(text, image, audio[..., 1:])
+  context = project(text, image, np.zeros((3, 18, 768), np.float32))
+  with pytest.raises(ValueError, match="2 frames, the audio is of 3"):
+    run(context)
+  context = project(text, image, audio)
+  with pytest.raises(ValueError, match="rope of 24"):
+    run(context, rope=rope_table((2, 3, 4), 32))
+  with pytest.raises(ValueError, match="face_mask is"):
+    run(context, face_mask=np.zeros((3, 14), np.float32))
+  with pytest.raises(ValueError, match="remat is 'most'"):
+    run(context, remat="most")
+  with pytest.raises(ValueError, match="token_blocks 2"):
+    run(context, token_blocks=2)
+  with pytest.raises(ValueError, match="even height"):
+    run(context, args=(args[0][:, :, 1:], args[1][:, :, 1:], args[2]))
+  with pytest.raises(ValueError, match="36 channels"):
+    run(context, args=(args[0], args[1][..., 1:], args[2]))
+  with pytest.raises(ValueError, match="variant is 'flsh'"):
+    transformer.TransformerConfig(variant="flsh")
