@@ -1,0 +1,105 @@
+"""Released PyTorch checkpoints to model folders of this project, and back.
+
+    python -m convert SOURCE DEST [--component=auto] [--dtype=bfloat16]
+    python -m convert --inspect SOURCE
+    python -m convert --export DIR FILE.safetensors [--component=transformer]
+
+SOURCE is a file, a folder, or owner/name[/folder][@revision] on the Hugging Face hub.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import pathlib
+import sys
+
+from absl import logging
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing here computes
+
+from convert.exporting import export
+from convert.importing import CHOICES, convert, identify_all
+from convert.inspecting import inspect_folder, inspect_plans
+from convert.plan import COMPONENTS, DTYPES
+from convert.sources import find
+from emv3_jax.errors import InputError
+from emv3_jax.io.model_card import CARD
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+      prog="python -m convert", description=__doc__,
+      formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("paths", nargs="+", metavar="PATH", help="SOURCE DEST, SOURCE, or DIR FILE")
+  mode = parser.add_mutually_exclusive_group()
+  mode.add_argument("--inspect", action="store_true", help="show what SOURCE is, write nothing")
+  mode.add_argument("--export", action="store_true", help="write DIR's component to FILE")
+  parser.add_argument("--component", default="auto", choices=CHOICES,
+                      help="convert only this part (default: all that are found)")
+  parser.add_argument("--dtype", default="keep", choices=("keep", *DTYPES),
+                      help="dtype of the stored parameters (default: that of the files)")
+  parser.add_argument("--config_json", "--config-json", metavar="FILE_OR_JSON", default="{}",
+                      help='sizes that shapes do not tell, e.g. \'{"num_heads": 3}\'')
+  parser.add_argument("--replace", action="store_true",
+                      help="convert over a component that DEST already has")
+  options = parser.parse_args(arguments)
+  wanted = 1 if options.inspect else 2
+  if len(options.paths) != wanted:
+    parser.error(f"{len(options.paths)} paths given, wanted {wanted}: "
+                 f"{'SOURCE' if options.inspect else 'DIR FILE' if options.export else 'SOURCE DEST'}")
+  return options
+
+
+def _given_config(text: str) -> dict:
+  """Config fields from JSON, or from a file that holds it."""
+  try:
+    content = json.loads(text if text.lstrip().startswith("{") else pathlib.Path(text).read_text())
+  except (OSError, ValueError) as error:
+    raise InputError(f"--config_json={text} is neither JSON nor a file that holds it ({error}).") from error
+  if not isinstance(content, dict):
+    raise InputError(f"--config_json holds a {type(content).__name__}, wanted an object.")
+  return {name: tuple(value) if isinstance(value, list) else value
+          for name, value in content.items()}
+
+
+def run(options: argparse.Namespace) -> list[str]:
+  """Does what was asked and returns the lines to print."""
+  if options.export:
+    folder, file = map(pathlib.Path, options.paths)
+    component = "transformer" if options.component == "auto" else options.component
+    if component not in COMPONENTS:
+      raise InputError(f"--component={component} cannot be exported; known: "
+                       f"{', '.join(COMPONENTS)}.")
+    return [export(folder, file, component)]
+  if options.inspect and (pathlib.Path(options.paths[0]) / CARD).exists():
+    return inspect_folder(pathlib.Path(options.paths[0]))
+  source, given = find(options.paths[0]), _given_config(options.config_json)
+  if options.inspect:
+    return inspect_plans(*identify_all(source, options.component, given), source)
+  return convert(source, pathlib.Path(options.paths[1]), options.component, options.dtype, given,
+                 options.replace)
+
+
+def main(arguments: list[str] | None = None) -> int:
+  options, said = parse(arguments), io.StringIO()
+  # Where a disk fills up, Orbax logs and prints tracebacks of its threads beside the error it
+  # raises; they would bury the message.
+  logging.set_verbosity(logging.FATAL)
+  try:
+    with contextlib.redirect_stderr(said):
+      lines = run(options)
+  except InputError as error:
+    print(error, file=sys.stderr)
+    return 2
+  except BaseException:
+    sys.stderr.write(said.getvalue())
+    raise
+  sys.stderr.write(said.getvalue())
+  print("\n".join(lines))
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

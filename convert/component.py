@@ -1,0 +1,121 @@
+"""What the converter knows about one component: its name tables, sizes and network."""
+
+from collections.abc import Callable, Collection, Mapping
+import dataclasses
+import fnmatch
+from typing import Any
+
+from convert.table import Leaf, Match, Row
+from emv3_jax.errors import InputError
+from emv3_jax.models.network import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """One way in which the tensors of a component are named.
+
+  Attributes:
+    name: "official", or the library whose names these are.
+    rows: the name table.
+    variant: of the model, for transformers.
+    prefixes: taken off names that have them (wrappers of the same network).
+    aliases: other spellings of a name in `rows`.
+    unused: patterns of tensors that are known to come along and that the network does not have.
+    last_block: where a tensor of this name is present, the last layer is unused as well.
+    last_block_pattern: the names of a layer, with `{l}`.
+  """
+
+  name: str
+  rows: tuple[Row, ...]
+  variant: str | None = None
+  prefixes: tuple[str, ...] = ()
+  aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  unused: tuple[str, ...] = ()
+  last_block: str | None = None
+  last_block_pattern: str = ""
+
+  @property
+  def leaves(self) -> list[Leaf]:
+    return [leaf for row in self.rows for leaf in row.leaves()]
+
+  def plain(self, names: Collection[str]) -> dict[str, str]:
+    """{name as in `rows`: name in the file}."""
+    plain = {}
+    for name in names:
+      prefix = next((prefix for prefix in self.prefixes if name.startswith(prefix)), "")
+      without = name.removeprefix(prefix)
+      plain[name if without in names else without] = name
+    for alias, target in self.aliases.items():
+      if alias in plain and target not in plain:
+        plain[target] = plain.pop(alias)
+    return plain
+
+  def unused_among(self, plain_names: Collection[str]) -> dict[str, str]:
+    """{name: pattern} of those names that are known and not used by the network."""
+    patterns = list(self.unused)
+    if self.last_block in plain_names:
+      head, tail = self.last_block_pattern.split("{l}")
+      numbers = [name.removeprefix(head).split(".")[0] for name in plain_names
+                 if name.startswith(head)]
+      patterns.append(f"{head}{max((int(n) for n in numbers if n.isdigit()), default=0)}{tail}*")
+    return {name: pattern for name in plain_names for pattern in patterns
+            if fnmatch.fnmatchcase(name, pattern)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Component:
+  """A part of the model that is converted on its own.
+
+  Attributes:
+    name: its folder in the model folder.
+    layouts: the ways its tensors may be named, the official one of each variant first.
+    config: the network's config dataclass.
+    sizes: from the matched shapes and the `config.json` beside the file (empty where there is
+      none) to fields of `config`; None for a field that neither tells.
+    abstract: from config and variant to the network's abstract parameters.
+    head_dim: width of a head in the released model, where shapes do not tell the number of heads.
+  """
+
+  name: str
+  layouts: tuple[Layout, ...]
+  config: type
+  sizes: Callable[[Match, Mapping[str, Any]], dict[str, Any]]
+  abstract: Callable[[Any, str | None], Params]
+  head_dim: int | None = None
+
+  def infer_config(self, match: Match, layout: Layout, beside: Mapping[str, Any],
+                   given: Mapping[str, Any]):
+    """The config that the shapes, the `config.json` and, above both, `given` say.
+
+    A file as wide as the released model must have as many layers, so that one that lost its last
+    layers is not taken for a smaller model.
+
+    Raises:
+      InputError: a field is unknown or the sizes contradict each other.
+    """
+    known = {field.name for field in dataclasses.fields(self.config)}
+    for name in given.keys() - known:
+      raise InputError(f"{self.name} has no config field {name}; known: {', '.join(sorted(known))}.")
+    told = self.sizes(match, beside) | given
+    if "variant" in known and layout.variant in ("preview", "flash"):
+      told["variant"] = layout.variant
+    if self.head_dim and not told["num_heads"] and told["dim"]:
+      told["num_heads"] = self._released_heads(told["dim"])
+    fields = {name: value for name, value in told.items() if value is not None}
+    try:
+      config = self.config(**fields)
+      released = self.config(**({"variant": config.variant} if "variant" in known else {}))
+    except (ValueError, TypeError) as error:
+      raise InputError(f"{self.name}: {error}\nGive the sizes that shapes do not tell with "
+                       "--config_json.") from error
+    if "num_layers" in known and "num_layers" not in given:
+      full = dataclasses.replace(config, num_layers=released.num_layers)
+      return full if full == released else config
+    return config
+
+  def _released_heads(self, dim: int) -> int:
+    if dim % self.head_dim:
+      raise InputError(f"{self.name}: shapes do not tell the number of heads of width {dim} "
+                       f"(released: {self.head_dim} a head).\nPut the config.json beside the file, "
+                       """or give it: --config_json='{"num_heads": N}'""")
+    return dim // self.head_dim

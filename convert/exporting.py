@@ -1,0 +1,69 @@
+"""From a model folder back to a safetensors file with the official names, bit for bit."""
+
+import json
+import math
+import pathlib
+
+import ml_dtypes  # noqa: F401  registers bfloat16 with numpy
+import numpy as np
+
+from convert.plan import COMPONENTS
+from convert.table import Leaf
+from convert.tensors import SAFETENSORS_DTYPES, copy
+from emv3_jax.errors import InputError
+from emv3_jax.io.atomic import atomic_file
+from emv3_jax.io.checkpoints import read_model_card
+from emv3_jax.io.stored_leaves import StoredLeaf, stored_leaves
+
+CODES = {np.dtype(dtype): code for code, dtype in SAFETENSORS_DTYPES.items()}
+
+
+def export(folder: pathlib.Path, file: pathlib.Path, component: str = "transformer") -> str:
+  """Writes one component as safetensors, one tensor in memory at a time.
+
+  Tensors that the network does not have were left out by the conversion, and are not in the file.
+
+  Returns:
+    One line about the file, for the user.
+
+  Raises:
+    InputError: the folder has no such whole component, or the file cannot be written.
+  """
+  card = read_model_card(folder)
+  card.require(component)
+  path = card.folder / component
+  layout = next(layout for layout in COMPONENTS[component].layouts
+                if layout.name == "official" and layout.variant in (None, card.variant))
+  stored = stored_leaves(path)
+  rows = {leaf.ours: leaf for leaf in layout.leaves if leaf.ours in stored}
+  if rows.keys() != stored.keys():
+    raise InputError(f"{path} has parameters without an official name: "
+                     f"{', '.join(sorted(stored.keys() - rows.keys())[:3])}, ...")
+  parts = {}  # {official name: [(row, layer)]}, three of them where the file fuses q, k, v
+  for name, leaf in rows.items():
+    for layer, theirs in enumerate(leaf.names(stored[name].shape[0])):
+      parts.setdefault(theirs, []).append((leaf, layer if leaf.stacked else ...))
+  header, end = {"__metadata__": {"format": "pt"}}, 0
+  for theirs, ((leaf, _), *_) in parts.items():
+    ours = stored[leaf.ours]
+    shape = leaf.their_shape(ours.shape[1:] if leaf.stacked else ours.shape)
+    begin, end = end, end + math.prod(shape) * np.dtype(ours.dtype).itemsize
+    header[theirs] = {"dtype": CODES[np.dtype(ours.dtype)], "shape": list(shape),
+                      "data_offsets": [begin, end]}
+  with atomic_file(file) as temporary, temporary.open("wb") as out:
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    out.write(len(text).to_bytes(8, "little") + text)
+    for pieces in parts.values():
+      out.write(_official(path, pieces).reshape(-1).view(np.uint8).data)
+  return f"{file}: {len(parts)} tensors, {end:,} bytes of {component}"
+
+
+def _official(component: pathlib.Path, pieces: list[tuple[Leaf, object]]) -> np.ndarray:
+  """One tensor of the official file from our leaf, or from the three that it fuses."""
+  arrays = []
+  for leaf, layer in sorted(pieces, key=lambda piece: piece[0].third or 0):
+    view = leaf.transform.backward(StoredLeaf(component, leaf.ours)[layer])
+    arrays.append(np.empty(view.shape, view.dtype))
+    copy(view, arrays[-1])
+  return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)

@@ -1,0 +1,125 @@
+"""From checkpoint files to a model folder."""
+
+from collections.abc import Mapping
+import dataclasses
+import hashlib
+import pathlib
+from typing import Any
+
+from absl import logging
+
+from convert.plan import COMPONENTS, Plan, Unrecognised, identify
+from convert.sources import Checkpoint, Source
+from emv3_jax.errors import InputError
+from emv3_jax.io.checkpoints import read_model_card, save_component, write_tokenizer
+from emv3_jax.io.model_card import CARD, ModelCard
+
+CHOICES = ("auto", *COMPONENTS, "tokenizer")
+
+
+def identify_all(source: Source, component: str = "auto",
+                 given: Mapping[str, Any] | None = None) -> tuple[list[Plan], list[str]]:
+  """Recognises the checkpoints of a source.
+
+  Args:
+    source: what `sources.find` found.
+    component: one of `CHOICES`; other components of the source are left out.
+    given: config fields that override what shapes and config files say.
+
+  Returns:
+    Plans, one a component, and a line about each file that is left out because it is none.
+
+  Raises:
+    InputError: nothing is recognised, or two checkpoints are the same component.
+  """
+  if component == "tokenizer":
+    return [], []
+  if len(source.checkpoints) == 1:
+    return [identify(source.checkpoints[0], component, given)], []
+  plans, strangers = [], []
+  for checkpoint in source.checkpoints:
+    try:
+      plans.append(identify(checkpoint, given=given))
+    except Unrecognised as error:
+      strangers.append(error)
+  wanted = [plan for plan in plans if component in ("auto", plan.component.name)]
+  if strangers and not wanted:
+    raise strangers[0]
+  if not wanted and source.checkpoints:
+    raise InputError(f"{source.name} has no {component}; found: "
+                     f"{', '.join(sorted({plan.component.name for plan in plans}))}.")
+  for plan in wanted:
+    same = [other.checkpoint.name for other in wanted if other.component is plan.component]
+    if len(same) > 1:
+      raise InputError(f"{source.name} has several checkpoints of the {plan.component.name}: "
+                       f"{', '.join(same)}.\nGive the file or folder of one of them as SOURCE.")
+  return wanted, [f"left out: {str(error).splitlines()[0]}" for error in strangers]
+
+
+def convert(source: Source, folder: pathlib.Path, component: str = "auto", dtype: str = "keep",
+            given: Mapping[str, Any] | None = None, replace: bool = False) -> list[str]:
+  """Converts what a source holds into a model folder.
+
+  All names and shapes are checked before anything is written. A component that the folder already
+  has from the same files in the same dtype is left as it is; a base transformer gives way to one of
+  EchoMimicV3; any other needs `replace`.
+
+  Args:
+    dtype: of the stored parameters, or "keep" for that of the files.
+
+  Returns:
+    One line about each part, for the user.
+
+  Raises:
+    InputError: a checkpoint is not whole, or the folder has another one in its place.
+  """
+  plans, lines = identify_all(source, component, given)
+  for plan in plans:
+    plan.check()
+  if component == "tokenizer" and source.tokenizer is None:
+    raise InputError(f"{source.name} has no tokenizer.json in a folder umt5-xxl or tokenizer.")
+  for plan in plans:
+    name, stored = plan.component.name, plan.dtype if dtype == "keep" else dtype
+    sources = digests(plan.checkpoint)
+    if _already_there(folder, plan, stored, sources, replace):
+      lines.append(f"{name}: already in {folder}, from the same files")
+      continue
+    logging.info("Converting %s.", plan.checkpoint.name)
+    save_component(folder, name, plan.params(dtype), config=dataclasses.asdict(plan.config),
+                   variant=plan.layout.variant, sources=sources)
+    unused = ", ".join(f"{pattern} ({count})" for pattern, count in plan.unused.items())
+    lines.append(f"{name}: {plan.num_params:,} parameters, {stored}"
+                 f"{f', variant {plan.layout.variant}' if plan.layout.variant else ''}"
+                 f"{f'; left out, unused: {unused}' if plan.unused else ''}")
+  if source.tokenizer is not None and component in ("auto", "tokenizer"):
+    write_tokenizer(folder, source.tokenizer)
+    lines.append("tokenizer: copied")
+  return lines
+
+
+def digests(checkpoint: Checkpoint) -> list[dict]:
+  """Name, sha256 and size in bytes of each file of a checkpoint."""
+  found = []
+  for file in checkpoint.files:
+    with file.open("rb") as content:
+      found.append({"file": file.name, "sha256": hashlib.file_digest(content, "sha256").hexdigest(),
+                    "bytes": file.stat().st_size})
+  return found
+
+
+def _already_there(folder, plan: Plan, dtype: str, sources: list[dict], replace: bool) -> bool:
+  """Whether the folder has exactly this component; raises where it has another that must stay."""
+  card = read_model_card(folder) if (folder / CARD).exists() else ModelCard(folder, None, {})
+  name = plan.component.name
+  if name not in card.components or replace:
+    return False
+  old = card.require(name)
+  if list(old.sources) == sources and old.dtype == dtype:
+    return True
+  if name == "transformer" and card.variant == "base" and plan.layout.variant != "base":
+    return False
+  variant = f" (variant {card.variant})" if name == "transformer" else ""
+  raise InputError(f"{folder} already has a {name}{variant} in {old.dtype}, from "
+                   f"{', '.join(source['file'] for source in old.sources) or 'unknown files'}.\n"
+                   "Add --replace to convert over it, --component to leave it out, or give another "
+                   "folder.")

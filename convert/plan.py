@@ -1,0 +1,184 @@
+"""Which component a checkpoint is, and whether it is exactly that: the strict report."""
+
+import collections
+from collections.abc import Iterable, Mapping
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from convert.component import Component, Layout
+from convert.names_encoders import AUDIO_ENCODER, IMAGE_ENCODER, TEXT_ENCODER
+from convert.names_transformer import COMPONENT as TRANSFORMER
+from convert.names_vae import COMPONENT as VAE
+from convert.sources import Checkpoint
+from convert.table import Leaf, match
+from convert.tensors import copy, open_tensors
+from emv3_jax.errors import InputError
+from emv3_jax.io.checkpoints import LazyArray
+from emv3_jax.models.network import Params, named_leaves, nested
+
+COMPONENTS = {component.name: component
+              for component in (TRANSFORMER, VAE, TEXT_ENCODER, IMAGE_ENCODER, AUDIO_ENCODER)}
+DTYPES = ("float32", "bfloat16", "float16")
+LISTED = 8  # names of each fault that a message lists
+
+
+class Unrecognised(InputError):
+  """A checkpoint that is none of the known components."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """A checkpoint recognised as a component, with everything that speaks against it.
+
+  Attributes:
+    tensors: by the names of the table.
+    leaves: rows of the table that the network has, by our name.
+    missing, unexpected, misshapen: faults, by the names of the table.
+    unused: {pattern: number} of tensors that are known to come along without being used.
+    dtype: of the tensors that are used, "mixed" where they differ.
+  """
+
+  checkpoint: Checkpoint
+  component: Component
+  layout: Layout
+  config: Any
+  abstract: Params
+  tensors: Mapping[str, LazyArray]
+  leaves: Mapping[str, Leaf]
+  missing: tuple[str, ...]
+  unexpected: tuple[str, ...]
+  misshapen: tuple[str, ...]
+  unused: Mapping[str, int]
+  dtype: str
+
+  @property
+  def faults(self) -> dict[str, tuple[str, ...]]:
+    return {"missing": self.missing, "unexpected": self.unexpected, "misshapen": self.misshapen}
+
+  @property
+  def num_params(self) -> int:
+    return sum(math.prod(leaf.shape) for leaf in named_leaves(self.abstract).values())
+
+  def check(self) -> None:
+    """Raises InputError with the (capped) list of faults, if there is one."""
+    if not any(self.faults.values()):
+      return
+    counts = ", ".join(f"{len(names)} {fault}" for fault, names in self.faults.items() if names)
+    lines = [f"{self.checkpoint.name}: not a whole {self.component.name} ({_described(self.layout)}): "
+             f"{counts}."]
+    for fault, names in self.faults.items():
+      lines += [f"  {fault}: {name}" for name in names[:LISTED]]
+      if len(names) > LISTED:
+        lines.append(f"  {fault}: ... and {len(names) - LISTED} more")
+    lines.append("Give the checkpoint as published; for other sizes add --config_json.")
+    raise InputError("\n".join(lines))
+
+  def params(self, dtype: str = "keep") -> Params:
+    """Our parameters, each made when it is asked for.
+
+    Args:
+      dtype: of the result, or "keep".
+    """
+    return nested({name: self._stacked(leaf, shape.shape, dtype)
+                   for name, shape in named_leaves(self.abstract).items()
+                   for leaf in [self.leaves[name]]})
+
+  def _stacked(self, leaf: Leaf, shape, dtype: str) -> LazyArray:
+    names = leaf.names(shape[0])
+    dtype = np.dtype(self.tensors[names[0]].dtype if dtype == "keep" else dtype)
+
+    def make():
+      array = np.empty(shape, dtype)
+      layers = array if leaf.stacked else array[None]
+      for layer, name in zip(layers, names, strict=True):
+        copy(leaf.take(self.tensors[name].make()), layer)
+      return array
+
+    return LazyArray(tuple(shape), dtype, make)
+
+
+def identify(checkpoint: Checkpoint, component: str = "auto",
+             given: Mapping[str, Any] | None = None) -> Plan:
+  """Recognises a checkpoint by the names of its tensors and compares it with the network.
+
+  Args:
+    checkpoint: files.
+    component: its name where the caller knows it; "auto" finds out.
+    given: config fields that override what shapes and `config.json` say, or {component: fields}.
+
+  Raises:
+    InputError: it is none of the known components, not the one asked for, or several at once.
+  """
+  tensors = open_tensors(checkpoint.files)
+  candidates = [(part, layout) for part in COMPONENTS.values() for layout in part.layouts]
+  explained = {index: _explained(layout, tensors) for index, (_, layout) in enumerate(candidates)}
+  best = max(explained, key=lambda index: (len(explained[index]),
+                                           -len(candidates[index][1].leaves)))
+  part, layout = candidates[best]
+  plain = layout.plain(tensors)
+  unused = layout.unused_among(plain.keys())
+  if 2 * len(explained[best]) < len(plain) - len(unused) or not explained[best]:
+    raise Unrecognised(f"{checkpoint.name}: not recognised. Its {len(tensors)} tensors are named "
+                       f"{', '.join(sorted(tensors)[:3])}, ...\n"
+                       f"Known: {', '.join(COMPONENTS)}, as published or as in diffusers and "
+                       "transformers.")
+  rest = tensors.keys() - explained[best] - {plain[name] for name in unused}
+  others = {f"{candidates[index][0].name} ({_described(candidates[index][1])})"
+            for index, names in explained.items() if rest & names}
+  if others:
+    raise InputError(f"{checkpoint.name}: ambiguous: it has names of {part.name} "
+                     f"({_described(layout)}) and of {', '.join(sorted(others))}.\n"
+                     "Give one file per component.")
+  if component not in ("auto", part.name):
+    raise InputError(f"{checkpoint.name} holds a {part.name}, asked for was {component}.\n"
+                     f"Drop --component, or give the file of the {component}.")
+  by_table = {name: tensors[source] for name, source in plain.items()}
+  given = given or {}
+  if given.keys() <= COMPONENTS.keys():
+    given = given.get(part.name, {})
+  return _compare(checkpoint, part, layout, by_table, unused, given)
+
+
+def _compare(checkpoint, component: Component, layout: Layout, tensors, unused, given) -> Plan:
+  used = {name: tensor.shape for name, tensor in tensors.items() if name not in unused}
+  found = match(layout.rows, used)
+  config = component.infer_config(found, layout, checkpoint.beside, given)
+  abstract = component.abstract(config, layout.variant)
+  wanted = named_leaves(abstract)
+  leaves = {leaf.ours: leaf for leaf in layout.leaves if leaf.ours in wanted}
+  if leaves.keys() != wanted.keys():
+    raise AssertionError(f"no row for {sorted(wanted.keys() - leaves.keys())}")
+  missing, misshapen, expected = [], [], set()
+  for name, leaf in leaves.items():
+    shape = tuple(wanted[name].shape)
+    names = leaf.names(shape[0])
+    expected |= set(names)
+    theirs = leaf.their_shape(shape[1:] if leaf.stacked else shape)
+    for source in names:
+      if source not in used:
+        missing.append(f"{source} {list(theirs)}")
+      elif tuple(used[source]) != theirs:
+        misshapen.append(f"{source} is {list(used[source])}, wanted {list(theirs)}")
+      elif str(tensors[source].dtype) not in DTYPES:
+        misshapen.append(f"{source} is {tensors[source].dtype}, wanted {', '.join(DTYPES)}")
+  dtypes = {str(tensors[name].dtype) for name in used}
+  unexpected = [f"{name} {list(shape)}" for name, shape in used.items() if name not in expected]
+  return Plan(checkpoint, component, layout, config, abstract, tensors, leaves,
+              tuple(dict.fromkeys(missing)), tuple(unexpected), tuple(dict.fromkeys(misshapen)),
+              collections.Counter(unused.values()), dtypes.pop() if len(dtypes) == 1 else "mixed")
+
+
+def _explained(layout: Layout, names: Iterable[str]) -> set[str]:
+  """Names of the file that a layout's rows know, unused ones aside."""
+  plain = layout.plain(names)
+  unused = layout.unused_among(plain.keys())
+  unknown = match(layout.rows, {name: () for name in plain}).unknown
+  return {source for name, source in plain.items() if name not in unused and name not in unknown}
+
+
+def _described(layout: Layout) -> str:
+  names = f"{layout.name} names"
+  return f"variant {layout.variant}, {names}" if layout.variant else names

@@ -1,0 +1,252 @@
+"""The model folder: one Orbax checkpoint per component, and `model.json` that says what they are.
+
+    DIR/model.json        schema, variant, and of every component: config, dtype, sources, size
+    DIR/transformer/      an Orbax checkpoint (likewise vae, text_encoder, image_encoder,
+                          audio_encoder)
+    DIR/tokenizer/        tokenizer.json
+
+A component appears whole or not at all: it is written beside its final place and renamed, and the
+card is written last. Leaves are written in batches, so that saving takes little memory beside the
+parameters themselves, or, where they are `LazyArray`s, little memory at all.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
+import ctypes
+import dataclasses
+import os
+import pathlib
+import shutil
+
+from absl import logging
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from emv3_jax.errors import InputError
+from emv3_jax.io.atomic import atomic_file
+from emv3_jax.io.model_card import (
+  CARD,
+  ComponentCard,
+  ModelCard,
+  measure,
+  read_model_card,
+  write_model_card,
+)
+from emv3_jax.io.stored_leaves import (
+  fitting_component,
+  is_stacked,
+  stored_leaves,
+  stream_component,
+  unreadable,
+)
+from emv3_jax.models.network import Params, named_leaves, nested, param_name
+
+__all__ = ["LazyArray", "ModelCard", "load_component", "read_model_card", "save_component",
+           "stream_component", "write_tokenizer"]
+
+BATCH_BYTES = 256 << 20  # leaves are written together up to this size
+CHUNK_BYTES = 64 << 20  # one read of a sharded restore
+ROWS_BYTES = 1 << 20  # chunk of an embedding table, of which single rows are read
+
+
+@dataclasses.dataclass(frozen=True)
+class LazyArray:
+  """A leaf that is made when its turn to be written comes, and freed after it."""
+
+  shape: tuple[int, ...]
+  dtype: np.dtype
+  make: Callable[[], np.ndarray]
+
+  @property
+  def nbytes(self) -> int:
+    return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+
+def save_component(folder: str | os.PathLike, name: str, params: Params, *, config: Mapping,
+                   variant: str | None = None, dtype: str | None = None,
+                   sources: Sequence[Mapping] = ()) -> None:
+  """Writes one component into a model folder, which is made where absent.
+
+  A component of that name is replaced. Every process calls this with its shards of `params`.
+
+  Args:
+    folder: the model folder.
+    name: e.g. "transformer".
+    params: nested dict of `jax.Array`, `np.ndarray` or `LazyArray`.
+    config: JSON-able fields of the network's config.
+    variant: recorded as the variant of the whole folder; None leaves what is there.
+    dtype: what the leaves are cast to; None keeps them as they are.
+    sources: {"file", "sha256", "bytes"} of each file the parameters came from.
+
+  Raises:
+    InputError: the folder is not writable or the disk is full.
+  """
+  folder = pathlib.Path(folder)
+  final, fresh, stale = folder / name, folder / f"{name}.new", folder / f"{name}.old"
+  first = jax.process_index() == 0
+  try:
+    if first:
+      folder.mkdir(parents=True, exist_ok=True)
+      _remove(stale, *folder.glob(fresh.name + "*"))
+      _check_space(folder, params, dtype)
+    _barrier(f"save_{name}_start")
+    dtypes = _write_leaves(fresh, params, dtype)
+    if first:
+      card = ComponentCard(dict(config), dtypes.pop() if len(dtypes) == 1 else "mixed",
+                           tuple(map(dict, sources)), *measure(fresh))
+      old = (read_model_card(folder) if (folder / CARD).exists()
+             else ModelCard(folder, variant, {}))
+      others = {key: value for key, value in old.components.items() if key != name}
+      if final.exists():
+        write_model_card(dataclasses.replace(old, components=others))
+        final.rename(stale)
+      fresh.rename(final)
+      write_model_card(ModelCard(folder, variant or old.variant, {**others, name: card}))
+    _barrier(f"save_{name}_end")
+  except OSError as error:
+    raise InputError(f"{folder}: {name} could not be written ({error.strerror or error}).\n"
+                     "Nothing half-written was kept; free the disk or choose another folder."
+                     ) from error
+  finally:
+    if first:
+      _remove(stale, *folder.glob(fresh.name + "*"))
+  logging.info("Wrote %s.", final)
+
+
+def load_component(folder: str | os.PathLike, name: str, abstract: Params, *, shardings=None,
+                   dtype=None, variant: str | None = None) -> Params:
+  """Reads one component; each process reads only the shards of its own devices.
+
+  Args:
+    folder: the model folder.
+    name: e.g. "transformer".
+    abstract: the network's `abstract` tree; names and shapes must be exactly those stored.
+    shardings: a tree of `jax.sharding.Sharding` like `abstract`, or one for all leaves; None for
+      the first local device.
+    dtype: dtype of the result; None takes that of each leaf of `abstract`.
+    variant: the variant that the folder must be of; None for any.
+
+  Returns:
+    Nested dict of `jax.Array`.
+
+  Raises:
+    InputError: the folder, the card or the component is missing or half-written, of another
+      variant, or does not fit `abstract`.
+  """
+  path = fitting_component(folder, name, abstract, variant)
+  if shardings is None:
+    shardings = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  if isinstance(shardings, jax.sharding.Sharding):
+    shardings = jax.tree.map(lambda _, one=shardings: one, abstract)
+  wanted = jax.tree.map(
+      lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype,
+                                                  sharding=sharding), abstract, shardings)
+  context = ocp.Context()
+  context.memory.read_concurrent_bytes = BATCH_BYTES
+  try:
+    with context:
+      return ocp.load(path, wanted)
+  except (OSError, ValueError) as error:
+    raise unreadable(path, error) from error
+
+
+def write_tokenizer(folder: str | os.PathLike, source: str | os.PathLike) -> None:
+  """Copies a `tokenizer.json` to DIR/tokenizer/tokenizer.json, whole or not at all.
+
+  Raises:
+    InputError: it cannot be written.
+  """
+  target = pathlib.Path(folder) / "tokenizer" / "tokenizer.json"
+  with contextlib.suppress(OSError):  # what stands in the way is named by atomic_file
+    target.parent.mkdir(parents=True, exist_ok=True)
+  with atomic_file(target) as temporary:
+    shutil.copyfile(source, temporary)
+
+
+def _check_space(folder: pathlib.Path, params: Params, dtype) -> None:
+  """Refuses before the work what would fail in the middle of it."""
+  needed = sum(int(np.prod(leaf.shape, dtype=np.int64)) * np.dtype(dtype or leaf.dtype).itemsize
+               for leaf in named_leaves(params).values())
+  free = shutil.disk_usage(folder).free
+  if free < needed:
+    raise OSError(f"it needs {needed:,} bytes, the disk has {free:,} free")
+
+
+def _write_leaves(path: pathlib.Path, params: Params, dtype) -> set[str]:
+  """Writes an Orbax checkpoint batch by batch and returns the dtypes of its leaves."""
+  context = ocp.Context()
+  context.array.saving.use_compression = False
+  context.array.saving.enable_write_sharding_file = False
+  context.array.saving.scoped_storage_options_creator = _storage
+  context.memory.deepcopy_host_arrays = False
+  context.memory.write_concurrent_bytes = BATCH_BYTES
+  dtypes = set()
+  for batch in _batches(params):
+    arrays = {name: _materialise(leaf, dtype) for name, leaf in batch.items()}
+    dtypes |= {str(array.dtype) for array in arrays.values()}
+    with context, _disk_errors():
+      ocp.partial.save(path, nested(arrays))
+    del arrays
+    _return_memory()
+  with context, _disk_errors():
+    ocp.partial.finalize(path)
+  if stored_leaves(path).keys() != named_leaves(params).keys():
+    raise OSError("what was written does not have the names of what was given")
+  return dtypes
+
+
+def _storage(path, leaf) -> ocp.options.ArrayOptions.Saving.StorageOptions:
+  """Chunks: a layer of stacked leaves, some rows of embedding tables, else blocks."""
+  name = param_name(path)
+  stacked = is_stacked(name) and len(leaf.shape) > 1
+  table = name.endswith(".embedding") and not stacked
+  return ocp.options.ArrayOptions.Saving.StorageOptions(
+      chunk_byte_size=ROWS_BYTES if table else CHUNK_BYTES, shard_axes=(0,) if stacked else None)
+
+
+def _batches(params: Params) -> Iterator[dict]:
+  """Leaves by name up to `BATCH_BYTES` at a time; a larger leaf comes alone."""
+  batch, size = {}, 0
+  for name, leaf in named_leaves(params).items():
+    if batch and size + leaf.nbytes > BATCH_BYTES:
+      yield batch
+      batch, size = {}, 0
+    batch[name] = leaf
+    size += leaf.nbytes
+  if batch:
+    yield batch
+
+
+def _materialise(leaf, dtype):
+  array = leaf.make() if isinstance(leaf, LazyArray) else leaf
+  return array if dtype is None or array.dtype == dtype else array.astype(dtype)
+
+
+@contextlib.contextmanager
+def _disk_errors():
+  """tensorstore reports a full or unwritable disk as ValueError; here it is an OSError."""
+  try:
+    yield
+  except ValueError as error:
+    reason = str(error).splitlines()[0].split('": ')[-1]
+    raise OSError(reason.partition(" [")[0][:200]) from error
+
+
+def _return_memory() -> None:
+  """Gives freed memory back to the system; glibc keeps the many small pieces of what was written."""
+  trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+  if trim is not None:
+    trim(0)
+
+
+def _remove(*paths: pathlib.Path) -> None:
+  for path in paths:
+    if path.exists():
+      shutil.rmtree(path)
+
+
+def _barrier(name: str) -> None:
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(name)

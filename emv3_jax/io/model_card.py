@@ -1,0 +1,121 @@
+"""`model.json`: what a model folder holds, and whether all of it is there.
+
+The card of a component records how many files and bytes its folder has, so that a folder that lost
+some of them, or never got them, is recognised before anything is read.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+
+from emv3_jax.errors import InputError
+from emv3_jax.io.atomic import write_json
+
+SCHEMA = 1
+CARD = "model.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class ComponentCard:
+  """What `model.json` says about one component.
+
+  Attributes:
+    config: fields of the network's config dataclass; JSON lists come back as tuples.
+    dtype: dtype of the stored parameters, "mixed" where they differ.
+    sources: {"file", "sha256", "bytes"} of the files it was converted from.
+    files: number of files in the component's folder.
+    bytes: their total size.
+  """
+
+  config: dict
+  dtype: str
+  sources: tuple[dict, ...] = ()
+  files: int = 0
+  bytes: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelCard:
+  """`model.json` of `folder`; `variant` is the transformer's, None where there is none."""
+
+  folder: pathlib.Path
+  variant: str | None
+  components: dict[str, ComponentCard]
+
+  def require(self, name: str, variant: str | None = None) -> ComponentCard:
+    """The card of component `name`, whose files are all there.
+
+    Args:
+      name: e.g. "transformer".
+      variant: the variant that the caller needs, None for any.
+
+    Raises:
+      InputError: the component is absent or half-written, or the folder is of another variant.
+    """
+    if name not in self.components:
+      present = ", ".join(sorted(self.components)) or "none"
+      raise InputError(f"{self.folder} has no component {name}; present: {present}.\n"
+                       f"Add it: python -m convert SOURCE {self.folder}")
+    if variant is not None and self.variant != variant:
+      raise InputError(f"{self.folder} holds the variant {self.variant}, wanted {variant}: give "
+                       "the folder of that variant, or a config that fits this one.")
+    card = self.components[name]
+    files, size = measure(self.folder / name)
+    if (files, size) != (card.files, card.bytes):
+      raise InputError(f"{self.folder / name} is not whole: found {files} files, {size} bytes; "
+                       f"{card.files} files, {card.bytes} bytes were written.\n"
+                       "Convert or copy it again.")
+    return card
+
+
+def read_model_card(folder: str | os.PathLike) -> ModelCard:
+  """Reads and checks `folder/model.json`.
+
+  Raises:
+    InputError: the folder or its card is missing, cannot be read, or is of another schema version.
+  """
+  folder = pathlib.Path(folder)
+  if not folder.is_dir():
+    raise InputError(f"Checkpoint folder {folder} does not exist.\n"
+                     f"Make one: python -m convert SOURCE {folder}")
+  path = folder / CARD
+  if not path.exists():
+    raise InputError(f"{folder} has no {CARD}: it is not a converted model, or was not written to "
+                     f"the end.\nMake one: python -m convert SOURCE {folder}")
+  try:
+    content = json.loads(path.read_text())
+    if content["schema"] == SCHEMA:
+      components = {name: ComponentCard(**_tuples(card))
+                    for name, card in content["components"].items()}
+      return ModelCard(folder, content.get("variant"), components)
+  except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    raise InputError(f"{path} cannot be read ({type(error).__name__}: {error}).\n"
+                     "Convert the model again.") from error
+  raise InputError(f"{path} has schema version {content['schema']!r}, this program reads {SCHEMA}.\n"
+                   "Convert the model again, or use the version of the program that wrote it.")
+
+
+def write_model_card(card: ModelCard) -> None:
+  """Writes `model.json`, whole or not at all.
+
+  Raises:
+    InputError: it cannot be written.
+  """
+  content = {"schema": SCHEMA, "variant": card.variant,
+             "components": {name: dataclasses.asdict(component)
+                            for name, component in sorted(card.components.items())}}
+  write_json(card.folder / CARD, content)
+
+
+def measure(folder: pathlib.Path) -> tuple[int, int]:
+  """Number and total size in bytes of the files below `folder`."""
+  sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+  return len(sizes), sum(sizes)
+
+
+def _tuples(value):
+  """JSON lists as tuples, so that a config built from them is hashable."""
+  if isinstance(value, dict):
+    return {key: _tuples(item) for key, item in value.items()}
+  return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -1,0 +1,158 @@
+"""Reading parts of a stored component: one leaf, one layer, some rows.
+
+Orbax keeps each leaf as a zarr3 array under its dotted name in one OCDBT store. Leaves below
+`blocks` are stacked over layers and stored a chunk or more per layer, so that one layer is read
+without its neighbours: a text encoder larger than memory runs layer by layer.
+"""
+
+import os
+import pathlib
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+import tensorstore as ts
+
+from emv3_jax.errors import InputError
+from emv3_jax.io.model_card import read_model_card
+from emv3_jax.models.network import Params, named_leaves, nested
+
+STACKED = "blocks"
+
+
+def is_stacked(leaf_name: str) -> bool:
+  """Whether a leaf has a leading layers axis."""
+  return leaf_name.startswith(STACKED + ".")
+
+
+class StoredLeaf:
+  """One leaf on disk. `leaf[index]` reads what the numpy index asks for, as `dtype` if given."""
+
+  def __init__(self, component: pathlib.Path, name: str, dtype=None):
+    spec = {"driver": "zarr3",
+            "kvstore": {"driver": "ocdbt", "base": f"file://{component.resolve() / 'state'}/",
+                        "path": name + "/"}}
+    self._path = component
+    try:
+      self._store = ts.open(spec, read=True, open=True).result()
+    except ValueError as error:
+      raise unreadable(component, error) from error
+    self.shape = tuple(self._store.shape)
+    self.dtype = np.dtype(dtype or self._store.dtype.numpy_dtype)
+
+  def __getitem__(self, index) -> np.ndarray:
+    return self.start(index)()
+
+  def start(self, index=...):
+    """Begins reading in the background; the result waits for the array and returns it."""
+    future = self._store[index].read()
+
+    def finish() -> np.ndarray:
+      try:
+        return future.result().astype(self.dtype, copy=False)
+      except ValueError as error:
+        raise unreadable(self._path, error) from error
+
+    return finish
+
+
+class ComponentStream:
+  """A component that is read in parts; see `stream_component`."""
+
+  def __init__(self, component: pathlib.Path, abstract: Params, dtype):
+    self._leaves = {name: StoredLeaf(component, name, dtype or leaf.dtype)
+                    for name, leaf in named_leaves(abstract).items()}
+    self._ahead = {}
+
+  @property
+  def num_layers(self) -> int:
+    return next(leaf.shape[0] for name, leaf in self._leaves.items() if is_stacked(name))
+
+  def layer(self, index: int) -> Params:
+    """The tree below `blocks` at one layer, without the layers axis; numpy arrays.
+
+    Reading of the next layer begins in the background, so that two layers are in memory.
+    """
+    reading = self._ahead.pop(index, None) or self._start(index)
+    self._ahead = {index + 1: self._start(index + 1)} if index + 1 < self.num_layers else {}
+    return nested({name.removeprefix(STACKED + "."): finish() for name, finish in reading.items()})
+
+  def part(self, path: str) -> Params:
+    """The tree below a dotted path, e.g. "norm"; numpy arrays."""
+    below = self._below(path)
+    return nested({name: leaf[...] for name, leaf in below.items()})
+
+  def rows(self, path: str) -> Params:
+    """As `part`, but with leaves that read only the rows they are indexed with.
+
+    For an embedding table: `stream.rows("token_embedding")["embedding"][ids]`.
+    """
+    return nested(self._below(path))
+
+  def _below(self, path):
+    return {name.removeprefix(path + "."): leaf for name, leaf in self._leaves.items()
+            if name.startswith(path + ".")}
+
+  def _start(self, index):
+    return {name: leaf.start(index) for name, leaf in self._leaves.items() if is_stacked(name)}
+
+
+def stream_component(folder: str | os.PathLike, name: str, abstract: Params, *,
+                     dtype=None) -> ComponentStream:
+  """Opens a component for reading in parts.
+
+  Args:
+    folder: the model folder.
+    name: e.g. "text_encoder".
+    abstract: the network's `abstract` tree; names and shapes must be exactly those stored.
+    dtype: dtype of what is read; None takes that of each leaf of `abstract`.
+
+  Raises:
+    InputError: the component is missing or half-written, or does not fit `abstract`.
+  """
+  return ComponentStream(fitting_component(folder, name, abstract), abstract, dtype)
+
+
+def fitting_component(folder: str | os.PathLike, name: str, abstract: Params,
+                      variant: str | None = None) -> pathlib.Path:
+  """The path of a component that is whole and has exactly the names and shapes of `abstract`.
+
+  Raises:
+    InputError: it is missing, half-written, of another variant, or does not fit.
+  """
+  card = read_model_card(folder)
+  card.require(name, variant)
+  path = card.folder / name
+  got = {key: tuple(leaf.shape) for key, leaf in stored_leaves(path).items()}
+  want = {key: tuple(leaf.shape) for key, leaf in named_leaves(abstract).items()}
+  faults = [f"missing {key}" for key in sorted(want.keys() - got.keys())]
+  faults += [f"unexpected {key}" for key in sorted(got.keys() - want.keys())]
+  faults += [f"{key} is {got[key]}, wanted {want[key]}"
+             for key in sorted(got.keys() & want.keys()) if got[key] != want[key]]
+  if faults:
+    more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+    raise InputError(f"{path} (variant {card.variant}) does not fit the config: "
+                     f"{'; '.join(faults[:3])}{more}.\n"
+                     "Give the config of that checkpoint, or the checkpoint of that config.")
+  return path
+
+
+def stored_leaves(component: pathlib.Path) -> dict[str, jax.ShapeDtypeStruct]:
+  """Names, shapes and dtypes of a component's leaves, read from its metadata.
+
+  Raises:
+    InputError: the component cannot be read.
+  """
+  try:
+    tree = ocp.metadata(component).metadata
+  except (OSError, ValueError) as error:
+    raise unreadable(component, error) from error
+  if tree is None:
+    raise unreadable(component, ValueError("its list of arrays is damaged"))
+  return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+          for name, leaf in named_leaves(tree).items()}
+
+
+def unreadable(component: pathlib.Path, error: Exception) -> InputError:
+  reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+  return InputError(f"{component} cannot be read ({reason}).\nConvert or copy it again.")
