@@ -1,0 +1,172 @@
+"""Convolutions over video that look back in time only, so that a clip can be fed in pieces.
+
+Video is `[b, t, h, w, c]`. What a layer needs of earlier frames is carried by a `Memory`, hence a
+clip in pieces gives the same numbers as the clip at once.
+"""
+
+from collections.abc import Callable
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+
+from emv3_jax.models.precision import Precision
+
+
+class Memory:
+  """The last input frames of each layer that looks back in time, in the order of the calls.
+
+  One `Memory` lives for one pass over one piece of the clip: layers take what the previous piece
+  left and leave what the next one needs. The first piece, which is a single frame, finds nothing.
+
+  Args:
+    held: `kept` of the piece before; None for the first piece.
+  """
+
+  def __init__(self, held: list | None = None):
+    self._held = None if held is None else iter(held)
+    self.kept = []
+
+  @property
+  def first(self) -> bool:
+    return self._held is None
+
+  def extend(self, x: jax.Array, frames: int) -> jax.Array:
+    """`x` [b, t, ...] behind the `frames` frames before it; just `x` in the first piece."""
+    if not self.first:
+      x = jnp.concatenate([next(self._held), x], axis=1)
+    self.keep(x, frames)
+    return x
+
+  def keep(self, x: jax.Array, frames: int) -> None:
+    """Leaves the last `frames` frames of `x` for the next piece; zeros stand before the clip."""
+    tail = x[:, max(x.shape[1] - frames, 0):]
+    missing = frames - tail.shape[1]
+    self.kept.append(jnp.pad(tail, [(0, 0), (missing, 0)] + [(0, 0)] * (x.ndim - 2)))
+
+  def in_pieces(self, layers: Callable, x: jax.Array, size: int) -> jax.Array:
+    """`layers(x, memory)` with `size` frames of `x` at a time, so that fewer are alive."""
+    if self.first:
+      memory = Memory()
+      y, kept = layers(x, memory), memory.kept
+    else:
+      run = lambda memory, start, size: layers(
+          jax.lax.dynamic_slice_in_dim(x, start, size, axis=1), memory)
+      y, kept = run_in_pieces(run, next(self._held), 0, x.shape[1], size)
+    self.kept.append(kept)
+    return y
+
+
+def run_in_pieces(run: Callable, held: list, start: int, stop: int, size: int):
+  """Joins `run(memory, i, n)` [b, frames, ...] along time, n being `size` up to a last remainder.
+
+  One `lax.scan` over i from `start`, which carries the frames that layers remember.
+
+  Returns:
+    The joined outputs, and what the last piece keeps.
+  """
+  steps, remainder = divmod(stop - start, size)
+  parts = []
+
+  def step(held, i):
+    memory = Memory(held)
+    y = run(memory, i, size)
+    return memory.kept, y
+
+  if steps:
+    held, y = jax.lax.scan(step, held, start + size * jnp.arange(steps))
+    y = jnp.moveaxis(y, 0, 1)  # [b, steps, frames, ...]
+    parts.append(y.reshape(y.shape[0], -1, *y.shape[3:]))
+  if remainder:
+    memory = Memory(held)
+    parts.append(run(memory, stop - remainder, remainder))
+    held = memory.kept
+  return jnp.concatenate(parts, axis=1), held
+
+
+def conv2d(x, kernel, *, stride=1, padding=((0, 0), (0, 0)), precision: Precision):
+  """Convolves each frame: x [b, t, h, w, i], kernel [kh, kw, i, o] -> [b, t, h', w', o]."""
+  batch, time = x.shape[:2]
+  y = jax.lax.conv_general_dilated(
+      x.reshape(batch * time, *x.shape[2:]), kernel, (stride, stride), padding,
+      dimension_numbers=("NHWC", "HWIO", "NHWC"), precision=precision.matmul)
+  return y.reshape(batch, time, *y.shape[1:])
+
+
+def conv3d_direct(x, kernel, *, time_stride, padding, precision: Precision):
+  """One 3D convolution without padding in time."""
+  return jax.lax.conv_general_dilated(
+      x, kernel, (time_stride, 1, 1), ((0, 0), *padding),
+      dimension_numbers=("NDHWC", "DHWIO", "NDHWC"), precision=precision.matmul)
+
+
+def conv3d_taps(x, kernel, *, time_stride, padding, precision: Precision):
+  """The same as a sum over the kernel's frames of 2D convolutions: 3 to 4 times faster on CPU."""
+  taps = kernel.shape[0]
+  last_start = x.shape[1] - taps
+  return sum(
+      conv2d(x[:, k:k + last_start + 1:time_stride], kernel[k],
+             padding=padding, precision=precision)
+      for k in range(taps))
+
+
+def conv3d(x, kernel, *, method="auto", **options):
+  """x [b, t, h, w, i], kernel [kt, kh, kw, i, o] -> [b, (t - kt) // time_stride + 1, h', w', o].
+
+  `method` is 'direct', 'taps', or 'auto': taps where the program is compiled for CPU.
+  """
+  direct = lambda x, kernel: conv3d_direct(x, kernel, **options)
+  taps = lambda x, kernel: conv3d_taps(x, kernel, **options)
+  if method == "auto":
+    return jax.lax.platform_dependent(x, kernel, cpu=taps, default=direct)
+  return {"direct": direct, "taps": taps}[method](x, kernel)
+
+
+class CausalConv(nnx.Module):
+  """3D convolution whose output frame sees its own and earlier input frames only.
+
+  Zeros stand before the clip, and around the picture so that its size stays. With `time_stride` s
+  the windows end at frames s, 2s, ... of a clip, the first one is not an output.
+
+  Parameters: kernel [kt, kh, kw, channels_in, channels_out], bias [channels_out].
+  """
+
+  def __init__(self, channels_in: int, channels_out: int, kernel_size=(3, 3, 3), *,
+               time_stride: int = 1, precision: Precision, method: str, rngs: nnx.Rngs):
+    init = nnx.initializers.lecun_normal()
+    shape = (*kernel_size, channels_in, channels_out)
+    self.kernel = nnx.Param(init(rngs.params(), shape, precision.param_dtype))
+    self.bias = nnx.Param(jnp.zeros(channels_out, precision.param_dtype))
+    self.history = kernel_size[0] - time_stride
+    self.time_stride = time_stride
+    self.precision, self.method = precision, method
+
+  def __call__(self, x: jax.Array, memory: Memory) -> jax.Array:
+    """[b, t, h, w, channels_in] -> [b, t / time_stride, h, w, channels_out]."""
+    dtype = self.precision.compute_dtype
+    seen = memory.extend(x.astype(dtype), self.history)
+    # Before the clip there are zeros: of the kernel only the last tap meets the first frame.
+    kernel = (self.kernel[-1:] if memory.first else self.kernel[...]).astype(dtype)
+    padding = [((k - 1) // 2, k // 2) for k in kernel.shape[1:3]]
+    y = conv3d(seen, kernel, method=self.method, time_stride=self.time_stride, padding=padding,
+               precision=self.precision)
+    return y + self.bias[...].astype(dtype)
+
+
+class SpatialConv(nnx.Module):
+  """2D convolution of each frame. Parameters: kernel [kh, kw, in, out], bias [out]."""
+
+  def __init__(self, channels_in: int, channels_out: int, kernel_size=(3, 3), *,
+               stride: int = 1, padding=((1, 1), (1, 1)), precision: Precision, rngs: nnx.Rngs):
+    init = nnx.initializers.lecun_normal()
+    shape = (*kernel_size, channels_in, channels_out)
+    self.kernel = nnx.Param(init(rngs.params(), shape, precision.param_dtype))
+    self.bias = nnx.Param(jnp.zeros(channels_out, precision.param_dtype))
+    self.stride, self.padding, self.precision = stride, padding, precision
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[b, t, h, w, channels_in] -> [b, t, h', w', channels_out]."""
+    dtype = self.precision.compute_dtype
+    y = conv2d(x.astype(dtype), self.kernel[...].astype(dtype), stride=self.stride,
+               padding=self.padding, precision=self.precision)
+    return y + self.bias[...].astype(dtype)
