@@ -123,7 +123,9 @@ def _convert(hint, value, where: str):
   if origin in (typing.Union, types.UnionType):
     if value is None and type(None) in parameters:
       return None
-    (hint,) = [parameter for parameter in parameters if parameter is not type(None)]
+    if any(isinstance(h, type) and type(value) is h for h in parameters):
+      return value
+    hint = next(parameter for parameter in parameters if parameter is not type(None))
     return _convert(hint, value, where)
   if dataclasses.is_dataclass(hint):
     if not isinstance(value, (Mapping, ml_collections.ConfigDict)):

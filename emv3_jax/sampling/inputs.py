@@ -9,6 +9,7 @@ from emv3_jax.conditioning import audio as audio_lib
 from emv3_jax.conditioning import face as face_lib
 from emv3_jax.conditioning import image as image_lib
 from emv3_jax.conditioning import text as text_lib
+from emv3_jax.diffusion.randomness import Purpose, key_for
 from emv3_jax.errors import InputError
 from emv3_jax.io import audio_files, image_files, video_files
 from emv3_jax.sampling.settings import FPS, Config, Request
@@ -59,6 +60,8 @@ def read_inputs(request: Request, config: Config, tokenizer_path: pathlib.Path) 
       audio that is too short or longer than the config's window, no face.
   """
   _check_pictures(request)
+  seed = config.seed if request.seed is None else request.seed
+  key_for(seed, Purpose.INITIAL_NOISE)  # refuses a seed out of range
   flash = config.model.transformer.variant == "flash"
   samples, rate = audio_files.read_audio(request.audio)
   samples = _first_seconds(samples, rate, request)
@@ -85,7 +88,7 @@ def read_inputs(request: Request, config: Config, tokenizer_path: pathlib.Path) 
       prompts=prompts, tokenizer=text_lib.Tokenizer.load(tokenizer_path),
       waveform=prepare(voice.samples, sample_frames), sound=(samples, rate), frames=frames,
       sample_frames=sample_frames, face_mask=face_mask,
-      seed=config.seed if request.seed is None else request.seed, **pictures)
+      seed=seed, **pictures)
 
 
 def _check_pictures(request: Request) -> None:

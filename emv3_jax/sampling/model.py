@@ -30,6 +30,27 @@ _NETWORKS = {"transformer": transformer, "vae": vae, "text_encoder": umt5, "imag
              "audio_encoder": wav2vec2}
 
 
+# Programs are shared by all models of a process whose configs agree, so that each compiles once.
+
+
+@functools.cache
+def _network(name: str, config, precision) -> Network:
+  return _NETWORKS[name].network(config, precision)
+
+
+@functools.cache
+def _compiled(network: Network, method: str, static: tuple) -> Callable:
+  def run(params, *arrays):
+    return getattr(network.bind(params), method)(*arrays, **dict(static))
+
+  return jax.jit(run)
+
+
+@functools.cache
+def _denoiser(network: Network, config, settings) -> Denoiser:
+  return Denoiser(network, config, settings)
+
+
 class Model:
   """Networks of one config and where their parameters come from.
 
@@ -51,6 +72,7 @@ class Model:
     else:
       self.card = checkpoints.read_model_card(folder)
       self._check_card()
+    self.denoiser()  # solver, guidance and allocation are checked before any work is done
 
   def _check_card(self) -> None:
     for name in COMPONENTS:
@@ -62,10 +84,8 @@ class Model:
             f"Checkpoint {self.folder}: its {name} is not the one of config {self.config.name} "
             f"(checkpoint != config): {'; '.join(faults[:4])}.")
 
-  @functools.cache  # noqa: B019  a model lives as long as its process needs it
   def network(self, name: str) -> Network:
-    return _NETWORKS[name].network(getattr(self.config.model, name),
-                                   getattr(self.config.precision, name))
+    return _network(name, getattr(self.config.model, name), getattr(self.config.precision, name))
 
   @contextlib.contextmanager
   def parameters(self, name: str) -> Iterator[Params]:
@@ -90,22 +110,16 @@ class Model:
       return jax.device_put(network.untrained(self.config.seed))
     return checkpoints.load_component(self.folder, name, network.abstract)
 
-  @functools.cache  # noqa: B019
   def compiled(self, program: str, **static) -> Callable:
     """A jitted program `(params, *arrays)`; static options are its keyword arguments.
 
     Programs: `text_encoder`, `image_encoder`, `audio_encoder` (options as in `wav2vec2`),
     `vae_encode` (video to latents) and `vae_decode` (latents to uint8 frames).
     """
-    component, method = _PROGRAMS[program]
-    network = self.network(component)
+    name, method = _PROGRAMS[program]
     if program == "vae_decode":
       static["finish"] = to_uint8
-
-    def run(params, *arrays):
-      return getattr(network.bind(params), method)(*arrays, **static)
-
-    return jax.jit(run)
+    return _compiled(self.network(name), method, tuple(sorted(static.items())))
 
   def encode_tokens(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """umT5 states [b, m, dim] float32 of token ids [b, m].
@@ -124,10 +138,9 @@ class Model:
         ids, mask)
     return np.asarray(states, np.float32)
 
-  @functools.cache  # noqa: B019
   def denoiser(self) -> Denoiser:
-    return Denoiser(self.network("transformer"), self.config.model.transformer,
-                    self.config.sampling)
+    return _denoiser(self.network("transformer"), self.config.model.transformer,
+                     self.config.sampling)
 
   @property
   def tokenizer_path(self) -> pathlib.Path:

@@ -1,0 +1,190 @@
+"""Clips of all four tasks and both variants through the tiny networks, and what is written."""
+
+import dataclasses
+import json
+
+import av
+import numpy as np
+from PIL import Image
+import pytest
+
+from emv3_jax.errors import InputError
+from emv3_jax.io import checkpoints, video_files
+from emv3_jax.model_config import COMPONENTS
+from emv3_jax.sampling import inputs as inputs_lib
+from emv3_jax.sampling import output
+from emv3_jax.sampling.clip import sample
+from emv3_jax.sampling.model import load
+from emv3_jax.sampling.settings import Request
+from tests.sampling.conftest import tiny_config
+
+BOX = "8,40,8,40"
+
+
+def i2v(files, **changes) -> Request:
+  values = {"audio": files["audio"], "image": files["image"], "prompt": "a puppet is talking",
+            "face_box": BOX, **changes}
+  return Request(**values)
+
+
+def test_clip_has_as_many_frames_as_the_voice(model, files):
+  seen = []
+  clip = sample(model, i2v(files), progress=lambda steps: seen.append(list(steps)) or seen[-1])
+  assert clip.frames.shape == (5, 48, 48, 3) and clip.frames.dtype == np.uint8
+  assert clip.latents.shape == (2, 6, 6, 16) and np.isfinite(clip.latents).all()
+  assert clip.frames.std() > 5
+  assert seen == [[0, 1]]
+  json.dumps(clip.report)
+  assert set(clip.report["seconds"]) == {
+      "inputs", "text_encoder", "audio_encoder", "image_encoder", "vae_encode", "transformer",
+      "vae_decode"}
+
+
+def test_seed_voice_prompt_and_picture_all_matter(model, files):
+  first = sample(model, i2v(files)).latents
+  again = sample(model, i2v(files)).latents
+  assert np.array_equal(first, again)
+  for change in ({"seed": 7}, {"prompt": "something else"}, {"image": files["last_image"]},
+                 {"face_box": "none"}, {"negative_prompt": "blurry"}):
+    other = sample(model, i2v(files, **change)).latents
+    assert np.abs(other - first).max() > 1e-3, change
+
+
+def test_surplus_frames_are_dropped(model, files):
+  clip = sample(model, i2v(files, seconds=0.17))  # 4.25 frames: five, sampled as five
+  assert len(clip.frames) == 5
+  clip = sample(model, i2v(files, seconds=0.16))  # four frames, sampled as five
+  assert len(clip.frames) == 4 and clip.latents.shape[0] == 2
+  assert len(clip.sound[0]) == 2560
+
+
+def test_first_and_last_frame(files):
+  config = tiny_config()
+  request = i2v(files, task="flf2v", last_image=files["last_image"], seconds=0.16)
+  found = inputs_lib.read_inputs(request, config, config.tokenizer)
+  assert found.known.tolist() == [True, False, False, True, True], "held over the surplus frame"
+  assert np.array_equal(found.video[3], found.video[4])
+  assert found.frames == 4 and found.sample_frames == 5
+
+
+def test_text_to_video(model, files):
+  config = dataclasses.replace(model.config.sampling, height=48, width=48)
+  sized = load(config=dataclasses.replace(model.config, sampling=config))
+  clip = sample(sized, Request(audio=files["audio"], task="t2v", prompt="a puppet"))
+  assert clip.frames.shape == (5, 48, 48, 3)
+  with pytest.raises(InputError, match="sampling.height"):
+    sample(model, Request(audio=files["audio"], task="t2v"))
+
+
+def test_lipsync_keeps_every_pixel_outside_the_mouth(model, files, tmp_path):
+  frames = np.kron(np.random.default_rng(1).integers(0, 256, (6, 6, 6, 1), np.uint8),
+                   np.ones((1, 8, 8, 3), np.uint8))
+  video_files.write_video(tmp_path / "source.mp4", frames)
+  source = video_files.read_video(tmp_path / "source.mp4").frames[:5]
+  request = Request(audio=files["audio"], video=tmp_path / "source.mp4", task="lipsync",
+                    face_box="0,48,8,40")
+  clip = sample(model, request)
+  outside = np.ones((48, 48), bool)
+  outside[24:48, 8:40] = False
+  assert np.array_equal(clip.frames[:, outside], source[:, outside])
+  assert np.abs(clip.frames[:, 32:40, 16:32].astype(int) - source[:, 32:40, 16:32]).mean() > 5
+  raw = sample(model, dataclasses.replace(request, paste=False))
+  assert np.abs(raw.frames[:, outside].astype(int) - source[:, outside]).mean() > 5
+  with pytest.raises(InputError, match="--seconds=0.24"):
+    sample(model, dataclasses.replace(request, audio=_longer_voice(tmp_path)))
+
+
+def _longer_voice(folder):
+  import soundfile
+  path = folder / "long.wav"
+  soundfile.write(path, np.zeros(16000), 16000)
+  return path
+
+
+def test_flash(files):
+  flash = load(config=tiny_config(
+      "model.transformer.variant=flash", "model.transformer.audio_layers=2",
+      "model.transformer.audio_hidden=32", "sampling.dynamic_text=False",
+      "sampling.dynamic_audio=False", "sampling.solver=unipc"))
+  clip = sample(flash, i2v(files, face_box="auto"))  # flash has no face mask: nothing to detect
+  assert clip.frames.shape == (5, 48, 48, 3) and np.isfinite(clip.latents).all()
+
+
+def test_model_folder_gives_the_same_clip(model, files, tmp_path):
+  for name in COMPONENTS:
+    checkpoints.save_component(
+        tmp_path / "model", name, model.network(name).untrained(model.config.seed),
+        config=dataclasses.asdict(getattr(model.config.model, name)), variant="preview",
+        sources=[{"file": name, "sha256": name, "bytes": 1}])
+  config = dataclasses.replace(model.config, keep_parts=False,
+                               prompt_cache=str(tmp_path / "cache"))
+  from_folder = load(tmp_path / "model", config)
+  expected = sample(model, i2v(files)).latents
+  got = sample(from_folder, i2v(files)).latents
+  np.testing.assert_allclose(got, expected, atol=1e-4)
+  assert len(list((tmp_path / "cache").iterdir())) == 2, "prompt and negative prompt"
+  (tmp_path / "model/text_encoder").rename(tmp_path / "gone")
+  with pytest.raises(InputError, match="text_encoder"):
+    load(tmp_path / "model", config)
+
+
+def test_checkpoint_of_another_model_names_the_fields(model, tmp_path):
+  name = "transformer"
+  checkpoints.save_component(
+      tmp_path / "model", name, model.network(name).untrained(0), variant="preview",
+      config=dataclasses.asdict(model.config.model.transformer))
+  wrong = tiny_config("model.transformer.variant=flash")
+  with pytest.raises(InputError, match="variant: 'preview' != 'flash'"):
+    load(tmp_path / "model", wrong)
+
+
+def test_written_video_is_whole_and_says_what_it_is(model, files, tmp_path):
+  clip = sample(model, i2v(files, seed=9))
+  video = output.check_video_path(tmp_path / "deep/clip.mp4")
+  output.write(clip, video, save_latents=True)
+  assert sorted(path.name for path in video.parent.iterdir()) == [
+      "clip.json", "clip.latents.npy", "clip.mp4"]
+  assert np.array_equal(np.load(tmp_path / "deep/clip.latents.npy"), clip.latents)
+  metadata = video_files.read_metadata(video)
+  assert metadata["synthetic"] is True and metadata["seed"] == 9 and metadata["model"] == "tiny"
+  report = json.loads((tmp_path / "deep/clip.json").read_text())
+  assert report["seed"] == 9 and report["versions"]["jax"] and report["config"]["name"] == "tiny"
+  with av.open(str(video)) as container:
+    assert container.streams.video[0].codec_context.name == "h264"
+    assert container.streams.audio[0].codec_context.name == "aac"
+    assert container.streams.video[0].average_rate == 25
+
+
+@pytest.mark.parametrize("changes, said", [
+    ({"task": "i2vv"}, "Unknown task"),
+    ({"image": None}, "needs image"),
+    ({"video": "x.mp4"}, "does not use video"),
+    ({"seconds": -1.0}, "not positive"),
+    ({"seconds": 0.1}, "too short"),
+    ({"audio": "absent.wav"}, "no such file"),
+    ({"image": "absent.png"}, "absent.png"),
+    ({"face_box": "40,8,8,40"}, "reversed"),
+    ({"face_box": "8,400,8,40"}, "outside"),
+    ({"seed": -1}, "seed"),
+])
+def test_wrong_requests_are_named_before_a_network_is_loaded(model, files, changes, said,
+                                                            monkeypatch):
+  monkeypatch.setattr(type(model), "parameters", None)
+  monkeypatch.setattr(type(model), "encode_tokens", None)
+  with pytest.raises(InputError) as caught:
+    sample(model, i2v(files, **changes))
+  assert said in str(caught.value)
+
+
+def test_no_face_is_an_error(files, tmp_path):
+  Image.fromarray(np.full((64, 64, 3), 128, np.uint8)).save(tmp_path / "grey.png")
+  config = tiny_config()
+  with pytest.raises(InputError, match="No face found"):
+    inputs_lib.read_inputs(i2v(files, image=tmp_path / "grey.png", face_box="auto"), config,
+                           config.tokenizer)
+
+
+def test_audio_longer_than_the_window_is_never_cut_silently(files):
+  config = tiny_config("sampling.max_frames=1")
+  with pytest.raises(InputError, match="--seconds=0.04"):
+    inputs_lib.read_inputs(i2v(files), config, config.tokenizer)
