@@ -9,6 +9,9 @@ from convert.table import Leaf, Match, Row
 from emv3_jax.errors import InputError
 from emv3_jax.models.network import Params
 
+MAX_LAYERS = 1000
+MAX_SIZE = 1 << 24
+
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
@@ -94,24 +97,42 @@ class Component:
       InputError: a field is unknown or the sizes contradict each other.
     """
     known = {field.name for field in dataclasses.fields(self.config)}
-    for name in given.keys() - known:
+    for name in sorted(given.keys() - known):
       raise InputError(f"{self.name} has no config field {name}; known: {', '.join(sorted(known))}.")
     told = self.sizes(match, beside) | given
     if "variant" in known and layout.variant in ("preview", "flash"):
       told["variant"] = layout.variant
-    if self.head_dim and not told["num_heads"] and told["dim"]:
+    if self.head_dim and told["num_heads"] is None and told["dim"]:
       told["num_heads"] = self._released_heads(told["dim"])
     fields = {name: value for name, value in told.items() if value is not None}
+    self._check_types(fields)
     try:
       config = self.config(**fields)
       released = self.config(**({"variant": config.variant} if "variant" in known else {}))
     except (ValueError, TypeError) as error:
       raise InputError(f"{self.name}: {error}\nGive the sizes that shapes do not tell with "
                        "--config_json.") from error
+    width = getattr(config, "attention_dim", getattr(config, "dim", 0))
+    if "num_heads" in known and width % config.num_heads:
+      raise InputError(f"{self.name}: {config.num_heads} heads do not divide its width {width}.\n"
+                       "Correct num_heads in --config_json or in the config.json beside the file.")
     if "num_layers" in known and "num_layers" not in given:
       full = dataclasses.replace(config, num_layers=released.num_layers)
       return full if full == released else config
     return config
+
+  def _check_types(self, fields: Mapping[str, Any]) -> None:
+    """Config files and options are written by hand: what is not a size is named here."""
+    defaults = {field.name: field.default for field in dataclasses.fields(self.config)}
+    for name, value in fields.items():
+      wanted = type(defaults[name])
+      if not isinstance(value, (int, float) if wanted is float else wanted):
+        raise InputError(f"{self.name}: config field {name} is {value!r}, wanted "
+                         f"{'a list' if wanted is tuple else f'a value of type {wanted.__name__}'}.")
+      if wanted is int and not 0 < value <= MAX_SIZE or (
+          name == "num_layers" and value > MAX_LAYERS):
+        raise InputError(f"{self.name}: config field {name} is {value}, which is no size of this "
+                         "network.")
 
   def _released_heads(self, dim: int) -> int:
     if dim % self.head_dim:

@@ -108,12 +108,15 @@ def digests(checkpoint: Checkpoint) -> list[dict]:
 
 
 def _already_there(folder, plan: Plan, dtype: str, sources: list[dict], replace: bool) -> bool:
-  """Whether the folder has exactly this component; raises where it has another that must stay."""
+  """Whether the folder has exactly this component; raises where it has another that must stay.
+
+  One that is not whole does not count.
+  """
   card = read_model_card(folder) if (folder / CARD).exists() else ModelCard(folder, None, {})
   name = plan.component.name
-  if name not in card.components or replace:
+  if name not in card.components or replace or not card.is_whole(name):
     return False
-  old = card.require(name)
+  old = card.components[name]
   if list(old.sources) == sources and old.dtype == dtype:
     return True
   if name == "transformer" and card.variant == "base" and plan.layout.variant != "base":

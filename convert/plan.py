@@ -146,7 +146,11 @@ def _compare(checkpoint, component: Component, layout: Layout, tensors, unused, 
   used = {name: tensor.shape for name, tensor in tensors.items() if name not in unused}
   found = match(layout.rows, used)
   config = component.infer_config(found, layout, checkpoint.beside, given)
-  abstract = component.abstract(config, layout.variant)
+  try:
+    abstract = component.abstract(config, layout.variant)
+  except ValueError as error:
+    raise InputError(f"{checkpoint.name}: no {component.name} has these sizes ({error}).\n"
+                     "Give the sizes that shapes do not tell with --config_json.") from error
   wanted = named_leaves(abstract)
   leaves = {leaf.ours: leaf for leaf in layout.leaves if leaf.ours in wanted}
   if leaves.keys() != wanted.keys():

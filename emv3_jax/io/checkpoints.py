@@ -84,26 +84,20 @@ def save_component(folder: str | os.PathLike, name: str, params: Params, *, conf
     InputError: the folder is not writable or the disk is full.
   """
   folder = pathlib.Path(folder)
-  final, fresh, stale = folder / name, folder / f"{name}.new", folder / f"{name}.old"
   first = jax.process_index() == 0
+  fresh = folder / f"{name}.unfinished"
   try:
     if first:
       folder.mkdir(parents=True, exist_ok=True)
-      _remove(stale, *folder.glob(fresh.name + "*"))
+      _check_place(folder / name)
       _check_space(folder, params, dtype)
+      _remove(*folder.glob(fresh.name + "*"))
     _barrier(f"save_{name}_start")
     dtypes = _write_leaves(fresh, params, dtype)
     if first:
       card = ComponentCard(dict(config), dtypes.pop() if len(dtypes) == 1 else "mixed",
                            tuple(map(dict, sources)), *measure(fresh))
-      old = (read_model_card(folder) if (folder / CARD).exists()
-             else ModelCard(folder, variant, {}))
-      others = {key: value for key, value in old.components.items() if key != name}
-      if final.exists():
-        write_model_card(dataclasses.replace(old, components=others))
-        final.rename(stale)
-      fresh.rename(final)
-      write_model_card(ModelCard(folder, variant or old.variant, {**others, name: card}))
+      _put_in_place(folder, name, fresh, card, variant)
     _barrier(f"save_{name}_end")
   except OSError as error:
     raise InputError(f"{folder}: {name} could not be written ({error.strerror or error}).\n"
@@ -111,8 +105,8 @@ def save_component(folder: str | os.PathLike, name: str, params: Params, *, conf
                      ) from error
   finally:
     if first:
-      _remove(stale, *folder.glob(fresh.name + "*"))
-  logging.info("Wrote %s.", final)
+      _remove(*folder.glob(fresh.name + "*"))
+  logging.info("Wrote %s.", folder / name)
 
 
 def load_component(folder: str | os.PathLike, name: str, abstract: Params, *, shardings=None,
@@ -163,6 +157,28 @@ def write_tokenizer(folder: str | os.PathLike, source: str | os.PathLike) -> Non
     target.parent.mkdir(parents=True, exist_ok=True)
   with atomic_file(target) as temporary:
     shutil.copyfile(source, temporary)
+
+
+def _check_place(final: pathlib.Path) -> None:
+  """Refuses to replace a folder that this module did not write, such as a diffusers download."""
+  if final.exists() and not (final / "orbax.checkpoint").exists():
+    raise InputError(f"{final} exists and is not a converted component; it will not be replaced.\n"
+                     "Choose another folder for the converted model.")
+
+
+def _put_in_place(folder: pathlib.Path, name: str, fresh: pathlib.Path, card: ComponentCard,
+                  variant: str | None) -> None:
+  """Renames a finished component; the card never lists one that is not there."""
+  final, superseded = folder / name, folder / f"{name}.superseded"
+  old = read_model_card(folder) if (folder / CARD).exists() else ModelCard(folder, variant, {})
+  others = {key: value for key, value in old.components.items() if key != name}
+  _remove(superseded)
+  if final.exists():
+    write_model_card(dataclasses.replace(old, components=others))
+    final.rename(superseded)
+  fresh.rename(final)
+  write_model_card(ModelCard(folder, variant or old.variant, {**others, name: card}))
+  _remove(superseded)
 
 
 def _check_space(folder: pathlib.Path, params: Params, dtype) -> None:

@@ -169,6 +169,18 @@ def test_the_base_transformer_gives_way_and_others_stay(tmp_path, rng):
   assert read_model_card(tmp_path / "m").variant == "flash"
 
 
+def test_a_half_written_component_is_converted_again(tmp_path, rng):
+  tensors, given = official("umt5", rng)
+  save_file(tensors, tmp_path / "in.safetensors")
+  convert(find(str(tmp_path / "in.safetensors")), tmp_path / "m", given=given)
+  next((tmp_path / "m" / "text_encoder" / "state").rglob("d/*")).unlink()
+  with pytest.raises(InputError, match="not whole"):
+    read_model_card(tmp_path / "m").require("text_encoder")
+  line, = convert(find(str(tmp_path / "in.safetensors")), tmp_path / "m", given=given)
+  assert "already" not in line
+  read_model_card(tmp_path / "m").require("text_encoder")
+
+
 def test_nothing_is_written_when_one_of_several_files_is_not_whole(tmp_path, rng):
   (tmp_path / "in").mkdir()
   for name in ("umt5", "wav2vec2"):

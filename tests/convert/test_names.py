@@ -185,6 +185,26 @@ def test_unknown_config_fields_are_named(identify):
   assert plan.config.num_heads == 8
 
 
+@pytest.mark.parametrize("given, message", [
+    ({"num_heads": "12"}, "num_heads is '12', wanted a value of type int"),
+    ({"conv_kernels": 3}, "conv_kernels is 3, wanted a list"),
+    ({"num_layers": 10**9}, "num_layers is 1000000000, which is no size"),
+    ({"num_heads": 0}, "num_heads is 0, which is no size"),
+    ({"num_heads": 7}, "7 heads do not divide its width 768"),
+    ({"conv_kernels": (1, 2)}, "2 conv_kernels and 7 conv_strides"),
+])
+def test_config_values_that_cannot_be_are_named(identify, given, message):
+  with pytest.raises(InputError, match=message):
+    identify(released_names.checkpoint("wav2vec2_base_model"), given=given).check()
+
+
+def test_an_absurd_layer_number_is_named(identify):
+  shapes = released_names.checkpoint("umt5_xxl_encoder")
+  shapes["blocks.999999999.norm1.weight"] = ((4096,), "bfloat16")
+  with pytest.raises(InputError, match="num_layers is 1000000000"):
+    identify(shapes)
+
+
 @pytest.mark.parametrize("kind, theirs, ours", [
     (LINEAR, (5, 7), (7, 5)), (CONV, (5, 7, 2, 3, 4), (2, 3, 4, 7, 5)), (CONV, (5, 7, 3), (3, 7, 5)),
     (POINTWISE_3D, (5, 7, 1, 1, 1), (7, 5)), (POINTWISE_2D, (5, 7, 1, 1), (7, 5)),

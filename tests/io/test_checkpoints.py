@@ -135,6 +135,22 @@ def test_replacing_keeps_the_old_component_until_the_new_one_is_whole(tmp_path, 
   assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "transformer"]
 
 
+def test_a_folder_of_somebody_else_is_not_replaced(tmp_path, params):
+  (tmp_path / "vae").mkdir()
+  (tmp_path / "vae" / "weights.safetensors").write_text("precious")
+  with pytest.raises(InputError, match="vae exists and is not a converted component"):
+    save(tmp_path, params, name="vae")
+  assert (tmp_path / "vae" / "weights.safetensors").read_text() == "precious"
+
+
+def test_what_a_killed_run_left_is_cleared_away(tmp_path, params):
+  save(tmp_path, params)
+  for left in ("transformer.unfinished.partial_save", "transformer.superseded"):
+    (tmp_path / left).mkdir()
+  save(tmp_path, params)
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "transformer"]
+
+
 def test_a_full_disk_is_an_input_error_and_leaves_nothing(tmp_path):
   soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))  # writes beyond 1 MiB fail
