@@ -126,7 +126,6 @@ def _gradients(cached=False, attend=attend_xla, **how):
 @pytest.mark.parametrize("how", [
     dict(remat="full", cached=True),
     dict(remat="attention"),
-    dict(remat="dots_with_no_batch_dims_saveable"),
     dict(token_blocks=5, remat="full", attend=attend_blocked),
 ], ids=str)
 def test_every_way_of_running_gives_the_same_gradients(how):
@@ -142,8 +141,9 @@ def test_constrain_sees_the_sharded_activations():
   seen = set()
 
   def constrain(x, *axes):
-    assert len(axes) == x.ndim
-    seen.add(axes)
+    if isinstance(x, jax.Array):
+      assert len(axes) == x.ndim
+      seen.add(axes)
     return x
 
   def abstract(fn, *args):
