@@ -35,7 +35,7 @@ def random_tensor(name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
   if name.endswith(("norm.weight", "gamma", "weight_g")) or ".norm" in name and "weight" in name:
     return np.ones(shape, getattr(ml_dtypes, dtype, dtype))
   fan_in = max(1, math.prod(shape[1:]))
-  return (np.resize(BLOCK, shape) * np.float32(fan_in ** -0.5)).astype(
+  return np.asarray(np.resize(BLOCK, shape) * np.float32(fan_in ** -0.5)).astype(
       getattr(ml_dtypes, dtype, dtype))
 
 
