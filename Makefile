@@ -27,8 +27,9 @@ test: .venv/.test  ## style and tests, no network
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest
 
-soak: .venv/.test  ## the long checks
-	$(BIN)/python -m pytest --slow -m slow
+soak: .venv/.test  ## the long checks; figures go to docs/evidence/soak.json
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[convert]'
+	$(BIN)/python -m pytest --slow -m slow --evidence=docs/evidence/soak.json
 
 parity: .venv/.parity  ## the networks live against diffusers' and transformers' modules
 	$(BIN)/python -m pytest --parity tests/parity

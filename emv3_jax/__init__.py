@@ -1,0 +1,16 @@
+"""EchoMimicV3 in JAX: a portrait, a voice and a prompt become a talking human video.
+
+  import emv3_jax
+  model = emv3_jax.load("models/preview")
+  request = emv3_jax.Request(image="portrait.png", audio="voice.wav", prompt="A person speaks.")
+  clip = emv3_jax.sample(model, request)
+  emv3_jax.write(clip, "clip.mp4")
+"""
+
+from emv3_jax.errors import InputError
+from emv3_jax.sampling.clip import Clip, sample
+from emv3_jax.sampling.model import Model, load
+from emv3_jax.sampling.output import write
+from emv3_jax.sampling.settings import Config, Request
+
+__all__ = ["Clip", "Config", "InputError", "Model", "Request", "load", "sample", "write"]

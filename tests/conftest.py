@@ -1,17 +1,21 @@
 """Test session: CPU with eight devices, the golden summary at the end."""
 
+import datetime
+import json
 import os
+import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 
-import pytest  # noqa: E402
+import pytest
 
-from tests import golden_data  # noqa: E402
+from tests import golden_data
 
 
 def pytest_addoption(parser):
   parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+  parser.addoption("--evidence", help="write outcomes, seconds and figures of the run as JSON")
   parser.addoption("--parity", action="store_true", help="also run the tests marked parity")
 
 
@@ -34,6 +38,27 @@ def pytest_terminal_summary(terminalreporter):
   terminalreporter.write_line("|---|---|---|---|")
   for module, (worst, tolerance, count) in sorted(golden_data.errors.items()):
     terminalreporter.write_line(f"| {module} | {worst:.1e} | {tolerance:.0e} | {count} |")
+
+
+_outcomes = {}
+
+
+def pytest_runtest_logreport(report):
+  """Keeps outcome, seconds and `record_property` figures of each test for --evidence."""
+  entry = _outcomes.setdefault(report.nodeid, {"seconds": 0.0, "figures": {}})
+  entry["seconds"] = round(entry["seconds"] + report.duration, 1)
+  entry["figures"].update(report.user_properties)
+  if report.when == "call" or report.outcome != "passed":
+    entry["outcome"] = report.outcome
+
+
+def pytest_sessionfinish(session, exitstatus):
+  path = session.config.getoption("--evidence")
+  if path and _outcomes:
+    content = {"date": datetime.date.today().isoformat(), "exit_status": int(exitstatus),
+               "tests": _outcomes}
+    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+    pathlib.Path(path).write_text(json.dumps(content, indent=1, default=str) + "\n")
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import warnings
 
 from jaxtyping import Float32
 import numpy as np
-import pyloudnorm
 import soxr
 
 from emv3_jax.errors import InputError
@@ -129,6 +128,8 @@ def normalise_loudness(samples: np.ndarray) -> np.ndarray:
   Unchanged where a loudness has no meaning: silence and what lies beyond 100 LUFS either way,
   clips shorter than the meter's block of 0.4 s.
   """
+  import pyloudnorm  # here, because it loads scipy.signal: a second that only flash needs
+
   meter = pyloudnorm.Meter(RATE)
   if len(samples) < meter.block_size * RATE:
     return samples

@@ -18,6 +18,8 @@ from emv3_jax.models import attention, cross_attention, rope, transformer
 from emv3_jax.models.network import Network, Params
 from emv3_jax.sampling.settings import SamplingConfig
 
+BLOCK_TOKENS = 8192  # tokens of a clip that the maps of a layer work on at a time
+
 
 @dataclasses.dataclass(frozen=True)
 class Conditions:
@@ -59,13 +61,14 @@ class Denoiser:
     network: the transformer, as `transformer.network` gives it.
     config: its configuration.
     settings: solver, guidance and branches.
-    attend: local self-attention.
+    attend: local attention, to video tokens and to text and image.
     constrain: activation sharding, identity on one device.
+    length_shards: number of devices that the token axis is split over.
   """
 
   def __init__(self, network: Network, config: transformer.TransformerConfig,
                settings: SamplingConfig, *, attend: Callable = attention.attend_blocked,
-               constrain: Callable = transformer.identity):
+               constrain: Callable = transformer.identity, length_shards: int = 1):
     self.config, self.settings = config, settings
     self.solver = solvers.make_solver(
         settings.solver, settings.steps, settings.shift, settings.solver_shift)
@@ -76,8 +79,10 @@ class Denoiser:
         neg_scale=settings.neg_scale, neg_steps=settings.neg_steps)
     self.tables = self._tables()
     self._network, self._attend, self._constrain = network, attend, constrain
+    self._length_shards = length_shards
     self._project = jax.jit(self._project_branches)
-    self._step = jax.jit(self._one_step, donate_argnums=1)
+    # All parameters are arguments, used or not: they lie on the device all the same.
+    self._step = jax.jit(self._one_step, donate_argnums=1, keep_unused=True)
 
   def _tables(self) -> StepTables:
     settings, taus = self.settings, np.asarray(self.solver.schedule.taus)
@@ -97,9 +102,7 @@ class Denoiser:
 
     `progress` wraps the step indices, e.g. with `tqdm`.
     """
-    f, h, w = noise.shape[1], noise.shape[2] // 2, noise.shape[3] // 2
-    riflex = rope.Riflex(self.settings.riflex_k, f) if self.settings.riflex_k else None
-    table = rope.rope_table((f, h, w), self.config.head_dim, riflex)
+    table = self._rope_table(noise.shape)
     negative_scales = self.guidance.scales(self.settings.steps).negative
     # Copies: a solver may start with one array in several places, which cannot be donated twice.
     state = jax.tree.map(jnp.copy, self.solver.init(noise))
@@ -111,6 +114,39 @@ class Denoiser:
       state = self._step(params, state, i, context, self.tables.tree(), table,
                          conditions.known, conditions.face_mask)
     return state.x
+
+  def lower_step(self, params: Params, noise, conditions: Conditions, *,
+                 place: Callable = lambda context: context) -> jax.stages.Lowered:
+    """The program of a step, not compiled, for arguments of which only the shapes are needed.
+
+    Args:
+      params, noise, conditions: as in `run`; `jax.ShapeDtypeStruct`s, with shardings on a mesh.
+      place: gives the shapes of the context [branches] their shardings.
+    """
+    state, context = jax.eval_shape(
+        lambda *arrays: (self.solver.init(arrays[0]), self._project_branches(*arrays[1:])),
+        noise, params, *self._branch_shapes(conditions))
+    state = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=noise.sharding), state)
+    return self._step.lower(params, state, 0, place(context), self.tables.tree(),
+                            self._rope_table(noise.shape), conditions.known, conditions.face_mask)
+
+  def _branch_shapes(self, conditions: Conditions):
+    stacked = lambda x: jax.ShapeDtypeStruct((len(self.guidance.branches), *x.shape), x.dtype)
+    return tuple(map(stacked, (conditions.text["prompt"], conditions.image, conditions.audio)))
+
+  def _rope_table(self, shape: tuple[int, ...]) -> rope.RopeTable:
+    """Angles for latents of `shape` [b, f, H8, W8, 16]."""
+    f, h, w = shape[1], shape[2] // 2, shape[3] // 2
+    riflex = rope.Riflex(self.settings.riflex_k, f) if self.settings.riflex_k else None
+    return rope.rope_table((f, h, w), self.config.head_dim, riflex)
+
+  def _token_blocks(self, shape: tuple[int, ...]) -> int:
+    """Blocks of tokens that a layer works on in turn, for latents of `shape`."""
+    f, positions = shape[1], shape[2] // 2 * shape[3] // 2 // self._length_shards
+    wanted = self.settings.token_blocks or -(-positions * f // BLOCK_TOKENS)
+    return min(n for n in range(1, positions + 1) if positions % n == 0 and n >= min(
+        wanted, positions))
 
   def compiled_steps(self) -> int:
     """Number of programs compiled for the step: one for each shape it has run on."""
@@ -147,7 +183,8 @@ class Denoiser:
                                                            (copies * b, self.config.freq_dim)),
           context, rope=table, face_mask=repeat(face_mask), audio_gain=self.settings.audio_gain,
           modality_weights=jnp.broadcast_to(row["modality_weights"], (copies * b, 3)),
-          attend=self._attend, constrain=self._constrain)
+          attend=self._attend, cross_attend=self._attend, constrain=self._constrain,
+          token_blocks=self._token_blocks(latents.shape))
 
     if self.settings.branches == "in_turn":
       velocities = jax.lax.map(lambda context: velocity(context, 1), context)

@@ -46,12 +46,22 @@ def report_path(video: pathlib.Path) -> pathlib.Path:
   return video.with_suffix(".json")
 
 
-def write(clip: Clip, video: pathlib.Path, *, digest: str = "",
+def write(clip: Clip, video: str | pathlib.Path, *, digest: str = "",
           save_latents: bool = False) -> None:
   """Writes `clip` as an MP4 with its sound and metadata, and a JSON beside it.
 
   The JSON comes last: where it is, the rest is whole.
+
+  Args:
+    clip: from `sample`.
+    video: path that ends in .mp4; its folder is made where absent.
+    digest: identifies the job, kept in the JSON.
+    save_latents: also write the latents, as .latents.npy.
+
+  Raises:
+    InputError: it cannot be written there, or the disk is full; nothing half-written stays.
   """
+  video = check_video_path(video)
   metadata = {"synthetic": True, "model": clip.report["config"]["name"],
               "seed": clip.report["seed"], "generator": "emv3-jax"}
   if save_latents:

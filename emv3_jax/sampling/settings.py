@@ -27,6 +27,8 @@ class SamplingConfig:
     allocation: name of a phase-aware allocation of modalities (PhDA); `released` is 1 throughout.
     riflex_k: RIFLEx temporal frequency index, counted from 1; 0 is off.
     branches: guidance branches `batched` in one forward pass, or `in_turn` with less memory.
+    token_blocks: parts of the clip that each layer's maps work on in turn, for less memory (rounded
+      up to a divisor of the token positions); 0 keeps parts below 8192 tokens.
     max_frames: longest clip in one window, 4k+1 frames.
     max_area: pictures with more pixels than this are scaled down to it.
     height, width: fixed size in pixels, multiples of 16; 0 takes the picture's.
@@ -47,6 +49,7 @@ class SamplingConfig:
   allocation: str = "released"
   riflex_k: int = 0
   branches: str = "batched"
+  token_blocks: int = 0
   max_frames: int = 113
   max_area: int = 768 * 768
   height: int = 0
@@ -55,6 +58,8 @@ class SamplingConfig:
   def __post_init__(self):
     if self.steps < 1:
       raise InputError(f"sampling.steps is {self.steps}; at least 1 is needed.")
+    if self.token_blocks < 0:
+      raise InputError(f"sampling.token_blocks is {self.token_blocks}; 0 (automatic) or more.")
     if self.max_frames % 4 != 1:
       raise InputError(f"sampling.max_frames is {self.max_frames}; it must be 4k+1, "
                        f"e.g. {self.max_frames // 4 * 4 + 1}.")

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+import emv3_jax
 from emv3_jax.errors import InputError
 from emv3_jax.io import checkpoints, video_files
 from emv3_jax.model_config import COMPONENTS
@@ -126,6 +127,16 @@ def test_model_folder_gives_the_same_clip(model, files, tmp_path):
   (tmp_path / "model/text_encoder").rename(tmp_path / "gone")
   with pytest.raises(InputError, match="text_encoder"):
     load(tmp_path / "model", config)
+
+
+def test_the_public_api(files, tmp_path):
+  config = tiny_config()
+  request = emv3_jax.Request(audio=files["audio"], image=files["image"], face_box="none")
+  clip = emv3_jax.sample(emv3_jax.load("untrained", config), request)
+  emv3_jax.write(clip, str(tmp_path / "clip.mp4"))
+  assert (tmp_path / "clip.mp4").stat().st_size > 1000
+  with pytest.raises(emv3_jax.InputError, match="does not exist"):
+    emv3_jax.load(tmp_path / "absent")
 
 
 def test_checkpoint_of_another_model_names_the_fields(model, tmp_path):
