@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import ctypes
 import dataclasses
+import math
 import os
 import pathlib
 import shutil
@@ -35,6 +36,7 @@ from emv3_jax.io.model_card import (
   write_model_card,
 )
 from emv3_jax.io.stored_leaves import (
+  StoredLeaf,
   fitting_component,
   is_stacked,
   stored_leaves,
@@ -46,7 +48,7 @@ from emv3_jax.models.network import Params, named_leaves, nested, param_name
 __all__ = ["LazyArray", "ModelCard", "load_component", "read_model_card", "save_component",
            "stream_component", "write_tokenizer"]
 
-BATCH_BYTES = 256 << 20  # leaves are written together up to this size
+BATCH_BYTES = 256 << 20  # leaves are written and read together up to this size
 CHUNK_BYTES = 64 << 20  # one read of a sharded restore
 ROWS_BYTES = 1 << 20  # chunk of an embedding table, of which single rows are read
 
@@ -58,10 +60,6 @@ class LazyArray:
   shape: tuple[int, ...]
   dtype: np.dtype
   make: Callable[[], np.ndarray]
-
-  @property
-  def nbytes(self) -> int:
-    return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
 
 
 def save_component(folder: str | os.PathLike, name: str, params: Params, *, config: Mapping,
@@ -131,19 +129,37 @@ def load_component(folder: str | os.PathLike, name: str, abstract: Params, *, sh
   """
   path = fitting_component(folder, name, abstract, variant)
   if shardings is None:
-    shardings = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return _load_to(jax.local_devices()[0], path, abstract, dtype)
   if isinstance(shardings, jax.sharding.Sharding):
     shardings = jax.tree.map(lambda _, one=shardings: one, abstract)
   wanted = jax.tree.map(
       lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype,
                                                   sharding=sharding), abstract, shardings)
-  context = ocp.Context()
-  context.memory.read_concurrent_bytes = BATCH_BYTES
-  try:
-    with context:
-      return ocp.load(path, wanted)
-  except (OSError, ValueError) as error:
-    raise unreadable(path, error) from error
+  loaded = {}
+  for batch in _batches(wanted):
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    context.memory.read_concurrent_bytes = max(BATCH_BYTES, *(8 * math.prod(leaf.shape)
+                                                              for leaf in batch.values()))
+    try:
+      with context:
+        loaded |= named_leaves(ocp.load(path, nested(batch)))
+    except (OSError, ValueError) as error:
+      raise unreadable(path, error) from error
+    _return_memory()
+  return nested(loaded)
+
+
+def _load_to(device, path: pathlib.Path, abstract: Params, dtype) -> Params:
+  """Reads leaf after leaf to one device, in little memory beside the result."""
+  loaded = {}
+  for name, leaf in named_leaves(abstract).items():
+    array = StoredLeaf(path, name, dtype or leaf.dtype).whole()
+    loaded[name] = jax.block_until_ready(jax.device_put(array, device))
+    del array
+    if _nbytes(leaf) > CHUNK_BYTES:
+      _return_memory()
+  return nested(loaded)
 
 
 def write_tokenizer(folder: str | os.PathLike, source: str | os.PathLike) -> None:
@@ -183,8 +199,7 @@ def _put_in_place(folder: pathlib.Path, name: str, fresh: pathlib.Path, card: Co
 
 def _check_space(folder: pathlib.Path, params: Params, dtype) -> None:
   """Refuses before the work what would fail in the middle of it."""
-  needed = sum(int(np.prod(leaf.shape, dtype=np.int64)) * np.dtype(dtype or leaf.dtype).itemsize
-               for leaf in named_leaves(params).values())
+  needed = sum(_nbytes(leaf, dtype) for leaf in named_leaves(params).values())
   free = shutil.disk_usage(folder).free
   if free < needed:
     raise OSError(f"it needs {needed:,} bytes, the disk has {free:,} free")
@@ -222,17 +237,21 @@ def _storage(path, leaf) -> ocp.options.ArrayOptions.Saving.StorageOptions:
       chunk_byte_size=ROWS_BYTES if table else CHUNK_BYTES, shard_axes=(0,) if stacked else None)
 
 
-def _batches(params: Params) -> Iterator[dict]:
+def _batches(tree: Params) -> Iterator[dict]:
   """Leaves by name up to `BATCH_BYTES` at a time; a larger leaf comes alone."""
   batch, size = {}, 0
-  for name, leaf in named_leaves(params).items():
-    if batch and size + leaf.nbytes > BATCH_BYTES:
+  for name, leaf in named_leaves(tree).items():
+    if batch and size + _nbytes(leaf) > BATCH_BYTES:
       yield batch
       batch, size = {}, 0
     batch[name] = leaf
-    size += leaf.nbytes
+    size += _nbytes(leaf)
   if batch:
     yield batch
+
+
+def _nbytes(leaf, dtype=None) -> int:
+  return math.prod(leaf.shape) * np.dtype(dtype or leaf.dtype).itemsize
 
 
 def _materialise(leaf, dtype):
@@ -251,7 +270,7 @@ def _disk_errors():
 
 
 def _return_memory() -> None:
-  """Gives freed memory back to the system; glibc keeps the many small pieces of what was written."""
+  """Gives freed memory back to the system; glibc keeps the many small pieces of what passed."""
   trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
   if trim is not None:
     trim(0)

@@ -5,6 +5,7 @@ Orbax keeps each leaf as a zarr3 array under its dotted name in one OCDBT store.
 without its neighbours: a text encoder larger than memory runs layer by layer.
 """
 
+import itertools
 import os
 import pathlib
 
@@ -18,6 +19,7 @@ from emv3_jax.io.model_card import read_model_card
 from emv3_jax.models.network import Params, named_leaves, nested
 
 STACKED = "blocks"
+PIECE_BYTES = 64 << 20
 
 
 def is_stacked(leaf_name: str) -> bool:
@@ -55,6 +57,20 @@ class StoredLeaf:
 
     return finish
 
+  def whole(self) -> np.ndarray:
+    """All of it, read piece by piece along the first axis: little memory beside the result."""
+    if not self.shape or 0 in self.shape:
+      return self[...]
+    result = np.empty(self.shape, self.dtype)
+    rows = max(1, self.shape[0] * PIECE_BYTES // max(result.nbytes, 1))
+    pieces = [slice(start, min(start + rows, self.shape[0]))
+              for start in range(0, self.shape[0], rows)]
+    reading = self.start(pieces[0])
+    for piece, following in itertools.zip_longest(pieces, pieces[1:]):
+      finish, reading = reading, following and self.start(following)
+      result[piece] = finish()
+    return result
+
 
 class ComponentStream:
   """A component that is read in parts; see `stream_component`."""
@@ -80,7 +96,7 @@ class ComponentStream:
   def part(self, path: str) -> Params:
     """The tree below a dotted path, e.g. "norm"; numpy arrays."""
     below = self._below(path)
-    return nested({name: leaf[...] for name, leaf in below.items()})
+    return nested({name: leaf.whole() for name, leaf in below.items()})
 
   def rows(self, path: str) -> Params:
     """As `part`, but with leaves that read only the rows they are indexed with.

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from emv3_jax.errors import InputError
-from emv3_jax.io import checkpoints
+from emv3_jax.io import checkpoints, stored_leaves
 from emv3_jax.io.stored_leaves import StoredLeaf
 from emv3_jax.models.network import named_leaves
 
@@ -78,6 +78,19 @@ def test_dtypes_are_cast_when_asked(tmp_path, params):
   assert_same(checkpoints.load_component(tmp_path, "transformer", abstract(params)), widened)
   assert_same(checkpoints.load_component(tmp_path, "transformer", abstract(params),
                                          dtype=jnp.bfloat16), rounded)
+
+
+def test_leaves_larger_than_a_batch_are_written_and_read_alone(tmp_path, params, monkeypatch):
+  monkeypatch.setattr(checkpoints, "BATCH_BYTES", 200)
+  monkeypatch.setattr(stored_leaves, "PIECE_BYTES", 200)
+  save(tmp_path, params | {"scalar": np.array(3, np.float32)})
+  params["scalar"] = np.array(3, np.float32)
+  for shardings in (None, jax.sharding.SingleDeviceSharding(jax.devices()[1])):
+    for dtype in (jnp.float32, jnp.bfloat16):
+      loaded = checkpoints.load_component(tmp_path, "transformer", abstract(params), dtype=dtype,
+                                          shardings=shardings)
+      assert_same(loaded, jax.tree.map(lambda leaf, to=dtype: leaf.astype(to), params))
+      assert loaded["scalar"].devices() == {jax.devices()[shardings is not None]}
 
 
 def test_shards_are_read_where_they_belong(tmp_path, params):
