@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable, Sequence
 import json
 import logging as std_logging
+import pathlib
 import sys
 
 from absl import flags, logging
@@ -12,6 +13,7 @@ import ml_collections
 from emv3_jax import config as config_lib
 from emv3_jax.errors import InputError
 
+ROOT = pathlib.Path(__file__).parents[1]
 _OVERRIDE = "--config."
 
 
@@ -61,13 +63,21 @@ def print_config(config: ml_collections.ConfigDict) -> None:
   sys.stdout.write(json.dumps(config.to_dict(), indent=2, ensure_ascii=False) + "\n")
 
 
-def run(main: Callable[[Sequence[str]], int]) -> None:
-  """Runs a command line: an `InputError` ends in its message on stderr and exit code 2."""
+def show_own_messages() -> None:
+  """Messages of this project go to stderr as they are, those of libraries from warnings on."""
   flags.FLAGS.mark_as_parsed()  # absl logging waits for absl flags, which are not used here
   logging.use_absl_handler()
   logging.set_verbosity(logging.INFO)
-  std_logging.getLogger("jax").setLevel(std_logging.WARNING)  # which back ends it looked for
-  logging.get_absl_handler().setFormatter(None)
+  std_logging.getLogger("jax").setLevel(std_logging.WARNING)
+  handler = logging.get_absl_handler()
+  handler.setFormatter(None)
+  handler.addFilter(lambda record: record.levelno >= std_logging.WARNING
+                    or record.pathname.startswith(str(ROOT)))
+
+
+def run(main: Callable[[Sequence[str]], int]) -> None:
+  """Runs a command line: an `InputError` ends in its message on stderr and exit code 2."""
+  show_own_messages()
   try:
     code = main(sys.argv[1:])
   except InputError as error:
