@@ -12,9 +12,10 @@ import emv3_jax
 from emv3_jax.errors import InputError
 from emv3_jax.io import checkpoints, video_files
 from emv3_jax.model_config import COMPONENTS
+from emv3_jax.sampling import clip as clip_lib
 from emv3_jax.sampling import inputs as inputs_lib
 from emv3_jax.sampling import output
-from emv3_jax.sampling.clip import sample
+from emv3_jax.sampling.clip import encode_text, sample
 from emv3_jax.sampling.model import load
 from emv3_jax.sampling.settings import Request
 from tests.sampling.conftest import tiny_config
@@ -49,6 +50,17 @@ def test_seed_voice_prompt_and_picture_all_matter(model, files):
                  {"face_box": "none"}, {"negative_prompt": "blurry"}):
     other = sample(model, i2v(files, **change)).latents
     assert np.abs(other - first).max() > 1e-3, change
+
+
+def test_prompts_are_encoded_without_most_of_their_padding(files, monkeypatch):
+  long = load(config=tiny_config("model.transformer.text_tokens=512"))
+  found = inputs_lib.read_inputs(i2v(files), long.config, long.tokenizer_path)
+  short = encode_text(long, found)
+  monkeypatch.setattr(clip_lib, "LENGTH_STEP", 512)
+  padded = encode_text(long, found)
+  assert short["prompt"].shape == (1, 512, 64)
+  for name in short:
+    np.testing.assert_allclose(short[name], padded[name], atol=1e-5)
 
 
 def test_surplus_frames_are_dropped(model, files):
