@@ -12,6 +12,8 @@ import jax.numpy as jnp
 
 from emv3_jax.models.precision import Precision
 
+CONV_METHODS = ("auto", "direct", "taps")
+
 
 class Memory:
   """The last input frames of each layer that looks back in time, in the order of the calls.

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from emv3_jax.models.attention import attend_blocked
-from emv3_jax.models.causal_conv import CausalConv, Memory, SpatialConv, run_in_pieces
+from emv3_jax.models.causal_conv import CONV_METHODS, CausalConv, Memory, SpatialConv, run_in_pieces
 from emv3_jax.models.network import Network
 from emv3_jax.models.precision import FLOAT32, Precision
 
@@ -378,7 +378,7 @@ class VAE(nnx.Module):
       raise ValueError(f"VAE.encode: video of dtype {video.dtype}, expected floating point "
                        "in [-1, 1] or uint8.")
     frames, height, width = video.shape[1:4]
-    if frames % ratio != 1 % ratio:
+    if frames == 0 or frames % ratio != 1 % ratio:
       raise ValueError(f"VAE.encode: {frames} frames, expected {ratio}k + 1; drop or repeat some.")
     if height % side or width % side:
       raise ValueError(f"VAE.encode: frames of {height}x{width} pixels, expected multiples of "
@@ -400,4 +400,6 @@ def in_chunks(run: Callable, length: int, chunk: int) -> jax.Array:
 def network(config: VAEConfig, precision: Precision = FLOAT32, *,
             conv: str = "auto") -> Network:
   """The VAE; `conv` chooses how 3D convolutions are written, see `causal_conv.conv3d`."""
+  if conv not in CONV_METHODS:
+    raise ValueError(f"VAE: conv is {conv!r}; known: {', '.join(CONV_METHODS)}.")
   return Network(lambda rngs: VAE(config, precision=precision, method=conv, rngs=rngs))

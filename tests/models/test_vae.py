@@ -161,6 +161,8 @@ def test_config_that_does_not_fit():
     VAEConfig(temporal_downsample=(True,))
   with pytest.raises(ValueError, match="latent_std has 2 entries, expected z_dim = 16"):
     VAEConfig(latent_std=(1, 2))
+  with pytest.raises(ValueError, match="conv is 'fast'; known: auto, direct, taps"):
+    network(SMALL_CONFIG, conv="fast")
 
 
 @pytest.mark.parametrize("direction", ["encode", "decode"])
