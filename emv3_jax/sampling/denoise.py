@@ -115,21 +115,22 @@ class Denoiser:
                          conditions.known, conditions.face_mask)
     return state.x
 
-  def lower_step(self, params: Params, noise, conditions: Conditions, *,
-                 place: Callable = lambda context: context) -> jax.stages.Lowered:
+  def trace_step(self, params: Params, noise, conditions: Conditions, *,
+                 place: Callable = lambda context: context) -> jax.stages.Traced:
     """The program of a step, not compiled, for arguments of which only the shapes are needed.
 
     Args:
       params, noise, conditions: as in `run`; `jax.ShapeDtypeStruct`s, with shardings on a mesh.
-      place: gives the shapes of the context [branches] their shardings.
+      place: from the shapes of the context (leading axis [branches] if in turn) to shapes with
+        shardings.
     """
     state, context = jax.eval_shape(
-        lambda *arrays: (self.solver.init(arrays[0]), self._project_branches(*arrays[1:])),
+        lambda noise, *inputs: (self.solver.init(noise), self._project_branches(*inputs)),
         noise, params, *self._branch_shapes(conditions))
-    state = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=noise.sharding), state)
-    return self._step.lower(params, state, 0, place(context), self.tables.tree(),
-                            self._rope_table(noise.shape), conditions.known, conditions.face_mask)
+    like_noise = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=noise.sharding)
+    return self._step.trace(params, jax.tree.map(like_noise, state), 0, place(context),
+                            self.tables.tree(), self._rope_table(noise.shape), conditions.known,
+                            conditions.face_mask)
 
   def _branch_shapes(self, conditions: Conditions):
     stacked = lambda x: jax.ShapeDtypeStruct((len(self.guidance.branches), *x.shape), x.dtype)
@@ -143,7 +144,7 @@ class Denoiser:
 
   def _token_blocks(self, shape: tuple[int, ...]) -> int:
     """Blocks of tokens that a layer works on in turn, for latents of `shape`."""
-    f, positions = shape[1], shape[2] // 2 * shape[3] // 2 // self._length_shards
+    f, positions = shape[1], shape[2] * shape[3] // 4 // self._length_shards
     wanted = self.settings.token_blocks or -(-positions * f // BLOCK_TOKENS)
     return min(n for n in range(1, positions + 1) if positions % n == 0 and n >= min(
         wanted, positions))
