@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TINY := emv3_jax/assets/tiny
 
-.PHONY: demo test soak parity lint clean
+.PHONY: demo test soak plan-gpu parity lint clean
 
 .venv/.core: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -11,7 +11,13 @@ TINY := emv3_jax/assets/tiny
 	@touch $@
 
 .venv/.test: pyproject.toml .venv/.core
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,plan-tpu]'
+	@touch $@
+
+# An environment of its own: where no GPU is, its packages make every start of JAX complain.
+.venv/plan_gpu/.done: pyproject.toml
+	$(PYTHON) -m venv .venv/plan_gpu
+	.venv/plan_gpu/bin/pip install --quiet --disable-pip-version-check --editable '.[test,plan-gpu]'
 	@touch $@
 
 .venv/.parity: pyproject.toml .venv/.core
@@ -25,11 +31,14 @@ demo: .venv/.core  ## the main job on the embedded default -> outputs/demo/talki
 
 test: .venv/.test  ## style and tests, no network
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
 
 soak: .venv/.test  ## the long checks; figures go to docs/evidence/soak.json
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[convert]'
 	$(BIN)/python -m pytest --slow -m slow --evidence=docs/evidence/soak.json
+
+plan-gpu: .venv/plan_gpu/.done  ## programs compiled for GPUs that are not there
+	.venv/plan_gpu/bin/python -m pytest --slow tests/plan -k h100
 
 parity: .venv/.parity  ## the networks live against diffusers' and transformers' modules
 	$(BIN)/python -m pytest --parity tests/parity

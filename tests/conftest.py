@@ -40,6 +40,12 @@ def pytest_terminal_summary(terminalreporter):
     terminalreporter.write_line(f"| {module} | {worst:.1e} | {tolerance:.0e} | {count} |")
 
 
+def pytest_testnodedown(node, error):
+  """Adds what a worker process measured (`pytest -n 2`) to what this one knows."""
+  sources, errors = getattr(node, "workeroutput", {}).get("golden", ({}, {}))
+  golden_data.merge(sources, errors)
+
+
 _outcomes = {}
 
 
@@ -53,6 +59,9 @@ def pytest_runtest_logreport(report):
 
 
 def pytest_sessionfinish(session, exitstatus):
+  if hasattr(session.config, "workeroutput"):
+    session.config.workeroutput["golden"] = (dict(golden_data.sources), golden_data.errors)
+    return
   path = session.config.getoption("--evidence")
   if path and _outcomes:
     content = {"date": datetime.date.today().isoformat(), "exit_status": int(exitstatus),

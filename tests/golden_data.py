@@ -67,13 +67,20 @@ def load(folder: str, name: str) -> Case:
   return Case(f"{folder}/{name}", arrays, json.loads(meta_path.read_text()))
 
 
+def merge(more_sources: dict, more_errors: dict) -> None:
+  """Adds counts and errors to those of the summary."""
+  sources.update(more_sources)
+  for module, (error, tolerance, count) in more_errors.items():
+    worst, _, known = errors.get(module, (0.0, tolerance, 0))
+    errors[module] = [max(worst, error), tolerance, known + count]
+
+
 def check(module: str, got, want: np.ndarray, tolerance: float) -> float:
   """Asserts max |got - want| / max |want| <= tolerance and keeps the worst for the summary."""
   got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
   assert got.shape == want.shape, f"{module}: shape {got.shape}, expected {want.shape}"
   assert np.isfinite(got).all(), f"{module}: not finite"
   error = float(np.abs(got - want).max() / max(np.abs(want).max(), 1e-30))
-  worst, _, count = errors.get(module, (0.0, tolerance, 0))
-  errors[module] = [max(worst, error), tolerance, count + 1]
+  merge({}, {module: [error, tolerance, 1]})
   assert error <= tolerance, f"{module}: error {error:.3g} of the largest value, tolerance {tolerance:g}"
   return error
