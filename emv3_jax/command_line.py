@@ -13,7 +13,7 @@ import ml_collections
 from emv3_jax import config as config_lib
 from emv3_jax.errors import InputError
 
-ROOT = pathlib.Path(__file__).parents[1]
+_PACKAGE = str(pathlib.Path(__file__).parent)
 _OVERRIDE = "--config."
 
 
@@ -71,8 +71,9 @@ def show_own_messages() -> None:
   std_logging.getLogger("jax").setLevel(std_logging.WARNING)
   handler = logging.get_absl_handler()
   handler.setFormatter(None)
+  own = (_PACKAGE, str(pathlib.Path(sys.argv[0]).resolve()))
   handler.addFilter(lambda record: record.levelno >= std_logging.WARNING
-                    or record.pathname.startswith(str(ROOT)))
+                    or str(pathlib.Path(record.pathname).resolve()).startswith(own))
 
 
 def run(main: Callable[[Sequence[str]], int]) -> None:
