@@ -12,21 +12,13 @@ import dataclasses
 
 import ml_collections
 
-from emv3_jax.model_config import ModelConfig, PrecisionConfig
+from emv3_jax.model_config import ModelConfig
 from emv3_jax.models.transformer import TransformerConfig
-from emv3_jax.sampling.settings import RELEASED
+from emv3_jax.sampling.settings import RELEASED, Config
 
 
 def get_config() -> ml_collections.ConfigDict:
-  return ml_collections.ConfigDict({
-      "name": "echomimic_v3_flash",
-      "checkpoint": "",
-      "tokenizer": "",
-      "prompt_cache": "~/.cache/emv3_jax/prompts",
-      "face_detector": "",
-      "seed": 43,
-      "keep_parts": False,
-      "model": dataclasses.asdict(ModelConfig(transformer=TransformerConfig(variant="flash"))),
-      "precision": dataclasses.asdict(PrecisionConfig()),
-      "sampling": dataclasses.asdict(RELEASED["flash"]),
-  })
+  return ml_collections.ConfigDict(dataclasses.asdict(Config(
+      name="echomimic_v3_flash",
+      model=ModelConfig(transformer=TransformerConfig(variant="flash")),
+      sampling=RELEASED["flash"])))

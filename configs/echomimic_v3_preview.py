@@ -12,20 +12,10 @@ import dataclasses
 
 import ml_collections
 
-from emv3_jax.model_config import ModelConfig, PrecisionConfig
-from emv3_jax.sampling.settings import RELEASED
+from emv3_jax.sampling.settings import RELEASED, Config
 
 
 def get_config() -> ml_collections.ConfigDict:
-  return ml_collections.ConfigDict({
-      "name": "echomimic_v3_preview",
-      "checkpoint": "",
-      "tokenizer": "",
-      "prompt_cache": "~/.cache/emv3_jax/prompts",
-      "face_detector": "",
-      "seed": 43,
-      "keep_parts": False,
-      "model": dataclasses.asdict(ModelConfig()),
-      "precision": dataclasses.asdict(PrecisionConfig()),
-      "sampling": dataclasses.asdict(RELEASED["preview"]),
-  })
+  return ml_collections.ConfigDict(dataclasses.asdict(Config(
+      name="echomimic_v3_preview",
+      sampling=RELEASED["preview"])))

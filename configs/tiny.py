@@ -19,7 +19,7 @@ from emv3_jax.models.transformer import TransformerConfig
 from emv3_jax.models.umt5 import UMT5Config
 from emv3_jax.models.vae import VAEConfig
 from emv3_jax.models.wav2vec2 import Wav2Vec2Config
-from emv3_jax.sampling.settings import SamplingConfig
+from emv3_jax.sampling.settings import Config, SamplingConfig
 
 ASSETS = pathlib.Path(__file__).parents[1] / "emv3_jax/assets/tiny"
 
@@ -35,18 +35,14 @@ MODEL = ModelConfig(
 
 
 def get_config() -> ml_collections.ConfigDict:
-  precision = PrecisionConfig(*(FLOAT32 for _ in dataclasses.fields(PrecisionConfig)))
-  sampling = SamplingConfig(steps=8, neg_scale=1.0, neg_steps=0, max_frames=257,
-                            negative_prompt="six fingers, jerky motion, drifting colours")
-  return ml_collections.ConfigDict({
-      "name": "tiny",
-      "checkpoint": "untrained",
-      "tokenizer": str(ASSETS / "tokenizer.json"),
-      "prompt_cache": "",
-      "face_detector": "",
-      "seed": 43,
-      "keep_parts": True,
-      "model": dataclasses.asdict(MODEL),
-      "precision": dataclasses.asdict(precision),
-      "sampling": dataclasses.asdict(sampling),
-  })
+  return ml_collections.ConfigDict(dataclasses.asdict(Config(
+      name="tiny",
+      checkpoint="untrained",
+      tokenizer=str(ASSETS / "tokenizer.json"),
+      prompt_cache="",
+      keep_parts=True,
+      model=MODEL,
+      precision=PrecisionConfig(*(FLOAT32 for _ in dataclasses.fields(PrecisionConfig))),
+      sampling=SamplingConfig(
+          steps=8, neg_scale=1.0, neg_steps=0, max_frames=257,
+          negative_prompt="six fingers, jerky motion, drifting colours"))))
