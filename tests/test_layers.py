@@ -10,7 +10,7 @@ FLOORS = {  # package -> floor; a module imports its own floor and lower ones
     "errors": 0, "models": 1, "diffusion": 2, "tasks": 2, "io": 3, "model_config": 3, "config": 3,
     "conditioning": 4, "data": 4, "sharding": 4,
     "attention_backends": 3, "splash_attention": 3, "training": 5, "sampling": 5, "plan": 6,
-    "command_line": 6,
+    "command_line": 6, "program_cache": 6,
 }
 NETWORK_LIBRARIES = {"jax", "flax", "numpy", "jaxtyping", "emv3_jax"}
 STANDARD = {"collections", "dataclasses", "functools", "math", "typing", "enum", "itertools"}

@@ -10,12 +10,13 @@ from emv3_jax.errors import InputError
 import run_sample
 
 ROOT = pathlib.Path(__file__).parents[1]
+NO_CACHE = "--config.program_cache="
 CONFIG = f"--config={ROOT}/configs/tiny.py"
 
 
 def test_wrong_input_ends_with_code_2_and_one_line(tmp_path):
   finished = subprocess.run(
-      [sys.executable, ROOT / "run_sample.py", CONFIG, "--audio=absent.wav", "--image=absent.png",
+      [sys.executable, ROOT / "run_sample.py", CONFIG, NO_CACHE, "--audio=absent.wav", "--image=absent.png",
        f"--out={tmp_path}/clip.mp4"], capture_output=True, text=True, cwd=tmp_path, timeout=300)
   assert finished.returncode == 2
   assert "Traceback" not in finished.stderr
@@ -43,7 +44,7 @@ def test_wrong_input_ends_with_code_2_and_one_line(tmp_path):
 def test_wrong_arguments(arguments, said, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   with pytest.raises(InputError) as caught:
-    run_sample.main(arguments)
+    run_sample.main([*arguments, NO_CACHE])
   assert said in str(caught.value)
 
 

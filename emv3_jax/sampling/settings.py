@@ -93,6 +93,7 @@ class Config:
     checkpoint: model folder, or `untrained` for random parameters.
     tokenizer: tokenizer.json to use; empty takes the model folder's.
     prompt_cache: folder of prompt embeddings; empty turns the cache off.
+    program_cache: folder of compiled programs; empty turns the cache off.
     face_detector: ONNX file of OpenCV's YuNet; empty uses scikit-image's cascade.
     seed: seed of the noise when the request has none.
     keep_parts: keep every network loaded between uses instead of freeing it; for small models
@@ -103,6 +104,7 @@ class Config:
   checkpoint: str = ""
   tokenizer: str = ""
   prompt_cache: str = "~/.cache/emv3_jax/prompts"
+  program_cache: str = "~/.cache/emv3_jax/programs"
   face_detector: str = ""
   seed: int = 43
   keep_parts: bool = False
