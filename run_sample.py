@@ -2,6 +2,7 @@
 
   python run_sample.py --config=configs/tiny.py --image=P --audio=A --prompt=TEXT --out=V.mp4
   python run_sample.py --config=configs/tiny.py --manifest=jobs.jsonl --out=DIR
+  python run_sample.py --config=configs/echomimic_v3_preview.py --plan=v5e:2x4,h100:1x1x8
 
 Config fields are overridden as --config.sampling.steps=8. Exit code 0 only when all that was
 asked for was done; 1 when jobs of a manifest failed; 2 for wrong input.
@@ -10,13 +11,15 @@ asked for was done; 1 when jobs of a manifest failed; 2 for wrong input.
 from collections.abc import Sequence
 import dataclasses
 import pathlib
+import sys
 
 from absl import logging
 import tqdm
 
-from emv3_jax import command_line
+from emv3_jax import command_line, program_cache
 from emv3_jax import config as config_lib
 from emv3_jax.errors import InputError
+from emv3_jax.plan import planner, report, targets
 from emv3_jax.sampling import jobs, output
 from emv3_jax.sampling.clip import sample
 from emv3_jax.sampling.model import load
@@ -43,6 +46,14 @@ def make_parser() -> command_line.Parser:
   parser.add_argument("--no_paste", action="store_true",
                       help="lipsync: keep the model's pixels outside the mouth region too")
   parser.add_argument("--save_latents", action="store_true", help="write V.latents.npy as well")
+  parser.add_argument("--plan", metavar="TARGET[,TARGET...]",
+                      help="compile the config's programs for machines that need not be there, "
+                      "report memory, work and communication, and stop")
+  parser.add_argument("--mesh", action="append", default=[], metavar="AXIS=SIZE,...",
+                      help="with --plan: a mesh, e.g. data=2,context=4; may be repeated; "
+                      "all: the likeliest ones; default: the likeliest one")
+  parser.add_argument("--json", action="store_true",
+                      help="with --plan: one JSON object a line in place of tables")
   parser.add_argument("--print_config", action="store_true", help="print the config and stop")
   return parser
 
@@ -58,6 +69,10 @@ def main(arguments: Sequence[str]) -> int:
   if flags.print_config:
     command_line.print_config(config_dict)
     return 0
+  if flags.plan:
+    return run_plan(config, flags)
+  if flags.mesh or flags.json:
+    raise InputError("--mesh and --json go with --plan; name what to plan for, e.g. --plan=v5e:2x4.")
   if not flags.out:
     raise InputError("--out is missing; name the video to write, or the folder with --manifest.")
   if flags.manifest:
@@ -71,6 +86,7 @@ def run_one(config: Config, flags) -> int:
   names = {field.name for field in dataclasses.fields(Request)} & vars(flags).keys()
   request = Request(**{name: getattr(flags, name) for name in names}, paste=not flags.no_paste)
   video = output.check_video_path(flags.out)
+  program_cache.use(config.program_cache)
   clip = sample(load(flags.checkpoint, config), request, progress=progress_bar)
   output.write(clip, video, save_latents=flags.save_latents)
   seconds = ", ".join(f"{name} {value:.1f}" for name, value in clip.report["seconds"].items())
@@ -84,11 +100,24 @@ def run_manifest(config: Config, flags) -> int:
   if single:
     raise InputError(f"--{single[0]} does not go with --manifest; write it into the manifest.")
   todo = jobs.read_manifest(flags.manifest)
+  program_cache.use(config.program_cache)
   outcome = jobs.run_jobs(load(flags.checkpoint, config), todo, pathlib.Path(flags.out),
                           save_latents=flags.save_latents, progress=progress_bar)
   logging.info("%d done, %d skipped as done before, %d failed.", outcome.done, outcome.skipped,
                outcome.failed)
   return 1 if outcome.failed else 0
+
+
+def run_plan(config: Config, flags) -> int:
+  """Writes a table, or JSON lines, for each target; exit code 0 also where something does not fit."""
+  planned = targets.parse_list(flags.plan)
+  for target in planned:
+    targets.check_extra(target)
+  show = report.json_lines if flags.json else report.table
+  for target in planned:
+    sys.stdout.write(show(planner.plan(config, target, flags.mesh)) + "\n")
+    sys.stdout.flush()
+  return 0
 
 
 if __name__ == "__main__":

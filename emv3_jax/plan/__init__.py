@@ -1,0 +1,1 @@
+"""Memory, work and communication of any config on any machine, compiled without that machine."""

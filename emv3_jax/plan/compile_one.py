@@ -1,0 +1,125 @@
+"""Compiles programs for one target and one mesh, in a process of its own.
+
+  python -m emv3_jax.plan.compile_one < request.json
+
+The request names the target, the mesh, the programs and the config; one JSON object a line comes
+back for each program. Mistakes come back as {"error": message}.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import re
+import sys
+import tempfile
+import time
+
+import jax
+
+from emv3_jax import config as config_lib
+from emv3_jax import sharding
+from emv3_jax.errors import InputError
+from emv3_jax.plan import hlo, programs, targets
+from emv3_jax.sampling.settings import Config
+
+GIB = 2 ** 30
+_NEEDED = re.compile(r"(?:Used|temporaries \()\s*([\d.]+)([GM])")
+
+
+@contextlib.contextmanager
+def captured_stderr() -> Iterator[list[str]]:
+  """Collects what the compilers, which know no Python streams, write to stderr."""
+  lines: list[str] = []
+  sys.stderr.flush()
+  kept = os.dup(2)
+  with tempfile.TemporaryFile() as file:
+    os.dup2(file.fileno(), 2)
+    try:
+      yield lines
+    finally:
+      os.dup2(kept, 2)
+      os.close(kept)
+      file.seek(0)
+      lines += file.read().decode(errors="replace").splitlines()
+
+
+def plan_program(name: str, config: Config, window: programs.Window,
+                 target: targets.Target, mesh_config: sharding.MeshConfig) -> dict:
+  """Compiles one program; returns its line of the report.
+
+  Raises:
+    InputError: the program does not divide over the mesh.
+  """
+  mesh = targets.compile_only_mesh(target, mesh_config)
+  place = programs.Place(target.platform, mesh, mesh_config)
+  start = time.monotonic()
+  with captured_stderr() as stderr:
+    program = programs.PROGRAMS[name](config, window, place)
+    lowered = program.traced.lower()
+    memory, found = _compile(lowered, program)
+  busiest = program.flops * program.padding / target.devices
+  seconds = busiest / target.chip.peak_flops
+  warnings = _warnings(stderr, found, program)
+  return {
+      "program": name, "target": target.name, "mesh": dataclasses.asdict(mesh_config),
+      "chips": target.chips, **memory, "capacity_gib": round(target.chip.capacity_gib, 2),
+      "fits": memory["peak_gib"] <= target.chip.capacity_gib,
+      "flops": program.flops, "padding": program.padding,
+      "seconds_at_peak": round(seconds, 3), "seconds_at_40_percent": round(seconds / 0.4, 3),
+      "collectives": hlo.totals(found),
+      "compile_seconds": round(time.monotonic() - start, 1), "warnings": warnings,
+      "frames": window.frames, "height": window.height, "width": window.width,
+  }
+
+
+def _compile(lowered: jax.stages.Lowered, program: programs.Program):
+  """Memory by kind in GiB a device, and the collectives."""
+  parameters = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+                   for leaf in jax.tree.leaves(program.params))
+  try:
+    compiled = lowered.compile()
+  except jax.errors.JaxRuntimeError as error:
+    needed = _NEEDED.search(str(error))
+    if "RESOURCE_EXHAUSTED" not in str(error) or needed is None:
+      raise
+    peak = float(needed[1]) * (GIB if needed[2] == "G" else 2 ** 20)
+    return _shares(peak, parameters, parameters), []
+  analysis = compiled.memory_analysis()
+  memory = _shares(analysis.peak_memory_in_bytes, parameters, analysis.argument_size_in_bytes)
+  return memory, hlo.collectives(compiled.as_text())
+
+
+def _shares(peak: float, parameters: int, arguments: int) -> dict[str, float]:
+  gib = {"peak_gib": peak, "parameters_gib": parameters, "inputs_gib": arguments - parameters,
+         "activations_gib": peak - arguments}
+  return {name: round(value / GIB, 3) for name, value in gib.items()}
+
+
+def _warnings(stderr: list[str], found: list[hlo.Collective],
+              program: programs.Program) -> list[str]:
+  warnings = [f"involuntary full rematerialization of {tensor}"
+              for tensor in hlo.rematerialised(stderr)]
+  return warnings + [f"gathers a whole parameter stack {list(shape)}"
+                     for shape in hlo.gathered_stacks(found, program.stacks())]
+
+
+def main() -> None:
+  request = json.load(sys.stdin)
+  try:
+    config = config_lib.build(Config, request["config"])
+    target = targets.parse(request["target"])
+    mesh = sharding.MeshConfig(**request["mesh"])
+    window = programs.Window(**request["window"])
+    for name in request["programs"]:
+      line = plan_program(name, config, window, target, mesh)
+      sys.stdout.write(json.dumps(line) + "\n")
+      sys.stdout.flush()
+  except InputError as error:
+    sys.stdout.write(json.dumps({"error": str(error)}) + "\n")
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,51 @@
+"""Floating-point operations of a program: those of its matrix products and convolutions.
+
+They are counted in the program as JAX traces it, where the length of every loop is known. What a
+compiler reports counts a loop's body once and kernels such as splash attention not at all; so trace
+with plain attention.
+"""
+
+from collections.abc import Iterator
+import math
+
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+
+
+def count(traced: jax.stages.Traced) -> int:
+  """Operations of one run, a multiplication and an addition being two.
+
+  Raises:
+    ValueError: a loop whose length is not known beforehand.
+  """
+  return _of_jaxpr(traced.jaxpr.jaxpr)
+
+
+def _of_jaxpr(jaxpr: Jaxpr) -> int:
+  return sum(map(_of_equation, jaxpr.eqns))
+
+
+def _of_equation(eqn: JaxprEqn) -> int:
+  name = eqn.primitive.name
+  if name == "dot_general":
+    (contracted, _), _ = eqn.params["dimension_numbers"]
+    lhs = eqn.invars[0].aval.shape
+    return 2 * eqn.outvars[0].aval.size * math.prod(lhs[axis] for axis in contracted)
+  if name == "conv_general_dilated":
+    kernel, numbers = eqn.invars[1].aval, eqn.params["dimension_numbers"]
+    return 2 * eqn.outvars[0].aval.size * (kernel.size // kernel.shape[numbers.rhs_spec[0]])
+  inner = [_of_jaxpr(jaxpr) for jaxpr in _jaxprs_of(eqn)]
+  if name == "while" and any(inner):
+    raise ValueError("A loop of unknown length: its operations cannot be counted.")
+  if name == "cond":
+    return max(inner)
+  return sum(inner) * (eqn.params["length"] if name == "scan" else 1)
+
+
+def _jaxprs_of(eqn: JaxprEqn) -> Iterator[Jaxpr]:
+  for value in eqn.params.values():
+    for item in value if isinstance(value, (tuple, list)) else (value,):
+      if isinstance(item, ClosedJaxpr):
+        yield item.jaxpr
+      elif isinstance(item, Jaxpr):
+        yield item

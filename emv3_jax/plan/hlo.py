@@ -1,0 +1,67 @@
+"""What a compiled program's text, and its compiler's log, say about communication."""
+
+from collections.abc import Iterable
+import dataclasses
+import math
+import re
+
+_KINDS = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
+_COLLECTIVE = re.compile(rf"= (.*?) ({_KINDS})(-start)?\(")
+_ARRAY = re.compile(r"(pred|[a-z]+\d+)\[([\d,]*)\]")
+_BITS = re.compile(r"\d+")
+_REMATERIALISED = re.compile(
+    r'Involuntary full rematerialization(?:.*HLO operation:? %?\S+ = (\w+\[[\d,]*\]))?'
+    r'(?:.*op_name="([^"]*)")?')
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+  """One instruction: kind, and shape and bytes of its results on one device."""
+
+  kind: str
+  shapes: tuple[tuple[int, ...], ...]
+  bytes: int
+
+
+def collectives(text: str) -> list[Collective]:
+  """All collectives of a compiled program's text, those in the body of a loop once."""
+  found = []
+  for line in text.splitlines():
+    match = _COLLECTIVE.search(line)
+    if match is None:
+      continue
+    arrays = [(dtype, tuple(int(size) for size in sizes.split(",") if size))
+              for dtype, sizes in _ARRAY.findall(match[1])]
+    if match[3]:  # starting one gives its operands and its results
+      arrays = arrays[len(arrays) // 2:]
+    size = sum(_item_bytes(dtype) * math.prod(shape) for dtype, shape in arrays)
+    found.append(Collective(match[2], tuple(shape for _, shape in arrays), size))
+  return found
+
+
+def totals(found: Iterable[Collective]) -> dict[str, dict[str, float]]:
+  """{kind: {"count", "mib"}}."""
+  summed = {}
+  for collective in found:
+    total = summed.setdefault(collective.kind, {"count": 0, "mib": 0.0})
+    total["count"] += 1
+    total["mib"] += collective.bytes / 2 ** 20
+  return {kind: {**total, "mib": round(total["mib"], 2)} for kind, total in summed.items()}
+
+
+def gathered_stacks(found: Iterable[Collective],
+                    stacks: set[tuple[int, ...]]) -> list[tuple[int, ...]]:
+  """Shapes of `stacks`, parameters of all layers, that a collective makes whole on a device."""
+  return sorted({shape for collective in found if collective.kind == "all-gather"
+                 for shape in collective.shapes if shape in stacks})
+
+
+def rematerialised(log: Iterable[str]) -> list[str]:
+  """Tensors that the partitioner found no way to move but to make them whole on every device."""
+  return [f"{match[1] or 'a tensor'} in {match[2] or 'an unnamed operation'}"
+          for match in map(_REMATERIALISED.search, log) if match]
+
+
+def _item_bytes(dtype: str) -> int:
+  bits = _BITS.search(dtype)
+  return max(1, int(bits[0]) // 8) if bits else 1

@@ -1,0 +1,160 @@
+"""Plans: every program on every mesh of every target, ranked; and what to do where one does not fit."""
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+import itertools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+from absl import logging
+from jax.sharding import AbstractMesh
+
+from emv3_jax.errors import InputError
+from emv3_jax.plan import meshes, programs, targets
+from emv3_jax.sampling.settings import Config
+from emv3_jax.sharding import AXES, MeshConfig
+from emv3_jax.sharding.constraints import picture_axes
+
+ROOT = pathlib.Path(__file__).parents[2]
+ALL = "all"  # in place of a mesh: the likeliest ones
+NUM_LIKELY = 6
+_NUM_TRIES = 4  # programs compiled in search of one that fits
+
+
+def plan(config: Config, target: targets.Target, mesh_texts: Sequence[str] = (), *,
+         names: Sequence[str] = tuple(programs.PROGRAMS)) -> list[dict]:
+  """Compiles for one target and several meshes.
+
+  Args:
+    config: what to sample with; planned is its window at its largest size.
+    target: where.
+    mesh_texts: as `meshes.parse` takes them, or `all`; none is the likeliest mesh.
+    names: of `programs.PROGRAMS`.
+
+  Returns:
+    A JSON-able line for each program and mesh. Those of a program are in a row, the best mesh first
+    and numbered from 1 as `rank`: what fits before what does not, then by seconds, by bytes
+   A line that does not fit has an `advice`.
+
+  Raises:
+    InputError: the compiler is not installed, or the mesh does not fit target or network.
+  """
+  targets.check_extra(target)
+  window = programs.largest_window(config)
+  programs.check_window(window)
+  lines = []
+  for mesh in choose_meshes(config, window, target, mesh_texts):
+    lines += compile_programs(config, window, target, mesh, names)
+  ranked = []
+  for name in names:
+    of_program = sorted((line for line in lines if line["program"] == name), key=lambda line: (
+        not line["fits"], _seconds(config, window, target, line), line["peak_gib"]))
+    ranked += [{**line, "rank": rank} for rank, line in enumerate(of_program, 1)]
+  for line in ranked:
+    if not line["fits"]:
+      line["advice"] = _advice(config, window, target, line)
+  return ranked
+
+
+def choose_meshes(config: Config, window: programs.Window, target: targets.Target,
+                  texts: Sequence[str]) -> list[MeshConfig]:
+  """The meshes of `texts`; see `plan`."""
+  chosen = []
+  for text in texts or ("",):
+    if text in ("", ALL):
+      likely = likely_meshes(config, window, target)
+      chosen += likely[:NUM_LIKELY if text else 1]
+    else:
+      chosen.append(meshes.parse(text, target.devices))
+  return list(dict.fromkeys(chosen))
+
+
+def compile_programs(config: Config, window: programs.Window, target: targets.Target,
+                     mesh: MeshConfig, names: Sequence[str]) -> Iterator[dict]:
+  """Lines of `compile_one`, which runs in a process of its own.
+
+  Raises:
+    InputError: a mistake that it found.
+    RuntimeError: a compiler failed otherwise; its last words are in the message.
+  """
+  logging.info("Compiling %s for %s on mesh %s.", ", ".join(names), target.name,
+               meshes.label(mesh))
+  request = json.dumps({
+      "target": target.name, "mesh": dataclasses.asdict(mesh), "programs": list(names),
+      "window": dataclasses.asdict(window), "config": dataclasses.asdict(config)})
+  environment = targets.environment(target)
+  environment["PYTHONPATH"] = os.pathsep.join(
+      filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
+  with tempfile.TemporaryFile() as log, subprocess.Popen(
+      [sys.executable, "-m", "emv3_jax.plan.compile_one"], env=environment, text=True,
+      stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log) as process:
+    process.stdin.write(request)
+    process.stdin.close()
+    for text in process.stdout:
+      line = json.loads(text)
+      if "error" in line:
+        raise InputError(line["error"])
+      yield line
+    if process.wait():
+      log.seek(0)
+      raise RuntimeError(f"Compiling for {target.name} failed:\n"
+                         f"{log.read().decode(errors='replace')[-4000:]}")
+
+
+def _sizes(config: Config, window: programs.Window):
+  """What `meshes` wants to know of a sampling step."""
+  return (config.model.transformer, programs.num_rows(config), window.positions,
+          window.latents[0])
+
+
+def likely_meshes(config: Config, window: programs.Window,
+                  target: targets.Target) -> list[MeshConfig]:
+  """`meshes.likely`, those first over which the VAE's pictures divide too."""
+  def splits(mesh):
+    try:
+      picture_axes(AbstractMesh(mesh.sizes, AXES), 1, window.latents[1:])
+    except InputError:
+      return False
+    return True
+
+  return sorted(meshes.likely(target, *_sizes(config, window)), key=splits, reverse=True)
+
+
+def _seconds(config: Config, window: programs.Window, target: targets.Target, line: dict) -> float:
+  return meshes.seconds(MeshConfig(**line["mesh"]), target, *_sizes(config, window))
+
+
+def _advice(config: Config, window: programs.Window, target: targets.Target, line: dict) -> str:
+  """What would fit instead of `line`, found by compiling it."""
+  excess = line["peak_gib"] - line["capacity_gib"]
+  tried = itertools.islice(_alternatives(config, window, target, line), _NUM_TRIES)
+  for change, other_config, other_target, mesh in tried:
+    (other,) = compile_programs(other_config, window, other_target, mesh, [line["program"]])
+    if other["fits"]:
+      fitting = f"{change} takes {other['peak_gib']:.2f} of {other['capacity_gib']:.2f} GiB"
+      break
+  else:
+    fitting = "nothing that was tried does; plan for more or larger chips, or a smaller window"
+  return f"{excess:.2f} GiB too much; {fitting}"
+
+
+def _alternatives(config: Config, window: programs.Window, target: targets.Target,
+                  line: dict) -> Iterator[tuple[str, Config, targets.Target, MeshConfig]]:
+  """What to try, what changes least first: branches in turn, other meshes, larger targets."""
+  mesh = MeshConfig(**line["mesh"])
+  if line["program"] == "sample_step" and config.sampling.branches == "batched":
+    sampling = dataclasses.replace(config.sampling, branches="in_turn")
+    in_turn = dataclasses.replace(config, sampling=sampling)
+    yield "--config.sampling.branches=in_turn", in_turn, target, mesh
+  others = [other for other in likely_meshes(config, window, target) if other.sizes != mesh.sizes]
+  for other in others[:2]:
+    yield f"--mesh={meshes.label(other)}", config, target, other
+  larger = target
+  while True:
+    larger = targets.larger(larger)
+    best = likely_meshes(config, window, larger)[0]
+    yield f"--plan={larger.name} --mesh={meshes.label(best)}", config, larger, best

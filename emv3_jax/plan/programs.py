@@ -1,0 +1,187 @@
+"""The programs that can be planned, traced for devices that need not be there."""
+
+from collections.abc import Callable
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from emv3_jax import attention_backends, sharding
+from emv3_jax.errors import InputError
+from emv3_jax.io.pixels import to_uint8
+from emv3_jax.models import transformer, vae
+from emv3_jax.models.attention import attend_xla
+from emv3_jax.models.network import Params, named_leaves
+from emv3_jax.plan import flops, meshes
+from emv3_jax.sampling.denoise import Conditions, Denoiser
+from emv3_jax.sampling.settings import Config
+from emv3_jax.sharding import mesh as mesh_lib
+
+SIDE = 16  # pixels; sides are multiples of it
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+  """Size of the clip that is planned: 4k+1 frames of height x width pixels."""
+
+  frames: int
+  height: int
+  width: int
+
+  @property
+  def latents(self) -> tuple[int, int, int]:
+    """f, H8, W8."""
+    return (self.frames - 1) // 4 + 1, self.height // 8, self.width // 8
+
+  @property
+  def positions(self) -> int:
+    """Token positions of a frame."""
+    return self.height // SIDE * (self.width // SIDE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+  """Where a program is to run: platform `cpu`, `gpu` or `tpu`, the mesh and its attention."""
+
+  platform: str
+  mesh: Mesh
+  config: sharding.MeshConfig
+
+  def whole(self, shape: tuple[int, ...], dtype=jnp.float32) -> jax.ShapeDtypeStruct:
+    """An array that every device holds."""
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(self.mesh, PartitionSpec()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """A traced program.
+
+  Attributes:
+    traced: to lower and compile.
+    params: shapes of its parameters, with shardings.
+    flops: operations of a run, of all devices together.
+    padding: factor on them for rows that are computed only to fill the mesh.
+  """
+
+  traced: jax.stages.Traced
+  params: Params
+  flops: int
+  padding: float = 1.0
+
+  def stacks(self) -> set[tuple[int, ...]]:
+    """Shapes of the matrices of all layers together."""
+    return {leaf.shape for name, leaf in named_leaves(self.params).items()
+            if name.startswith("blocks.") and leaf.ndim > 2}
+
+
+def largest_window(config: Config) -> Window:
+  """The config's window at its largest size: fixed, or the square of its largest area."""
+  settings = config.sampling
+  side = math.isqrt(settings.max_area) // SIDE * SIDE
+  return Window(settings.max_frames, settings.height or side, settings.width or side)
+
+
+def num_rows(config: Config) -> int:
+  """Rows of the batch that a sampling step runs at once for one clip."""
+  if config.sampling.branches == "in_turn":
+    return 1
+  return len(_denoiser(config).guidance.branches)
+
+
+def _denoiser(config: Config, **options) -> Denoiser:
+  network = transformer.network(config.model.transformer, config.precision.transformer)
+  return Denoiser(network, config.model.transformer, config.sampling, **options)
+
+
+def _conditions(config: Config, window: Window, array: Callable) -> Conditions:
+  """Shapes of what one clip is denoised under."""
+  net = config.model.transformer
+  f, height8, width8 = window.latents
+  audio = ((1, 2 * window.frames, net.audio_dim) if net.variant == "preview" else
+           (1, window.frames, 5, net.audio_layers, net.audio_dim))
+  return Conditions(
+      text={"prompt": array((1, net.text_tokens, net.text_dim))},
+      image=array((1, net.image_tokens, net.image_dim)), audio=array(audio),
+      known=array((1, f, height8, width8, net.in_channels - net.out_channels)),
+      face_mask=array((1, window.positions)))
+
+
+def sample_step(config: Config, window: Window, place: Place) -> Program:
+  """All guidance branches and one step of the solver, for one clip of one window."""
+  net, precision = config.model.transformer, config.precision.transformer
+  noise = (1, *window.latents, net.out_channels)
+  network = sharding.ShardedTransformer(net, place.mesh, precision=precision,
+                                        attention=place.config.attention)
+  denoiser = Denoiser(
+      network, net, config.sampling, attend=attention_backends.select("auto", place.platform),
+      length_shards=place.config.context)
+  traced = denoiser.trace_step(
+      network.abstract, place.whole(noise), _conditions(config, window, place.whole),
+      place=lambda context: _placed(context, place.mesh, config.sampling.branches == "in_turn"))
+
+  plain = _denoiser(config, attend=attend_xla)
+  counted = plain.trace_step(transformer.network(net, precision).abstract, jax.ShapeDtypeStruct(noise, jnp.float32),
+                             _conditions(config, window, _array))
+  rows = num_rows(config)
+  return Program(traced, network.abstract, flops.count(counted),
+                 meshes.padded(rows, place.config) / rows)
+
+
+def _array(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def _placed(context, mesh: Mesh, in_turn: bool):
+  """Context shapes [layers, b, ..., n, k], with branches in front if in turn, with shardings."""
+  def put(leaf):
+    axes = (None,) * (1 + in_turn) + ("batch",)
+    axes += (None,) * (leaf.ndim - len(axes) - 2) + ("heads", None)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype,
+                                sharding=NamedSharding(mesh, mesh_lib.spec(*axes)))
+
+  return jax.tree.map(put, context)
+
+
+def vae_decode(config: Config, window: Window, place: Place) -> Program:
+  """Latents to uint8 frames."""
+  f, height8, width8 = window.latents
+  latents = (1, f, height8, width8, config.model.vae.z_dim)
+  run = lambda model, latents, constrain: model.decode(latents, finish=to_uint8,
+                                                       constrain=constrain)
+  return _vae(config, window, place, run, latents)
+
+
+def vae_encode(config: Config, window: Window, place: Place) -> Program:
+  """Frames, float32 in [-1, 1], to latents."""
+  run = lambda model, video, constrain: model.encode(video, constrain=constrain)
+  return _vae(config, window, place, run, (1, window.frames, window.height, window.width, 3))
+
+
+def _vae(config: Config, window: Window, place: Place, run: Callable,
+         shape: tuple[int, ...]) -> Program:
+  network = vae.network(config.model.vae, config.precision.vae)
+  constrain = sharding.constrain_pictures(place.mesh, 1, window.latents[1:])
+
+  def traced(params, array, constrain):
+    step = lambda params, x: run(network.bind(params), x, constrain)
+    return jax.jit(step, keep_unused=True).trace(params, array)  # the other half lies there too
+
+  params = sharding.abstract_on(network.abstract, place.mesh, "vae")
+  counted = traced(network.abstract, _array(shape), vae.identity)
+  return Program(traced(params, place.whole(shape), constrain), params, flops.count(counted))
+
+
+PROGRAMS: dict[str, Callable[[Config, Window, Place], Program]] = {
+    "sample_step": sample_step, "vae_decode": vae_decode, "vae_encode": vae_encode}
+
+
+def check_window(window: Window) -> None:
+  """
+  Raises:
+    InputError: sides or frames that no clip can have.
+  """
+  if window.frames % 4 != 1 or window.height % SIDE or window.width % SIDE:
+    raise InputError(f"A window of {window.frames} frames of {window.height}x{window.width} cannot "
+                     f"be planned: frames are 4k+1, sides multiples of {SIDE}.")

@@ -1,0 +1,95 @@
+"""Plans the preview model at several sizes and writes docs/memory.md.
+
+  python scripts/memory_table.py [--only=v5e:1x1,h100:1x1x1] [--frames=81,113] [--sizes=768x768]
+  python scripts/memory_table.py --write
+
+Each plan takes half a minute to two of a core. Results are kept in docs/evidence/memory.json, and
+what is there is not planned again: the table can be completed bit by bit. Needs the extra plan-tpu,
+plan-gpu or both, according to the targets.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import pathlib
+import sys
+
+from configs import echomimic_v3_preview
+from emv3_jax import config as config_lib
+from emv3_jax.io import atomic
+from emv3_jax.plan import planner, targets
+from emv3_jax.sampling.settings import Config
+
+DOCS = pathlib.Path(__file__).parents[1] / "docs"
+RESULTS = DOCS / "evidence/memory.json"
+TARGETS = {"v5e": "v5e:1x1", "v5p": "v5p:1x1x1", "v6e": "v6e:1x1", "H100": "h100:1x1x1"}
+CARDS = {"12 GB": 11.0, "24 GB": 22.5}  # GiB left by driver and libraries
+SIZES = ("480x832", "768x768")
+FRAMES = (49, 81, 113)
+PARTS = {  # row of the table -> program, guidance branches
+    "sampling step, batched": ("sample_step", "batched"),
+    "sampling step, in turn": ("sample_step", "in_turn"),
+    "VAE decode": ("vae_decode", "batched"),
+    "VAE encode": ("vae_encode", "batched"),
+}
+MARK = "<!-- table -->"
+
+
+def config_for(size: str, frames: int, branches: str) -> Config:
+  height, width = map(int, size.split("x"))
+  config = config_lib.build(Config, echomimic_v3_preview.get_config())
+  sampling = dataclasses.replace(config.sampling, height=height, width=width, max_frames=frames,
+                                 branches=branches)
+  return dataclasses.replace(config, sampling=sampling)
+
+
+def read() -> dict[str, float]:
+  return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+
+
+def key(size: str, frames: int, part: str, target: str) -> str:
+  return f"{size} {frames} {part} {target}"
+
+
+def table(results: dict[str, float]) -> str:
+  """Markdown; peaks in GiB of a device, empty where not planned yet."""
+  header = ["size", "frames", "part", *TARGETS, *CARDS]
+  rows = [header, ["---"] * len(header)]
+  for size, frames, part in itertools.product(SIZES, FRAMES, PARTS):
+    peaks = [results.get(key(size, frames, part, target)) for target in TARGETS.values()]
+    gpu = peaks[-1]
+    cards = ["" if gpu is None else "yes" if gpu <= room else "no" for room in CARDS.values()]
+    rows.append([size, str(frames), part, *("" if p is None else f"{p:.2f}" for p in peaks),
+                 *cards])
+  return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("--only", default=",".join(TARGETS.values()), help="targets")
+  parser.add_argument("--frames", default=",".join(map(str, FRAMES)))
+  parser.add_argument("--sizes", default=",".join(SIZES))
+  parser.add_argument("--write", action="store_true", help="only write the table")
+  flags = parser.parse_args()
+  wanted = [] if flags.write else itertools.product(
+      flags.only.split(","), flags.sizes.split(","), map(int, flags.frames.split(",")), PARTS)
+  for target, size, frames, part in wanted:
+    name = key(size, frames, part, target)
+    if name not in read():
+      program, branches = PARTS[part]
+      (line,) = planner.plan(config_for(size, frames, branches), targets.parse(target),
+                             names=[program])
+      sys.stderr.write(f"{name}: {line['peak_gib']:.2f} GiB\n")
+      RESULTS.parent.mkdir(exist_ok=True)
+      atomic.write_json(RESULTS, dict(sorted({**read(), name: line["peak_gib"]}.items())))
+  page = DOCS / "memory.md"
+  before, _, rest = page.read_text().partition(MARK)
+  after = rest.partition(MARK)[2]
+  with atomic.atomic_file(page) as partial:
+    partial.write_text(f"{before}{MARK}\n{table(read())}\n{MARK}{after}")
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,55 @@
+"""Meshes from text, and the likeliest ones."""
+
+import math
+
+import pytest
+
+from emv3_jax.errors import InputError
+from emv3_jax.models.transformer import TransformerConfig
+from emv3_jax.plan import meshes, targets
+from emv3_jax.sharding import MeshConfig
+
+NET, POSITIONS = TransformerConfig(), 48 * 48
+
+
+def test_text_and_mesh_are_two_forms_of_one_thing():
+  mesh = meshes.parse("data=2,context=8,attention=allgather", 16)
+  assert mesh == MeshConfig(data=2, context=8, attention="allgather")
+  assert meshes.parse(meshes.label(mesh), 16) == mesh
+  assert meshes.parse(meshes.label(MeshConfig()), 1) == MeshConfig()
+
+
+@pytest.mark.parametrize("text, message", [
+    ("data=2,contxt=4", "did you mean 'context'"), ("data=two", "number of devices"),
+    ("data=2,context=2", "takes 4 devices, the target has 8"),
+    ("context=8,attention=ring", "allgather, ulysses"), ("", "unknown axis ''")])
+def test_a_wrong_mesh_says_what_is_wrong(text, message):
+  with pytest.raises(InputError, match=message):
+    meshes.parse(text, 8)
+
+
+def likely(target, positions=POSITIONS):
+  return meshes.likely(targets.parse(target), NET, rows=3, positions=positions, frames=29)
+
+
+@pytest.mark.parametrize("target, best", [
+    ("v5e:1x1", MeshConfig()), ("v5e:2x2", MeshConfig(context=4)),
+    ("h100:1x1x3", MeshConfig(data=3)), ("h100:1x1x6", MeshConfig(data=3, context=2))])
+def test_the_likeliest_mesh_computes_no_padding_and_moves_little(target, best):
+  found = likely(target)
+  assert found[0] == best
+  assert all(math.prod(mesh.sizes) == targets.parse(target).devices for mesh in found)
+  assert len(set(found)) == len(found)
+
+
+def test_between_hosts_little_is_moved():
+  best = likely("h100:1x8x8")[0]
+  assert best.context * best.tensor <= 16 and meshes.padded(3, best) == best.data * best.fsdp
+
+
+def test_meshes_that_do_not_divide_are_left_out():
+  found = likely("v5e:2x4")
+  assert MeshConfig(context=8, attention="allgather") in found
+  assert MeshConfig(context=8) not in found  # ulysses: 12 heads
+  assert all(mesh.tensor in (1, 2, 4) for mesh in found)
+  assert all(mesh.context < 4 for mesh in likely("v5e:2x4", positions=30 * 31))

@@ -1,0 +1,109 @@
+"""Ranking, advice and output of plans; what is compiled is stood in for."""
+
+import json
+
+from jax.sharding import AbstractMesh
+import pytest
+
+from configs import echomimic_v3_preview
+from emv3_jax import config as config_lib
+from emv3_jax.errors import InputError
+from emv3_jax.plan import planner, programs, report, targets
+from emv3_jax.sampling.settings import Config
+from emv3_jax.sharding import AXES, MeshConfig
+from emv3_jax.sharding.constraints import picture_axes
+import run_sample
+
+CONFIG = config_lib.build(Config, echomimic_v3_preview.get_config())
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+  """Programs whose memory depends on branches and devices; gives the list of what was compiled."""
+  seen = []
+
+  def compile_programs(config, window, target, mesh, names):
+    for name in names:
+      seen.append((name, target.name, mesh, config.sampling.branches))
+      peak = (48.0 if config.sampling.branches == "batched" else 20.0) / target.devices
+      yield {
+          "program": name, "target": target.name, "mesh": {**vars(mesh)}, "chips": target.chips,
+          "peak_gib": peak, "parameters_gib": 3.2, "inputs_gib": 0.8, "activations_gib": 1.0,
+          "capacity_gib": target.chip.capacity_gib, "fits": peak <= target.chip.capacity_gib,
+          "flops": 10 ** 15, "padding": 1.0, "seconds_at_peak": 2.0, "seconds_at_40_percent": 5.0,
+          "collectives": {"all-to-all": {"count": 4, "mib": 64.0}}, "compile_seconds": 1.0,
+          "warnings": ["gathers a whole parameter stack [30, 1536, 1536]"],
+          "frames": window.frames, "height": window.height, "width": window.width}
+
+  monkeypatch.setattr(planner, "compile_programs", compile_programs)
+  monkeypatch.setattr(targets, "check_extra", lambda target: None)
+  return seen
+
+
+def test_the_window_is_the_largest(compiled):
+  line = planner.plan(CONFIG, targets.parse("v5p:2x2x1"))[0]
+  assert (line["frames"], line["height"], line["width"]) == (113, 768, 768)
+
+
+def test_meshes_are_ranked_for_each_program(compiled):
+  lines = planner.plan(CONFIG, targets.parse("v5p:2x2x1"), ["data=4", "context=4"])
+  assert [(line["program"], line["rank"], line["mesh"]["context"]) for line in lines] == [
+      (name, rank, {1: 4, 2: 1}[rank])
+      for name in ("sample_step", "vae_decode", "vae_encode") for rank in (1, 2)]
+
+
+def test_all_means_several_meshes_and_none_the_likeliest(compiled):
+  target = targets.parse("v5p:2x2x1")
+  assert len(planner.plan(CONFIG, target, ["all"], names=["sample_step"])) == planner.NUM_LIKELY
+  (line,) = planner.plan(CONFIG, target, names=["sample_step"])
+  assert MeshConfig(**line["mesh"]) == MeshConfig(context=4)
+
+
+def test_meshes_that_split_the_pictures_too_come_first():
+  window = programs.Window(frames=81, height=480, width=832)  # latents of 60x104
+  best, *_, last = planner.likely_meshes(CONFIG, window, targets.parse("v6e:4x8"))
+  picture_axes(AbstractMesh(best.sizes, AXES), 1, window.latents[1:])
+  with pytest.raises(InputError, match="neither"):
+    picture_axes(AbstractMesh(last.sizes, AXES), 1, window.latents[1:])
+
+
+def test_what_does_not_fit_comes_with_what_does(compiled):
+  (line,) = planner.plan(CONFIG, targets.parse("v6e:1x1"), names=["sample_step"])
+  assert not line["fits"]
+  assert line["advice"] == ("16.75 GiB too much; --config.sampling.branches=in_turn takes 20.00 of "
+                            "31.25 GiB")
+  (line,) = planner.plan(CONFIG, targets.parse("v5e:1x1"), names=["sample_step"])
+  assert line["advice"] == ("32.25 GiB too much; --plan=v5e:2x2 --mesh=context=4,attention=ulysses "
+                            "takes 12.00 of 15.75 GiB")
+
+
+def test_a_mesh_of_another_size_is_an_error_before_anything_is_compiled(compiled):
+  with pytest.raises(InputError, match="takes 2 devices, the target has 4"):
+    planner.plan(CONFIG, targets.parse("v5p:2x2x1"), ["data=2"])
+  assert not compiled
+
+
+def test_table(compiled):
+  lines = planner.plan(CONFIG, targets.parse("v6e:1x1"), names=["sample_step"])
+  text = report.table(lines)
+  assert text.splitlines()[0] == "v6e:1x1: 1 chip, 31.25 GiB each; 113 frames of 768x768"
+  for part in ("48.00 does not fit", "4 all-to-all (64)", "16.75 GiB too much",
+               "warning, sample_step on data=1: gathers a whole parameter stack"):
+    assert part in text
+
+
+def test_command_line_writes_json_lines_and_exits_0_also_where_nothing_fits(compiled, capsys):
+  code = run_sample.main(["--config=configs/echomimic_v3_preview.py", "--json",
+                          "--plan=v5e:1x1,h100:1x1x2", "--mesh=all"])
+  lines = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
+  assert code == 0
+  assert {line["target"] for line in lines} == {"v5e:1x1", "h100:1x1x2"}
+  needed = {"program", "target", "mesh", "chips", "peak_gib", "capacity_gib", "flops",
+            "seconds_at_peak", "collectives", "compile_seconds", "warnings"}
+  assert all(needed <= line.keys() for line in lines)
+  assert any("advice" in line for line in lines)
+
+
+def test_mesh_without_plan_is_an_error():
+  with pytest.raises(InputError, match="go with --plan"):
+    run_sample.main(["--config=configs/tiny.py", "--mesh=data=2"])
