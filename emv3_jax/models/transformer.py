@@ -87,8 +87,12 @@ class TransformerConfig:
     return self.dim // self.num_heads
 
 
-def identity(x: jax.Array, *logical_axes: str | None) -> jax.Array:
-  """The `constrain` of a program on one device."""
+def identity(x, *names: str | None):
+  """The `constrain` of a program on one device.
+
+  On a mesh `constrain(x, *logical_axes)` pins where an activation lies, and `constrain(module, path)`
+  gathers the parameters of the submodule at `path`, in the compute dtype, where they are used.
+  """
   return x
 
 
@@ -176,14 +180,16 @@ class PatchEmbedding(nnx.Module):
     self.bias = nnx.Param(jnp.zeros(config.dim, precision.param_dtype))
     self.precision = precision
 
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: jax.Array, constrain: Callable = identity) -> jax.Array:
     """x: [b, f, H8, W8, in_channels]; returns [b, s, d] in the compute dtype, space-major."""
     b, f, height, width, c = x.shape
     dtype = self.precision.compute_dtype
     x = x.astype(dtype).reshape(b, f, height // 2, 2, width // 2, 2, c)
-    tokens = jnp.einsum("bfhpwqc,pqcd->bhwfd", x, self.kernel[0].astype(dtype),
-                        precision=self.precision.matmul)
-    return tokens.reshape(b, -1, tokens.shape[-1]) + self.bias[...].astype(dtype)
+    patches = jnp.einsum("bfhpwqc->bhwfpqc", x).reshape(b, -1, 4 * c)
+    patches = constrain(patches, "batch", "length", None)
+    kernel = self.kernel[...].astype(dtype).reshape(4 * c, -1)
+    tokens = jnp.einsum("bsi,id->bsd", patches, kernel, precision=self.precision.matmul)
+    return tokens + self.bias[...].astype(dtype)
 
 
 class SelfAttention(nnx.Module):
@@ -289,7 +295,8 @@ class Transformer(nnx.Module):
     self.head = Head(config, precision, rngs=rngs)
     self.config = config
 
-  def embed_context(self, text: jax.Array, image: jax.Array, audio: jax.Array) -> ContextTokens:
+  def embed_context(self, text: jax.Array, image: jax.Array, audio: jax.Array, *,
+                    constrain: Callable = identity) -> ContextTokens:
     """Embeds the conditions.
 
     Args:
@@ -314,10 +321,15 @@ class Transformer(nnx.Module):
     if audio.shape[2:] != audio_shape:
       raise ValueError(f"audio is {audio.shape}; expected [b, length, "
                        f"{', '.join(map(str, audio_shape))}] for variant {config.variant}.")
-    text = self.text_embedding(jnp.pad(text, ((0, 0), (0, padding), (0, 0))))
+
+    def embed(name, x):
+      x = constrain(x, "batch", *(None,) * (x.ndim - 1))
+      return constrain(getattr(self, name), name)(x)
+
+    text = embed("text_embedding", jnp.pad(text, ((0, 0), (0, padding), (0, 0))))
     # Layer norms return the dtype they were given: enter in the compute dtype.
-    return ContextTokens(text, self.image_embedding(image.astype(text.dtype)),
-                         self.audio_projection(audio.astype(text.dtype)))
+    return ContextTokens(text, embed("image_embedding", image.astype(text.dtype)),
+                         embed("audio_projection", audio.astype(text.dtype)))
 
   def project(self, text: jax.Array, image: jax.Array, audio: jax.Array, *,
               constrain: Callable = identity) -> Context:
@@ -325,17 +337,25 @@ class Transformer(nnx.Module):
 
     Args as `embed_context`. Returns a Context with a leading [layers] axis, in the compute dtype.
     """
-    tokens = self.embed_context(text, image, audio)
-    layer = lambda _, block: (None, block.cross_attn.context(tokens, constrain))
+    tokens = self.embed_context(text, image, audio, constrain=constrain)
+
+    def layer(_, block):
+      cross_attn = constrain(block.cross_attn, "blocks.cross_attn")
+      return None, cross_attn.context(tokens, constrain)
+
     return jax.lax.scan(layer, None, self.blocks)[1]
 
-  def time_modulation(self, sinusoid: jax.Array) -> tuple[jax.Array, jax.Array]:
+  def time_modulation(self, sinusoid: jax.Array, *,
+                      constrain: Callable = identity) -> tuple[jax.Array, jax.Array]:
     """sinusoid [b, freq_dim] -> e [b, d] for the head, e0 [b, 6, d] for the blocks, float32."""
-    e = self.time_embedding(sinusoid.astype(jnp.float32))
-    e0 = self.time_projection(nnx.silu(e))
+    # Few numbers, whole everywhere: products with split float32 weights, which stay where they are.
+    whole = lambda x: constrain(x, None, None)
+    e = whole(self.time_embedding(whole(sinusoid.astype(jnp.float32))))
+    e0 = whole(self.time_projection(nnx.silu(e)))
     return e, e0.reshape(-1, 6, self.config.dim)
 
-  def embed(self, latents: jax.Array, condition: jax.Array) -> jax.Array:
+  def embed(self, latents: jax.Array, condition: jax.Array, *,
+            constrain: Callable = identity) -> jax.Array:
     """Tokens of the input video.
 
     Args:
@@ -353,7 +373,8 @@ class Transformer(nnx.Module):
       raise ValueError(
           f"latents are {latents.shape}, condition {condition.shape}; expected even height and "
           f"width and {self.config.in_channels} channels together.")
-    return self.patch_embedding(jnp.concatenate([latents, condition], axis=-1))
+    patch_embedding = constrain(self.patch_embedding, "patch_embedding")
+    return patch_embedding(jnp.concatenate([latents, condition], axis=-1), constrain)
 
   def run_blocks(
       self, x: jax.Array, e0: jax.Array, context: Context | ContextTokens, *, rope: RopeTable,
@@ -374,8 +395,7 @@ class Transformer(nnx.Module):
       modality_weights: [b, 3] float32, PhDA's W(c, tau) of text, image, audio; None is 1.
       attend: self-attention; on a mesh it also moves tokens between devices.
       cross_attend: attention to text and image, whose keys every device holds.
-      constrain: `constrain(x, *logical_axes)` pins an activation's sharding; axes are batch,
-        length, heads, mlp or None.
+      constrain: as `identity`; logical axes are batch, length, heads, mlp or None.
       remat: what the backward pass recomputes: `none`, `full`, `attention` (all but the
         self-attention), or a policy of jax.checkpoint_policies: dots_saveable,
         dots_with_no_batch_dims_saveable.
@@ -405,6 +425,7 @@ class Transformer(nnx.Module):
 
     def body(x, layer):
       block, layer_context = layer
+      block = constrain(block, "blocks")
       if not cached:
         layer_context = block.cross_attn.context(context, constrain)
       e = jnp.split(block.modulation[...].astype(jnp.float32) + e0, 6, axis=1)  # 6 x [b, 1, d]
@@ -430,11 +451,14 @@ class Transformer(nnx.Module):
     with jax.named_scope("blocks"):
       return jax.lax.scan(body, x, (self.blocks, context if cached else None))[0]
 
-  def run_head(self, x: jax.Array, e: jax.Array, grid: tuple[int, int, int]) -> jax.Array:
+  def run_head(self, x: jax.Array, e: jax.Array, grid: tuple[int, int, int], *,
+               constrain: Callable = identity) -> jax.Array:
     """Tokens x [b, s, d] of grid (f, h, w) -> velocity [b, f, H8, W8, out_channels] float32."""
     f, h, w = grid
     with jax.named_scope("head"):
-      y = self.head(x, e).reshape(-1, h, w, f, PATCH[1], PATCH[2], self.config.out_channels)
+      # Few numbers a token from here on; positions of one shard need not be a rectangle.
+      y = constrain(constrain(self.head, "head")(x, e), "batch", None, None)
+      y = y.reshape(-1, h, w, f, PATCH[1], PATCH[2], self.config.out_channels)
       return jnp.einsum("bhwfpqc->bfhpwqc", y).reshape(
           -1, f, PATCH[1] * h, PATCH[2] * w, self.config.out_channels)
 
@@ -459,10 +483,12 @@ class Transformer(nnx.Module):
     _, f, height, width, _ = latents.shape
     if context.frames != f:
       raise ValueError(f"latents have {f} frames, the audio is of {context.frames}.")
-    e, e0 = self.time_modulation(sinusoid)
-    x = self.embed(latents, condition)
+    constrain = options.get("constrain", identity)
+    e, e0 = self.time_modulation(sinusoid, constrain=constrain)
+    x = self.embed(latents, condition, constrain=constrain)
     x = self.run_blocks(x, e0, context, **options)
-    return self.run_head(x, e, (f, height // PATCH[1], width // PATCH[2]))
+    grid = (f, height // PATCH[1], width // PATCH[2])
+    return self.run_head(x, e, grid, constrain=constrain)
 
 
 def network(config: TransformerConfig, precision: Precision = FLOAT32) -> Network:

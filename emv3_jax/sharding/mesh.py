@@ -1,0 +1,154 @@
+"""The device mesh: four axes that all arrays of the model are split over, and what fits on it.
+
+  data     clips, guidance branches, windows of a long clip
+  fsdp     clips too; parameters are split over it and gathered layer by layer
+  context  video tokens, by position: all frames of a position stay together; parameters too
+  tensor   heads, and the hidden width of the feed-forward layers
+
+On one device every axis is 1 and the same code runs.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import itertools
+import math
+from typing import Literal, get_args
+
+import jax
+from jax.sharding import AxisType, Mesh, PartitionSpec
+import numpy as np
+
+from emv3_jax.errors import InputError
+
+AXES = ("data", "fsdp", "context", "tensor")
+LOGICAL = {  # what the axes of arrays are called -> the mesh axes that they are split over
+    "batch": ("data", "fsdp"),
+    "length": ("context",),
+    "heads": ("tensor",),
+    "mlp": ("tensor",),
+    "embed": ("fsdp", "context"),
+    "features": ("fsdp", "context"),  # inputs of flash's audio projection, wider than its model
+    "wide": ("fsdp", "context", "tensor"),  # hidden axes of the encoders
+    "layers": (),
+}
+PIXELS = 16  # sides of a token
+Attention = Literal["allgather", "ulysses"]
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+  """Sizes of the mesh axes and how self-attention crosses `context`.
+
+  Attributes:
+    data, fsdp, context, tensor: numbers of devices; their product is all of them.
+    attention: `ulysses` exchanges tokens for heads (4 all-to-alls; context x tensor must divide the
+      heads), `allgather` collects keys and values of all tokens (any degree, more memory).
+
+  Raises:
+    InputError: a size below 1 or an unknown attention.
+  """
+
+  data: int = 1
+  fsdp: int = 1
+  context: int = 1
+  tensor: int = 1
+  attention: Attention = "ulysses"
+
+  def __post_init__(self):
+    for axis in AXES:
+      if getattr(self, axis) < 1:
+        raise InputError(f"mesh.{axis} is {getattr(self, axis)}; at least 1 is needed.")
+    if self.attention not in get_args(Attention):
+      raise InputError(f"mesh.attention is {self.attention!r}; known: allgather, ulysses.")
+
+  @property
+  def sizes(self) -> tuple[int, ...]:
+    return tuple(getattr(self, axis) for axis in AXES)
+
+
+def make_mesh(config: MeshConfig = MeshConfig(),
+              devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """The mesh of `config` over `devices`; None takes all devices of all processes.
+
+  Raises:
+    InputError: the product of the sizes is not the number of devices.
+  """
+  devices = jax.devices() if devices is None else list(devices)
+  wanted = math.prod(config.sizes)
+  if wanted != len(devices):
+    sizes = " x ".join(f"{axis} {size}" for axis, size in zip(AXES, config.sizes, strict=True))
+    raise InputError(f"The mesh {sizes} takes {wanted} devices, there are {len(devices)}; choose "
+                     f"sizes whose product is {len(devices)}.")
+  return jax.make_mesh(config.sizes, AXES, (AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def describe(mesh: Mesh, logical: str) -> str:
+  """The mesh axes of a logical axis with their sizes: `data 2 x fsdp 4`."""
+  return " x ".join(f"{axis} {mesh.shape[axis]}" for axis in LOGICAL[logical])
+
+
+def degree(mesh: Mesh, logical: str | None) -> int:
+  """Number of parts that a logical axis is split into."""
+  return math.prod(mesh.shape[axis] for axis in _mesh_axes(logical))
+
+
+def spec(*logical: str | None) -> PartitionSpec:
+  """Partition of an array by the names of its axes; None is not split."""
+  return PartitionSpec(*(_mesh_axes(name) or None for name in logical))
+
+
+def _mesh_axes(logical: str | None) -> tuple[str, ...]:
+  return () if logical is None else LOGICAL[logical]
+
+
+def check_batch(mesh: Mesh, batch: int) -> None:
+  """
+  Raises:
+    InputError: `batch` does not divide over data x fsdp.
+  """
+  parts = degree(mesh, "batch")
+  if batch % parts:
+    raise InputError(f"A batch of {batch} does not divide over {describe(mesh, 'batch')} = {parts}; "
+                     f"the next batch that does is {batch + -batch % parts}.")
+
+
+def check_heads(mesh: Mesh, heads: int, attention: Attention) -> None:
+  """
+  Raises:
+    InputError: `heads` do not divide over tensor or, in `ulysses`, over context x tensor.
+  """
+  context, tensor = mesh.shape["context"], mesh.shape["tensor"]
+  divisors = lambda number: ", ".join(str(d) for d in range(1, number + 1) if number % d == 0)
+  if heads % tensor:
+    raise InputError(f"{heads} heads do not divide over tensor {tensor}; possible: "
+                     f"{divisors(heads)}.")
+  if attention == "ulysses" and heads % (context * tensor):
+    raise InputError(
+        f"Ulysses attention gives each device whole heads: {heads} heads do not divide over "
+        f"context {context} x tensor {tensor} = {context * tensor}. With tensor {tensor} context "
+        f"can be {divisors(heads // tensor)}; attention 'allgather' takes any.")
+
+
+def check_positions(mesh: Mesh, grid: tuple[int, int]) -> None:
+  """
+  Args:
+    mesh: the mesh.
+    grid: (h, w) rows and columns of tokens in a frame; a token is 16 pixels wide and high.
+
+  Raises:
+    InputError: h * w does not divide over context; names the nearest picture sizes that do.
+  """
+  (h, w), parts = grid, mesh.shape["context"]
+  if h * w % parts:
+    sizes = " or ".join(f"{PIXELS * y}x{PIXELS * x}" for y, x in nearest_grids(grid, parts))
+    raise InputError(
+        f"A picture of {PIXELS * h}x{PIXELS * w} pixels has {h} x {w} = {h * w} token positions, "
+        f"which do not divide over context {parts}; the nearest sizes that do: {sizes}.")
+
+
+def nearest_grids(grid: tuple[int, int], parts: int, count: int = 2) -> list[tuple[int, int]]:
+  """Grids near `grid` whose number of positions `parts` divides, the nearest first."""
+  around = [range(max(1, side - parts), side + parts + 1) for side in grid]
+  fitting = [near for near in itertools.product(*around) if math.prod(near) % parts == 0]
+  distance = lambda near: (np.abs(np.subtract(near, grid)).sum(), abs(near[0] - grid[0]), near)
+  return sorted(fitting, key=distance)[:count]

@@ -1,0 +1,67 @@
+"""Meshes, and the errors of what does not fit on one."""
+
+import jax
+import pytest
+
+from emv3_jax import sharding
+from emv3_jax.errors import InputError
+from emv3_jax.sharding import mesh as mesh_lib
+from emv3_jax.sharding.mesh import MeshConfig
+from tests.sharding import tiny
+
+
+def test_axes_are_always_the_same():
+  assert tiny.mesh_of(MeshConfig()).shape == dict(data=1, fsdp=1, context=1, tensor=1)
+  assert sharding.make_mesh(MeshConfig(fsdp=4, tensor=2)).shape == dict(
+      data=1, fsdp=4, context=1, tensor=2)
+
+
+@pytest.mark.parametrize("config", [MeshConfig(context=4), MeshConfig(data=4, context=4)])
+def test_more_and_fewer_devices_than_there_are(config):
+  with pytest.raises(InputError, match=rf"takes {4 * config.data} devices, there are 8"):
+    sharding.make_mesh(config)
+
+
+@pytest.mark.parametrize("fields,message", [
+    (dict(context=0), "mesh.context is 0"), (dict(attention="ring"), "known: allgather, ulysses")])
+def test_bad_configs(fields, message):
+  with pytest.raises(InputError, match=message):
+    MeshConfig(**fields)
+
+
+def test_ulysses_over_eight_is_impossible():
+  mesh = tiny.mesh_of(MeshConfig(context=8))
+  with pytest.raises(InputError, match=r"12 heads .* context 8 x tensor 1 = 8\. With tensor 1 "
+                                       r"context can be 1, 2, 3, 4, 6, 12; attention 'allgather'"):
+    sharding.check_heads(mesh, 12, "ulysses")
+  sharding.check_heads(mesh, 12, "allgather")
+  with pytest.raises(InputError, match="12 heads .* tensor 8; possible: 1, 2, 3, 4, 6, 12"):
+    sharding.check_heads(tiny.mesh_of(MeshConfig(tensor=8)), 12, "allgather")
+
+
+def test_batch_names_both_numbers():
+  with pytest.raises(InputError, match=r"batch of 3 .* data 2 x fsdp 4 = 8; .* is 8\."):
+    sharding.check_batch(sharding.make_mesh(MeshConfig(data=2, fsdp=4)), 3)
+
+
+def test_positions_name_the_nearest_sizes():
+  mesh = sharding.make_mesh(MeshConfig(context=8))
+  sharding.check_positions(mesh, (30, 52))
+  with pytest.raises(InputError, match=r"480x848 pixels has 30 x 53 = 1590 token positions, which "
+                                       r"do not divide over context 8; .*: 480x832 or"):
+    sharding.check_positions(mesh, (30, 53))
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (29, 31), (48, 48)])
+def test_nearest_grids_fit(grid):
+  near = mesh_lib.nearest_grids(grid, 8)
+  assert len(near) == 2 and all(h * w % 8 == 0 for h, w in near)
+  if grid == (48, 48):
+    assert near[0] == grid
+
+
+def test_a_mesh_of_one_device_changes_nothing():
+  mesh = tiny.mesh_of(MeshConfig())
+  assert sharding.self_attention(mesh, "ulysses", tiny.ATTEND) is tiny.ATTEND
+  x = jax.numpy.ones((3, 5))
+  assert sharding.constrain(mesh)(x, "batch", "length") is x

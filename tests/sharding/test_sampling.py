@@ -1,0 +1,60 @@
+"""Whole sampling runs on many meshes give the latents of one device."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from emv3_jax import sharding
+from emv3_jax.models import transformer
+from emv3_jax.sampling.denoise import Denoiser
+from emv3_jax.sampling.settings import SamplingConfig
+from emv3_jax.sharding.mesh import MeshConfig
+from tests.sharding import tiny
+
+PREVIEW = SamplingConfig(steps=2, solver="unipc", neg_steps=0)
+FLASH = SamplingConfig(steps=2, text_scale=6.0, audio_scale=3.0, dynamic_text=False,
+                       dynamic_audio=False, neg_scale=1.0, neg_steps=-1)
+
+
+@pytest.fixture(autouse=True)
+def quick_compilation(monkeypatch):
+  monkeypatch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=tiny.QUICK))
+
+
+@functools.cache
+def _on_one_device(config, settings, clips):
+  denoiser = Denoiser(transformer.network(config), config, settings)
+  return np.asarray(denoiser.run(
+      tiny.params_of(config), tiny.noise_of(clips), tiny.conditions_of(clips, config)))
+
+
+def _check(mesh_config, settings=PREVIEW, config=tiny.CONFIG, clips=1):
+  mesh = tiny.mesh_of(mesh_config)
+  sharded = sharding.ShardedTransformer(config, mesh, attention=mesh_config.attention)
+  denoiser = Denoiser(sharded, config, settings, attend=tiny.ATTEND,
+                      length_shards=mesh_config.context)
+  params = sharding.place(tiny.params_of(config), mesh)
+  noise = sharding.replicate(tiny.noise_of(clips), mesh)
+  got = denoiser.run(params, noise, tiny.conditions_of(clips, config))
+  want = _on_one_device(config, settings, clips)
+  np.testing.assert_allclose(got, want, atol=2e-5 * np.abs(want).max())
+  assert denoiser.compiled_steps() == 1
+
+
+@pytest.mark.parametrize("mesh_config", tiny.MESHES, ids=tiny.name_of)
+def test_three_branches_of_one_clip(mesh_config):
+  """Over data 2 and fsdp 8 the branches are padded; over data 3 each has its own devices."""
+  _check(mesh_config)
+
+
+def test_branches_in_turn_leave_data_to_the_clips():
+  """And each device works on its tokens in three blocks."""
+  settings = dataclasses.replace(PREVIEW, branches="in_turn", token_blocks=3)
+  _check(MeshConfig(data=2, context=2, tensor=2), settings, clips=2)
+
+
+def test_flash_has_two_branches():
+  _check(MeshConfig(data=2, context=4), FLASH, tiny.FLASH)

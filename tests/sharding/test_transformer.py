@@ -1,0 +1,154 @@
+"""The transformer on eight devices gives the numbers, and the gradients, of one."""
+
+import collections
+import dataclasses
+import functools
+import logging
+
+import jax
+import numpy as np
+import pytest
+
+from emv3_jax import sharding
+from emv3_jax.errors import InputError
+from emv3_jax.models import transformer
+from emv3_jax.models.network import named_leaves
+from emv3_jax.models.precision import Precision
+from emv3_jax.models.rope import rope_table, time_sinusoid
+from emv3_jax.sharding.mesh import MeshConfig
+from tests.sharding import hlo, tiny
+
+MIXED = Precision(params="float32", compute="bfloat16")
+BATCH = 8
+
+
+def _inputs(batch=BATCH):
+  return tiny.noise_of(batch), dataclasses.asdict(tiny.conditions_of(batch))
+
+
+def _gradients(args, **how):
+  step = jax.value_and_grad(functools.partial(tiny.loss_and_velocity, **how), has_aux=True)
+  return jax.jit(step).lower(*args).compile(tiny.QUICK)(*args)
+
+
+@functools.cache
+def _unsharded():
+  return _gradients((tiny.params_of(), *_inputs()))
+
+
+def _assert_close(got, want, tolerance):
+  got, want = named_leaves(got), named_leaves(want)
+  assert got.keys() == want.keys()
+  for name, leaf in want.items():
+    largest = np.abs(leaf).max()
+    assert largest > 0, f"no gradient reaches {name}"
+    np.testing.assert_allclose(got[name], leaf, err_msg=name, atol=tolerance * largest)
+
+
+@pytest.mark.parametrize("config", [c for c in tiny.MESHES if BATCH % (c.data * c.fsdp) == 0],
+                         ids=tiny.name_of)
+def test_forward_and_gradient_are_those_of_one_device(config):
+  mesh = tiny.mesh_of(config)
+  args = (sharding.place(tiny.params_of(), mesh), *sharding.replicate(_inputs(), mesh))
+  (_, velocity), gradients = _gradients(args, mesh=mesh, attention=config.attention)
+  (_, want_velocity), want_gradients = _unsharded()
+  _assert_close({"velocity": velocity}, {"velocity": want_velocity}, 1e-5)
+  _assert_close(gradients, want_gradients, 2e-4)  # some are small differences of large numbers
+
+
+@functools.cache
+def _abstract_inputs(mesh, batch):
+  spec = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=spec),
+                      _inputs(batch))
+
+
+def _abstract_params(mesh):
+  return sharding.abstract_on(transformer.network(tiny.CONFIG, MIXED).abstract, mesh)
+
+
+@pytest.mark.parametrize("attention", ["ulysses", "allgather"])
+def test_collectives_of_a_layer(attention, tmp_path, capfd):
+  config = MeshConfig(fsdp=2, context=4, attention=attention)
+  mesh = tiny.mesh_of(config)
+  sharded = sharding.ShardedTransformer(tiny.CONFIG, mesh, precision=MIXED, attention=attention)
+
+  def velocity(params, noise, conditions):
+    model = sharded.bind(params)
+    context = model.project(conditions["text"]["prompt"], conditions["image"], conditions["audio"])
+    sinusoid = jax.numpy.asarray(time_sinusoid(np.full(len(noise), 400.0), tiny.CONFIG.freq_dim))
+    return model(noise, conditions["known"], sinusoid, context, attend=tiny.ATTEND,
+                 rope=rope_table(tiny.GRID, tiny.CONFIG.head_dim),
+                 face_mask=conditions["face_mask"])
+
+  lowered = jax.jit(velocity).lower(sharded.abstract, *_abstract_inputs(mesh, 2))
+  _, found = hlo.compile_with_collectives(lowered, tmp_path)
+  assert "rematerialization" not in capfd.readouterr().err
+  kinds = lambda where: collections.Counter(c.kind for c in found if where(c))
+  # Eight weights: four of self-attention, q and o of cross-attention, two of the feed-forward. That
+  # is all: attention to text, image and audio and the face mask communicate nothing.
+  layer = {c.body for c in found if "blocks/while" in c.scope}
+  assert len(layer) == 1 and kinds(lambda c: c.body in layer) == {"all-gather": 8}
+  in_attention = {"ulysses": {"all-to-all": 4}, "allgather": {"all-gather": 2}}[attention]
+  assert kinds(lambda c: "manual" in c.body) == in_attention  # bodies of shard_map
+  assert not any("audio" in c.scope or "cross_attention" in c.scope for c in found)
+  _assert_weights_are_gathered_one_layer_at_a_time_in_bfloat16(found)
+
+
+def _assert_weights_are_gathered_one_layer_at_a_time_in_bfloat16(found):
+  abstract = named_leaves(transformer.network(tiny.CONFIG).abstract)
+  layers = tiny.CONFIG.num_layers
+  weights = {leaf.shape[1:] if name.startswith("blocks") else leaf.shape
+             for name, leaf in abstract.items() if name.endswith("kernel")}
+  gathers = [c for c in found if c.kind == "all-gather"]
+  assert {c.shape for c in gathers} & weights
+  for c in gathers:
+    assert not (c.shape[0] == layers and len(c.shape) in (2, 3)), f"a whole stack: {c}"
+    assert c.dtype == "bf16" or c.shape not in weights, c
+
+
+def test_collectives_of_a_training_step(tmp_path, capfd):
+  config = MeshConfig(fsdp=2, context=4)
+  mesh = tiny.mesh_of(config)
+  step = jax.grad(lambda *args: tiny.loss_and_velocity(*args, mesh=mesh, precision=MIXED)[0])
+  shardings = sharding.param_shardings(transformer.network(tiny.CONFIG).abstract, mesh)
+  lowered = jax.jit(step, out_shardings=shardings).lower(
+      _abstract_params(mesh), *_abstract_inputs(mesh, 2))
+  _, found = hlo.compile_with_collectives(lowered, tmp_path)
+  assert "rematerialization" not in capfd.readouterr().err
+  assert sum(c.kind == "all-to-all" for c in found) == 12
+  _assert_weights_are_gathered_one_layer_at_a_time_in_bfloat16(found)
+
+
+def test_a_batch_that_does_not_divide_is_padded_and_said_so(caplog):
+  mesh = tiny.mesh_of(MeshConfig(data=2))
+  sharded = sharding.ShardedTransformer(tiny.CONFIG, mesh)
+  caplog.set_level(logging.WARNING)
+  noise, conditions = _inputs(3)
+
+  def shapes(params):
+    model = sharded.bind(params)
+    context = model.project(conditions["text"]["prompt"], conditions["image"], conditions["audio"])
+    return context, model(noise, conditions["known"], np.zeros((3, 32), np.float32), context,
+                          rope=rope_table(tiny.GRID, tiny.CONFIG.head_dim))
+
+  context, velocity = jax.eval_shape(shapes, sharded.abstract)
+  assert context.text[0].shape[1] == 4 and velocity.shape == noise.shape
+  assert "A batch of 3 over data 2 x fsdp 1 runs as 4 rows: 25 %" in caplog.text
+
+
+def test_what_does_not_fit_is_refused_before_compilation():
+  mesh = tiny.mesh_of(MeshConfig(context=8))
+  with pytest.raises(InputError, match="12 heads .* context 8"):
+    sharding.ShardedTransformer(tiny.CONFIG, mesh)
+  sharded = sharding.ShardedTransformer(tiny.CONFIG, mesh, attention="allgather")
+  noise = np.zeros((1, 3, 10, 10, 16), np.float32)
+  model = lambda params: sharded.bind(params)(noise, None, None, None)
+  with pytest.raises(InputError, match="5 x 5 = 25 token positions"):
+    jax.eval_shape(model, sharded.abstract)
+
+
+def test_an_activation_that_does_not_divide_names_the_axis():
+  pin = sharding.constrain(tiny.mesh_of(MeshConfig(data=2, tensor=4)))
+  with pytest.raises(InputError, match=r"Axis heads of 6 .* tensor 4 = 4"):
+    pin(np.zeros((2, 5, 6, 8)), "batch", "length", "heads", None)
