@@ -50,6 +50,14 @@ def cases(folder: str, pattern: str):
   return pytest.mark.parametrize("name", found)
 
 
+def external_cases(folder: str, pattern: str):
+  """As `cases`, for cases whose arrays only EMV3_GOLDEN has; skipped without it."""
+  found = [name for name in names(folder, pattern)
+           if EXTERNAL and (pathlib.Path(EXTERNAL) / folder / f"{name}.safetensors").exists()]
+  missing = pytest.param(None, marks=pytest.mark.skip(reason="EMV3_GOLDEN is not set"))
+  return pytest.mark.parametrize("name", found or [missing])
+
+
 def path(folder: str, filename: str) -> pathlib.Path:
   """Path of one golden file, the project's own copy first."""
   for root in _folders():
@@ -62,8 +70,8 @@ def load(folder: str, name: str) -> Case:
   """Loads one case; counts where it came from for the summary."""
   meta_path = path(folder, f"{name}.json")
   sources["tests/golden" if LOCAL in meta_path.parents else "EMV3_GOLDEN"] += 1
-  arrays_path = meta_path.parent / f"{name}.safetensors"
-  arrays = load_file(arrays_path) if arrays_path.exists() else {}
+  paths = [root / folder / f"{name}.safetensors" for root in _folders()]
+  arrays = next((load_file(path) for path in paths if path.exists()), {})
   return Case(f"{folder}/{name}", arrays, json.loads(meta_path.read_text()))
 
 

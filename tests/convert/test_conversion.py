@@ -81,16 +81,17 @@ def test_a_converted_file_is_exported_bit_for_bit(tmp_path, rng, name):
 
 
 @pytest.mark.parametrize("folder, component", [
-    ("preview", "transformer"), ("flash", "transformer"), ("t5", "text_encoder"),
+    ("preview", "transformer"), ("e2e", "transformer"), ("t5", "text_encoder"),
     ("clip", "image_encoder"), ("wav2vec", "audio_encoder")])
 def test_parameters_are_those_of_an_independent_mapping(tmp_path, folder, component):
-  stem = "group_postln.weights" if folder == "wav2vec" else "weights"
+  stem = {"wav2vec": "group_postln.weights", "e2e": "weights_transformer_flash"}.get(
+      folder, "weights")
   case = golden_data.load(folder, stem)
   told = case.meta["config"]
   heads = next(told[key] for key in ("vision_heads", "num_heads", "num_attention_heads")
                if key in told)
   given = {"num_heads": heads}
-  if folder == "flash":
+  if folder == "e2e":
     given |= {"audio_layers": 3, "audio_dim": 16}
   convert(find(str(golden_data.path(folder, f"{stem}.safetensors"))), tmp_path, given=given)
   if component == "transformer":

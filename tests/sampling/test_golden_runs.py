@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from emv3_jax.models import transformer
+from emv3_jax.models import rope, transformer
 from emv3_jax.models.network import Network
 from emv3_jax.sampling.denoise import Conditions, Denoiser
 from emv3_jax.sampling.settings import SamplingConfig
@@ -76,6 +76,24 @@ def check_run(case: golden_data.Case):
   np.testing.assert_allclose(denoiser.solver.schedule.taus, case["step.t"], rtol=1e-6)
   latents = denoiser.run(params, channels_last(case["init_noise"]), conditions_of(case))
   golden_data.check("sampling run", latents, channels_last(case["final"]), 1e-4)
+
+
+@pytest.mark.parametrize("name, module", [
+    ("std_dynamic", "transformer preview"), ("flash_unipc", "transformer flash")])
+def test_first_call_of_a_run(name, module):
+  case = golden_data.load("e2e", name)
+  denoiser, params = denoiser_and_params(case)
+  conditions, noise = conditions_of(case), channels_last(case["init_noise"])
+  recorded = case["call000.out"][-1:] if name == "std_dynamic" else case["call000.out"]
+
+  @jax.jit
+  def forward(params):
+    model = denoiser._network.bind(params)
+    context = model.project(conditions.text["prompt"], conditions.image, conditions.audio)
+    return model(noise, conditions.known, denoiser.tables.sinusoid[:1], context,
+                 rope=rope.rope_table((5, 4, 6), 32), face_mask=conditions.face_mask)
+
+  golden_data.check(module, forward(params), channels_last(recorded), 1e-5)
 
 
 @pytest.mark.parametrize("name", ["std_dynamic", "flash_unipc"])
