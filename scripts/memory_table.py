@@ -58,6 +58,8 @@ def table(results: dict[str, float]) -> str:
   rows = [header, ["---"] * len(header)]
   for size, frames, part in itertools.product(SIZES, FRAMES, PARTS):
     peaks = [results.get(key(size, frames, part, target)) for target in TARGETS.values()]
+    if not any(peaks):
+      continue
     gpu = peaks[-1]
     cards = ["" if gpu is None else "yes" if gpu <= room else "no" for room in CARDS.values()]
     rows.append([size, str(frames), part, *("" if p is None else f"{p:.2f}" for p in peaks),
