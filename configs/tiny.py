@@ -44,5 +44,5 @@ def get_config() -> ml_collections.ConfigDict:
       model=MODEL,
       precision=PrecisionConfig(*(FLOAT32 for _ in dataclasses.fields(PrecisionConfig))),
       sampling=SamplingConfig(
-          steps=8, neg_scale=1.0, neg_steps=0, max_frames=257,
+          steps=8, neg_scale=1.0, neg_steps=0, max_frames=257, attention="blocked",
           negative_prompt="six fingers, jerky motion, drifting colours"))))

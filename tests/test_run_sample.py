@@ -35,6 +35,8 @@ def test_wrong_input_ends_with_code_2_and_one_line(tmp_path):
     ([CONFIG, "--config.sampling.steps=0", "--out=x.mp4", "--audio=a.wav"], "at least 1"),
     ([CONFIG, "--config.sampling.height=100", "--config.sampling.width=64"], "multiple of 16"),
     ([CONFIG, "--config.sampling.solver=heun", "--out=x.mp4", "--audio=a.wav"], "Unknown solver"),
+    ([CONFIG, "--config.sampling.attention=cudnn", "--out=x.mp4", "--audio=a.wav"],
+     "runs on gpu, not on cpu"),
     ([CONFIG, "--seed=x"], "invalid int value"),
     ([CONFIG, "--manifest=m.jsonl", "--out=d", "--audio=a.wav"], "does not go with --manifest"),
     ([CONFIG, "--manifest=absent.jsonl", "--out=d"], "cannot be read"),

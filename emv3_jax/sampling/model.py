@@ -11,6 +11,7 @@ from absl import logging
 import jax
 import numpy as np
 
+from emv3_jax import attention_backends
 from emv3_jax import config as config_lib
 from emv3_jax.errors import InputError
 from emv3_jax.io import checkpoints
@@ -48,7 +49,8 @@ def _compiled(network: Network, method: str, static: tuple) -> Callable:
 
 @functools.cache
 def _denoiser(network: Network, config, settings) -> Denoiser:
-  return Denoiser(network, config, settings)
+  return Denoiser(network, config, settings,
+                  attend=attention_backends.select(settings.attention))
 
 
 class Model:

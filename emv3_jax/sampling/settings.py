@@ -26,6 +26,8 @@ class SamplingConfig:
     audio_gain: factor on the audio expert's output (the released `audio_scale`).
     allocation: name of a phase-aware allocation of modalities (PhDA); `released` is 1 throughout.
     riflex_k: RIFLEx temporal frequency index, counted from 1; 0 is off.
+    attention: backend of local attention, see `emv3_jax.attention_backends`; `auto` takes the fast
+      kernel of the platform, which on TPU and GPU wants bfloat16.
     branches: guidance branches `batched` in one forward pass, or `in_turn` with less memory.
     token_blocks: parts of the clip that each layer's maps work on in turn, for less memory (rounded
       up to a divisor of the token positions); 0 keeps parts below 8192 tokens.
@@ -48,6 +50,7 @@ class SamplingConfig:
   audio_gain: float = 1.0
   allocation: str = "released"
   riflex_k: int = 0
+  attention: str = "auto"
   branches: str = "batched"
   token_blocks: int = 0
   max_frames: int = 113
