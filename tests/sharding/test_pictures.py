@@ -13,24 +13,24 @@ from emv3_jax.sharding.mesh import MeshConfig
 from tests.sharding import tiny
 
 CONFIG = vae.VAEConfig(base_dim=4)
-SIZE8 = (4, 6)  # four devices split the rows, two more the columns
+SIZE8 = (4, 6)  # two devices split the columns, four the rows
 
 
 @pytest.mark.parametrize("sizes,batch,size8,want", [
-    (dict(context=8), 1, (96, 96), dict(batch=(), height=("context",), width=())),
-    (dict(context=8), 1, (60, 104), dict(batch=(), height=(), width=("context",))),
-    (dict(data=2, context=4), 2, (60, 104), dict(batch=("data",), height=("context",), width=())),
-    (dict(data=2, context=4), 1, (60, 104),
-     dict(batch=(), height=("data",), width=("context",))),
-    (dict(fsdp=2, context=2, tensor=2), 1, (4, 6),
-     dict(batch=(), height=("fsdp", "context"), width=("tensor",)))])
+    (dict(context=8), 1, (96, 96), dict(batch=(), width=("context",), height=())),
+    (dict(context=8), 1, (104, 60), dict(batch=(), width=(), height=("context",))),
+    (dict(data=2, context=4), 2, (104, 60), dict(batch=("data",), width=("context",), height=())),
+    (dict(data=2, context=4), 1, (104, 60),
+     dict(batch=(), width=("data",), height=("context",))),
+    (dict(fsdp=2, context=2, tensor=2), 1, SIZE8,
+     dict(batch=(), width=("fsdp",), height=("context", "tensor")))])
 def test_how_pictures_are_split(sizes, batch, size8, want):
   assert picture_axes(sharding.make_mesh(MeshConfig(**sizes)), batch, size8) == want
 
 
 def test_a_picture_that_cannot_be_split():
   mesh = sharding.make_mesh(MeshConfig(context=8))
-  with pytest.raises(InputError, match="over context 8: neither 60 rows nor 60 columns"):
+  with pytest.raises(InputError, match="over context 8: neither 60 columns nor 60 rows"):
     sharding.constrain_pictures(mesh, 1, (60, 60))
 
 
@@ -57,4 +57,4 @@ def test_split_pictures_are_those_of_one_device(method):
   got, split = _run(method, x, mesh)
   np.testing.assert_allclose(got, want, atol=2e-5 * np.abs(want).max())
   temporary = lambda program: program.memory_analysis().temp_size_in_bytes
-  assert temporary(split) < temporary(plain) / 2
+  assert temporary(split) < 0.6 * temporary(plain)
