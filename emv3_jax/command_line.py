@@ -4,10 +4,12 @@ import argparse
 from collections.abc import Callable, Sequence
 import json
 import logging as std_logging
+import os
 import pathlib
 import sys
 
 from absl import flags, logging
+import jax
 import ml_collections
 
 from emv3_jax import config as config_lib
@@ -76,9 +78,19 @@ def show_own_messages() -> None:
                     or str(pathlib.Path(record.pathname).resolve()).startswith(own))
 
 
+def stay_on_cpu_without_accelerator() -> None:
+  """Keeps JAX from loading a TPU or CUDA library that is installed (for plans, say) where no such
+  device is: it costs seconds and prints pages. `JAX_PLATFORMS` decides where it is set."""
+  nodes = ("accel*", "vfio/[0-9]*", "nvidia[0-9]*", "dxg", "kfd")
+  if "JAX_PLATFORMS" not in os.environ and not any(
+      any(pathlib.Path("/dev").glob(pattern)) for pattern in nodes):
+    jax.config.update("jax_platforms", "cpu")
+
+
 def run(main: Callable[[Sequence[str]], int]) -> None:
   """Runs a command line: an `InputError` ends in its message on stderr and exit code 2."""
   show_own_messages()
+  stay_on_cpu_without_accelerator()
   try:
     code = main(sys.argv[1:])
   except InputError as error:
