@@ -149,7 +149,7 @@ def denoise(model: Model, inputs: Inputs, conditions: Conditions, progress) -> n
   frames, height8, width8 = conditions.known.shape[1:4]
   noise = initial_noise(inputs.seed, frames, height8, width8, model.config.model.vae.z_dim)
   with model.parameters("transformer") as params:
-    latents = model.denoiser().run(params, noise[None], conditions, progress)
+    latents = model.denoiser().run(params, model.start_noise(noise[None]), conditions, progress)
     return np.asarray(latents[0], np.float32)
 
 

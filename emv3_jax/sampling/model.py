@@ -5,13 +5,14 @@ import contextlib
 import dataclasses
 import functools
 import gc
+import math
 import pathlib
 
 from absl import logging
 import jax
 import numpy as np
 
-from emv3_jax import attention_backends
+from emv3_jax import attention_backends, sharding
 from emv3_jax import config as config_lib
 from emv3_jax.errors import InputError
 from emv3_jax.io import checkpoints
@@ -21,6 +22,7 @@ from emv3_jax.models import clip, transformer, umt5, vae, wav2vec2
 from emv3_jax.models.network import Network, Params
 from emv3_jax.sampling.denoise import Denoiser
 from emv3_jax.sampling.settings import RELEASED, Config
+from emv3_jax.sharding import MeshConfig, ShardedTransformer, make_mesh
 
 UNTRAINED = "untrained"
 _PROGRAMS = {  # program -> component, method
@@ -48,8 +50,14 @@ def _compiled(network: Network, method: str, static: tuple) -> Callable:
 
 
 @functools.cache
-def _denoiser(network: Network, config, settings) -> Denoiser:
-  return Denoiser(network, config, settings,
+def _sharded(config, precision, mesh_config: MeshConfig) -> ShardedTransformer:
+  return ShardedTransformer(config, make_mesh(mesh_config), precision=precision,
+                            attention=mesh_config.attention)
+
+
+@functools.cache
+def _denoiser(network: Network | ShardedTransformer, config, settings, context: int) -> Denoiser:
+  return Denoiser(network, config, settings, length_shards=context,
                   attend=attention_backends.select(settings.attention))
 
 
@@ -108,9 +116,10 @@ class Model:
 
   def _load(self, name: str) -> Params:
     network = self.network(name)
+    shardings = self.sharded.shardings if name == "transformer" and self.sharded else None
     if self.folder is None:
-      return jax.device_put(network.untrained(self.config.seed))
-    return checkpoints.load_component(self.folder, name, network.abstract)
+      return jax.device_put(network.untrained(self.config.seed), shardings)
+    return checkpoints.load_component(self.folder, name, network.abstract, shardings=shardings)
 
   def compiled(self, program: str, **static) -> Callable:
     """A jitted program `(params, *arrays)`; static options are its keyword arguments.
@@ -141,8 +150,24 @@ class Model:
     return np.asarray(states, np.float32)
 
   def denoiser(self) -> Denoiser:
-    return _denoiser(self.network("transformer"), self.config.model.transformer,
-                     self.config.sampling)
+    return _denoiser(self.sharded or self.network("transformer"), self.config.model.transformer,
+                     self.config.sampling, self.config.mesh.context)
+
+  @property
+  def sharded(self) -> ShardedTransformer | None:
+    """The transformer on the mesh of the config; None where it runs on one device.
+
+    Raises:
+      InputError: the mesh has not as many places as there are devices, or heads do not divide.
+    """
+    if math.prod(self.config.mesh.sizes) == 1:
+      return None
+    return _sharded(self.config.model.transformer, self.config.precision.transformer,
+                    self.config.mesh)
+
+  def start_noise(self, noise: jax.Array) -> jax.Array:
+    """`noise` where the denoiser wants it: whole on every device of the mesh."""
+    return sharding.replicate(noise, self.sharded.mesh) if self.sharded else noise
 
   @property
   def tokenizer_path(self) -> pathlib.Path:

@@ -5,6 +5,7 @@ import pathlib
 
 from emv3_jax.errors import InputError
 from emv3_jax.model_config import ModelConfig, PrecisionConfig
+from emv3_jax.sharding import MeshConfig
 
 FPS = 25  # the rate the released weights were trained at; audio features are tied to it
 
@@ -96,6 +97,7 @@ class Config:
     checkpoint: model folder, or `untrained` for random parameters.
     tokenizer: tokenizer.json to use; empty takes the model folder's.
     prompt_cache: folder of prompt embeddings; empty turns the cache off.
+    mesh: how the transformer is split over the devices; all 1 runs on the first one.
     program_cache: folder of compiled programs; empty turns the cache off.
     face_detector: ONNX file of OpenCV's YuNet; empty uses scikit-image's cascade.
     seed: seed of the noise when the request has none.
@@ -114,6 +116,7 @@ class Config:
   model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
   precision: PrecisionConfig = dataclasses.field(default_factory=PrecisionConfig)
   sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
+  mesh: MeshConfig = MeshConfig()
 
 
 @dataclasses.dataclass(frozen=True)
