@@ -8,6 +8,7 @@ import pathlib
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 
+from absl import logging
 import pytest
 
 from tests import golden_data
@@ -68,6 +69,14 @@ def pytest_sessionfinish(session, exitstatus):
                "tests": _outcomes}
     pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
     pathlib.Path(path).write_text(json.dumps(content, indent=1, default=str) + "\n")
+
+
+@pytest.fixture(autouse=True)
+def log_level():
+  """Command lines set absl's verbosity for the whole process; each test starts with the usual."""
+  before = logging.get_verbosity()
+  yield
+  logging.set_verbosity(before)
 
 
 @pytest.fixture
