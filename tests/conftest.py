@@ -74,9 +74,11 @@ def pytest_sessionfinish(session, exitstatus):
 @pytest.fixture(autouse=True)
 def log_level():
   """Command lines set absl's verbosity for the whole process; each test starts with the usual."""
-  before = logging.get_verbosity()
+  verbosity, level = logging.get_verbosity(), logging.get_absl_logger().level
   yield
-  logging.set_verbosity(before)
+  if logging.get_verbosity() != verbosity:
+    logging.set_verbosity(verbosity)
+  logging.get_absl_logger().setLevel(level)
 
 
 @pytest.fixture
