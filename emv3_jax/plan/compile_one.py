@@ -13,6 +13,7 @@ import json
 import math
 import os
 import re
+import resource
 import sys
 import tempfile
 import time
@@ -70,7 +71,9 @@ def plan_program(name: str, config: Config, window: programs.Window,
       "flops": program.flops, "padding": program.padding,
       "seconds_at_peak": round(seconds, 3), "seconds_at_40_percent": round(seconds / 0.4, 3),
       "collectives": hlo.totals(found),
-      "compile_seconds": round(time.monotonic() - start, 1), "warnings": warnings,
+      "compile_seconds": round(time.monotonic() - start, 1),
+      "compiler_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20, 2),
+      "warnings": warnings,
       "frames": window.frames, "height": window.height, "width": window.width,
   }
 

@@ -16,7 +16,7 @@ from jax.sharding import AbstractMesh
 from emv3_jax.errors import InputError
 from emv3_jax.plan import meshes, programs, targets
 from emv3_jax.sampling.settings import Config
-from emv3_jax.sharding import AXES, MeshConfig
+from emv3_jax.sharding import AXES, MeshConfig, check_heads, check_positions
 from emv3_jax.sharding.constraints import picture_axes
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -37,8 +37,9 @@ def plan(config: Config, target: targets.Target, mesh_texts: Sequence[str] = (),
 
   Returns:
     A JSON-able line for each program and mesh. Those of a program are in a row, the best mesh first
-    and numbered from 1 as `rank`: what fits before what does not, then by seconds, by bytes
-   A line that does not fit has an `advice`.
+    and numbered from 1 as `rank`: what fits before what does not, then by seconds, then by memory.
+    A line that does not fit has an `advice`. Where a mesh cannot split the pictures the VAE's
+    programs are left out, and the others' lines have a warning.
 
   Raises:
     InputError: the compiler is not installed, or the mesh does not fit target or network.
@@ -48,7 +49,9 @@ def plan(config: Config, target: targets.Target, mesh_texts: Sequence[str] = (),
   programs.check_window(window)
   lines = []
   for mesh in choose_meshes(config, window, target, mesh_texts):
-    lines += compile_programs(config, window, target, mesh, names)
+    possible, warnings = _possible(window, mesh, names)
+    lines += [{**line, "warnings": line["warnings"] + warnings}
+              for line in compile_programs(config, window, target, mesh, possible)]
   ranked = []
   for name in names:
     of_program = sorted((line for line in lines if line["program"] == name), key=lambda line: (
@@ -69,8 +72,25 @@ def choose_meshes(config: Config, window: programs.Window, target: targets.Targe
       likely = likely_meshes(config, window, target)
       chosen += likely[:NUM_LIKELY if text else 1]
     else:
-      chosen.append(meshes.parse(text, target.devices))
+      mesh = meshes.parse(text, target.devices)
+      abstract = AbstractMesh(mesh.sizes, AXES)
+      check_heads(abstract, config.model.transformer.num_heads, mesh.attention)
+      check_positions(abstract, window.grid)
+      chosen.append(mesh)
   return list(dict.fromkeys(chosen))
+
+
+def _possible(window: programs.Window, mesh: MeshConfig,
+              names: Sequence[str]) -> tuple[list[str], list[str]]:
+  """The programs that a mesh can run, and a warning where those are not all."""
+  others = [name for name in names if name not in programs.OF_PICTURES]
+  try:
+    picture_axes(AbstractMesh(mesh.sizes, AXES), 1, window.latents[1:])
+  except InputError as error:
+    if not others:
+      raise
+    return others, [f"no plan of the VAE: {error}"] if len(others) < len(names) else []
+  return list(names), []
 
 
 def compile_programs(config: Config, window: programs.Window, target: targets.Target,

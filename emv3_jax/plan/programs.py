@@ -38,7 +38,12 @@ class Window:
   @property
   def positions(self) -> int:
     """Token positions of a frame."""
-    return self.height // SIDE * (self.width // SIDE)
+    return math.prod(self.grid)
+
+  @property
+  def grid(self) -> tuple[int, int]:
+    """h, w: rows and columns of tokens."""
+    return self.height // SIDE, self.width // SIDE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,6 +180,7 @@ def _vae(config: Config, window: Window, place: Place, run: Callable,
 
 PROGRAMS: dict[str, Callable[[Config, Window, Place], Program]] = {
     "sample_step": sample_step, "vae_decode": vae_decode, "vae_encode": vae_encode}
+OF_PICTURES = ("vae_decode", "vae_encode")  # split over the mesh by rows and columns
 
 
 def check_window(window: Window) -> None:

@@ -15,6 +15,7 @@ import jax
 from jax.experimental import mesh_utils, topologies
 from jax.sharding import AxisType, Mesh
 
+from emv3_jax.config import nearest
 from emv3_jax.errors import InputError
 from emv3_jax.plan import gpus
 from emv3_jax.sharding import AXES, MeshConfig
@@ -96,8 +97,9 @@ def parse(name: str) -> Target:
   family, _, shape = name.partition(":")
   chip = CHIPS.get(family)
   if chip is None:
-    known = ", ".join(chip.example for chip in CHIPS.values())
-    raise InputError(f"Unknown target {name!r} to plan for; known are shapes of: {known}.")
+    examples = ", ".join(chip.example for chip in CHIPS.values())
+    raise InputError(f"Unknown target {name!r} to plan for: no chip {family!r}; "
+                     f"{nearest(family.lower(), list(CHIPS))} Targets look like {examples}.")
   sizes = tuple(int(size) for size in shape.split("x")) if re.fullmatch(r"\d+(x\d+)*",
                                                                         shape) else ()
   if len(sizes) != chip.axes or not all(sizes):

@@ -1,5 +1,6 @@
 """Ranking, advice and output of plans; what is compiled is stood in for."""
 
+import dataclasses
 import json
 
 from jax.sharding import AbstractMesh
@@ -81,6 +82,29 @@ def test_a_mesh_of_another_size_is_an_error_before_anything_is_compiled(compiled
   with pytest.raises(InputError, match="takes 2 devices, the target has 4"):
     planner.plan(CONFIG, targets.parse("v5p:2x2x1"), ["data=2"])
   assert not compiled
+
+
+@pytest.mark.parametrize("mesh, message", [
+    ("context=8", "12 heads do not divide over context 8 x tensor 1 = 8.*allgather"),
+    ("tensor=8", "12 heads do not divide over tensor 8; possible: 1, 2, 3, 4, 6, 12"),
+    ("context=8,attention=allgather", "30 x 53 = 1590 token positions.*context 8.*480x832 or")])
+def test_a_mesh_that_divides_nothing_is_an_error_before_anything_is_compiled(
+    compiled, mesh, message):
+  config = dataclasses.replace(CONFIG, sampling=dataclasses.replace(
+      CONFIG.sampling, height=480, width=848))
+  with pytest.raises(InputError, match=message):
+    planner.plan(config, targets.parse("v5e:2x4"), [mesh])
+  assert not compiled
+
+
+def test_where_pictures_cannot_be_split_the_rest_is_planned(compiled):
+  config = dataclasses.replace(CONFIG, sampling=dataclasses.replace(
+      CONFIG.sampling, height=480, width=832))
+  (line,) = planner.plan(config, targets.parse("v6e:8x8"))
+  assert line["program"] == "sample_step"
+  assert "no plan of the VAE: The VAE splits pictures" in line["warnings"][-1]
+  with pytest.raises(InputError, match="neither .* columns nor .* rows of latents .480x832"):
+    planner.plan(config, targets.parse("v6e:8x8"), names=["vae_decode"])
 
 
 def test_table(compiled):

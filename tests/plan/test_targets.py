@@ -17,8 +17,10 @@ def test_a_name_is_a_number_of_devices(name, chips, devices, platform):
 
 
 def test_an_unknown_chip_names_the_known_ones():
-  with pytest.raises(InputError, match="v5litepod.*known.*v5e:2x4.*v6e:8x8.*h100:1x1x8"):
+  with pytest.raises(InputError, match="'v5litepod'; known: .*v5e.*look like v5e:2x4.*h100:1x1x8"):
     targets.parse_list("v5e:2x2,v5litepod:4x4")
+  with pytest.raises(InputError, match="no chip 'H10'; did you mean 'h100'?"):
+    targets.parse("H10:1x1x8")
 
 
 @pytest.mark.parametrize("name", ["v5e", "v5e:2x2x2", "v5e:0x4", "v5e:axb", "h100:8", "v5e:2x4 "])
