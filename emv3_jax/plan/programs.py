@@ -188,6 +188,7 @@ def check_window(window: Window) -> None:
   Raises:
     InputError: sides or frames that no clip can have.
   """
-  if window.frames % 4 != 1 or window.height % SIDE or window.width % SIDE:
+  sides = window.height, window.width
+  if window.frames % 4 != 1 or any(side < SIDE or side % SIDE for side in sides):
     raise InputError(f"A window of {window.frames} frames of {window.height}x{window.width} cannot "
-                     f"be planned: frames are 4k+1, sides multiples of {SIDE}.")
+                     f"be planned: frames are 4k+1, sides multiples of {SIDE}, at least {SIDE}.")

@@ -179,7 +179,8 @@ def compile_only_devices(target: Target) -> Sequence:
     options = {"chips_per_host_bounds": tuple(map(min, sizes, _HOST))} if few else {}
     return topologies.get_topology_desc(target.name, "tpu", **options).devices
   except jax.errors.JaxRuntimeError as error:
-    raise InputError(f"The compiler knows no {target.name}: {str(error).splitlines()[0]}") from error
+    raise InputError(f"The compiler knows no {target.name}, but e.g. {target.chip.example}: "
+                     f"{str(error).splitlines()[0]}") from error
 
 
 def compile_only_mesh(target: Target, config: MeshConfig) -> Mesh:

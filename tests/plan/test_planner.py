@@ -46,6 +46,12 @@ def test_the_window_is_the_largest(compiled):
   assert (line["frames"], line["height"], line["width"]) == (113, 768, 768)
 
 
+def test_a_window_without_pixels_is_an_error(compiled):
+  config = dataclasses.replace(CONFIG, sampling=dataclasses.replace(CONFIG.sampling, max_area=100))
+  with pytest.raises(InputError, match="113 frames of 0x0 cannot be planned"):
+    planner.plan(config, targets.parse("v5e:1x1"))
+
+
 def test_meshes_are_ranked_for_each_program(compiled):
   lines = planner.plan(CONFIG, targets.parse("v5p:2x2x1"), ["data=4", "context=4"])
   assert [(line["program"], line["rank"], line["mesh"]["context"]) for line in lines] == [
