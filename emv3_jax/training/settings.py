@@ -1,0 +1,245 @@
+"""What a training run can be told.
+
+How a loop uses it, with `Programs` of emv3_jax.training.programs:
+
+  programs = Programs(config, make_mesh(config.mesh))
+  state = programs.new_state(initial_params(config, programs.network))    # training.start
+  for step in range(first, config.last_step):
+    state = programs.enter(state, step)                  # does something where a stage begins
+    program = programs.program_at(step)                  # compiled once for each shape of batches
+    state, metrics = program(state, batch, empty_text)   # an ndpo step's batch holds negatives
+
+`first` is 0, or the step of a checkpoint. What is restored has the shapes and shardings of
+`programs.abstract_state(first)`: the state as step first - 1 left it, before `enter`. So stopping
+and resuming at the boundary of two stages is like going on.
+"""
+
+import dataclasses
+from typing import Literal, get_args
+
+from emv3_jax.diffusion.flow import SigmaDensity
+from emv3_jax.errors import InputError
+from emv3_jax.model_config import ModelConfig, PrecisionConfig
+from emv3_jax.models.cross_attention import ALLOCATIONS
+from emv3_jax.models.precision import Precision
+from emv3_jax.sharding import MeshConfig
+from emv3_jax.tasks import schedule
+from emv3_jax.tasks.schedule import Stage
+
+Remat = Literal["none", "full", "attention", "dots_saveable", "dots_with_no_batch_dims_saveable"]
+Optimizer = Literal["adamw", "lion", "sgd"]
+Reading = Literal["reference", "absolute"]
+MIXED = Precision(params="float32", compute="bfloat16")
+
+
+def _check_known(where: str, value: str, known) -> None:
+  if value not in get_args(known):
+    raise InputError(f"{where} is {value!r}; known: {', '.join(get_args(known))}.")
+
+
+def _check_least(where: str, value: float, least: float) -> None:
+  if value < least:
+    raise InputError(f"{where} is {value}; it must be {least} or more.")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+  """How a run goes; none of it but `batch` and the backends changes what is learnt.
+
+  Attributes:
+    steps: the step that the run stops at; 0 stops at the end of the last stage. The schedule does
+      not depend on it.
+    batch: clips of a step, of all devices together.
+    accumulate: parts that a batch is worked on one after the other, for less memory.
+    remat: what the backward pass computes again, see `Transformer.run_blocks`.
+    attention: backend of local attention, see `emv3_jax.attention_backends`.
+    log_every: steps between lines of metrics.
+    checkpoint_every: steps between checkpoints; 0 writes one at the end only.
+    preview_every: steps between sampled previews; 0 makes none.
+  """
+
+  steps: int = 0
+  batch: int = 4
+  accumulate: int = 1
+  remat: Remat = "full"
+  attention: str = "auto"
+  log_every: int = 10
+  checkpoint_every: int = 500
+  preview_every: int = 0
+
+  def __post_init__(self):
+    for name, least in (("steps", 0), ("batch", 1), ("accumulate", 1), ("log_every", 1),
+                        ("checkpoint_every", 0), ("preview_every", 0)):
+      _check_least(f"train.{name}", getattr(self, name), least)
+    _check_known("train.remat", self.remat, Remat)
+    if self.batch % self.accumulate:
+      raise InputError(f"train.batch is {self.batch}; it does not divide into train.accumulate "
+                       f"{self.accumulate} parts.")
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleConfig:
+  """A named schedule, for configs that list no stages of their own.
+
+  Attributes:
+    preset: a name of `schedule.PRESETS`.
+    steps: of all its stages together.
+    learning_rate, warmup, decay, final_share, start, train: of every stage, see `Stage`.
+  """
+
+  preset: str = "paper"
+  steps: int = 10000
+  learning_rate: float = 1e-4
+  warmup: int = 0
+  decay: schedule.Decay = "constant"
+  final_share: float = 0.0
+  start: schedule.Start = "ema"
+  train: schedule.Trained = "all"
+
+  def stages(self) -> tuple[Stage, ...]:
+    fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+    return schedule.preset(fields.pop("preset"), fields.pop("steps"), **fields)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+  """The optimiser; learning rates are the stages'.
+
+  Attributes:
+    name: `adamw`, `lion` or `sgd` (with momentum b1).
+    b1, b2, eps: of the moments.
+    weight_decay: of matrices and convolutions; vectors, modulations and norms have none.
+    clip: the global norm that gradients are scaled down to; 0 leaves them.
+  """
+
+  name: Optimizer = "adamw"
+  b1: float = 0.9
+  b2: float = 0.999
+  eps: float = 1e-8
+  weight_decay: float = 0.01
+  clip: float = 1.0
+
+  def __post_init__(self):
+    _check_known("optimizer.name", self.name, Optimizer)
+    for name in ("b1", "b2", "eps", "weight_decay", "clip"):
+      _check_least(f"optimizer.{name}", getattr(self, name), 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class DropoutConfig:
+  """Probabilities of training without conditions, as the branches of guidance know none.
+
+  Attributes:
+    audio: no audio.
+    audio_text: neither audio nor text.
+    everything: no audio, no text and no image: no known frame and zero CLIP features.
+  """
+
+  audio: float = 0.1
+  audio_text: float = 0.1
+  everything: float = 0.05
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      _check_least(f"dropout.{field.name}", getattr(self, field.name), 0)
+    if sum(dataclasses.astuple(self)) > 1:
+      raise InputError(f"dropout adds up to {sum(dataclasses.astuple(self)):g}; at most 1.")
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+  """The flow-matching loss.
+
+  Attributes:
+    sigma: what sigma is drawn from.
+    face, mouth: added to the weight 1 of a latent cell in the face and in the mouth region; the
+      weights of a clip are scaled to a mean of 1.
+    allocation: a name of `cross_attention.ALLOCATIONS` (PhDA); `released` is 1 throughout.
+    jitter: standard deviation, in tau, of its knots from example to example; 0 leaves them.
+  """
+
+  sigma: SigmaDensity = SigmaDensity()
+  face: float = 0.0
+  mouth: float = 0.0
+  allocation: str = "phased"
+  jitter: float = 0.0
+
+  def __post_init__(self):
+    for name in ("face", "mouth", "jitter"):
+      _check_least(f"loss.{name}", getattr(self, name), 0)
+    if self.allocation not in ALLOCATIONS:
+      raise InputError(f"loss.allocation is {self.allocation!r}; known: "
+                       f"{', '.join(sorted(ALLOCATIONS))}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class NDPOConfig:
+  """Negative DPO and paired Diffusion-DPO.
+
+  Attributes:
+    reading: of eq. 3, see `training.losses`.
+    beta: of `reference` and of paired DPO. `absolute` measures its own.
+    calibration: steps of a stage over which `absolute` averages the error that beta is 1 over.
+    sft_weight: lambda; with it above 0, ndpo steps learn positives too.
+  """
+
+  reading: Reading = "reference"
+  beta: float = 500.0
+  calibration: int = 100
+  sft_weight: float = 0.0
+
+  def __post_init__(self):
+    _check_known("ndpo.reading", self.reading, Reading)
+    for name, least in (("beta", 0), ("calibration", 1), ("sft_weight", 0)):
+      _check_least(f"ndpo.{name}", getattr(self, name), least)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """A whole training config, as `configs/train_*.py` give it.
+
+  Attributes:
+    name: what reports and checkpoints call this config.
+    seed: of everything random, 0 to 2^32 - 1.
+    checkpoint: model folder to start from, or `untrained` for random parameters. That of a base
+      model without audio gets a fresh audio path.
+    fresh_audio: starts the audio path anew even if the checkpoint has one: its keys and values are
+      zeros, so that the model starts with the base's own predictions.
+    data: dataset folder.
+    program_cache: folder of compiled programs; empty turns the cache off.
+    ema_decay: of the moving average that runs through all stages.
+    precision: of the networks; training wants the transformer's parameters in float32.
+    stages: the schedule; empty takes the one that `schedule` names.
+  """
+
+  name: str
+  seed: int = 0
+  checkpoint: str = ""
+  fresh_audio: bool = False
+  data: str = ""
+  program_cache: str = "~/.cache/emv3_jax/programs"
+  ema_decay: float = 0.9999
+  model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+  precision: PrecisionConfig = dataclasses.field(
+      default_factory=lambda: PrecisionConfig(transformer=MIXED))
+  mesh: MeshConfig = MeshConfig()
+  train: TrainConfig = TrainConfig()
+  schedule: ScheduleConfig = ScheduleConfig()
+  stages: tuple[Stage, ...] = ()
+  optimizer: OptimizerConfig = OptimizerConfig()
+  dropout: DropoutConfig = DropoutConfig()
+  loss: LossConfig = LossConfig()
+  ndpo: NDPOConfig = NDPOConfig()
+
+  def __post_init__(self):
+    if not 0 <= self.ema_decay < 1:
+      raise InputError(f"ema_decay is {self.ema_decay}; it must be from 0 to below 1.")
+    self.all_stages()  # a wrong schedule is refused at the door
+
+  def all_stages(self) -> tuple[Stage, ...]:
+    return self.stages or self.schedule.stages()
+
+  @property
+  def last_step(self) -> int:
+    """The step that the run stops before."""
+    return self.train.steps or schedule.first_steps(self.all_stages())[-1]
