@@ -22,6 +22,7 @@ class Purpose(enum.IntEnum):
   CONDITION_DROPOUT = 4  # indices: step, example
   TASK = 5  # indices: step, example
   PHASE_JITTER = 6  # indices: step, example
+  DATA_ORDER = 7  # indices: bucket, epoch
 
 
 def key_for(seed: int, purpose: Purpose, *indices: ArrayLike) -> jax.Array:

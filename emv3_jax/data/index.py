@@ -1,0 +1,188 @@
+"""A dataset's index: what its shards hold and what encoded them.
+
+    DIR/index.json               this, written last
+    DIR/empty_text.safetensors   umT5 states of the empty string
+    DIR/shards/00000.array_record, ...
+    DIR/rejected.jsonl           clips and windows that could not be used, and why
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+
+import ml_dtypes  # noqa: F401  registers bfloat16 with numpy before safetensors reads it
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from emv3_jax import config as config_lib
+from emv3_jax.data import records
+from emv3_jax.errors import InputError
+from emv3_jax.io.atomic import atomic_file, write_json
+from emv3_jax.models.transformer import TransformerConfig
+
+INDEX, EMPTY_TEXT, SHARDS = "index.json", "empty_text.safetensors", "shards"
+# The fields of the transformer's config that records depend on.
+CONDITION_FIELDS = ("variant", "text_dim", "text_tokens", "image_dim", "image_tokens", "audio_dim")
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Bucket:
+  """A size of windows: F frames of H x W pixels."""
+
+  frames: int
+  height: int
+  width: int
+
+  @property
+  def latent_shape(self) -> tuple[int, int, int]:
+    """(f, h8, w8)."""
+    return (self.frames - 1) // 4 + 1, self.height // 8, self.width // 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+  """One ArrayRecord file.
+
+  Attributes:
+    file: path in the dataset's folder.
+    bytes: its size.
+    runs: (number of the bucket, records of it), in the order of the file.
+  """
+
+  file: str
+  bytes: int
+  runs: tuple[tuple[int, int], ...]
+
+  @property
+  def records(self) -> int:
+    return sum(count for _, count in self.runs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+  """The dataset. Records are numbered through all shards from 0: the global record index.
+
+  Attributes:
+    schema, version: of the records.
+    records: their number.
+    clips, rejected: clips with a record, and entries of rejected.jsonl.
+    dtype: of the floating arrays on disk.
+    stride: frames from one window of a clip to the next.
+    buckets: sizes, by number.
+    conditions: CONDITION_FIELDS of the transformer that the records are for.
+    encoders: of each encoder: its config, precision, and the digest of its parameters.
+    settings: all settings of the preparation.
+    shards: the files.
+  """
+
+  schema: str
+  version: int
+  records: int
+  clips: int
+  rejected: int
+  dtype: str
+  stride: int
+  buckets: tuple[Bucket, ...]
+  conditions: dict
+  encoders: dict
+  settings: dict
+  shards: tuple[Shard, ...]
+
+  def bucket_numbers(self) -> np.ndarray:
+    """int32 [records]: the bucket of each record."""
+    runs = [run for shard in self.shards for run in shard.runs]
+    numbers, counts = np.array(runs, np.int32).reshape(-1, 2).T
+    return np.repeat(numbers, counts)
+
+
+def write_index(folder: str | os.PathLike, index: Index, empty_text: np.ndarray) -> None:
+  """Writes the empty text [m, text_dim], then the index.
+
+  Raises:
+    InputError: the folder cannot be written to.
+  """
+  folder = pathlib.Path(folder)
+  with atomic_file(folder / EMPTY_TEXT) as temporary:
+    temporary.write_bytes(save({"empty_text": np.ascontiguousarray(empty_text, np.float32)}))
+  write_json(folder / INDEX, dataclasses.asdict(index))
+
+
+def read_index(folder: str | os.PathLike) -> Index:
+  """Reads the index and checks that every shard is there.
+
+  Raises:
+    InputError: no dataset, one of another schema or version, a shard missing or of another size.
+  """
+  folder = pathlib.Path(folder)
+  values = _read_json(folder)
+  found = values.get("schema"), values.get("version")
+  if found != (records.SCHEMA, records.VERSION):
+    raise InputError(f"Dataset {folder} has schema {found[0]} version {found[1]}; this release reads "
+                     f"{records.SCHEMA} version {records.VERSION}. Prepare the clips again.")
+  index = config_lib.build(Index, values, str(folder / INDEX))
+  for shard in index.shards:
+    _check_shard(folder / shard.file, shard)
+  counted = sum(shard.records for shard in index.shards)
+  if counted != index.records or not counted:
+    raise InputError(f"{folder / INDEX} counts {index.records} records, its shards {counted}; "
+                     "prepare the clips again.")
+  return index
+
+
+def read_empty_text(folder: str | os.PathLike) -> np.ndarray:
+  """float32 [m, text_dim]: umT5 states of the empty string.
+
+  Raises:
+    InputError: missing or damaged.
+  """
+  path = pathlib.Path(folder) / EMPTY_TEXT
+  try:
+    with safe_open(path, "np") as content:
+      return content.get_tensor("empty_text")
+  except (OSError, SafetensorError) as error:
+    raise InputError(f"{path} cannot be read ({error}); prepare the clips again.") from None
+
+
+def condition_fields(config: TransformerConfig) -> dict:
+  """What of a transformer's config the records depend on."""
+  fields = CONDITION_FIELDS + (("audio_layers",) if config.variant == "flash" else ())
+  return {name: getattr(config, name) for name in fields}
+
+
+def check_conditions(folder: str | os.PathLike, index: Index, config: TransformerConfig) -> None:
+  """Checks that the records are for such a transformer.
+
+  Raises:
+    InputError: they are not; names the fields that differ.
+  """
+  faults = config_lib.differences(index.conditions, condition_fields(config))
+  if faults:
+    raise InputError(f"Dataset {folder} was prepared for another model (dataset != config): "
+                     f"{'; '.join(faults)}. Prepare the clips with this model's config.")
+
+
+def _read_json(folder: pathlib.Path) -> dict:
+  path = folder / INDEX
+  try:
+    values = json.loads(path.read_text(encoding="utf-8"))
+  except FileNotFoundError:
+    raise InputError(f"{folder} is no dataset: it has no {INDEX}. Make one, or finish it, with "
+                     f"python -m emv3_jax.data.prepare --out={folder}.") from None
+  except (OSError, ValueError) as error:
+    raise InputError(f"{path} cannot be read: {error}.") from None
+  if not isinstance(values, dict):
+    raise InputError(f"{path} holds no JSON object; prepare the clips again.")
+  return values
+
+
+def _check_shard(path: pathlib.Path, shard: Shard) -> None:
+  try:
+    size = path.stat().st_size
+  except OSError as error:
+    raise InputError(f"Shard {path} is missing ({error.strerror}); copy the dataset again, or "
+                     "prepare it again: whole shards are kept.") from None
+  if size != shard.bytes:
+    raise InputError(f"Shard {path} has {size} bytes, the index says {shard.bytes}; copy the dataset "
+                     "again, or prepare it again: whole shards are kept.")

@@ -1,0 +1,209 @@
+"""One window of a clip on disk, everything encoded: a record of an ArrayRecord file.
+
+A record's bytes are a safetensors file: the arrays, and in its metadata schema, version and strings.
+docs/data.md has the table of fields. What can be had from the rest is not stored twice: flash's
+audio windows overlap and are made when a record is read.
+"""
+
+from collections.abc import Iterable
+import dataclasses
+import json
+import math
+import os
+
+from array_record.python.array_record_module import ArrayRecordWriter
+from jaxtyping import Float, UInt8
+import ml_dtypes
+import numpy as np
+from safetensors.numpy import save
+
+from emv3_jax.conditioning.audio import WINDOW, flash_windows
+from emv3_jax.errors import InputError
+from emv3_jax.io.atomic import atomic_file
+
+SCHEMA, VERSION = "emv3_jax.window", 1
+DTYPES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16),
+          "float32": np.dtype(np.float32)}
+MASKED_TASKS = ("i2v", "flf2v", "lipsync")  # the order of masked_latents
+_CONTEXT = WINDOW // 2  # frames of flash features to either side of the window
+
+_STORED = {"F16": DTYPES["float16"], "BF16": DTYPES["bfloat16"], "F32": DTYPES["float32"],
+           "U8": np.dtype(np.uint8)}
+_STRINGS = ("id", "caption", "source")
+_INTEGERS = ("index", "start")
+# One record a chunk, so that reading one decodes nothing else.
+_WRITER_OPTIONS = "group_size:1"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Record:
+  """A window of F = 4 (f - 1) + 1 frames at 25 a second, H = 8 h8 and W = 8 w8 pixels large.
+
+  Floating arrays have the dtype of the dataset in a file and are float32 when read.
+
+  Attributes:
+    id: of the clip, from the manifest.
+    index: number of the window in its clip, from 0.
+    start: its first frame in the clip, at 25 frames a second.
+    caption: what was encoded as text.
+    source: sha256 of the clip's file.
+    latents: the VAE's normalised mean of the video.
+    masked_latents: likewise of what each of MASKED_TASKS knows of it, the rest mid grey.
+    lipsync_mask: 1 where lip-sync knows a cell, 0 where it draws it anew.
+    mouth_mask: 1 where a cell holds a part of the mouth; for losses.
+    face_mask: 1 for tokens (2x2 cells) of the face, where the audio acts.
+    text: umT5 states of the caption without padding.
+    image: CLIP states of the first frame, and of it with what lip-sync draws greyed.
+    audio: wav2vec2 features: preview [2F, dim], flash [F, 5, layers, dim].
+  """
+
+  id: str
+  index: int
+  start: int
+  caption: str
+  source: str
+  latents: Float[np.ndarray, "f h8 w8 16"]
+  masked_latents: Float[np.ndarray, "3 f h8 w8 16"]
+  lipsync_mask: UInt8[np.ndarray, "f h8 w8"]
+  mouth_mask: UInt8[np.ndarray, "f h8 w8"]
+  face_mask: UInt8[np.ndarray, "h w"]
+  text: Float[np.ndarray, "m text_dim"]
+  image: Float[np.ndarray, "2 image_tokens image_dim"]
+  audio: Float[np.ndarray, "..."]
+
+
+ARRAYS = tuple(field.name for field in dataclasses.fields(Record)
+               if field.name not in _STRINGS + _INTEGERS)
+
+
+def encode(record: Record, dtype: str) -> bytes:
+  """The bytes of a record.
+
+  Args:
+    record: with flash's audio either as windows [F, 5, layers, dim], whose frames must agree as
+      those of `flash_windows` do, or as features [F + 4, layers, dim] with two frames of context to
+      either side.
+    dtype: a name of DTYPES, for the floating arrays.
+
+  Raises:
+    InputError: a value that is not finite in `dtype`.
+    ValueError: shapes that do not belong together.
+  """
+  _check_shapes(record)
+  arrays = {name: np.asarray(getattr(record, name)) for name in ARRAYS}
+  if arrays["audio"].ndim == 4:
+    windows = arrays["audio"]
+    arrays["audio"] = np.concatenate([windows[0, :_CONTEXT], windows[:, _CONTEXT],
+                                      windows[-1, _CONTEXT + 1:]])
+  for name, array in arrays.items():
+    if array.dtype != np.uint8:
+      with np.errstate(over="ignore"):
+        arrays[name] = array.astype(DTYPES[dtype])
+      if not np.isfinite(arrays[name].astype(np.float32)).all():
+        raise InputError(f"Clip {record.id}, window {record.index}: {name} has values that are not "
+                         f"finite in {dtype} (largest {np.abs(array).max():g}); set "
+                         "--config.prepare.dtype=bfloat16 if they are only too large.")
+    arrays[name] = np.ascontiguousarray(arrays[name])
+  metadata = {name: str(getattr(record, name)) for name in _STRINGS + _INTEGERS}
+  return save(arrays, {"schema": SCHEMA, "version": str(VERSION), **metadata})
+
+
+def decode(data: bytes, where: str = "record") -> Record:
+  """The inverse of `encode`; floating arrays come back as float32.
+
+  Args:
+    data: a record's bytes.
+    where: what messages call the record.
+
+  Raises:
+    InputError: the bytes are no record, are damaged, or are of another schema or version.
+  """
+  header, begin = _read_header(data, where)
+  metadata = header.pop("__metadata__", {})
+  found = metadata.get("schema"), metadata.get("version")
+  if found != (SCHEMA, str(VERSION)):
+    raise InputError(f"{where} has schema {found[0]} version {found[1]}; this release reads "
+                     f"{SCHEMA} version {VERSION}. Prepare the clips again.")
+  if set(header) != set(ARRAYS):
+    raise InputError(f"{where} holds {', '.join(sorted(header))}; expected "
+                     f"{', '.join(sorted(ARRAYS))}. Prepare the clips again.")
+  arrays = {name: _read_array(data, begin, entry, f"{where}, {name}")
+            for name, entry in header.items()}
+  if arrays["audio"].ndim == 3:
+    arrays["audio"] = flash_windows(arrays["audio"])[_CONTEXT:-_CONTEXT]
+  return Record(**{name: metadata[name] for name in _STRINGS},
+                **{name: int(metadata[name]) for name in _INTEGERS}, **arrays)
+
+
+def write_shard(path: str | os.PathLike, records: Iterable[bytes]) -> int:
+  """Writes an ArrayRecord file, whole or not at all; `records` may be made as they are written.
+
+  Returns:
+    The number of records.
+
+  Raises:
+    InputError: the folder is missing or not writable, or the disk is full.
+  """
+  count = 0
+  with atomic_file(path) as temporary:
+    writer = ArrayRecordWriter(str(temporary), _WRITER_OPTIONS)
+    try:
+      for data in records:
+        _on_disk(path, writer.write, data)
+        count += 1
+      _on_disk(path, writer.close)
+    except BaseException:
+      _close_quietly(writer)
+      raise
+  return count
+
+
+def _on_disk(path, call, *arguments) -> None:
+  try:
+    call(*arguments)
+  except RuntimeError as error:  # all that the library raises; its text names file and reason
+    raise InputError(f"Cannot write {path}: {str(error).partition(';')[0]}.\n"
+                     "Nothing half-written was kept; free the disk or choose another folder."
+                     ) from error
+
+
+def _close_quietly(writer: ArrayRecordWriter) -> None:
+  try:
+    if writer.is_open():
+      writer.close()
+  except RuntimeError:
+    pass  # another error is on its way
+
+
+def _check_shapes(record: Record) -> None:
+  f, h8, w8, _ = record.latents.shape
+  frames = 4 * (f - 1) + 1
+  wanted = {"masked_latents": (len(MASKED_TASKS), *record.latents.shape),
+            "lipsync_mask": (f, h8, w8), "mouth_mask": (f, h8, w8), "face_mask": (h8 // 2, w8 // 2)}
+  for name, shape in wanted.items():
+    if getattr(record, name).shape != shape:
+      raise ValueError(f"{name} is {getattr(record, name).shape}, expected {shape}.")
+  lengths = {2: 2 * frames, 3: frames + 2 * _CONTEXT, 4: frames}
+  if len(record.audio) != lengths[record.audio.ndim]:
+    raise ValueError(f"audio is {record.audio.shape} for {frames} frames.")
+
+
+def _read_header(data: bytes, where: str) -> tuple[dict, int]:
+  """The safetensors header and where the arrays begin."""
+  try:
+    begin = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:begin])
+    if begin <= len(data) and isinstance(header, dict):
+      return header, begin
+  except ValueError:
+    pass
+  raise InputError(f"{where} is no record of {SCHEMA}, or it is damaged ({len(data)} bytes).")
+
+
+def _read_array(data: bytes, begin: int, entry: dict, where: str) -> np.ndarray:
+  dtype, shape = _STORED[entry["dtype"]], tuple(entry["shape"])
+  first, end = entry["data_offsets"]
+  if end - first != dtype.itemsize * math.prod(shape) or begin + end > len(data):
+    raise InputError(f"{where} is damaged: {len(data) - begin} bytes of arrays.")
+  array = np.frombuffer(data, dtype, math.prod(shape), begin + first).reshape(shape)
+  return array if dtype == np.uint8 else array.astype(np.float32)

@@ -1,0 +1,115 @@
+"""Records: the round trip, and what is refused."""
+
+import dataclasses
+import resource
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from safetensors.numpy import load, save
+
+from emv3_jax.conditioning.audio import flash_windows
+from emv3_jax.data import records
+from emv3_jax.errors import InputError
+from tests.data.windows import make_record
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 0), ("float16", 2e-3), ("bfloat16", 2e-2)])
+def test_round_trip(dtype, tolerance):
+  record = make_record(7)
+  got = records.decode(records.encode(record, dtype))
+  for field in dataclasses.fields(records.Record):
+    value, wanted = getattr(got, field.name), getattr(record, field.name)
+    if isinstance(wanted, np.ndarray):
+      assert value.dtype == wanted.dtype
+      np.testing.assert_allclose(value, wanted, atol=tolerance, err_msg=field.name)
+    else:
+      assert value == wanted
+
+
+def test_any_safetensors_reader_gets_the_arrays():
+  record = make_record()
+  np.testing.assert_array_equal(load(records.encode(record, "float32"))["latents"], record.latents)
+
+
+def test_flash_windows_are_made_when_read():
+  record = make_record(2, variant="flash")
+  windows = flash_windows(record.audio)[2:-2]
+  got = records.decode(records.encode(record, "float32"))
+  np.testing.assert_array_equal(got.audio, windows)
+  np.testing.assert_array_equal(got.audio[0], record.audio[:5])
+  again = records.encode(dataclasses.replace(record, audio=windows), "float32")
+  np.testing.assert_array_equal(records.decode(again).audio, windows)
+
+
+def test_a_value_too_large_for_float16_is_not_stored():
+  record = make_record()
+  record.text[0, 0] = 1e5
+  with pytest.raises(InputError, match="text has values .* not finite in float16.*bfloat16"):
+    records.encode(record, "float16")
+  assert records.decode(records.encode(record, "bfloat16")).text[0, 0] > 9e4
+
+
+@pytest.mark.parametrize("change", [
+    {"audio": np.zeros((9, 4), np.float32)}, {"mouth_mask": np.zeros((2, 4, 5), np.uint8)},
+    {"face_mask": np.zeros((4, 6), np.uint8)}])
+def test_shapes_that_do_not_belong_together(change):
+  with pytest.raises(ValueError, match=next(iter(change))):
+    records.encode(dataclasses.replace(make_record(), **change), "float32")
+
+
+def test_another_schema_is_named():
+  data = records.encode(make_record(), "float32")
+  other = save(load(data), {"schema": "emv3_jax.window", "version": "2"})
+  with pytest.raises(InputError, match="record 3 has schema emv3_jax.window version 2; .* version 1"):
+    records.decode(other, "record 3")
+  with pytest.raises(InputError, match="schema None"):
+    records.decode(save(load(data)))
+
+
+def test_missing_and_extra_arrays():
+  data = records.encode(make_record(), "float32")
+  arrays = load(data)
+  del arrays["text"]
+  metadata = {"schema": records.SCHEMA, "version": str(records.VERSION)}
+  with pytest.raises(InputError, match="expected audio.*text"):
+    records.decode(save(arrays, metadata))
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda data: data[:4], lambda data: b"", lambda data: data[:200], lambda data: data[:-1],
+    lambda data: b"\xff" * 64])
+def test_damaged_bytes(spoil):
+  with pytest.raises(InputError, match="damaged"):
+    records.decode(spoil(records.encode(make_record(), "float32")))
+
+
+def test_a_shard_whose_records_fail_leaves_nothing(tmp_path):
+  def failing():
+    yield b"one"
+    raise InputError("no more")
+
+  with pytest.raises(InputError, match="no more"):
+    records.write_shard(tmp_path / "a.array_record", failing())
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_nothing(tmp_path):
+  """A file size limit stands for the disk: writes fail alike."""
+  code = textwrap.dedent("""
+    import pathlib, resource, sys
+    from emv3_jax.data import records
+    from emv3_jax.errors import InputError
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    try:
+      records.write_shard(sys.argv[1], (bytes(range(256)) * 400 + bytes([n]) for n in range(90)))
+    except InputError as error:
+      print(error)
+  """)
+  assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 100_000
+  path = tmp_path / "a.array_record"
+  ran = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
+  assert f"Cannot write {path}" in ran.stdout and "File too large" in ran.stdout, ran.stderr
+  assert not list(tmp_path.iterdir())

@@ -1,0 +1,52 @@
+"""Training batches by task, against what sampling gives the network."""
+
+import numpy as np
+import pytest
+
+from emv3_jax.data.pipeline import collate
+from emv3_jax.tasks import masks
+from emv3_jax.tasks.conditions import TASKS, assemble
+from emv3_jax.tasks.masks import Task
+from tests.data.windows import CONFIG, make_record
+
+
+@pytest.fixture
+def batch():
+  return collate([make_record(n) for n in range(4)], np.arange(4), CONFIG.text_tokens)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_each_task_is_given_its_own(batch, task):
+  got = assemble(batch, [TASKS.index(task)] * 4)
+  if task is Task.LIPSYNC:
+    want = np.repeat(batch["lipsync_mask"][..., None], 4, axis=-1).astype(np.float32)
+  else:
+    want = np.broadcast_to(masks.mask_latents(masks.known_frames(task, 5), (32, 48)),
+                           got["mask"].shape)
+  np.testing.assert_array_equal(got["mask"], want)
+  masked = {Task.I2V: 0, Task.FLF2V: 1, Task.LIPSYNC: 2}
+  image = {Task.I2V: 0, Task.FLF2V: 0, Task.LIPSYNC: 1}
+  if task is Task.T2V:
+    assert not got["masked_latents"].any() and not got["image"].any() and not got["mask"].any()
+  else:
+    np.testing.assert_array_equal(got["masked_latents"], batch["masked_latents"][:, masked[task]])
+    np.testing.assert_array_equal(got["image"], batch["image"][:, image[task]])
+
+
+def test_examples_keep_apart(batch):
+  mixed = assemble(batch, [2, 0, 3, 1])
+  for row, number in enumerate([2, 0, 3, 1]):
+    alone = assemble({name: array[row:row + 1] for name, array in batch.items()}, [number])
+    for name in mixed:
+      np.testing.assert_array_equal(mixed[name][row:row + 1], alone[name], err_msg=name)
+
+
+def test_shapes_and_dtypes(batch):
+  got = assemble(batch, [0, 1, 2, 3])
+  assert {name: (array.shape, array.dtype.name) for name, array in got.items()} == {
+      "latents": ((4, 2, 4, 6, 16), "float32"), "mask": ((4, 2, 4, 6, 4), "float32"),
+      "masked_latents": ((4, 2, 4, 6, 16), "float32"), "text": ((4, 8, 6), "float32"),
+      "image": ((4, 3, 5), "float32"), "audio": ((4, 10, 4), "float32"),
+      "face_mask": ((4, 6), "float32"), "mouth_mask": ((4, 2, 4, 6), "float32"),
+      "task": ((4,), "int32"), "example": ((4,), "uint32")}
+  np.testing.assert_array_equal(got["face_mask"][2].reshape(2, 3), batch["face_mask"][2])
