@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+import functools
 import math
 
 import jax
@@ -88,6 +89,7 @@ def largest_window(config: Config) -> Window:
   return Window(settings.max_frames, settings.height or side, settings.width or side)
 
 
+@functools.cache
 def num_rows(config: Config) -> int:
   """Rows of the batch that a sampling step runs at once for one clip."""
   if config.sampling.branches == "in_turn":
