@@ -112,6 +112,26 @@ def read_video(path: str | os.PathLike, fps: float | None = 25.0,
   Raises:
     InputError: no such file, not a video, damaged, or cut short.
   """
+  with contextlib.closing(_upright_frames(path, fps)) as timed:
+    kept = list(itertools.islice(timed, max_frames))
+  return Video(np.stack([frame for frame, _ in kept]), float(fps or kept[0][1]))
+
+
+def stream_video(path: str | os.PathLike, fps: float = 25.0) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+  """The frames of `read_video`, one at a time: memory does not grow with the video.
+
+  Repeated frames are the same array.
+
+  Raises:
+    InputError: as `read_video`; a cut or damaged file shows when the frames before are given.
+  """
+  for frame, _ in _upright_frames(path, fps):
+    yield frame
+
+
+def _upright_frames(path: str | os.PathLike, fps: float | None
+                    ) -> Iterator[tuple[np.ndarray, float]]:
+  """(frame uint8 [H, W, 3], average rate of the file)."""
   with _opened(path) as container:
     tracks = [stream for stream in container.streams.video
               if not stream.disposition & av.stream.Disposition.attached_pic]
@@ -125,30 +145,30 @@ def read_video(path: str | os.PathLike, fps: float | None = 25.0,
     rate = float(stream.average_rate or stream.guessed_rate or 25)
     timed = _timed_frames(container, stream, rate, path)
     frames = _at_constant_rate(timed, fps) if fps else (f for _, f in timed if f is not None)
-    kept, last = [], None
-    for frame in itertools.islice(frames, max_frames):
-      kept.append(kept[-1] if frame is last else _to_rgb(frame, path))  # repeats convert once
-      last = frame
-      if kept[-1].shape != kept[0].shape:
-        raise InputError(f"Video {path} changes its size on the way, from {_size(kept[0])} to "
-                         f"{_size(kept[-1])}; save it with one size.")
-  if not kept:
+    shape, last, picture = None, None, None
+    for frame in frames:
+      picture = picture if frame is last else _to_rgb(frame, path)  # repeats convert once
+      last, shape = frame, shape or picture.shape
+      if picture.shape != shape:
+        raise InputError(f"Video {path} changes its size on the way, from {_size(shape)} to "
+                         f"{_size(picture.shape)}; save it with one size.")
+      yield picture, rate
+  if shape is None:
     raise InputError(f"Video {path} has a video track without a single frame.")
-  return Video(np.stack(kept), float(fps or rate))
 
 
 def _checked(frame: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
   if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
     raise ValueError(f"A frame is {frame.dtype} {list(frame.shape)}; expected uint8 [H, W, 3].")
   if frame.shape[0] % 2 or frame.shape[1] % 2:
-    raise ValueError(f"Frames are {_size(frame)}; 4:2:0 video needs even sides.")
+    raise ValueError(f"Frames are {_size(frame.shape)}; 4:2:0 video needs even sides.")
   if frame.shape != shape:
     raise ValueError(f"A frame is {frame.shape}, the first was {shape}; one size is needed.")
   return frame
 
 
-def _size(frame: np.ndarray) -> str:
-  return f"{frame.shape[1]}x{frame.shape[0]}"
+def _size(shape: tuple[int, ...]) -> str:
+  return f"{shape[1]}x{shape[0]}"
 
 
 def _add_h264(container: av.container.OutputContainer, first: np.ndarray, fps: int) -> av.VideoStream:

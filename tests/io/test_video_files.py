@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from emv3_jax.errors import InputError
-from emv3_jax.io.video_files import read_metadata, read_video, write_video
+from emv3_jax.io.video_files import read_metadata, read_video, stream_video, write_video
 
 HEIGHT, WIDTH = 32, 48
 
@@ -245,3 +245,11 @@ def test_frames_that_cannot_be_written(tmp_path, frames, message):
 def test_sound_that_is_not_finite(tmp_path):
   with pytest.raises(ValueError, match="not finite"):
     write_video(tmp_path / "a.mp4", numbered(1), audio=(np.array([np.nan]), 16000))
+
+
+def test_a_stream_gives_the_frames_of_a_read_video(tmp_path, rng):
+  path = tmp_path / "clip.mp4"
+  write_video(path, rng.integers(0, 256, (7, 32, 48, 3), np.uint8), fps=10)
+  streamed = list(stream_video(path))
+  np.testing.assert_array_equal(np.stack(streamed), read_video(path).frames)
+  assert len({id(frame) for frame in streamed}) == 7 < len(streamed), "repeats are shared"
