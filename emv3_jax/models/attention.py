@@ -60,12 +60,14 @@ def attend_by_frame(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 
   Args:
     q: [b, s, n, k], tokens space-major: s = (positions, f).
-    k, v: [b, f, m, n, k].
+    k, v: [b, f, m, n, k]; no key at all, m = 0, gives zeros.
 
   Returns:
     [b, s, n, k] in the dtype of `q`.
   """
   b, s, n, d = q.shape
+  if k.shape[2] == 0:
+    return jnp.zeros_like(q)
   per_head = jax.vmap(_softmax_average, in_axes=2, out_axes=2)
   per_frame = jax.vmap(per_head, in_axes=(2, 1, 1), out_axes=2)
   return per_frame(q.reshape(b, -1, k.shape[1], n, d), k, v).reshape(q.shape)

@@ -136,7 +136,7 @@ class CrossAttention(nnx.Module):
     return self.o(mixed.reshape(x.shape))
 
   def _heads(self, x):
-    return x.reshape(*x.shape[:-1], self.num_heads, -1)
+    return x.reshape(*x.shape[:-1], self.num_heads, x.shape[-1] // self.num_heads)
 
 
 @dataclasses.dataclass(frozen=True)

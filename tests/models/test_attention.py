@@ -70,3 +70,9 @@ def test_each_frame_attends_to_its_own_keys(rng):
   for frame in range(f):
     want = _formula(q[:, frame::f], k[:, frame], v[:, frame])
     np.testing.assert_allclose(got[:, frame::f], want, atol=2e-6)
+
+
+def test_frames_without_keys_get_zeros(rng):
+  q, k, v = _qkv(rng, 6, 6)
+  none = k.reshape(2, 2, 3, 3, 8)[:, :, :0]
+  assert not attend_by_frame(q, none, none).any()

@@ -1,0 +1,1 @@
+"""Speed of the networks against other implementations of them; `python -m benchmarks --help`."""
