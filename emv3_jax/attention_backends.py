@@ -76,7 +76,15 @@ class Backend:
 
 
 def _attend_cudnn(q, k, v):
-  return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+  attend = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
+  b, s, m = *q.shape[:2], k.shape[1]
+  if s % 2 == m % 2 == 0:
+    return attend(q, k, v)
+  # JAX refuses its gradient for odd lengths, such as CLIP's 257 tokens.
+  even = lambda x: jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)))
+  lengths = dict(query_seq_lengths=jnp.full(b, s, jnp.int32),
+                 key_value_seq_lengths=jnp.full(b, m, jnp.int32))
+  return attend(even(q), even(k), even(v), **lengths)[:, :s]
 
 
 def _refuses_xla(q, k):

@@ -86,11 +86,11 @@ def test_splash_in_bfloat16():
   assert np.linalg.norm(got - want) <= 1e-2 * np.linalg.norm(want)
 
 
-def _lowered(attend, platform, shape=(1, 600, 2, 128)):
-  abstract = jax.ShapeDtypeStruct(shape, jnp.bfloat16)
+def _lowered(attend, platform, s=600, m=600):
+  q, k = (jax.ShapeDtypeStruct((1, length, 2, 128), jnp.bfloat16) for length in (s, m))
   loss = lambda q, k, v: attend(q, k, v).astype(jnp.float32).sum()
   gradient = jax.jit(jax.grad(loss, (0, 1, 2)))
-  return gradient.trace(abstract, abstract, abstract).lower(lowering_platforms=(platform,)).as_text()
+  return gradient.trace(q, k, k).lower(lowering_platforms=(platform,)).as_text()
 
 
 def test_splash_becomes_a_tpu_kernel():
@@ -106,6 +106,14 @@ def test_cudnn_becomes_its_fused_call(monkeypatch):
   text = _lowered(backends.select("cudnn", "gpu"), "cuda")
   assert "__cudnn$fmhaSoftmax(" in text and "__cudnn$fmhaSoftmaxBackward(" in text
   assert "1x600x2x128xbf16" in text and "600x600" not in text
+
+
+def test_cudnn_learns_from_odd_lengths(monkeypatch):
+  from jax._src.cudnn import fused_attention_stablehlo as fused
+  monkeypatch.setattr(fused, "check_cudnn_version", lambda: 91000)
+  text = _lowered(backends.select("cudnn", "gpu"), "cuda", s=601, m=257)
+  assert "1x602x2x128xbf16" in text and "1x258x2x128xbf16" in text
+  assert "dense<601>" in text and "dense<257>" in text  # what of it counts
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tokamax") is not None, reason="tokamax is installed")
