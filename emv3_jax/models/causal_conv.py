@@ -10,6 +10,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
+from emv3_jax.models.convolution import convolve
 from emv3_jax.models.precision import Precision
 
 CONV_METHODS = ("auto", "direct", "taps")
@@ -89,9 +90,8 @@ def run_in_pieces(run: Callable, held: list, start: int, stop: int, size: int):
 def conv2d(x, kernel, *, stride=1, padding=((0, 0), (0, 0)), precision: Precision):
   """Convolves each frame: x [b, t, h, w, i], kernel [kh, kw, i, o] -> [b, t, h', w', o]."""
   batch, time = x.shape[:2]
-  y = jax.lax.conv_general_dilated(
-      x.reshape(batch * time, *x.shape[2:]), kernel, (stride, stride), padding,
-      dimension_numbers=("NHWC", "HWIO", "NHWC"), precision=precision.matmul)
+  y = convolve(x.reshape(batch * time, *x.shape[2:]), kernel, (stride, stride),
+               tuple(map(tuple, padding)), precision.matmul)
   return y.reshape(batch, time, *y.shape[1:])
 
 

@@ -227,7 +227,7 @@ def run_stages(stages: list[Stage], x: jax.Array, memory: Memory,
 class Encoder(nnx.Module):
   """Video in [-1, 1] to the moments of the latents, before the last linear layer."""
 
-  def __init__(self, config: VAEConfig, **options):
+  def __init__(self, config: VAEConfig, fine_frames: int, **options):
     channels = [config.base_dim * m for m in config.multipliers]
     steps = [Downsample(c, in_time, **options)
              for c, in_time in zip(channels[:-1], config.temporal_downsample, strict=True)]
@@ -239,7 +239,7 @@ class Encoder(nnx.Module):
     self.middle = Middle(channels[-1], **options)
     self.norm_out = RMSNorm(channels[-1], precision=options["precision"])
     self.conv_out = CausalConv(channels[-1], 2 * config.z_dim, **options)
-    self.num_fine = config.steps_at_video_rate
+    self.num_fine, self.fine_frames = config.steps_at_video_rate, fine_frames
 
   def __call__(self, video: jax.Array, memory: Memory, constrain: Constrain) -> jax.Array:
     """[b, 1 or 4n, H, W, 3] -> [b, 1 or n, H / 8, W / 8, 2 z_dim]."""
@@ -249,7 +249,7 @@ class Encoder(nnx.Module):
     def from_pixels(frames, memory):
       return run_stages(fine, self.conv_in(frames, memory), memory, constrain)
 
-    x = memory.in_pieces(from_pixels, video, FINE_FRAMES)
+    x = memory.in_pieces(from_pixels, video, self.fine_frames)
     x = run_stages(coarse, x, memory, constrain)
     x = self.middle(x, memory)
     return self.conv_out(jax.nn.silu(self.norm_out(x)), memory)
@@ -258,7 +258,7 @@ class Encoder(nnx.Module):
 class Decoder(nnx.Module):
   """Latents after the first linear layer to video; mirrors the encoder."""
 
-  def __init__(self, config: VAEConfig, **options):
+  def __init__(self, config: VAEConfig, fine_frames: int, **options):
     channels = [config.base_dim * m for m in reversed(config.multipliers)]
     in_time = reversed(config.temporal_downsample)
     steps = [Upsample(c, t, **options) for c, t in zip(channels[:-1], in_time, strict=True)]
@@ -271,6 +271,7 @@ class Decoder(nnx.Module):
     self.norm_out = RMSNorm(channels[-1], precision=options["precision"])
     self.conv_out = CausalConv(channels[-1], 3, **options)
     self.num_coarse = len(steps) - config.steps_at_video_rate
+    self.fine_frames = fine_frames
 
   def __call__(self, latents: jax.Array, memory: Memory, constrain: Constrain) -> jax.Array:
     """[b, 1 or n, h, w, z_dim] -> [b, 1 or 4n, 8 h, 8 w, 3]."""
@@ -283,14 +284,15 @@ class Decoder(nnx.Module):
 
     x = self.middle(self.conv_in(latents, memory), memory)
     x = run_stages(coarse, x, memory, constrain)
-    return memory.in_pieces(to_pixels, x, FINE_FRAMES)
+    return memory.in_pieces(to_pixels, x, self.fine_frames)
 
 
 class VAE(nnx.Module):
   """Encoder and decoder with the linear layers next to the latents."""
 
-  def __init__(self, config: VAEConfig, *, precision: Precision, method: str, rngs: nnx.Rngs):
-    options = dict(precision=precision, method=method, rngs=rngs)
+  def __init__(self, config: VAEConfig, *, precision: Precision, method: str,
+               fine_frames: int = FINE_FRAMES, rngs: nnx.Rngs):
+    options = dict(fine_frames=fine_frames, precision=precision, method=method, rngs=rngs)
     self.encoder = Encoder(config, **options)
     self.to_moments = linear(2 * config.z_dim, 2 * config.z_dim, precision, rngs)
     self.from_latents = linear(config.z_dim, config.z_dim, precision, rngs)
@@ -397,9 +399,17 @@ def in_chunks(run: Callable, length: int, chunk: int) -> jax.Array:
   return jnp.concatenate([first, others], axis=1)
 
 
-def network(config: VAEConfig, precision: Precision = FLOAT32, *,
-            conv: str = "auto") -> Network:
-  """The VAE; `conv` chooses how 3D convolutions are written, see `causal_conv.conv3d`."""
+def network(config: VAEConfig, precision: Precision = FLOAT32, *, conv: str = "auto",
+            fine_frames: int = FINE_FRAMES) -> Network:
+  """The VAE.
+
+  Args:
+    config, precision: of the network.
+    conv: how 3D convolutions are written, see `causal_conv.conv3d`.
+    fine_frames: frames at a time in the layers next to the pixels; with more a small VAE runs
+      faster, and a large one takes more memory.
+  """
   if conv not in CONV_METHODS:
     raise ValueError(f"VAE: conv is {conv!r}; known: {', '.join(CONV_METHODS)}.")
-  return Network(lambda rngs: VAE(config, precision=precision, method=conv, rngs=rngs))
+  return Network(lambda rngs: VAE(config, precision=precision, method=conv,
+                                  fine_frames=fine_frames, rngs=rngs))
