@@ -10,13 +10,14 @@ asked for was done; 1 when jobs of a manifest failed; 2 for wrong input.
 
 from collections.abc import Sequence
 import dataclasses
+import json
 import pathlib
 import sys
 
 from absl import logging
 import tqdm
 
-from emv3_jax import command_line, program_cache
+from emv3_jax import command_line, program_cache, start_up
 from emv3_jax import config as config_lib
 from emv3_jax.errors import InputError
 from emv3_jax.plan import planner, report, targets
@@ -53,7 +54,8 @@ def make_parser() -> command_line.Parser:
                       help="with --plan: a mesh, e.g. data=2,context=4; may be repeated; "
                       "all: the likeliest ones; default: the likeliest one")
   parser.add_argument("--json", action="store_true",
-                      help="with --plan: one JSON object a line in place of tables")
+                      help="write results to stdout, one JSON object a line: of --plan in place "
+                      "of tables, else files made, and seconds by part and kind")
   parser.add_argument("--print_config", action="store_true", help="print the config and stop")
   return parser
 
@@ -71,8 +73,9 @@ def main(arguments: Sequence[str]) -> int:
     return 0
   if flags.plan:
     return run_plan(config, flags)
-  if flags.mesh or flags.json:
-    raise InputError("--mesh and --json go with --plan; name what to plan for, e.g. --plan=v5e:2x4.")
+  if flags.mesh:
+    axes = " ".join(f"--config.mesh.{part}" for part in flags.mesh[0].split(","))
+    raise InputError(f"--mesh goes with --plan; to sample on such a mesh write {axes}.")
   if not flags.out:
     raise InputError("--out is missing; name the video to write, or the folder with --manifest.")
   if flags.manifest:
@@ -86,13 +89,27 @@ def run_one(config: Config, flags) -> int:
   names = {field.name for field in dataclasses.fields(Request)} & vars(flags).keys()
   request = Request(**{name: getattr(flags, name) for name in names}, paste=not flags.no_paste)
   video = output.check_video_path(flags.out)
-  program_cache.use(config.program_cache)
+  use_program_cache(config)
   clip = sample(load(flags.checkpoint, config), request, progress=progress_bar)
   output.write(clip, video, save_latents=flags.save_latents)
   seconds = ", ".join(f"{name} {value:.1f}" for name, value in clip.report["seconds"].items())
   logging.info("Wrote %s: %d frames, %dx%d. Seconds: %s.", video, len(clip.frames),
                clip.frames.shape[2], clip.frames.shape[1], seconds)
+  summarise(flags, {"video": str(video), "frames": len(clip.frames),
+                    "parts": clip.report["seconds"]})
   return 0
+
+
+def use_program_cache(config: Config) -> None:
+  """A folder that the user chose has to work; the default one need not."""
+  program_cache.use(config.program_cache, required=config.program_cache != Config.program_cache)
+
+
+def summarise(flags, made: dict) -> None:
+  """Says what the process cost, on stderr and with --json on stdout."""
+  logging.info("Seconds since the start: %s", start_up.describe())
+  if flags.json:
+    sys.stdout.write(json.dumps({**made, **start_up.spent()}) + "\n")
 
 
 def run_manifest(config: Config, flags) -> int:
@@ -100,11 +117,12 @@ def run_manifest(config: Config, flags) -> int:
   if single:
     raise InputError(f"--{single[0]} does not go with --manifest; write it into the manifest.")
   todo = jobs.read_manifest(flags.manifest)
-  program_cache.use(config.program_cache)
+  use_program_cache(config)
   outcome = jobs.run_jobs(load(flags.checkpoint, config), todo, pathlib.Path(flags.out),
                           save_latents=flags.save_latents, progress=progress_bar)
   logging.info("%d done, %d skipped as done before, %d failed.", outcome.done, outcome.skipped,
                outcome.failed)
+  summarise(flags, dataclasses.asdict(outcome))
   return 1 if outcome.failed else 0
 
 

@@ -13,6 +13,7 @@ import jax
 import ml_collections
 
 from emv3_jax import config as config_lib
+from emv3_jax import start_up
 from emv3_jax.errors import InputError
 
 _PACKAGE = str(pathlib.Path(__file__).parent)
@@ -89,6 +90,7 @@ def stay_on_cpu_without_accelerator() -> None:
 
 def run(main: Callable[[Sequence[str]], int]) -> None:
   """Runs a command line: an `InputError` ends in its message on stderr and exit code 2."""
+  start_up.watch()
   show_own_messages()
   stay_on_cpu_without_accelerator()
   try:

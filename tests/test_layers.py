@@ -7,7 +7,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 FLOORS = {  # package -> floor; a module imports its own floor and lower ones
-    "errors": 0, "models": 1, "diffusion": 2, "tasks": 2, "io": 3, "model_config": 3, "config": 3,
+    "errors": 0, "start_up": 0, "models": 1, "diffusion": 2, "tasks": 2, "io": 3,
+    "model_config": 3, "config": 3,
     "conditioning": 4, "data": 4, "sharding": 4,
     "attention_backends": 3, "splash_attention": 3, "training": 5, "sampling": 5, "plan": 6,
     "command_line": 6, "program_cache": 6,

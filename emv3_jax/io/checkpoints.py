@@ -25,6 +25,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from emv3_jax import start_up
 from emv3_jax.errors import InputError
 from emv3_jax.io.atomic import atomic_file
 from emv3_jax.io.model_card import (
@@ -142,7 +143,7 @@ def load_component(folder: str | os.PathLike, name: str, abstract: Params, *, sh
     context.memory.read_concurrent_bytes = max(BATCH_BYTES, *(8 * math.prod(leaf.shape)
                                                               for leaf in batch.values()))
     try:
-      with context:
+      with start_up.part("read"), context:
         loaded |= named_leaves(ocp.load(path, nested(batch)))
     except (OSError, ValueError) as error:
       raise unreadable(path, error) from error
@@ -154,8 +155,10 @@ def _load_to(device, path: pathlib.Path, abstract: Params, dtype) -> Params:
   """Reads leaf after leaf to one device, in little memory beside the result."""
   loaded = {}
   for name, leaf in named_leaves(abstract).items():
-    array = StoredLeaf(path, name, dtype or leaf.dtype).whole()
-    loaded[name] = jax.block_until_ready(jax.device_put(array, device))
+    with start_up.part("read"):
+      array = StoredLeaf(path, name, dtype or leaf.dtype).whole()
+    with start_up.part("place"):
+      loaded[name] = jax.block_until_ready(jax.device_put(array, device))
     del array
     if _nbytes(leaf) > CHUNK_BYTES:
       _return_memory()

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 import dataclasses
 import itertools
 import json
+import math
 import os
 import pathlib
 import subprocess
@@ -14,10 +15,10 @@ from absl import logging
 from jax.sharding import AbstractMesh
 
 from emv3_jax.errors import InputError
-from emv3_jax.plan import meshes, programs, targets
-from emv3_jax.sampling.settings import Config
-from emv3_jax.sharding import AXES, MeshConfig, check_heads, check_positions
-from emv3_jax.sharding.constraints import picture_axes
+from emv3_jax.plan import meshes, programs, subjects, targets
+from emv3_jax.plan.subjects import Config
+from emv3_jax.sharding import AXES, MeshConfig, check_batch, check_heads, check_positions
+from emv3_jax.sharding.pictures import check_split
 
 ROOT = pathlib.Path(__file__).parents[2]
 ALL = "all"  # in place of a mesh: the likeliest ones
@@ -26,32 +27,36 @@ _NUM_TRIES = 4  # programs compiled in search of one that fits
 
 
 def plan(config: Config, target: targets.Target, mesh_texts: Sequence[str] = (), *,
-         names: Sequence[str] = tuple(programs.PROGRAMS)) -> list[dict]:
+         names: Sequence[str] = ()) -> list[dict]:
   """Compiles for one target and several meshes.
 
   Args:
-    config: what to sample with; planned is its window at its largest size.
+    config: what to sample or to train with; planned is its window at its largest size.
     target: where.
-    mesh_texts: as `meshes.parse` takes them, or `all`; none is the likeliest mesh.
-    names: of `programs.PROGRAMS`.
+    mesh_texts: as `meshes.parse` takes them, or `all`; none is the config's mesh where that has as
+      many devices as the target, else the likeliest mesh.
+    names: of programs of the config's `Subject`; none is all of them.
 
   Returns:
     A JSON-able line for each program and mesh. Those of a program are in a row, the best mesh first
     and numbered from 1 as `rank`: what fits before what does not, then by seconds, then by memory.
-    A line that does not fit has an `advice`. Where a mesh cannot split the pictures the VAE's
-    programs are left out, and the others' lines have a warning.
+    A line that does not fit has an `advice`. Where the VAE's pictures do not divide over all
+    devices its lines have a warning.
 
   Raises:
     InputError: the compiler is not installed, or the mesh does not fit target or network.
   """
   targets.check_extra(target)
-  window = programs.largest_window(config)
+  subject = subjects.of(config)
+  window, names = subject.window(config), names or tuple(subject.programs)
   programs.check_window(window)
   lines = []
   for mesh in choose_meshes(config, window, target, mesh_texts):
-    possible, warnings = _possible(window, mesh, names)
-    lines += [{**line, "warnings": line["warnings"] + warnings}
-              for line in compile_programs(config, window, target, mesh, possible)]
+    lines += compile_programs(config, window, target, mesh, names)
+  repeated = check_split(target.devices, 1, window.latents[1:])
+  for line in lines:
+    if repeated and line["program"] in programs.OF_PICTURES:
+      line["warnings"] = [*line["warnings"], repeated]
   ranked = []
   for name in names:
     of_program = sorted((line for line in lines if line["program"] == name), key=lambda line: (
@@ -66,7 +71,9 @@ def plan(config: Config, target: targets.Target, mesh_texts: Sequence[str] = (),
 def choose_meshes(config: Config, window: programs.Window, target: targets.Target,
                   texts: Sequence[str]) -> list[MeshConfig]:
   """The meshes of `texts`; see `plan`."""
-  chosen = []
+  if not texts and math.prod(config.mesh.sizes) == target.devices:
+    return [config.mesh]
+  subject, chosen = subjects.of(config), []
   for text in texts or ("",):
     if text in ("", ALL):
       likely = likely_meshes(config, window, target)
@@ -76,21 +83,10 @@ def choose_meshes(config: Config, window: programs.Window, target: targets.Targe
       abstract = AbstractMesh(mesh.sizes, AXES)
       check_heads(abstract, config.model.transformer.num_heads, mesh.attention)
       check_positions(abstract, window.grid)
+      if subject.trains:
+        check_batch(abstract, subject.rows(config))
       chosen.append(mesh)
   return list(dict.fromkeys(chosen))
-
-
-def _possible(window: programs.Window, mesh: MeshConfig,
-              names: Sequence[str]) -> tuple[list[str], list[str]]:
-  """The programs that a mesh can run, and a warning where those are not all."""
-  others = [name for name in names if name not in programs.OF_PICTURES]
-  try:
-    picture_axes(AbstractMesh(mesh.sizes, AXES), 1, window.latents[1:])
-  except InputError as error:
-    if not others:
-      raise
-    return others, [f"no plan of the VAE: {error}"] if len(others) < len(names) else []
-  return list(names), []
 
 
 def compile_programs(config: Config, window: programs.Window, target: targets.Target,
@@ -104,8 +100,8 @@ def compile_programs(config: Config, window: programs.Window, target: targets.Ta
   logging.info("Compiling %s for %s on mesh %s.", ", ".join(names), target.name,
                meshes.label(mesh))
   request = json.dumps({
-      "target": target.name, "mesh": dataclasses.asdict(mesh), "programs": list(names),
-      "window": dataclasses.asdict(window), "config": dataclasses.asdict(config)})
+      "subject": subjects.of(config).name, "target": target.name,
+      "mesh": dataclasses.asdict(mesh), "programs": list(names), "window": dataclasses.asdict(window), "config": dataclasses.asdict(config)})
   environment = targets.environment(target)
   environment["PYTHONPATH"] = os.pathsep.join(
       filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
@@ -126,26 +122,29 @@ def compile_programs(config: Config, window: programs.Window, target: targets.Ta
 
 
 def _sizes(config: Config, window: programs.Window):
-  """What `meshes` wants to know of a sampling step."""
-  return (config.model.transformer, programs.num_rows(config), window.positions,
-          window.latents[0])
+  """What `meshes` wants to know of a step."""
+  subject = subjects.of(config)
+  return meshes.Step(config.model.transformer, subject.rows(config), window.positions,
+                     window.latents[0], subject.trains)
 
 
 def likely_meshes(config: Config, window: programs.Window,
                   target: targets.Target) -> list[MeshConfig]:
-  """`meshes.likely`, those first over which the VAE's pictures divide too."""
-  def splits(mesh):
-    try:
-      picture_axes(AbstractMesh(mesh.sizes, AXES), 1, window.latents[1:])
-    except InputError:
-      return False
-    return True
+  """`meshes.likely` for a step of the window.
 
-  return sorted(meshes.likely(target, *_sizes(config, window)), key=splits, reverse=True)
+  Raises:
+    InputError: there is none.
+  """
+  found = meshes.likely(target, _sizes(config, window))
+  if not found:
+    raise InputError(f"No mesh of the {target.devices} devices of {target.name} divides a batch of "
+                     f"{subjects.of(config).rows(config)} and pictures of "
+                     f"{window.height}x{window.width}; choose other numbers.")
+  return found
 
 
 def _seconds(config: Config, window: programs.Window, target: targets.Target, line: dict) -> float:
-  return meshes.seconds(MeshConfig(**line["mesh"]), target, *_sizes(config, window))
+  return meshes.seconds(MeshConfig(**line["mesh"]), target, _sizes(config, window))
 
 
 def _advice(config: Config, window: programs.Window, target: targets.Target, line: dict) -> str:
@@ -164,12 +163,18 @@ def _advice(config: Config, window: programs.Window, target: targets.Target, lin
 
 def _alternatives(config: Config, window: programs.Window, target: targets.Target,
                   line: dict) -> Iterator[tuple[str, Config, targets.Target, MeshConfig]]:
-  """What to try, what changes least first: branches in turn, other meshes, larger targets."""
+  """What to try, what changes least first: parts in turn, other meshes, larger targets."""
   mesh = MeshConfig(**line["mesh"])
   if line["program"] == "sample_step" and config.sampling.branches == "batched":
     sampling = dataclasses.replace(config.sampling, branches="in_turn")
     in_turn = dataclasses.replace(config, sampling=sampling)
     yield "--config.sampling.branches=in_turn", in_turn, target, mesh
+  if subjects.of(config).trains:
+    parts = 2 * config.train.accumulate
+    if config.train.batch % (parts * mesh.data * mesh.fsdp) == 0:
+      train = dataclasses.replace(config.train, accumulate=parts)
+      yield (f"--config.train.accumulate={parts}", dataclasses.replace(config, train=train),
+             target, mesh)
   others = [other for other in likely_meshes(config, window, target) if other.sizes != mesh.sizes]
   for other in others[:2]:
     yield f"--mesh={meshes.label(other)}", config, target, other

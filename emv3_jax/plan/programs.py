@@ -9,16 +9,17 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from emv3_jax import attention_backends, sharding
+from emv3_jax import sharding
 from emv3_jax.errors import InputError
-from emv3_jax.io.pixels import to_uint8
-from emv3_jax.models import transformer, vae
+from emv3_jax.models import transformer
 from emv3_jax.models.attention import attend_xla
 from emv3_jax.models.network import Params, named_leaves
 from emv3_jax.plan import flops, meshes
+from emv3_jax.sampling import programs as sampling
 from emv3_jax.sampling.denoise import Conditions, Denoiser
 from emv3_jax.sampling.settings import Config
 from emv3_jax.sharding import mesh as mesh_lib
+from emv3_jax.sharding.pictures import picture_split
 
 SIDE = 16  # pixels; sides are multiples of it
 
@@ -68,7 +69,7 @@ class Program:
     traced: to lower and compile.
     params: shapes of its parameters, with shardings.
     flops: operations of a run, of all devices together.
-    padding: factor on them for rows that are computed only to fill the mesh.
+    padding: factor on them for what is computed only to fill the mesh, or more than once.
   """
 
   traced: jax.stages.Traced
@@ -112,7 +113,7 @@ def _conditions(config: Config, window: Window, array: Callable) -> Conditions:
       text={"prompt": array((1, net.text_tokens, net.text_dim))},
       image=array((1, net.image_tokens, net.image_dim)), audio=array(audio),
       known=array((1, f, height8, width8, net.in_channels - net.out_channels)),
-      face_mask=array((1, window.positions)))
+      face_mask=array((1, window.positions)) if net.variant == "preview" else None)
 
 
 def sample_step(config: Config, window: Window, place: Place) -> Program:
@@ -121,9 +122,8 @@ def sample_step(config: Config, window: Window, place: Place) -> Program:
   noise = (1, *window.latents, net.out_channels)
   network = sharding.ShardedTransformer(net, place.mesh, precision=precision,
                                         attention=place.config.attention)
-  denoiser = Denoiser(
-      network, net, config.sampling, attend=attention_backends.select("auto", place.platform),
-      length_shards=place.config.context)
+  denoiser = sampling.denoiser(dataclasses.replace(config, mesh=place.config), place.mesh,
+                               place.platform)
   traced = denoiser.trace_step(
       network.abstract, place.whole(noise), _conditions(config, window, place.whole),
       place=lambda context: _placed(context, place.mesh, config.sampling.branches == "in_turn"))
@@ -153,31 +153,25 @@ def _placed(context, mesh: Mesh, in_turn: bool):
 
 def vae_decode(config: Config, window: Window, place: Place) -> Program:
   """Latents to uint8 frames."""
-  f, height8, width8 = window.latents
-  latents = (1, f, height8, width8, config.model.vae.z_dim)
-  run = lambda model, latents, constrain: model.decode(latents, finish=to_uint8,
-                                                       constrain=constrain)
-  return _vae(config, window, place, run, latents)
+  latents = place.whole((1, *window.latents, config.model.vae.z_dim))
+  return _vae(sampling.vae_decode, config, window, place, latents)
 
 
 def vae_encode(config: Config, window: Window, place: Place) -> Program:
   """Frames, float32 in [-1, 1], to latents."""
-  run = lambda model, video, constrain: model.encode(video, constrain=constrain)
-  return _vae(config, window, place, run, (1, window.frames, window.height, window.width, 3))
+  video = jax.ShapeDtypeStruct(
+      (1, window.frames, window.height, window.width, 3), jnp.float32,
+      sharding=sharding.picture_sharding(place.mesh, 1, window.latents[1:]))
+  return _vae(sampling.vae_encode, config, window, place, video)
 
 
-def _vae(config: Config, window: Window, place: Place, run: Callable,
-         shape: tuple[int, ...]) -> Program:
-  network = vae.network(config.model.vae, config.precision.vae)
-  constrain = sharding.constrain_pictures(place.mesh, 1, window.latents[1:])
-
-  def traced(params, array, constrain):
-    step = lambda params, x: run(network.bind(params), x, constrain)
-    return jax.jit(step, keep_unused=True).trace(params, array)  # the other half lies there too
-
+def _vae(make: Callable, config: Config, window: Window, place: Place,
+         array: jax.ShapeDtypeStruct) -> Program:
+  network, size8 = sampling.network(config, "vae"), window.latents[1:]
   params = sharding.abstract_on(network.abstract, place.mesh, "vae")
-  counted = traced(network.abstract, _array(shape), vae.identity)
-  return Program(traced(params, place.whole(shape), constrain), params, flops.count(counted))
+  traced = make(network, place.mesh, size8).trace(params, array)
+  return Program(traced, params, flops.count(traced),
+                 picture_split(place.mesh.size, 1, size8).copies)
 
 
 PROGRAMS: dict[str, Callable[[Config, Window, Place], Program]] = {

@@ -5,9 +5,9 @@ import dataclasses
 import hashlib
 import pathlib
 
-import jax.numpy as jnp
 import numpy as np
 
+from emv3_jax import start_up
 from emv3_jax.conditioning import audio as audio_lib
 from emv3_jax.conditioning import image as image_lib
 from emv3_jax.conditioning import text as text_lib
@@ -32,7 +32,8 @@ class Clip:
     fps: frames a second.
     sound: (samples float32 [n, channels], rate) as in the request's audio file.
     latents: float32 [f, H/8, W/8, 16], before decoding; surplus frames are still in it.
-    report: request, config, seed, versions, seconds and peak memory by part; JSON-able.
+    report: request, config, seed, versions, seconds and peak memory by part, and as `start_up` the
+      seconds of the process up to here by kind; JSON-able.
   """
 
   frames: np.ndarray
@@ -54,9 +55,11 @@ def sample(model: Model, request: Request, *, progress: Callable | None = None) 
     InputError: the request or one of its files cannot be used. All files are read and checked
       before the first network is loaded.
   """
+  start_up.watch()
   report = Report()
   with report.part("inputs"):
     inputs = read_inputs(request, model.config, model.tokenizer_path)
+    model.check_size(inputs.size)
   with report.part("text_encoder"):
     text = encode_text(model, inputs)
   with report.part("audio_encoder"):
@@ -117,10 +120,10 @@ def encode_audio(model: Model, inputs: Inputs) -> np.ndarray:
   flash = model.config.model.transformer.variant == "flash"
   with model.parameters("audio_encoder") as params:
     if flash:
-      features = model.compiled("audio_encoder", frames=inputs.sample_frames, layers="all")(
-          params, inputs.waveform[None])
-      return audio_lib.flash_windows(np.asarray(features[0], np.float32))[None]
-    return np.asarray(model.compiled("audio_encoder")(params, inputs.waveform[None]), np.float32)
+      features = model.encode("audio_encoder", params, inputs.waveform[None],
+                              frames=inputs.sample_frames, layers="all")
+      return audio_lib.flash_windows(features[0])[None]
+    return model.encode("audio_encoder", params, inputs.waveform[None])
 
 
 def encode_image(model: Model, inputs: Inputs) -> np.ndarray:
@@ -129,8 +132,7 @@ def encode_image(model: Model, inputs: Inputs) -> np.ndarray:
   if inputs.picture is None:
     return np.zeros((1, config.image_tokens, config.image_dim), np.float32)
   with model.parameters("image_encoder") as params:
-    pixels = image_lib.clip_pixels(inputs.picture)[None]
-    return np.asarray(model.compiled("image_encoder")(params, pixels), np.float32)
+    return model.encode("image_encoder", params, image_lib.clip_pixels(inputs.picture)[None])
 
 
 def encode_known(model: Model, inputs: Inputs) -> np.ndarray:
@@ -140,7 +142,7 @@ def encode_known(model: Model, inputs: Inputs) -> np.ndarray:
     return masks.condition(mask, None)[None]
   video = masks.masked_video(inputs.video, inputs.known)
   with model.parameters("vae") as params:
-    latents = np.asarray(model.compiled("vae_encode")(params, video[None]), np.float32)
+    latents = model.vae_encode(params, video[None])
   return masks.condition(mask[None], latents)
 
 
@@ -148,15 +150,17 @@ def denoise(model: Model, inputs: Inputs, conditions: Conditions, progress) -> n
   """Latents [f, H/8, W/8, 16] of the window."""
   frames, height8, width8 = conditions.known.shape[1:4]
   noise = initial_noise(inputs.seed, frames, height8, width8, model.config.model.vae.z_dim)
+  conditions = dataclasses.replace(conditions, known=model.whole(conditions.known),
+                                   face_mask=model.whole(conditions.face_mask))
   with model.parameters("transformer") as params:
-    latents = model.denoiser().run(params, model.start_noise(noise[None]), conditions, progress)
+    latents = model.denoiser().run(params, model.whole(noise[None]), conditions, progress)
     return np.asarray(latents[0], np.float32)
 
 
 def decode(model: Model, latents: np.ndarray) -> np.ndarray:
   """uint8 frames [F, H, W, 3] of latents [f, H/8, W/8, 16]."""
   with model.parameters("vae") as params:
-    return np.asarray(model.compiled("vae_decode")(params, jnp.asarray(latents)[None])[0])
+    return model.vae_decode(params, latents[None])[0]
 
 
 def _describe(model: Model, request: Request, inputs: Inputs, report: Report) -> dict:
@@ -168,5 +172,6 @@ def _describe(model: Model, request: Request, inputs: Inputs, report: Report) ->
       "size": {"height": inputs.size[0], "width": inputs.size[1]},
       "config": dataclasses.asdict(model.config),
       "versions": versions(),
+      "start_up": start_up.spent(),
       **report.as_dict(),
   }

@@ -1,64 +1,27 @@
 """A model as sampling sees it: a folder of parts that are loaded, used and freed in turn."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 import contextlib
 import dataclasses
-import functools
 import gc
-import math
 import pathlib
 
 from absl import logging
 import jax
 import numpy as np
 
-from emv3_jax import attention_backends, sharding
 from emv3_jax import config as config_lib
+from emv3_jax import sharding, start_up
 from emv3_jax.errors import InputError
 from emv3_jax.io import checkpoints
-from emv3_jax.io.pixels import to_uint8
 from emv3_jax.model_config import COMPONENTS
-from emv3_jax.models import clip, transformer, umt5, vae, wav2vec2
+from emv3_jax.models import umt5
 from emv3_jax.models.network import Network, Params
+from emv3_jax.sampling import programs
 from emv3_jax.sampling.denoise import Denoiser
 from emv3_jax.sampling.settings import RELEASED, Config
-from emv3_jax.sharding import MeshConfig, ShardedTransformer, make_mesh
 
 UNTRAINED = "untrained"
-_PROGRAMS = {  # program -> component, method
-    "text_encoder": ("text_encoder", "__call__"), "image_encoder": ("image_encoder", "__call__"),
-    "audio_encoder": ("audio_encoder", "__call__"), "vae_encode": ("vae", "encode"),
-    "vae_decode": ("vae", "decode")}
-_NETWORKS = {"transformer": transformer, "vae": vae, "text_encoder": umt5, "image_encoder": clip,
-             "audio_encoder": wav2vec2}
-
-
-# Programs are shared by all models of a process whose configs agree, so that each compiles once.
-
-
-@functools.cache
-def _network(name: str, config, precision) -> Network:
-  return _NETWORKS[name].network(config, precision)
-
-
-@functools.cache
-def _compiled(network: Network, method: str, static: tuple) -> Callable:
-  def run(params, *arrays):
-    return getattr(network.bind(params), method)(*arrays, **dict(static))
-
-  return jax.jit(run)
-
-
-@functools.cache
-def _sharded(config, precision, mesh_config: MeshConfig) -> ShardedTransformer:
-  return ShardedTransformer(config, make_mesh(mesh_config), precision=precision,
-                            attention=mesh_config.attention)
-
-
-@functools.cache
-def _denoiser(network: Network | ShardedTransformer, config, settings, context: int) -> Denoiser:
-  return Denoiser(network, config, settings, length_shards=context,
-                  attend=attention_backends.select(settings.attention))
 
 
 class Model:
@@ -68,12 +31,17 @@ class Model:
     config: the sampling config.
     folder: model folder as `python -m convert` writes it; None for untrained random parameters.
 
+  Attributes:
+    mesh: the devices that every part runs on.
+
   Raises:
-    InputError: the folder's networks are not those of the config (names the fields that differ).
+    InputError: the folder's networks are not those of the config (names the fields that differ), or
+      the config's mesh does not fit the devices or the transformer.
   """
 
   def __init__(self, config: Config, folder: pathlib.Path | None):
     self.config, self.folder = config, folder
+    self.mesh = programs.mesh_of(config.mesh)
     self.card = None
     self._kept: dict[str, Params] = {}
     if folder is None:
@@ -95,11 +63,11 @@ class Model:
             f"(checkpoint != config): {'; '.join(faults[:4])}.")
 
   def network(self, name: str) -> Network:
-    return _network(name, getattr(self.config.model, name), getattr(self.config.precision, name))
+    return programs.network(self.config, name)
 
   @contextlib.contextmanager
   def parameters(self, name: str) -> Iterator[Params]:
-    """Parameters of one part on the device; freed at the end unless the config keeps them."""
+    """Parameters of one part on the mesh; freed at the end unless the config keeps them."""
     params = self._kept.get(name)
     if params is None:
       params = self._load(name)
@@ -116,58 +84,71 @@ class Model:
 
   def _load(self, name: str) -> Params:
     network = self.network(name)
-    shardings = self.sharded.shardings if name == "transformer" and self.sharded else None
+    shardings = programs.shardings(network, name, self.mesh)
     if self.folder is None:
-      return jax.device_put(network.untrained(self.config.seed), shardings)
-    return checkpoints.load_component(self.folder, name, network.abstract, shardings=shardings)
+      with start_up.part("read"):
+        params = network.untrained(self.config.seed)
+      with start_up.part("place"):
+        return jax.block_until_ready(jax.tree.map(sharding.put, params, shardings))
+    return checkpoints.load_component(self.folder, name, network.abstract,
+                                      shardings=shardings if self.mesh.size > 1 else None)
 
-  def compiled(self, program: str, **static) -> Callable:
-    """A jitted program `(params, *arrays)`; static options are its keyword arguments.
+  def encode(self, name: str, params: Params, *arrays: np.ndarray, **static) -> np.ndarray:
+    """States of an encoder, float32.
 
-    Programs: `text_encoder`, `image_encoder`, `audio_encoder` (options as in `wav2vec2`),
-    `vae_encode` (video to latents) and `vae_decode` (latents to uint8 frames).
+    Args:
+      name: `text_encoder`, `image_encoder` or `audio_encoder`.
+      params: its parameters.
+      *arrays: what its network is called with.
+      **static: options of the call, see `wav2vec2`.
     """
-    name, method = _PROGRAMS[program]
-    if program == "vae_decode":
-      static["finish"] = to_uint8
-    return _compiled(self.network(name), method, tuple(sorted(static.items())))
+    run = programs.encoder(self.network(name), self.mesh, tuple(sorted(static.items())))
+    return np.asarray(run(params, *sharding.replicate(arrays, self.mesh)), np.float32)
+
+  def vae_encode(self, params: Params, video: np.ndarray) -> np.ndarray:
+    """Latents float32 [b, f, H/8, W/8, 16] of videos [b, F, H, W, 3] in [-1, 1]."""
+    clips, size8 = len(video), (video.shape[2] // 8, video.shape[3] // 8)
+    run = programs.vae_encode(self.network("vae"), self.mesh, size8, clips)
+    video = sharding.put(video, sharding.picture_sharding(self.mesh, clips, size8))
+    return np.asarray(run(params, video), np.float32)
+
+  def vae_decode(self, params: Params, latents: np.ndarray) -> np.ndarray:
+    """Frames uint8 [b, F, H, W, 3] of latents [b, f, H/8, W/8, 16]."""
+    run = programs.vae_decode(self.network("vae"), self.mesh, latents.shape[2:4], len(latents))
+    return sharding.fetch(run(params, sharding.replicate(latents, self.mesh)))
 
   def encode_tokens(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """umT5 states [b, m, dim] float32 of token ids [b, m].
 
-    From a model folder the encoder is streamed, one layer in memory at a time, unless the config
-    keeps its parts: umT5-XXL is 11.4 GB, everything else together fits in half of that.
+    On one device it is streamed from the model folder, one layer in memory at a time, unless the
+    config keeps its parts: umT5-XXL is 11.4 GB, everything else together fits in half of that.
+    Several devices share it.
     """
-    if self.folder is None or self.config.keep_parts:
+    if self.folder is None or self.config.keep_parts or self.mesh.size > 1:
       with self.parameters("text_encoder") as params:
-        return np.asarray(self.compiled("text_encoder")(params, ids, mask), np.float32)
+        return self.encode("text_encoder", params, ids, mask)
+    read = start_up.part("read")  # as a decorator
     stream = checkpoints.stream_component(self.folder, "text_encoder",
                                           self.network("text_encoder").abstract)
     states = umt5.encode_streaming(
         self.config.model.text_encoder, self.config.precision.text_encoder,
-        lambda: stream.rows("token_embedding"), stream.layer, lambda: stream.part("norm"),
+        lambda: stream.rows("token_embedding"), read(stream.layer), lambda: stream.part("norm"),
         ids, mask)
     return np.asarray(states, np.float32)
 
   def denoiser(self) -> Denoiser:
-    return _denoiser(self.sharded or self.network("transformer"), self.config.model.transformer,
-                     self.config.sampling, self.config.mesh.context)
+    return programs.denoiser(self.config, self.mesh)
 
-  @property
-  def sharded(self) -> ShardedTransformer | None:
-    """The transformer on the mesh of the config; None where it runs on one device.
-
-    Raises:
-      InputError: the mesh has not as many places as there are devices, or heads do not divide.
+  def check_size(self, size: tuple[int, int]) -> None:
     """
-    if math.prod(self.config.mesh.sizes) == 1:
-      return None
-    return _sharded(self.config.model.transformer, self.config.precision.transformer,
-                    self.config.mesh)
+    Raises:
+      InputError: token positions of pictures of `size` (H, W) do not divide over the mesh.
+    """
+    sharding.check_positions(self.mesh, (size[0] // 16, size[1] // 16))
 
-  def start_noise(self, noise: jax.Array) -> jax.Array:
-    """`noise` where the denoiser wants it: whole on every device of the mesh."""
-    return sharding.replicate(noise, self.sharded.mesh) if self.sharded else noise
+  def whole(self, array: np.ndarray | None) -> jax.Array | None:
+    """`array` on every device of the mesh."""
+    return None if array is None else sharding.replicate(array, self.mesh)
 
   @property
   def tokenizer_path(self) -> pathlib.Path:

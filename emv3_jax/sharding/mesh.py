@@ -15,6 +15,7 @@ import math
 from typing import Literal, get_args
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, PartitionSpec
 import numpy as np
 
@@ -28,7 +29,7 @@ LOGICAL = {  # what the axes of arrays are called -> the mesh axes that they are
     "mlp": ("tensor",),
     "embed": ("fsdp", "context"),
     "features": ("fsdp", "context"),  # inputs of flash's audio projection, wider than its model
-    "wide": ("fsdp", "context", "tensor"),  # hidden axes of the encoders
+    "wide": AXES,  # hidden axes of the encoders, whose batch is too small to split
     "layers": (),
 }
 PIXELS = 16  # sides of a token
@@ -70,16 +71,32 @@ def make_mesh(config: MeshConfig = MeshConfig(),
               devices: Sequence[jax.Device] | None = None) -> Mesh:
   """The mesh of `config` over `devices`; None takes all devices of all processes.
 
+  On TPUs axes are laid along the links between chips, and an axis may take a part of a line of
+  chips (context 16 x tensor 4 on 8x8 chips). Several TPU slices are one mesh whose `data` goes
+  over the slower network between them.
+
   Raises:
-    InputError: the product of the sizes is not the number of devices.
+    InputError: the product of the sizes is not the number of devices, or `data` does not divide
+      over the slices.
   """
   devices = jax.devices() if devices is None else list(devices)
   wanted = math.prod(config.sizes)
   if wanted != len(devices):
     sizes = " x ".join(f"{axis} {size}" for axis, size in zip(AXES, config.sizes, strict=True))
     raise InputError(f"The mesh {sizes} takes {wanted} devices, there are {len(devices)}; choose "
-                     f"sizes whose product is {len(devices)}.")
-  return jax.make_mesh(config.sizes, AXES, (AxisType.Auto,) * len(AXES), devices=devices)
+                     f"sizes whose product is {len(devices)}, e.g. mesh.data={len(devices)}.")
+  slices = len({getattr(device, "slice_index", 0) for device in devices
+                if device.platform == "tpu"}) or 1
+  if config.data % slices:
+    raise InputError(f"mesh.data is {config.data}, the devices are {slices} slices; data must be a "
+                     f"multiple of {slices}, as only it goes over the network between slices.")
+  if slices == 1:
+    placed = mesh_utils.create_device_mesh(config.sizes, devices, allow_split_physical_axes=True)
+  else:
+    placed = mesh_utils.create_hybrid_device_mesh(
+        (config.data // slices, *config.sizes[1:]), (slices, 1, 1, 1), devices,
+        allow_split_physical_axes=True)
+  return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def describe(mesh: Mesh, logical: str) -> str:

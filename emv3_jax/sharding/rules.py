@@ -3,15 +3,18 @@
 The transformer's parameters are split over fsdp and context along the model width ("embed") and over
 tensor along heads and hidden width; a layer's are gathered when it runs. The encoders, whose tokens
 are few and whose weights are many, are split along hidden axes alone ("wide"), so that weights stay
-where they are and activations are summed. None is whole on every device: vectors, modulations, the
+where they are and activations are summed; a wide axis is split over those mesh axes that divide it
+(1280 over 4 of data 4 x tensor 3). None is whole on every device: vectors, modulations, the
 first maps of the audio and image paths, all of the VAE (0.24 GiB in bfloat16, its pictures are what
 is split) and wav2vec2 but for its feed-forward layers.
 """
 
 import functools
+import math
 import re
 
 import jax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
@@ -128,13 +131,28 @@ def param_sharding(name: str, shape: tuple[int, ...], mesh: Mesh,
   if len(axes) != len(shape):
     raise ValueError(f"{component} parameter {name} has shape {shape}; its sharding rule {axes} is "
                      f"for {len(axes)} axes.")
+  split = []
   for size, axis in zip(shape, axes, strict=True):
+    if axis == "wide":
+      split.append(_dividing(mesh, size))
+      continue
     parts = mesh_lib.degree(mesh, axis)
+    split.append(mesh_lib.spec(axis)[0])
     if size % parts:
       raise InputError(
           f"{component} parameter {name} {shape}: its axis {axis} of {size} does not divide over "
           f"{mesh_lib.describe(mesh, axis)} = {parts}; choose mesh sizes that divide {size}.")
-  return NamedSharding(mesh, mesh_lib.spec(*axes))
+  return NamedSharding(mesh, PartitionSpec(*split))
+
+
+def _dividing(mesh: Mesh, size: int) -> tuple[str, ...] | None:
+  """Those mesh axes, in order, that `size` divides over together."""
+  chosen = ()
+  for axis in mesh_lib.LOGICAL["wide"]:
+    parts = mesh.shape[axis]
+    if parts > 1 and size % (math.prod(mesh.shape[name] for name in chosen) * parts) == 0:
+      chosen += (axis,)
+  return chosen or None
 
 
 def param_shardings(abstract: Params, mesh: Mesh, component: str = "transformer") -> Params:
@@ -169,17 +187,25 @@ def place(params: Params, mesh: Mesh, component: str = "transformer") -> Params:
 
   Raises: as `param_shardings`.
   """
-  return jax.tree.map(_put, params, param_shardings(params, mesh, component))
+  return jax.tree.map(put, params, param_shardings(params, mesh, component))
 
 
 def replicate(tree, mesh: Mesh):
   """Puts arrays, the same on every process, whole on every device of the mesh."""
-  return jax.tree.map(lambda leaf: _put(leaf, NamedSharding(mesh, PartitionSpec())), tree)
+  return jax.tree.map(lambda leaf: put(leaf, NamedSharding(mesh, PartitionSpec())), tree)
 
 
-def _put(array, sharding: NamedSharding) -> jax.Array:
+def put(array, sharding: NamedSharding) -> jax.Array:
+  """Puts an array, the same on every process, where `sharding` says."""
   if sharding.is_fully_addressable:
     return jax.device_put(array, sharding)
   # device_put would compare the whole array between the processes.
   host = np.asarray(array)
   return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+
+def fetch(array: jax.Array) -> np.ndarray:
+  """The whole of an array on the host, of every process."""
+  if array.is_fully_addressable or array.is_fully_replicated:
+    return np.asarray(array)
+  return multihost_utils.process_allgather(array, tiled=True)

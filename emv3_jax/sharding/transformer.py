@@ -75,8 +75,15 @@ class BoundTransformer:
     if rows > batch:
       logging.warning("A batch of %d over %s runs as %d rows: %.0f %% of the work is padding.", batch,
                       mesh_lib.describe(mesh, "batch"), rows, 100 * (rows - batch) / rows)
-    return self._model.project(*(self._padded(x) for x in (text, image, audio)),
-                               constrain=self._sharded.constrain)
+    context = self._model.project(*(self._padded(x) for x in (text, image, audio)),
+                                  constrain=self._sharded.constrain)
+    return jax.tree.map(self._pinned, context)
+
+  def _pinned(self, keys: jax.Array) -> jax.Array:
+    """Keys or values [l, b, ..., n, k] of all layers: batch and heads split."""
+    axes = (None, "batch", *(None,) * (keys.ndim - 4), "heads", None)
+    where = NamedSharding(self._sharded.mesh, mesh_lib.spec(*axes))
+    return jax.lax.with_sharding_constraint(keys, where)
 
   def __call__(self, latents: jax.Array, condition: jax.Array, sinusoid: jax.Array, context, *,
                face_mask: jax.Array | None = None, modality_weights: jax.Array | None = None,

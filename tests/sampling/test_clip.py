@@ -18,7 +18,6 @@ from emv3_jax.sampling import output
 from emv3_jax.sampling.clip import encode_text, sample
 from emv3_jax.sampling.model import load
 from emv3_jax.sampling.settings import Request
-from emv3_jax.sharding import MeshConfig
 from tests.sampling.conftest import tiny_config
 
 BOX = "8,40,8,40"
@@ -140,15 +139,6 @@ def test_model_folder_gives_the_same_clip(model, files, tmp_path):
   (tmp_path / "model/text_encoder").rename(tmp_path / "gone")
   with pytest.raises(InputError, match="text_encoder"):
     load(tmp_path / "model", config)
-
-
-def test_a_mesh_gives_the_same_clip(model, files):
-  mesh = MeshConfig(data=4, tensor=2)
-  on_mesh = load(config=dataclasses.replace(model.config, mesh=mesh))
-  got, want = sample(on_mesh, i2v(files)).latents, sample(model, i2v(files)).latents
-  np.testing.assert_allclose(got, want, atol=2e-5 * np.abs(want).max())
-  with pytest.raises(InputError, match="8"):
-    load(config=dataclasses.replace(model.config, mesh=MeshConfig(context=3)))
 
 
 def test_the_public_api(files, tmp_path):

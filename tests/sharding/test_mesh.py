@@ -1,19 +1,42 @@
 """Meshes, and the errors of what does not fit on one."""
 
+import pathlib
+import subprocess
+import sys
+
 import jax
 import pytest
 
 from emv3_jax import sharding
 from emv3_jax.errors import InputError
+from emv3_jax.plan import targets
 from emv3_jax.sharding import mesh as mesh_lib
 from emv3_jax.sharding.mesh import MeshConfig
 from tests.sharding import tiny
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def test_axes_are_always_the_same():
   assert tiny.mesh_of(MeshConfig()).shape == dict(data=1, fsdp=1, context=1, tensor=1)
   assert sharding.make_mesh(MeshConfig(fsdp=4, tensor=2)).shape == dict(
       data=1, fsdp=4, context=1, tensor=2)
+
+
+def test_tpu_axes_may_take_parts_of_a_line_of_chips():
+  """context 16 x tensor 4 on 8x8 chips: neither is a line of eight."""
+  pytest.importorskip("libtpu")
+  script = """if True:
+    from jax.experimental import topologies
+    from emv3_jax.sharding import MeshConfig, make_mesh
+    devices = topologies.get_topology_desc("v6e:8x8", "tpu").devices
+    mesh = make_mesh(MeshConfig(context=16, tensor=4, attention="allgather"), devices)
+    for line in mesh.devices.reshape(16, 4):  # the four chips of a tensor group are neighbours
+      spread = [len({device.coords[i] for device in line}) for i in range(2)]
+      assert spread in ([1, 4], [4, 1], [2, 2]), spread
+  """
+  subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=300,
+                 env=targets.environment(targets.parse("v6e:8x8")))
 
 
 @pytest.mark.parametrize("config", [MeshConfig(context=4), MeshConfig(data=4, context=4)])

@@ -88,6 +88,14 @@ def test_an_axis_that_does_not_divide():
     sharding.param_shardings(_abstract("preview"), mesh)
 
 
+@pytest.mark.parametrize("name,share", [("clip", 0.27), ("umt5", 0.26), ("wav2vec2", 0.6)])
+def test_encoders_are_split_over_what_divides(name, share):
+  """Their widths have no factor 3."""
+  assert _share(name, tiny.mesh_of(MeshConfig(data=4, tensor=2))) <= SHARES[name]
+  uneven = jax.sharding.AbstractMesh((4, 1, 1, 3), sharding.AXES)
+  assert 0.24 < _share(name, uneven) <= share
+
+
 def test_placed_parameters_keep_their_numbers():
   mesh = sharding.make_mesh(MeshConfig(fsdp=2, context=2, tensor=2))
   placed = sharding.place(tiny.params_of(), mesh)

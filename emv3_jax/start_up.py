@@ -1,0 +1,116 @@
+"""Where the seconds of a process went, from its very start: importing, reading, compiling, running.
+
+JAX reports its tracing and compiling as events; what reads and places parameters reports itself
+with `part`. What overlaps is counted once, and `run` is what is left.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import functools
+import os
+import pathlib
+import time
+
+import jax
+
+KINDS = ("import", "devices", "read", "place", "trace", "compile", "load", "run")
+_EVENTS = {
+    "/jax/core/compile/jaxpr_trace_duration": "trace",
+    "/jax/core/compile/jaxpr_to_mlir_module_duration": "trace",
+    "/jax/core/compile/backend_compile_duration": "compile",
+    "/jax/compilation_cache/cache_retrieval_time_sec": "load",
+}
+_LOADED = time.monotonic()
+
+Interval = tuple[float, float]
+
+
+class Clock:
+  """Intervals by kind since `imported` seconds after the start of the process."""
+
+  def __init__(self, imported: float):
+    self.imported = imported
+    self.intervals: dict[str, list[Interval]] = {kind: [] for kind in KINDS[1:-1]}
+
+  def add(self, kind: str, seconds: float) -> None:
+    """Counts the last `seconds`."""
+    now = time.monotonic()
+    self.intervals[kind].append((now - seconds, now))
+
+  def on_event(self, event: str, seconds: float, **_) -> None:
+    if event in _EVENTS:
+      self.add(_EVENTS[event], seconds)
+
+  def summary(self, age: float) -> dict[str, float]:
+    """Seconds by kind up to `age` seconds after the start; they add up to `total`."""
+    found, counted = {"import": self.imported}, []
+    # Compiling may end in loading, tracing in compiling: the inner one is counted first.
+    for kind in ("load", "compile", "trace", "place", "read", "devices"):
+      before = _length(counted)
+      counted += self.intervals[kind]
+      found[kind] = _length(counted) - before
+    found["run"] = max(0.0, age - sum(found.values()))
+    return {kind: round(found[kind], 2) for kind in KINDS} | {"total": round(age, 2)}
+
+  def programs(self) -> dict[str, int]:
+    """Numbers of programs compiled here, and taken from the program cache."""
+    cached = len(self.intervals["load"])
+    return {"compiled": len(self.intervals["compile"]) - cached, "from_cache": cached}
+
+
+@functools.cache
+def watch() -> Clock:
+  """Starts counting; what was before is `import`. The command lines call it when they begin."""
+  clock = Clock(_process_age())
+  jax.monitoring.register_event_duration_secs_listener(clock.on_event)
+  return clock
+
+
+@contextlib.contextmanager
+def part(kind: str) -> Iterator[None]:
+  """Counts the block as `devices`, `read` or `place`."""
+  clock, start = watch(), time.monotonic()
+  try:
+    yield
+  finally:
+    clock.add(kind, time.monotonic() - start)
+
+
+def spent() -> dict:
+  """Seconds by kind since the start of the process, and numbers of programs; JSON-able.
+
+  `import` loading Python and packages, `devices` finding the devices, `read` parameters from disk
+  or drawing them, `place` putting them on the devices (read into shards they are placed as they are
+  read), `trace` turning Python into programs, `compile` compiling them, `load` taking compiled ones
+  from the cache, `run` the rest.
+  """
+  return {"seconds": watch().summary(_process_age()), "programs": watch().programs()}
+
+
+def describe() -> str:
+  """`spent` in a line."""
+  found = spent()
+  seconds = dict(found["seconds"])
+  total = seconds.pop("total")
+  parts = ", ".join(f"{kind} {value:.1f}" for kind, value in seconds.items())
+  return (f"{parts}; {total:.1f} in all. Programs: {found['programs']['compiled']} compiled, "
+          f"{found['programs']['from_cache']} from the cache.")
+
+
+def _length(intervals: list[Interval]) -> float:
+  """Of the union of intervals."""
+  length, end = 0.0, float("-inf")
+  for first, last in sorted(intervals):
+    length += max(0.0, last - max(first, end))
+    end = max(end, last)
+  return length
+
+
+def _process_age() -> float:
+  """Seconds since the process started; where the system does not say, since this was imported."""
+  try:
+    fields = pathlib.Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+  except OSError:
+    return time.monotonic() - _LOADED
+  started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+  return time.clock_gettime(time.CLOCK_BOOTTIME) - started

@@ -1,0 +1,141 @@
+"""Clips made on meshes of eight devices are those of one; `--plan` plans the programs that run."""
+
+import dataclasses
+import functools
+import re
+
+import jax
+import numpy as np
+import pytest
+import soundfile
+
+from emv3_jax.errors import InputError
+from emv3_jax.io import checkpoints
+from emv3_jax.model_config import COMPONENTS
+from emv3_jax.models.network import named_leaves
+from emv3_jax.plan import programs as planned
+from emv3_jax.sampling import programs
+from emv3_jax.sampling.clip import sample
+from emv3_jax.sampling.model import Model, load
+from emv3_jax.sampling.settings import Request
+from emv3_jax.sharding import MeshConfig
+from tests.sampling.conftest import tiny_config
+from tests.sharding import tiny
+
+# 48 x 64 pixels: 3 x 4 token positions, latents of 6 x 8. Nine frames are three latent frames.
+SMALL = ("sampling.height=48", "sampling.width=64", "model.vae.base_dim=4",
+         "model.transformer.num_layers=2", "sampling.steps=2")
+MESHES = (MeshConfig(data=4, tensor=2), MeshConfig(fsdp=2, context=4, attention="allgather"))
+PROGRAMS = ("_network", "_denoiser", "encoder", "vae_encode", "vae_decode")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=tiny.QUICK))
+    yield
+  for name in PROGRAMS:
+    getattr(programs, name).cache_clear()
+
+
+@pytest.fixture(scope="module")
+def request_of(files, tmp_path_factory) -> Request:
+  voice = tmp_path_factory.mktemp("voice") / "voice.wav"
+  soundfile.write(voice, 0.3 * np.sin(np.arange(5600) / 10), 16000)
+  return Request(audio=voice, image=files["image"], prompt="a puppet", face_box="8,40,8,40")
+
+
+@pytest.fixture(scope="module")
+def one_device(request_of):
+  model = load(config=tiny_config(*SMALL))
+  return model, sample(model, request_of)
+
+
+def on_mesh(model: Model, mesh: MeshConfig) -> Model:
+  return Model(dataclasses.replace(model.config, mesh=mesh), model.folder)
+
+
+@pytest.mark.parametrize("mesh", MESHES, ids=tiny.name_of)
+def test_a_clip_is_the_same_on_every_mesh(one_device, request_of, mesh):
+  model, want = one_device
+  split = on_mesh(model, mesh)
+  got = sample(split, request_of)
+  assert want.frames.shape == (9, 48, 64, 3) and want.latents.shape == (3, 6, 8, 16)
+  np.testing.assert_allclose(got.latents, want.latents, atol=2e-5 * np.abs(want.latents).max())
+  assert np.abs(got.frames.astype(int) - want.frames).max() <= 1
+  for name in COMPONENTS:
+    with split.parameters(name) as params:
+      for leaf in jax.tree.leaves(params):
+        assert len(leaf.sharding.device_set) == 8
+
+
+def test_a_plan_is_of_the_programs_that_run(one_device, request_of, monkeypatch):
+  mesh = MESHES[1]
+  split = on_mesh(one_device[0], mesh)
+  denoiser, called = split.denoiser(), {}
+
+  def record(name, run):
+    def recorded(*args):
+      called.setdefault(name, run.lower(*args).as_text())
+      return run(*args)
+    return recorded
+
+  monkeypatch.setattr(denoiser, "_step", record("sample_step", denoiser._step))
+  for name in ("vae_encode", "vae_decode"):
+    program = getattr(programs, name)
+    monkeypatch.setattr(programs, name, lambda *args, name=name, program=program: record(
+        name, program(*args)))
+  sample(split, request_of)
+  monkeypatch.undo()
+  window = planned.Window(9, 48, 64)
+  place = planned.Place("cpu", split.mesh, mesh)
+  assert called.keys() == planned.PROGRAMS.keys()
+  for name, plan in planned.PROGRAMS.items():
+    text = plan(split.config, window, place).traced.lower().as_text()
+    assert without_axes_of_one(text) == without_axes_of_one(called[name]), name
+
+
+def without_axes_of_one(text: str) -> str:
+  """Outputs of a program leave mesh axes of size 1 out of their shardings."""
+  return re.sub(r'"(data|tensor)"(, )?(?!=)', "", text).replace(', }', '}')
+
+
+def test_a_folder_is_read_into_shards(one_device, tmp_path):
+  model, _ = one_device
+  name = "text_encoder"
+  config = dataclasses.replace(model.config, keep_parts=False, mesh=MeshConfig(fsdp=4, tensor=2))
+  checkpoints.save_component(
+      tmp_path, name, model.network(name).untrained(3), variant="preview",
+      config=dataclasses.asdict(config.model.text_encoder))
+  monkey = Model(dataclasses.replace(config), None)
+  monkey.folder = tmp_path
+  with monkey.parameters(name) as params:
+    kernel = params["blocks"]["ffn"]["up"]["kernel"]
+    assert kernel.addressable_shards[0].data.shape == (2, 64, 128 // 8)
+    want = named_leaves(model.network(name).untrained(3))
+    for path, leaf in named_leaves(params).items():
+      np.testing.assert_array_equal(leaf, want[path])
+  ids, mask = np.arange(6, dtype=np.int32)[None], np.ones((1, 6), bool)
+  plain = Model(dataclasses.replace(config, mesh=MeshConfig()), None)
+  plain.folder = tmp_path
+  np.testing.assert_allclose(monkey.encode_tokens(ids, mask), plain.encode_tokens(ids, mask),
+                             atol=1e-5)
+
+
+@pytest.mark.parametrize("mesh, said", [
+    (MeshConfig(context=3), "takes 3 devices, there are 8"),
+    (MeshConfig(data=4, context=4), "takes 16 devices, there are 8"),
+    (MeshConfig(context=8), "6 heads do not divide over context 8 x tensor 1 = 8"),
+    (MeshConfig(tensor=8), "6 heads do not divide over tensor 8")])
+def test_meshes_that_do_not_fit_are_refused_before_any_work(one_device, mesh, said):
+  with pytest.raises(InputError, match=said):
+    on_mesh(one_device[0], mesh)
+
+
+def test_a_picture_whose_tokens_do_not_divide_is_refused_before_any_work(one_device, request_of,
+                                                                        monkeypatch):
+  split = on_mesh(one_device[0], MeshConfig(context=8, attention="allgather"))
+  monkeypatch.setattr(Model, "parameters", None)
+  with pytest.raises(InputError, match="48x64 pixels has 3 x 4 = 12 token positions, .* context 8; "
+                                       "the nearest sizes that do: "):
+    sample(split, request_of)
