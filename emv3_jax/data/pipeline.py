@@ -80,7 +80,8 @@ class Dataset:
     return records.decode(data, where)
 
   def batches(self, batch: int, *, seed: int | None, process_index: int | None = None,
-              process_count: int | None = None, threads: int = 4, ahead: int = 4,
+              process_count: int | None = None, rows: Sequence[int] | None = None,
+              threads: int = 4, ahead: int = 4,
               finish: Finish | None = None) -> grain.DatasetIterator:
     """Batches without end, of this process's examples.
 
@@ -92,6 +93,8 @@ class Dataset:
       seed: of the shuffling; None keeps the dataset's order.
       process_index, process_count: which part, of how many; None takes JAX's. Processes that hold
         the same examples (whose devices differ in context or tensor only) pass the same index.
+      rows: the rows of the global batch to read, for a mesh whose processes hold rows that do not
+        lie together; in place of process_index and process_count.
       threads: that read and decode.
       ahead: batches that are read ahead.
       finish: called as finish(number of the batch, batch) in the threads; what it returns takes the
@@ -106,12 +109,14 @@ class Dataset:
     """
     process_index = jax.process_index() if process_index is None else process_index
     process_count = jax.process_count() if process_count is None else process_count
-    if batch % process_count or batch < 1:
+    if rows is None and batch % process_count or batch < 1:
       raise InputError(f"A batch of {batch} does not divide by {process_count} processes; choose a "
                        "multiple.")
     self._warn_of_repeats(batch)
-    rows = slice(process_index * batch // process_count,
-                 (process_index + 1) * batch // process_count)
+    if rows is None:
+      rows = range(process_index * batch // process_count,
+                   (process_index + 1) * batch // process_count)
+    rows = list(rows)
     order = Order(self.index.bucket_numbers(), batch, seed)
     text_tokens = self.index.conditions["text_tokens"]
 

@@ -72,6 +72,7 @@ class Stage:
     train: `all` parameters, or those of the `audio` path only.
     negatives: dataset of the negatives of an ndpo or dpo stage: the model's own videos that show
       one issue.
+    audio: whether the clips come with their sound; without, a stage makes a base model.
 
   Raises:
     InputError: a field out of range.
@@ -89,6 +90,7 @@ class Stage:
   start: Start = "ema"
   train: Trained = "all"
   negatives: str = ""
+  audio: bool = True
 
   def __post_init__(self):
     where = f"Stage {self.name!r}"

@@ -55,7 +55,11 @@ class TrainConfig:
     attention: backend of local attention, see `emv3_jax.attention_backends`.
     log_every: steps between lines of metrics.
     checkpoint_every: steps between checkpoints; 0 writes one at the end only.
-    preview_every: steps between sampled previews; 0 makes none.
+    preview_every: steps between previews, see `PreviewConfig`; 0 makes none.
+    keep: newest checkpoints that are kept.
+    keep_every: checkpoints at multiples of it are kept too; 0 keeps no others.
+    data_threads: threads that read records.
+    max_loss: a step whose loss is above it stops the run, as NaN does.
   """
 
   steps: int = 0
@@ -66,10 +70,15 @@ class TrainConfig:
   log_every: int = 10
   checkpoint_every: int = 500
   preview_every: int = 0
+  keep: int = 2
+  keep_every: int = 0
+  data_threads: int = 4
+  max_loss: float = 100.0
 
   def __post_init__(self):
     for name, least in (("steps", 0), ("batch", 1), ("accumulate", 1), ("log_every", 1),
-                        ("checkpoint_every", 0), ("preview_every", 0)):
+                        ("checkpoint_every", 0), ("preview_every", 0), ("keep", 1),
+                        ("keep_every", 0), ("data_threads", 1), ("max_loss", 0)):
       _check_least(f"train.{name}", getattr(self, name), least)
     _check_known("train.remat", self.remat, Remat)
     if self.batch % self.accumulate:
@@ -205,6 +214,8 @@ class Config:
       model without audio gets a fresh audio path.
     fresh_audio: starts the audio path anew even if the checkpoint has one: its keys and values are
       zeros, so that the model starts with the base's own predictions.
+    components: model folder of the other networks, for previews and for the model that the run
+      ends with; empty takes those of `checkpoint`.
     data: dataset folder.
     program_cache: folder of compiled programs; empty turns the cache off.
     ema_decay: of the moving average that runs through all stages.
@@ -216,6 +227,7 @@ class Config:
   seed: int = 0
   checkpoint: str = ""
   fresh_audio: bool = False
+  components: str = ""
   data: str = ""
   program_cache: str = "~/.cache/emv3_jax/programs"
   ema_decay: float = 0.9999

@@ -1,0 +1,155 @@
+"""Batches on the mesh, made ahead in a thread: records read, tasks drawn, rows put on the devices.
+
+A step's tasks are drawn by (seed, step, record). So neither where a run was stopped nor the number
+of processes nor threads change a batch; see `training.sources` for which records are in it.
+"""
+
+import dataclasses
+import queue
+import threading
+import time
+
+import grain
+import jax
+from jax.sharding import NamedSharding
+import numpy as np
+
+from emv3_jax import sharding
+from emv3_jax.data import pipeline
+from emv3_jax.tasks import schedule
+from emv3_jax.tasks.conditions import assemble
+from emv3_jax.tasks.schedule import Stage
+from emv3_jax.training.forward import Batch
+from emv3_jax.training.settings import Config
+from emv3_jax.training.sources import Source, Sources
+
+AHEAD = 2  # batches that wait on the devices for their steps
+_POLL = 0.05  # seconds
+
+
+@dataclasses.dataclass(frozen=True)
+class StepBatch:
+  """What a step is called with; `positives` where its kind wants them."""
+
+  step: int
+  batch: Batch
+  positives: Batch | None
+
+
+class HostBatches:
+  """Batches of the steps from `first` on, in order; a context manager.
+
+  Args:
+    config: the run's.
+    sources: its datasets.
+    target: sharding of a batch's arrays: the leading axis is split, the others are not.
+    first: the first step.
+
+  Attributes:
+    stalled: seconds that `take` has waited.
+
+  Raises:
+    InputError: the batch does not divide over the mesh.
+  """
+
+  def __init__(self, config: Config, sources: Sources, target: NamedSharding, first: int):
+    sharding.check_batch(target.mesh, config.train.batch)
+    self._config, self._sources, self._target = config, sources, target
+    self._rows = local_rows(target, config.train.batch)
+    self._iterators: dict[Source, grain.DatasetIterator] = {}
+    self._queue: queue.Queue = queue.Queue(AHEAD)
+    self._stopped = threading.Event()
+    self._thread = threading.Thread(target=self._produce, args=(first,), daemon=True,
+                                    name="host_batches")
+    self.stalled = 0.0
+
+  def __enter__(self) -> "HostBatches":
+    self._thread.start()
+    return self
+
+  def __exit__(self, *_) -> None:
+    self._stopped.set()
+    self._thread.join()
+    self._iterators.clear()
+
+  def take(self, step: int) -> StepBatch:
+    """The batch of `step`; steps are to be taken one after the other.
+
+    Raises:
+      InputError: a damaged record.
+    """
+    start = time.perf_counter()
+    made = self._queue.get()
+    self.stalled += time.perf_counter() - start
+    if isinstance(made, Exception):
+      raise made
+    if made.step != step:
+      raise ValueError(f"The batch of step {step} was asked for, that of {made.step} is next.")
+    return made
+
+  def _produce(self, step: int) -> None:
+    while not self._stopped.is_set():
+      try:
+        made = self._make(step)
+      except Exception as error:  # the taker raises it
+        made = error
+      self._put(made)
+      if isinstance(made, Exception):
+        return
+      step += 1
+
+  def _put(self, made: StepBatch | Exception) -> None:
+    while not self._stopped.is_set():
+      try:
+        self._queue.put(made, timeout=_POLL)
+        return
+      except queue.Full:
+        pass
+
+  def _make(self, step: int) -> StepBatch:
+    sources = self._sources
+    stage, kind = (schedule.place_of(sources.stages, step).stage,
+                   schedule.kind_at(sources.stages, step))
+    records, positives = self._next(sources.of_step(step), step), None
+    if kind == "dpo":
+      positives = sources.data.records(records["example"])
+    elif kind == "ndpo" and sources.learns_beside_negatives(stage):
+      positives = self._next(sources.data, step)
+    finish = lambda records: self._on_mesh(finished(self._config.seed, step, stage, records))
+    return StepBatch(step, finish(records), None if positives is None else finish(positives))
+
+  def _next(self, source: Source, step: int) -> pipeline.Batch:
+    """This process's rows of the records that `step` takes from a source."""
+    if source not in self._iterators:
+      iterator = source.dataset.batches(
+          self._config.train.batch, seed=self._config.seed, rows=self._rows,
+          threads=self._config.train.data_threads)
+      iterator.set_state(source.dataset.state_at(self._sources.number(step, source)))
+      self._iterators[source] = iterator
+    return next(self._iterators[source])
+
+  def _on_mesh(self, batch: dict[str, np.ndarray]) -> Batch:
+    return {name: self._global(array) for name, array in batch.items()}
+
+  def _global(self, local: np.ndarray) -> jax.Array:
+    shape = (self._config.train.batch, *local.shape[1:])
+
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+      return local[np.searchsorted(self._rows, range(*index[0].indices(shape[0])))]
+
+    return jax.make_array_from_callback(shape, self._target, part)
+
+
+def finished(seed: int, step: int, stage: Stage, records: pipeline.Batch) -> dict[str, np.ndarray]:
+  """Records as a training batch of `step`, their tasks drawn."""
+  tasks = schedule.draw_tasks(seed, step, records["example"], stage.mixture)
+  batch = assemble(records, tasks)
+  if not stage.audio:
+    batch["audio"] = np.zeros_like(batch["audio"])
+  return batch
+
+
+def local_rows(target: NamedSharding, batch: int) -> list[int]:
+  """The rows of a global batch that devices of this process hold, in order."""
+  held = target.addressable_devices_indices_map((batch,)).values()
+  return sorted({row for index in held for row in range(*index[0].indices(batch))})

@@ -1,0 +1,209 @@
+"""A training run from its first step, or its newest checkpoint, to its last.
+
+WORKDIR/config.json       the config, packages and devices of the newest start
+WORKDIR/metrics.jsonl     a line every train.log_every steps; tensorboard/ has the same
+WORKDIR/checkpoints/STEP  see `training.saving`
+WORKDIR/previews/         see `training.previews`
+WORKDIR/model/            the average of the weights as a model folder, once the run has ended
+"""
+
+import contextlib
+import dataclasses
+import pathlib
+
+from absl import logging
+import jax
+import numpy as np
+
+from emv3_jax import sharding
+from emv3_jax.io.atomic import write_json
+from emv3_jax.tasks import schedule
+from emv3_jax.tasks.schedule import TASKS
+from emv3_jax.training import identity, metrics
+from emv3_jax.training.host_batches import HostBatches
+from emv3_jax.training.lock import locked
+from emv3_jax.training.metrics import Row
+from emv3_jax.training.programs import Programs
+from emv3_jax.training.saving import Checkpoints
+from emv3_jax.training.settings import Config
+from emv3_jax.training.sources import Sources
+from emv3_jax.training.speed import Speed
+from emv3_jax.training.start import initial_params
+from emv3_jax.training.state import State
+from emv3_jax.training.stopping import StopRequests
+
+RUNNING = 2  # steps that are started before the oldest has to be done
+
+
+class Diverged(Exception):
+  """Training cannot go on: loss or gradients are not finite, or the loss is too large."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """How a run ended.
+
+  Attributes:
+    step: number of steps done.
+    stopped: whether it was asked to stop before its last step.
+  """
+
+  step: int
+  stopped: bool
+
+
+class Run:
+  """A run in a folder, from start to end; see `train`."""
+
+  def __init__(self, config: Config, workdir: pathlib.Path, speed: Speed):
+    self.config, self.workdir, self.speed = config, workdir, speed
+    self.sources = Sources(config)
+    self.programs = Programs(config)
+    self.empty_text = sharding.replicate(self.sources.data.dataset.empty_text, self.programs.mesh)
+    self.description = identity.describe(config, self.sources.digests())
+    self._called: set[tuple] = set()
+    self.pending = metrics.Pending()
+    self.rows: list[Row] = []  # since the last line
+    self.due: int | None = None  # step that a line is due of
+
+  def start(self, checkpoints: Checkpoints) -> tuple[State, int]:
+    """The state to begin with, and the number of steps that it has behind it."""
+    step = checkpoints.latest
+    if step is None:
+      programs = self.programs
+      return programs.new_state(initial_params(self.config, programs.network, programs.mesh)), 0
+    state, self.rows = checkpoints.load(step, self.programs.abstract_state(step))
+    logging.info("Going on from %s.", checkpoints.folder / str(step))
+    return state, step
+
+  def step(self, state: State, step: int, batches: HostBatches) -> State:
+    """One step; its metrics are read later."""
+    batch = batches.take(step)
+    state = self.programs.enter(state, step)
+    program = self.programs.program_at(step)
+    shape = batch.batch["latents"].shape
+    known = (program, shape) in self._called  # a first call places constants
+    self._called.add((program, shape))
+    with jax.transfer_guard("disallow" if known else "allow"):
+      state, told = program(state, batch.batch, self.empty_text, batch.positives)
+    self.pending.add(step + 1, program.kind, told)
+    self.pending.wait(RUNNING)
+    self.speed.count(step, shape)
+    return state
+
+  def read_metrics(self, last: int) -> None:
+    """Reads the metrics of steps up to `last`.
+
+    Raises:
+      Diverged: after one of them training cannot go on.
+    """
+    for row in self.pending.read(last):
+      self.rows.append(row)
+      fault = row.fault(self.config.train.max_loss)
+      if fault:
+        raise self._diverged(row, fault)
+
+  def report(self, writer: metrics.Writer | None, batches: HostBatches) -> None:
+    """Writes the line that is due, if one is, about the steps since the line before it."""
+    if self.due is None:
+      return
+    self.read_metrics(self.due)
+    rows, self.rows, self.due = self.rows, [], None
+    last = rows[-1]
+    stage = schedule.place_of(self.programs.stages, last.step - 1).stage.name
+    told = {"step": last.step, "stage": stage, "kind": last.kind, **metrics.line(rows),
+            **self.speed.read(batches.stalled)}
+    if writer is not None:
+      writer.write(told)
+      logging.info("Step %d of %d, %s: loss %.4f, %.2f s a step.", last.step,
+                   self.config.last_step, stage, told["loss"], told["seconds_per_step"])
+
+  def save(self, checkpoints: Checkpoints, step: int, state: State) -> None:
+    """Starts to write a checkpoint, once it is known that its state is sound."""
+    self.read_metrics(step)
+    with self.speed.paused():
+      checkpoints.save(step, state, self.rows)
+
+  def _diverged(self, row: Row, fault: str) -> Diverged:
+    """Leaves behind what was in the batch."""
+    step, path = row.step - 1, self.workdir / f"diverged_{row.step}.json"
+    source, numbers = self.sources.of_step(step), self.sources.examples(step)
+    if jax.process_index() == 0:
+      records = [source.dataset[number] for number in numbers]
+      by_example = {name: values for name, values in row.values.items()
+                    if isinstance(values, list) and len(values) == len(records)}
+      clips = [{"record": int(number), "id": record.id, "window": record.index,
+                **{name: _plain(values[place]) for name, values in by_example.items()},
+                "task": str(TASKS[int(by_example["task"][place])])}
+               for place, (number, record) in enumerate(zip(numbers, records, strict=True))]
+      numbers_told = {name: _plain(value) for name, value in row.values.items()
+                      if not isinstance(value, list)}
+      write_json(path, {"step": row.step, "why": fault, "dataset": source.folder,
+                        **numbers_told, "batch": clips})
+    return Diverged(f"Stopped: in step {row.step} {fault}. Its batch is listed in {path}; the newest "
+                    "checkpoint is from before it. Lower the learning rate, or leave the clips out.")
+
+
+def _plain(value: float) -> float | str:
+  """JSON has no NaN."""
+  return value if np.isfinite(value) else str(value)
+
+
+def train(config: Config, workdir: pathlib.Path, *, speed: Speed | None = None,
+          profile: tuple[int, int] | None = None) -> Outcome:
+  """Trains up to `config.last_step`, or until asked to stop; every process of the run calls it.
+
+  Args:
+    config: the run's.
+    workdir: its folder; where it holds checkpoints, the run goes on from the newest.
+    speed: counts time; None takes one that knows nothing of the devices.
+    profile: writes WORKDIR/profile about the steps from the first up to the second.
+
+  Raises:
+    InputError: dataset, checkpoint, mesh, disk or folder cannot be used; says what to do.
+    Diverged: loss or gradients went wrong; the batch is in WORKDIR/diverged_STEP.json.
+  """
+  with locked(workdir):
+    run = Run(config, workdir, speed or Speed())
+    with Checkpoints(workdir, config, run.description) as checkpoints:
+      state, first = run.start(checkpoints)
+      if jax.process_index() == 0:
+        write_json(workdir / "config.json", run.description)
+      if first >= config.last_step:
+        logging.info("Nothing to do: %s is at step %d, the run ends at step %d.", workdir, first,
+                     config.last_step)
+        return Outcome(first, False)
+      target = run.programs.batch_sharding
+      with (HostBatches(config, run.sources, target, first) as batches, StopRequests() as stop,
+            _writer(workdir, first) as writer):
+        step, stopped = first, False
+        while step < config.last_step and not stopped:
+          _profile(profile, step, workdir)
+          state = run.step(state, step, batches)
+          step += 1
+          run.report(writer, batches)  # while the step runs, about those before it
+          run.due = step if _due(step, config.train.log_every) else None
+          stopped, last = stop.reached(step), step == config.last_step
+          if stopped or last or _due(step, config.train.checkpoint_every):
+            run.report(writer, batches)
+            run.save(checkpoints, step, state)
+        checkpoints.wait()
+      return Outcome(step, step < config.last_step)
+
+
+def _due(step: int, every: int) -> bool:
+  return every > 0 and step % every == 0
+
+
+def _writer(workdir: pathlib.Path, step: int):
+  """Process 0 writes metrics."""
+  if jax.process_index() == 0:
+    return metrics.Writer(workdir, step)
+  return contextlib.nullcontext()
+
+
+def _profile(steps: tuple[int, int] | None, step: int, workdir: pathlib.Path) -> None:
+  if steps and step == steps[0]:
+    jax.profiler.start_trace(workdir / "profile")
+  if steps and step == steps[1]:
+    jax.profiler.stop_trace()

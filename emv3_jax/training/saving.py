@@ -1,0 +1,133 @@
+"""Checkpoints of a run: WORKDIR/checkpoints/STEP, written by Orbax while the run goes on.
+
+A checkpoint is there whole or not at all. It holds the state, and as its metadata the config, the
+datasets' digests, versions, the position in the data and the metrics of a line that is not due yet.
+It is restored on any mesh and number of processes.
+"""
+
+from collections.abc import Sequence
+import contextlib
+import dataclasses
+import pathlib
+import shutil
+
+from absl import logging
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from emv3_jax.errors import InputError
+from emv3_jax.training import identity
+from emv3_jax.training.metrics import Row
+from emv3_jax.training.settings import Config
+from emv3_jax.training.state import State
+
+FOLDER = "checkpoints"
+_NAME = "state"
+
+
+class Checkpoints:
+  """The checkpoints of a run; a context manager that waits for the last one.
+
+  Args:
+    workdir: the run's folder.
+    config: what is kept.
+    run: `identity.describe` of the run.
+  """
+
+  def __init__(self, workdir: pathlib.Path, config: Config, run: dict):
+    self.folder, self._run, self._saving = workdir / FOLDER, run, None
+    policies = ocp.training.preservation_policies
+    kept = [policies.LatestN(config.train.keep)]
+    if config.train.keep_every:
+      kept.append(policies.EveryNSteps(config.train.keep_every))
+    self._checkpointer = ocp.training.Checkpointer(
+        self.folder.absolute(), preservation_policy=policies.AnyPreservationPolicy(kept),
+        cleanup_tmp_directories=True)
+
+  def __enter__(self) -> "Checkpoints":
+    return self
+
+  def __exit__(self, kind, *_) -> None:
+    # An error is on its way already: one of the last save would hide it.
+    with contextlib.suppress(Exception) if kind else contextlib.nullcontext():
+      self.wait()
+    with contextlib.suppress(Exception):
+      self._checkpointer.close()
+
+  @property
+  def latest(self) -> int | None:
+    """Step of the newest whole checkpoint."""
+    newest = self._checkpointer.latest
+    return None if newest is None else newest.step
+
+  def save(self, step: int, state: State, rows: Sequence[Row]) -> None:
+    """Starts to write the state after `step` steps; it may be donated afterwards.
+
+    Args:
+      step: number of steps done.
+      state: on the mesh.
+      rows: metrics of steps that no line was written of.
+
+    Raises:
+      InputError: this one or the one before cannot be written, most likely on a full disk.
+    """
+    self.wait()
+    with self._told(step):
+      self._check_space(state)
+      self._saving = step
+      self._checkpointer.save_async(step, state, force=True, custom_metadata={
+          **self._run, "data": {"next_step": step},
+          "rows": [dataclasses.asdict(row) for row in rows]})
+
+  def wait(self) -> None:
+    """Waits for the checkpoint that is being written; raises as `save`."""
+    if self._saving is not None:
+      step, self._saving = self._saving, None
+      with self._told(step):
+        self._checkpointer.wait()
+      logging.info("Wrote %s.", self.folder / str(step))
+
+  def load(self, step: int, abstract: State) -> tuple[State, list[Row]]:
+    """The state after `step` steps, and what else `save` was given.
+
+    Args:
+      step: of a checkpoint.
+      abstract: shapes, dtypes and shardings.
+
+    Raises:
+      InputError: it is of a run with another config or dataset, or cannot be read.
+    """
+    where = self.folder / str(step)
+    try:
+      content = self._checkpointer.metadata(step).custom_metadata
+      identity.check(content, self._run, f"Checkpoint {where}")
+      state = self._checkpointer.load(step, abstract)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+      if isinstance(error, InputError):
+        raise
+      raise InputError(f"Checkpoint {where} cannot be read: {_first_line(error)}.\nRemove that "
+                       "folder to go on from the checkpoint before it.") from error
+    return state, [Row(**row) for row in content["rows"]]
+
+  def _check_space(self, state: State) -> None:
+    """Refuses at once what would fail in the middle."""
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) // jax.process_count()
+    free = shutil.disk_usage(self.folder).free
+    if free < needed:
+      raise OSError(f"it needs {needed:,} bytes, the disk has {free:,} free")
+
+  @contextlib.contextmanager
+  def _told(self, step: int):
+    """Says which checkpoint is still there when one cannot be written."""
+    try:
+      yield
+    except (OSError, ValueError, RuntimeError) as error:
+      self._saving = None
+      kept = "there is none before it" if self.latest is None else (
+          f"{self.folder / str(self.latest)} is whole, the same command goes on from it")
+      raise InputError(f"Checkpoint {self.folder / str(step)} could not be written "
+                       f"({_first_line(error)}); {kept}.\nFree the disk first.") from error
+
+
+def _first_line(error: Exception) -> str:
+  return (str(error).splitlines() or [type(error).__name__])[0][:300].rstrip(".")

@@ -1,0 +1,90 @@
+"""Trains the model.
+
+  python run_train.py --config=configs/train_tiny.py --workdir=runs/tiny
+  python run_train.py --config=configs/train_sft_480p.py --workdir=runs/sft --config.data=DATASET \
+      --config.mesh.fsdp=16
+
+A run goes on from the newest checkpoint in its folder; the same command starts it and resumes it.
+SIGTERM to any of its processes, or Ctrl-C, stops it with a checkpoint and exit code 0.
+"""
+
+from collections.abc import Sequence
+import pathlib
+import sys
+
+from absl import logging
+import jax
+
+from emv3_jax import command_line, program_cache, start_up
+from emv3_jax import config as config_lib
+from emv3_jax.errors import InputError
+from emv3_jax.training import loop
+from emv3_jax.training.settings import Config
+
+
+def make_parser() -> command_line.Parser:
+  parser = command_line.Parser(prog="run_train.py", description=__doc__)
+  parser.add_argument("--config", required=True, help="config file, e.g. configs/train_tiny.py")
+  parser.add_argument("--workdir", help="folder of the run: checkpoints, metrics, previews, model")
+  parser.add_argument("--profile_steps", metavar="A:B",
+                      help="write WORKDIR/profile about steps A up to B, for TensorBoard or XProf")
+  parser.add_argument("--coordinator", metavar="HOST:PORT",
+                      help="with --process_id and --num_processes: the address of process 0, for a "
+                      "run on several hosts")
+  parser.add_argument("--process_id", type=int)
+  parser.add_argument("--num_processes", type=int)
+  parser.add_argument("--distributed", action="store_true",
+                      help="several hosts that find each other, as on TPU pods or under SLURM")
+  parser.add_argument("--print_config", action="store_true", help="print the config and stop")
+  return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+  flags, overrides = make_parser().parse(arguments)
+  config_dict = command_line.read_config(flags.config, overrides)
+  config = config_lib.build(Config, config_dict)
+  if flags.print_config:
+    command_line.print_config(config_dict)
+    return 0
+  if not flags.workdir:
+    raise InputError("--workdir is missing; name the folder of the run.")
+  profile = profile_steps(flags.profile_steps) if flags.profile_steps else None
+  join_processes(flags)
+  program_cache.use(config.program_cache,
+                    required=config.program_cache != Config.program_cache)
+  workdir = pathlib.Path(flags.workdir)
+  try:
+    outcome = loop.train(config, workdir, profile=profile)
+  except loop.Diverged as error:
+    sys.stderr.write(f"{error}\n")
+    return 1
+  if outcome.stopped:
+    logging.info("Stopped at step %d of %d; the same command goes on from there.", outcome.step,
+                 config.last_step)
+  logging.info("Seconds since the start: %s", start_up.describe())
+  return 0
+
+
+def profile_steps(text: str) -> tuple[int, int]:
+  first, _, end = text.partition(":")
+  if not (first.isdecimal() and end.isdecimal() and int(first) < int(end)):
+    raise InputError(f"--profile_steps={text} is no range of steps; write e.g. 10:13.")
+  return int(first), int(end)
+
+
+def join_processes(flags) -> None:
+  """Joins the processes of a run on several hosts, before anything asks JAX for devices."""
+  given = [flags.coordinator, flags.process_id, flags.num_processes]
+  if flags.distributed and given != [None] * 3:
+    raise InputError("--distributed finds the other processes by itself; leave it out, or "
+                     "--coordinator, --process_id and --num_processes.")
+  if flags.distributed:
+    jax.distributed.initialize()
+  elif given != [None] * 3:
+    if None in given:
+      raise InputError("--coordinator, --process_id and --num_processes go together.")
+    jax.distributed.initialize(flags.coordinator, flags.num_processes, flags.process_id)
+
+
+if __name__ == "__main__":
+  command_line.run(main)
