@@ -59,10 +59,9 @@ def _transformer(case: cases.Transformer, checkout: str):
   model = _made(
       load(checkout, *TRANSFORMER), model_type="i2v", patch_size=(1, 2, 2),
       text_len=config.text_tokens, text_dim=config.text_dim, in_dim=config.in_channels,
-      in_channels=config.in_channels, out_dim=config.out_channels, dim=config.dim,
-      hidden_size=config.dim, ffn_dim=config.ffn_dim, freq_dim=config.freq_dim,
-      num_heads=config.num_heads, num_layers=config.num_layers, qk_norm=True, cross_attn_norm=True,
-      eps=config.eps)
+      out_dim=config.out_channels, dim=config.dim, ffn_dim=config.ffn_dim,
+      freq_dim=config.freq_dim, num_heads=config.num_heads, num_layers=config.num_layers,
+      qk_norm=True, cross_attn_norm=True, eps=config.eps)
   latents = torch.randn(1, config.out_channels, *case.latent_grid)
   text = torch.randn(config.text_tokens, config.text_dim)
   audio = torch.randn(1, case.audio_tokens, config.audio_dim)
@@ -75,23 +74,24 @@ def _transformer(case: cases.Transformer, checkout: str):
 
 def _vae(case: cases.VAE, checkout: str):
   from benchmarks import pytorch
-  model = _made(load(checkout, *VAE), latent_channels=case.config.z_dim, dim=case.config.base_dim)
+  model = _made(load(checkout, *VAE), latent_channels=case.config.z_dim)
   x = pytorch.vae_input(case)
   return lambda: getattr(model, case.direction)(x)
 
 
 def _made(cls: type, **sizes):
-  """An instance with those of the sizes that its constructor names.
+  """An instance of those sizes.
 
   Raises:
-    InputError: the constructor fails, or does not take the width that is asked for.
+    InputError: the constructor fails or does not know one of the sizes.
   """
   known = inspect.signature(cls.__init__).parameters
-  width = sizes.get("dim")
-  if "dim" not in known and width != cases.VAEConfig().base_dim:
-    raise InputError(f"{cls.__name__} does not take its width; compare at --size=full.")
+  unknown = [name for name in sizes if name not in known]
+  other = "the checkout is of another version than this comparison knows."
+  if unknown:
+    raise InputError(f"{cls.__name__} does not take {', '.join(unknown)}; {other}")
   try:
-    return cls(**{name: value for name, value in sizes.items() if name in known}).eval()
+    return cls(**sizes).eval()
   except Exception as error:  # whatever foreign code raises
-    raise InputError(f"{cls.__name__} cannot be built ({type(error).__name__}: {error}); the "
-                     "checkout is of another version than this comparison knows.") from error
+    raise InputError(f"{cls.__name__} cannot be built ({type(error).__name__}: {error}); "
+                     f"{other}") from error

@@ -1,12 +1,11 @@
 """The method of the comparison and its command line, without PyTorch."""
 
 import json
-import sys
 
 import pytest
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import cases, ours, reference_modules, report, turns
+from benchmarks import cases, ours, report, turns
 from emv3_jax.errors import InputError
 
 COMPARISON = turns.Comparison(
@@ -57,34 +56,3 @@ def test_audio_expert_can_be_left_out():
 def test_mistakes_on_the_command_line(arguments, message):
   with pytest.raises(InputError, match=message):
     benchmarks.main(arguments)
-
-
-@pytest.fixture
-def checkout(tmp_path, monkeypatch):
-  """An empty checkout; what is imported from it is forgotten afterwards."""
-  (tmp_path / "src").mkdir()
-  monkeypatch.setattr(sys, "path", list(sys.path))
-  before = set(sys.modules)
-  yield tmp_path
-  for name in set(sys.modules) - before:
-    if name.split(".")[0] == "src":
-      del sys.modules[name]
-
-
-def test_reference_is_imported_from_the_checkout(checkout):
-  (checkout / "src/wan_vae.py").write_text("class AutoencoderKLWan: here = __file__\n")
-  found = reference_modules.load(str(checkout), *reference_modules.VAE)
-  assert found.here == str(checkout / "src/wan_vae.py")
-
-
-@pytest.mark.parametrize("content, message", [
-    (None, "there is no src/wan_vae.py; expected a checkout"),
-    ("import no_such_package\n", "cannot import .*no_such_package.*install what that code needs"),
-    ("raise OSError('no GPU')\n", r"cannot import .*OSError: no GPU"),
-    ("", "cannot import AutoencoderKLWan from src.wan_vae"),
-])
-def test_reference_that_cannot_be_imported(checkout, content, message):
-  if content is not None:
-    (checkout / "src/wan_vae.py").write_text(content)
-  with pytest.raises(InputError, match=message):
-    reference_modules.load(str(checkout), *reference_modules.VAE)
