@@ -2,8 +2,8 @@
 
   python -m emv3_jax.plan.compile_one < request.json
 
-The request names the target, the mesh, the programs and the config; one JSON object a line comes
-back for each program. Mistakes come back as {"error": message}.
+The request names the target, the mesh, the programs and the config with its kind; one JSON object a
+line comes back for each program. Mistakes come back as {"error": message}.
 """
 
 from collections.abc import Iterator
@@ -23,8 +23,8 @@ import jax
 from emv3_jax import config as config_lib
 from emv3_jax import sharding
 from emv3_jax.errors import InputError
-from emv3_jax.plan import hlo, programs, targets
-from emv3_jax.sampling.settings import Config
+from emv3_jax.plan import hlo, programs, subjects, targets
+from emv3_jax.plan.subjects import Config
 
 GIB = 2 ** 30
 _NEEDED = re.compile(r"(?:Used|temporaries \()\s*([\d.]+)([GM])")
@@ -54,11 +54,12 @@ def plan_program(name: str, config: Config, window: programs.Window,
   Raises:
     InputError: the program does not divide over the mesh.
   """
+  trace = subjects.of(config).programs[name]
   mesh = targets.compile_only_mesh(target, mesh_config)
   place = programs.Place(target.platform, mesh, mesh_config)
   start = time.monotonic()
   with captured_stderr() as stderr:
-    program = programs.PROGRAMS[name](config, window, place)
+    program = trace(config, window, place)
     lowered = program.traced.lower()
     memory, found = _compile(lowered, program)
   busiest = program.flops * program.padding / target.devices
@@ -112,7 +113,7 @@ def _warnings(stderr: list[str], found: list[hlo.Collective],
 def main() -> None:
   request = json.load(sys.stdin)
   try:
-    config = config_lib.build(Config, request["config"])
+    config = config_lib.build(subjects.SUBJECTS[request["subject"]].config, request["config"])
     target = targets.parse(request["target"])
     mesh = sharding.MeshConfig(**request["mesh"])
     window = programs.Window(**request["window"])

@@ -1,6 +1,7 @@
 """Which meshes a plan looks at: those that are asked for, or the likeliest ones."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+import dataclasses
 import math
 
 from emv3_jax.config import nearest
@@ -48,18 +49,31 @@ def padded(rows: int, mesh: MeshConfig) -> int:
   return -(-rows // parts) * parts
 
 
-def seconds(mesh: MeshConfig, target: Target, net: TransformerConfig, rows: int,
-            positions: int, frames: int) -> float:
-  """Rough time of a sampling step, to put meshes in order: 40 % of peak, then communication.
+@dataclasses.dataclass(frozen=True)
+class Step:
+  """What a step works on.
 
-  Args:
-    mesh, target, net: where, and what.
-    rows: guidance branches times clips that run at once.
+  Attributes:
+    net: the network.
+    rows: of the batch that run at once: guidance branches times clips, or a part of a training
+      batch.
     positions: h * w token positions of a frame.
     frames: latent frames.
+    trains: whether gradients are taken, with all but a layer's input computed again.
   """
-  d, s, chip = net.dim, positions * frames, target.chip
-  share = padded(rows, mesh) / (mesh.data * mesh.fsdp)  # rows of a device
+
+  net: TransformerConfig
+  rows: int
+  positions: int
+  frames: int
+  trains: bool = False
+
+
+def seconds(mesh: MeshConfig, target: Target, step: Step) -> float:
+  """Rough time of a step, to put meshes in order: 40 % of peak, then communication."""
+  net, chip = step.net, target.chip
+  d, s = net.dim, step.positions * step.frames
+  share = padded(step.rows, mesh) / (mesh.data * mesh.fsdp)  # rows of a device
   weights = 8 * d * d + 2 * d * net.ffn_dim  # of a layer
   work = 2 * share * s * (weights + 2 * s * d) / (mesh.context * mesh.tensor)
 
@@ -67,26 +81,41 @@ def seconds(mesh: MeshConfig, target: Target, net: TransformerConfig, rows: int,
   others = 1 - 1 / mesh.context
   attention = tokens * others * (4 / mesh.context if mesh.attention == "ulysses" else 2)
   sums = 3 * 2 * share * s * d / mesh.context * (1 - 1 / mesh.tensor)
-  gathered = weights / mesh.tensor * (1 - 1 / (mesh.fsdp * mesh.context))
+  split = mesh.fsdp * mesh.context
+  gathered = weights / mesh.tensor * (1 - 1 / split)
+  if step.trains:  # forward, again, and twice as much backward; gradients go back to the shards
+    work, attention, sums, gathered = 4 * work, 3 * attention, 3 * sums, 3 * gathered
+    gathered += 2 * weights / mesh.tensor / split * (1 - 1 / mesh.data)
   moved = 2 * (attention + sums + gathered)  # bytes, in bfloat16
   near = mesh.context * mesh.tensor <= chip.near_devices
   bandwidth = chip.near_bandwidth if near else chip.far_bandwidth
   return net.num_layers * (work / (0.4 * chip.peak_flops) + moved / bandwidth)
 
 
-def likely(target: Target, net: TransformerConfig, rows: int, positions: int,
-           frames: int) -> list[MeshConfig]:
-  """Meshes for sampling that divide everything there is to divide, the fastest by `seconds` first.
+def likely(target: Target, step: Step) -> list[MeshConfig]:
+  """Meshes that divide everything there is to divide, the fastest by `seconds` first.
 
-  Args: as `seconds`.
+  In sampling rows may be padded. In training they have to divide.
   """
+  net = step.net
   fitting = [mesh for mesh in _all(target.devices)
              if net.num_heads % mesh.tensor == 0 and net.ffn_dim % mesh.tensor == 0
-             and net.dim % (mesh.fsdp * mesh.context) == 0 and positions % mesh.context == 0
+             and net.dim % (mesh.fsdp * mesh.context) == 0 and step.positions % mesh.context == 0
              and (mesh.attention == "allgather"
-                  or net.num_heads % (mesh.context * mesh.tensor) == 0)]
-  return sorted(fitting, key=lambda mesh: (seconds(mesh, target, net, rows, positions, frames),
-                                           mesh.fsdp, mesh.tensor))
+                  or net.num_heads % (mesh.context * mesh.tensor) == 0)
+             and not (step.trains and step.rows % (mesh.data * mesh.fsdp))]
+  times = {mesh: seconds(mesh, target, step) for mesh in fitting}
+  if step.trains:
+    # Optimiser and average of all parameters are not split over data: of equally fast meshes the
+    # one with little of it has the most memory.
+    return sorted(fitting, key=lambda mesh: (
+        pace(times[mesh], times.values()), mesh.data, mesh.attention == "allgather", times[mesh]))
+  return sorted(fitting, key=lambda mesh: (times[mesh], mesh.fsdp, mesh.tensor))
+
+
+def pace(time: float, times: Iterable[float]) -> int:
+  """`time` in percent of the shortest one: the model knows no difference below that."""
+  return int(100 * time / min(times))
 
 
 def _all(devices: int) -> Iterator[MeshConfig]:

@@ -39,7 +39,8 @@ def plan(config: Config, target: targets.Target, mesh_texts: Sequence[str] = (),
 
   Returns:
     A JSON-able line for each program and mesh. Those of a program are in a row, the best mesh first
-    and numbered from 1 as `rank`: what fits before what does not, then by seconds, then by memory.
+    and numbered from 1 as `rank`: what fits before what does not, then by whole percents of time,
+    then by memory.
     A line that does not fit has an `advice`. Where the VAE's pictures do not divide over all
     devices its lines have a warning.
 
@@ -59,9 +60,8 @@ def plan(config: Config, target: targets.Target, mesh_texts: Sequence[str] = (),
       line["warnings"] = [*line["warnings"], repeated]
   ranked = []
   for name in names:
-    of_program = sorted((line for line in lines if line["program"] == name), key=lambda line: (
-        not line["fits"], _seconds(config, window, target, line), line["peak_gib"]))
-    ranked += [{**line, "rank": rank} for rank, line in enumerate(of_program, 1)]
+    of_program = [line for line in lines if line["program"] == name]
+    ranked += _ranked(target, _step(config, window), of_program)
   for line in ranked:
     if not line["fits"]:
       line["advice"] = _advice(config, window, target, line)
@@ -121,7 +121,7 @@ def compile_programs(config: Config, window: programs.Window, target: targets.Ta
                          f"{log.read().decode(errors='replace')[-4000:]}")
 
 
-def _sizes(config: Config, window: programs.Window):
+def _step(config: Config, window: programs.Window) -> meshes.Step:
   """What `meshes` wants to know of a step."""
   subject = subjects.of(config)
   return meshes.Step(config.model.transformer, subject.rows(config), window.positions,
@@ -135,7 +135,7 @@ def likely_meshes(config: Config, window: programs.Window,
   Raises:
     InputError: there is none.
   """
-  found = meshes.likely(target, _sizes(config, window))
+  found = meshes.likely(target, _step(config, window))
   if not found:
     raise InputError(f"No mesh of the {target.devices} devices of {target.name} divides a batch of "
                      f"{subjects.of(config).rows(config)} and pictures of "
@@ -143,8 +143,12 @@ def likely_meshes(config: Config, window: programs.Window,
   return found
 
 
-def _seconds(config: Config, window: programs.Window, target: targets.Target, line: dict) -> float:
-  return meshes.seconds(MeshConfig(**line["mesh"]), target, _sizes(config, window))
+def _ranked(target: targets.Target, step: meshes.Step, lines: Sequence[dict]) -> list[dict]:
+  """Lines of one program in order and numbered; see `plan`."""
+  times = [meshes.seconds(MeshConfig(**line["mesh"]), target, step) for line in lines]
+  places = [(not line["fits"], meshes.pace(time, times), line["peak_gib"], number)
+            for number, (line, time) in enumerate(zip(lines, times, strict=True))]
+  return [{**lines[number], "rank": rank} for rank, (*_, number) in enumerate(sorted(places), 1)]
 
 
 def _advice(config: Config, window: programs.Window, target: targets.Target, line: dict) -> str:

@@ -29,7 +29,7 @@ def test_a_wrong_mesh_says_what_is_wrong(text, message):
 
 
 def likely(target, positions=POSITIONS):
-  return meshes.likely(targets.parse(target), NET, rows=3, positions=positions, frames=29)
+  return meshes.likely(targets.parse(target), meshes.Step(NET, 3, positions, 29))
 
 
 @pytest.mark.parametrize("target, best", [
@@ -53,3 +53,13 @@ def test_meshes_that_do_not_divide_are_left_out():
   assert MeshConfig(context=8) not in found  # ulysses: 12 heads
   assert all(mesh.tensor in (1, 2, 4) for mesh in found)
   assert all(mesh.context < 4 for mesh in likely("v5e:2x4", positions=30 * 31))
+
+
+@pytest.mark.parametrize("target, rows, best", [
+    ("v5e:4x4", 4, MeshConfig(fsdp=4, context=4)), ("h100:1x2x8", 16, MeshConfig(fsdp=16)),
+    ("v5e:16x16", 64, MeshConfig(fsdp=64, context=4))])
+def test_training_splits_clips_first_then_tokens_and_pads_nothing(target, rows, best):
+  step = meshes.Step(NET, rows, 30 * 52, 29, trains=True)
+  found = meshes.likely(targets.parse(target), step)
+  assert found[0] == best
+  assert all(rows % (mesh.data * mesh.fsdp) == 0 for mesh in found)
