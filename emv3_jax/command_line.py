@@ -18,6 +18,8 @@ from emv3_jax.errors import InputError
 
 _PACKAGE = str(pathlib.Path(__file__).parent)
 _OVERRIDE = "--config."
+_LESS = ("--plan says beforehand what a config takes, and what would take less: more devices "
+         "(--config.mesh), fewer pixels or frames, sampling.branches=in_turn.")
 
 
 class Parser(argparse.ArgumentParser):
@@ -89,7 +91,8 @@ def stay_on_cpu_without_accelerator() -> None:
 
 
 def run(main: Callable[[Sequence[str]], int]) -> None:
-  """Runs a command line: an `InputError` ends in its message on stderr and exit code 2."""
+  """Runs a command line: an `InputError` ends in its message on stderr and exit code 2, a device
+  without enough memory in what would take less and exit code 1."""
   start_up.watch()
   show_own_messages()
   stay_on_cpu_without_accelerator()
@@ -98,6 +101,11 @@ def run(main: Callable[[Sequence[str]], int]) -> None:
   except InputError as error:
     sys.stderr.write(f"{error}\n")
     code = 2
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    sys.stderr.write(f"The device's memory is not enough: {str(error).splitlines()[0]}\n{_LESS}\n")
+    code = 1
   except KeyboardInterrupt:
     sys.stderr.write("Interrupted.\n")
     code = 130

@@ -1,17 +1,22 @@
 """The command line: exit codes and messages of wrong input."""
 
+import json
+import os
 import pathlib
 import subprocess
 import sys
 
+import jax
 import pytest
 
+from emv3_jax import command_line
 from emv3_jax.errors import InputError
 import run_sample
 
 ROOT = pathlib.Path(__file__).parents[1]
 NO_CACHE = "--config.program_cache="
 CONFIG = f"--config={ROOT}/configs/tiny.py"
+TINY = ROOT / "emv3_jax/assets/tiny"
 
 
 def test_wrong_input_ends_with_code_2_and_one_line(tmp_path):
@@ -23,6 +28,53 @@ def test_wrong_input_ends_with_code_2_and_one_line(tmp_path):
   assert "untrained" in finished.stderr, "the embedded model says that it is untrained"
   assert finished.stderr.strip().splitlines()[-1] == "Audio absent.wav: no such file."
   assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_start_on_a_mesh_compiles_nothing(tmp_path):
+  """Eight devices; and the seconds of both by kind add up."""
+  flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+  small = ["--config.sampling.steps=1", "--config.sampling.height=32", "--config.sampling.width=32",
+           "--config.model.vae.base_dim=4", "--config.mesh.data=4", "--config.mesh.tensor=2"]
+
+  def start(seed):
+    finished = subprocess.run(
+        [sys.executable, ROOT / "run_sample.py", CONFIG, f"--config.program_cache={tmp_path}/cache",
+         f"--image={TINY}/portrait.png", f"--audio={TINY}/speech.wav", "--face_box=none", *small,
+         "--seconds=0.2", f"--seed={seed}", "--json", f"--out={tmp_path}/{seed}.mp4"],
+        env={**os.environ, "XLA_FLAGS": flags}, capture_output=True, text=True, timeout=600)
+    assert finished.returncode == 0, finished.stderr
+    assert "Seconds since the start: import " in finished.stderr
+    found = json.loads(finished.stdout)
+    total = found["seconds"].pop("total")
+    assert sum(found["seconds"].values()) == pytest.approx(total, abs=0.1)
+    assert found["seconds"]["import"] > 0.2 and found["frames"] == 5
+    written = json.loads((tmp_path / f"{seed}.json").read_text())["start_up"]
+    assert written["programs"] == found["programs"]
+    return found["programs"], found["seconds"]
+
+  first, slow = start(1)
+  second, fast = start(2)
+  assert first["compiled"] >= 7 and first["from_cache"] == 0
+  assert second == {"compiled": 0, "from_cache": first["compiled"]}
+  assert fast["compile"] < 0.2 * slow["compile"] and 0 < fast["load"]
+
+
+def test_out_of_memory_says_what_takes_less(capsys):
+  def main(_):
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 5 bytes.\nmore")
+  with pytest.raises(SystemExit) as ended:
+    command_line.run(main)
+  said = capsys.readouterr().err
+  assert ended.value.code == 1 and "allocating 5 bytes" in said and "branches=in_turn" in said
+
+
+def test_a_platform_that_is_not_there(tmp_path):
+  finished = subprocess.run(
+      [sys.executable, ROOT / "run_sample.py", CONFIG, NO_CACHE, "--audio=a.wav",
+       f"--out={tmp_path}/clip.mp4"], env={**os.environ, "JAX_PLATFORMS": "cuda"},
+      capture_output=True, text=True, timeout=300)
+  assert finished.returncode == 2 and "Traceback" not in finished.stderr
+  assert "no device of JAX_PLATFORMS=cuda" in finished.stderr
 
 
 @pytest.mark.parametrize("arguments, said", [
@@ -41,6 +93,13 @@ def test_wrong_input_ends_with_code_2_and_one_line(tmp_path):
     ([CONFIG, "--manifest=m.jsonl", "--out=d", "--audio=a.wav"], "does not go with --manifest"),
     ([CONFIG, "--manifest=absent.jsonl", "--out=d"], "cannot be read"),
     ([CONFIG, "--checkpoint=absent", "--out=x.mp4", "--audio=a.wav"], "does not exist"),
+    ([CONFIG, "--out=x.mp4", "--audio=a.wav", "--config.mesh.data=3"],
+     "takes 3 devices, there are 8"),
+    ([CONFIG, "--out=x.mp4", "--audio=a.wav", "--config.mesh.tensor=8"],
+     "6 heads do not divide over tensor 8"),
+    ([CONFIG, "--out=x.mp4", "--audio=a.wav", "--config.mesh.data=0"], "mesh.data is 0"),
+    ([CONFIG, "--out=x.mp4", "--audio=a.wav", "--config.mesh.date=8"], "did you mean 'data'"),
+    ([CONFIG, "--mesh=context=2,tensor=4"], "--config.mesh.context=2 --config.mesh.tensor=4"),
     ([CONFIG, "--out=/dev/null/x/clip.mp4", "--audio=a.wav"], "cannot be made"),
 ])
 def test_wrong_arguments(arguments, said, tmp_path, monkeypatch):

@@ -144,7 +144,11 @@ class Model:
     Raises:
       InputError: token positions of pictures of `size` (H, W) do not divide over the mesh.
     """
-    sharding.check_positions(self.mesh, (size[0] // 16, size[1] // 16))
+    try:
+      sharding.check_positions(self.mesh, (size[0] // 16, size[1] // 16))
+    except InputError as error:
+      raise InputError(f"{error} Set one with --config.sampling.height and "
+                       "--config.sampling.width, or choose another --config.mesh.context.") from error
 
   def whole(self, array: np.ndarray | None) -> jax.Array | None:
     """`array` on every device of the mesh."""

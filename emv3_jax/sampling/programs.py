@@ -12,6 +12,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from emv3_jax import attention_backends, sharding, start_up
+from emv3_jax.errors import InputError
 from emv3_jax.io.pixels import to_uint8
 from emv3_jax.model_config import COMPONENTS
 from emv3_jax.models import clip, transformer, umt5, vae, wav2vec2
@@ -28,10 +29,16 @@ def mesh_of(config: MeshConfig) -> Mesh:
   """The mesh of a run: all devices, or the first one where every axis is 1.
 
   Raises:
-    InputError: the mesh has not as many places as there are devices.
+    InputError: the mesh has not as many places as there are devices, or JAX finds no device.
   """
-  with start_up.part("devices"):
-    devices = jax.devices()
+  try:
+    with start_up.part("devices"):
+      devices = jax.devices()
+  except (RuntimeError, AssertionError) as error:  # the latter where no plugin serves a platform
+    platforms = jax.config.jax_platforms
+    raise InputError(f"JAX finds no device of JAX_PLATFORMS={platforms or ''}: it is not there, or "
+                     "the JAX for it is not installed; leave JAX_PLATFORMS out to take what is "
+                     "there.") from error
   if math.prod(config.sizes) > 1:
     return sharding.make_mesh(config, devices)
   if len(devices) > 1:

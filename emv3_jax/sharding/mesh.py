@@ -143,7 +143,7 @@ def check_heads(mesh: Mesh, heads: int, attention: Attention) -> None:
     raise InputError(
         f"Ulysses attention gives each device whole heads: {heads} heads do not divide over "
         f"context {context} x tensor {tensor} = {context * tensor}. With tensor {tensor} context "
-        f"can be {divisors(heads // tensor)}; attention 'allgather' takes any.")
+        f"can be {divisors(heads // tensor)}; mesh.attention=allgather takes any.")
 
 
 def check_positions(mesh: Mesh, grid: tuple[int, int]) -> None:

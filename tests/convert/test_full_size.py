@@ -5,6 +5,7 @@ Each test prints its figures (`-s` shows them) and deletes what it made.
 
 import json
 import math
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from convert.tensors import open_tensors
 from tests.convert import released_names
 
+ROOT = pathlib.Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
 
@@ -26,8 +28,8 @@ def folder(tmp_path):
 
 def measured(*arguments) -> dict:
   """Runs the command in its own process and returns seconds and peak memory."""
-  done = subprocess.run([sys.executable, "-m", "tests.convert.peak_memory", *map(str, arguments)],
-                        capture_output=True, text=True, check=False)
+  done = subprocess.run([sys.executable, "-m", "scripts.peak_memory", *map(str, arguments)],
+                        cwd=ROOT, capture_output=True, text=True, check=False)
   assert done.returncode == 0, done.stderr
   return json.loads(done.stdout.splitlines()[-1])
 

@@ -55,7 +55,7 @@ def test_bad_configs(fields, message):
 def test_ulysses_over_eight_is_impossible():
   mesh = tiny.mesh_of(MeshConfig(context=8))
   with pytest.raises(InputError, match=r"12 heads .* context 8 x tensor 1 = 8\. With tensor 1 "
-                                       r"context can be 1, 2, 3, 4, 6, 12; attention 'allgather'"):
+                                       r"context can be 1, 2, 3, 4, 6, 12; mesh.attention=allgather"):
     sharding.check_heads(mesh, 12, "ulysses")
   sharding.check_heads(mesh, 12, "allgather")
   with pytest.raises(InputError, match="12 heads .* tensor 8; possible: 1, 2, 3, 4, 6, 12"):

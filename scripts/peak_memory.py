@@ -1,6 +1,6 @@
 """Runs `python -m convert` with the given arguments and prints its peak memory as JSON.
 
-    python -m tests.convert.peak_memory SOURCE DEST ...
+    python -m scripts.peak_memory SOURCE DEST ...
 
 Anonymous and shared memory (RssAnon + RssShmem) is polled every few milliseconds; the baseline is
 what the interpreter has after its imports.

@@ -1,0 +1,29 @@
+"""The tensors of the official files, as the name tables have them: names, shapes and dtypes."""
+
+from convert.plan import COMPONENTS
+from emv3_jax.models.network import named_leaves
+
+DTYPES = {  # of the released files
+    "transformer": "bfloat16", "vae": "float32", "text_encoder": "bfloat16",
+    "image_encoder": "float32", "audio_encoder": "float32"}
+
+
+def tensors(component: str, variant: str | None = None) -> dict[str, tuple[tuple[int, ...], str]]:
+  """{official name: (shape, dtype)} of what the released file of a component holds for its network.
+
+  Args:
+    component: a name of `COMPONENTS`.
+    variant: `preview` or `flash`, for the transformer.
+  """
+  part = COMPONENTS[component]
+  layout = next(layout for layout in part.layouts if layout.variant in (None, variant))
+  config = part.config(**({"variant": variant} if variant else {}))
+  ours = named_leaves(part.abstract(config, variant))
+  found = {}
+  for leaf in layout.leaves:
+    if leaf.ours not in ours:  # a module without a bias, say
+      continue
+    shape = tuple(ours[leaf.ours].shape)
+    theirs = leaf.their_shape(shape[1:] if leaf.stacked else shape)
+    found |= {name: (theirs, DTYPES[component]) for name in leaf.names(shape[0])}
+  return found
