@@ -20,7 +20,7 @@ import tqdm
 from emv3_jax import command_line, program_cache, start_up
 from emv3_jax import config as config_lib
 from emv3_jax.errors import InputError
-from emv3_jax.plan import planner, report, targets
+from emv3_jax.plan import command as plan
 from emv3_jax.sampling import jobs, output
 from emv3_jax.sampling.clip import sample
 from emv3_jax.sampling.model import load
@@ -47,12 +47,7 @@ def make_parser() -> command_line.Parser:
   parser.add_argument("--no_paste", action="store_true",
                       help="lipsync: keep the model's pixels outside the mouth region too")
   parser.add_argument("--save_latents", action="store_true", help="write V.latents.npy as well")
-  parser.add_argument("--plan", metavar="TARGET[,TARGET...]",
-                      help="compile the config's programs for machines that need not be there, "
-                      "report memory, work and communication, and stop")
-  parser.add_argument("--mesh", action="append", default=[], metavar="AXIS=SIZE,...",
-                      help="with --plan: a mesh, e.g. data=2,context=4; may be repeated; "
-                      "all: the likeliest ones; default: the likeliest one")
+  plan.add_flags(parser)
   parser.add_argument("--json", action="store_true",
                       help="write results to stdout, one JSON object a line: of --plan in place "
                       "of tables, else files made, and seconds by part and kind")
@@ -72,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
     command_line.print_config(config_dict)
     return 0
   if flags.plan:
-    return run_plan(config, flags)
+    return plan.run(config, flags)
   if flags.mesh:
     axes = " ".join(f"--config.mesh.{part}" for part in flags.mesh[0].split(","))
     raise InputError(f"--mesh goes with --plan; to sample on such a mesh write {axes}.")
@@ -124,18 +119,6 @@ def run_manifest(config: Config, flags) -> int:
                outcome.failed)
   summarise(flags, dataclasses.asdict(outcome))
   return 1 if outcome.failed else 0
-
-
-def run_plan(config: Config, flags) -> int:
-  """Writes a table, or JSON lines, for each target; exit code 0 also where something does not fit."""
-  planned = targets.parse_list(flags.plan)
-  for target in planned:
-    targets.check_extra(target)
-  show = report.json_lines if flags.json else report.table
-  for target in planned:
-    sys.stdout.write(show(planner.plan(config, target, flags.mesh)) + "\n")
-    sys.stdout.flush()
-  return 0
 
 
 if __name__ == "__main__":

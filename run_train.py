@@ -3,6 +3,7 @@
   python run_train.py --config=configs/train_tiny.py --workdir=runs/tiny
   python run_train.py --config=configs/train_sft_480p.py --workdir=runs/sft --config.data=DATASET \
       --config.mesh.fsdp=16
+  python run_train.py --config=configs/train_sft_480p.py --plan=v5e:16x16 --config.train.batch=64
 
 A run goes on from the newest checkpoint in its folder; the same command starts it and resumes it.
 SIGTERM to any of its processes, or Ctrl-C, stops it with a checkpoint and exit code 0.
@@ -18,6 +19,7 @@ import jax
 from emv3_jax import command_line, program_cache, start_up
 from emv3_jax import config as config_lib
 from emv3_jax.errors import InputError
+from emv3_jax.plan import command as plan
 from emv3_jax.training import loop
 from emv3_jax.training.settings import Config
 
@@ -35,6 +37,9 @@ def make_parser() -> command_line.Parser:
   parser.add_argument("--num_processes", type=int)
   parser.add_argument("--distributed", action="store_true",
                       help="several hosts that find each other, as on TPU pods or under SLURM")
+  plan.add_flags(parser)
+  parser.add_argument("--json", action="store_true",
+                      help="with --plan: one JSON object a line in place of tables")
   parser.add_argument("--print_config", action="store_true", help="print the config and stop")
   return parser
 
@@ -46,6 +51,11 @@ def main(arguments: Sequence[str]) -> int:
   if flags.print_config:
     command_line.print_config(config_dict)
     return 0
+  if flags.plan:
+    return plan.run(config, flags)
+  if flags.mesh or flags.json:
+    raise InputError("--mesh and --json go with --plan; to train on a mesh write e.g. "
+                     "--config.mesh.fsdp=4.")
   if not flags.workdir:
     raise InputError("--workdir is missing; name the folder of the run.")
   profile = profile_steps(flags.profile_steps) if flags.profile_steps else None

@@ -5,13 +5,16 @@ import json
 
 import pytest
 
-from configs import echomimic_v3_preview
+from configs import echomimic_v3_preview, train_tiny
+from configs.tiny import MODEL
 from emv3_jax import config as config_lib
 from emv3_jax.errors import InputError
-from emv3_jax.plan import planner, report, targets
+from emv3_jax.plan import planner, programs, report, subjects, targets
 from emv3_jax.sampling.settings import Config
 from emv3_jax.sharding import MeshConfig
+from emv3_jax.training.settings import Config as TrainConfig
 import run_sample
+import run_train
 
 CONFIG = config_lib.build(Config, echomimic_v3_preview.get_config())
 
@@ -23,8 +26,10 @@ def compiled(monkeypatch):
 
   def compile_programs(config, window, target, mesh, names):
     for name in names:
-      seen.append((name, target.name, mesh, config.sampling.branches))
-      peak = (48.0 if config.sampling.branches == "batched" else 20.0) / target.devices
+      in_turn = config.train.accumulate if name in subjects.TRAINING.programs else 1 + (
+          config.sampling.branches == "in_turn")
+      seen.append((name, target.name, mesh, in_turn))
+      peak = (48.0 if in_turn == 1 else 20.0) / target.devices
       yield {
           "program": name, "target": target.name, "mesh": {**vars(mesh)}, "chips": target.chips,
           "peak_gib": peak, "parameters_gib": 3.2, "inputs_gib": 0.8, "activations_gib": 1.0,
@@ -125,3 +130,50 @@ def test_command_line_writes_json_lines_and_exits_0_also_where_nothing_fits(comp
 def test_mesh_without_plan_is_an_error():
   with pytest.raises(InputError, match="goes with --plan"):
     run_sample.main(["--config=configs/tiny.py", "--mesh=data=2"])
+
+
+def training(**train):
+  config = config_lib.build(TrainConfig, train_tiny.get_config())
+  return dataclasses.replace(config, train=dataclasses.replace(config.train, **train))
+
+
+def test_training_is_planned_without_padding(compiled):
+  lines = planner.plan(training(batch=6), targets.parse("v6e:2x2"))
+  assert [line["program"] for line in lines] == ["train_step", "ndpo_step"]
+  assert MeshConfig(**lines[0]["mesh"]) == MeshConfig(fsdp=2, context=2)
+  assert (lines[0]["frames"], lines[0]["height"], lines[0]["width"]) == (113, 480, 832)
+
+
+def test_a_mesh_of_the_config_is_taken_where_it_fits_the_target(compiled):
+  config = dataclasses.replace(training(batch=4), mesh=MeshConfig(data=2, fsdp=2))
+  for target, want in (("v5p:2x2x1", config.mesh), ("v5p:2x2x2", MeshConfig(fsdp=4, context=2))):
+    (line,) = planner.plan(config, targets.parse(target), names=["train_step"])
+    assert MeshConfig(**line["mesh"]) == want
+
+
+def test_a_training_batch_that_does_not_divide_is_an_error(compiled):
+  with pytest.raises(InputError, match="A batch of 6 .*data 1 x fsdp 4 = 4; the next .* is 8"):
+    planner.plan(training(batch=6), targets.parse("v5e:2x2"), ["fsdp=4"])
+  with pytest.raises(InputError, match="No mesh of the 8 devices of v5e:2x4 divides a batch of 3"):
+    odd = dataclasses.replace(training(batch=3), model=dataclasses.replace(
+        MODEL, transformer=dataclasses.replace(MODEL.transformer, ffn_dim=767, num_heads=3)))
+    planner.likely_meshes(odd, programs.Window(5, 48, 48), targets.parse("v5e:2x4"))
+  assert not compiled
+
+
+def test_training_that_does_not_fit_is_advised_to_accumulate(compiled):
+  target = targets.parse("v5e:1x2")
+  (line,) = planner.plan(training(batch=8), target, names=["train_step"])
+  assert line["advice"] == ("8.25 GiB too much; --config.train.accumulate=2 takes 10.00 of "
+                            "15.75 GiB")
+  (line,) = planner.plan(training(batch=2), target, names=["train_step"])  # one row a chip
+  assert line["advice"].startswith("8.25 GiB too much; --plan=v5e:2x2 --mesh=")
+
+
+def test_command_line_of_training(compiled, capsys):
+  flags = ["--config=configs/train_tiny.py", "--plan=v5p:2x2x1", "--json"]
+  assert run_train.main(flags) == 0
+  lines = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
+  assert [line["program"] for line in lines] == ["train_step", "ndpo_step"]
+  with pytest.raises(InputError, match="--mesh and --json go with --plan"):
+    run_train.main(flags[::2])

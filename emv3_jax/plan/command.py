@@ -1,0 +1,34 @@
+"""Planning from a command line, the same for sampling and for training."""
+
+import argparse
+import sys
+
+from emv3_jax.plan import planner, report, targets
+from emv3_jax.plan.subjects import Config
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+  """--plan and --mesh; `run` also reads --json."""
+  parser.add_argument("--plan", metavar="TARGET[,TARGET...]",
+                      help="compile the config's programs for machines that need not be there, "
+                      "report memory, work and communication, and stop")
+  parser.add_argument("--mesh", action="append", default=[], metavar="AXIS=SIZE,...",
+                      help="with --plan: a mesh, e.g. data=2,context=4; may be repeated; "
+                      "all: the likeliest ones; default: the config's where it has the target's "
+                      "devices, else the likeliest one")
+
+
+def run(config: Config, flags: argparse.Namespace) -> int:
+  """Writes a table, or JSON lines, for each target; exit code 0 also where something does not fit.
+
+  Raises:
+    InputError: as `planner.plan`; nothing is compiled before all targets are known.
+  """
+  planned = targets.parse_list(flags.plan)
+  for target in planned:
+    targets.check_extra(target)
+  show = report.json_lines if flags.json else report.table
+  for target in planned:
+    sys.stdout.write(show(planner.plan(config, target, flags.mesh)) + "\n")
+    sys.stdout.flush()
+  return 0
