@@ -84,12 +84,28 @@ def apply_rope(x: jax.Array, table: RopeTable) -> jax.Array:
   Returns:
     [b, s, n, k] in the dtype of `x`.
   """
-  cos, sin = (jnp.repeat(jnp.asarray(t), 2, axis=-1)[:, None] for t in table)
-  x32 = x.astype(jnp.float32)
-  # Partners are fetched by rolls: splitting the last axis into [k/2, 2] pads badly on TPU.
+  return _rotate(x, *(jnp.repeat(jnp.asarray(t), 2, axis=-1)[:, None] for t in table))
+
+
+@jax.custom_vjp
+def _rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+  # Partners are fetched by rolls: splitting the last axis into [k/2, 2] pads badly on TPU. They are
+  # rolled before they are float32, which is half the memory.
   even = jnp.arange(x.shape[-1]) % 2 == 0
-  turned = jnp.where(even, -jnp.roll(x32, -1, -1), jnp.roll(x32, 1, -1))
-  return (x32 * cos + turned * sin).astype(x.dtype)
+  partner = jnp.where(even, -jnp.roll(x, -1, -1), jnp.roll(x, 1, -1))
+  return (x.astype(jnp.float32) * cos + partner.astype(jnp.float32) * sin).astype(x.dtype)
+
+
+def _rotate_forward(x, cos, sin):
+  return _rotate(x, cos, sin), (cos, sin)
+
+
+def _rotate_backward(tables, gradient):
+  cos, sin = tables
+  return _rotate(gradient, cos, -sin), None, None
+
+
+_rotate.defvjp(_rotate_forward, _rotate_backward)
 
 
 def _angular_speeds(dim: int) -> np.ndarray:

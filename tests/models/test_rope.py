@@ -1,5 +1,6 @@
 """RoPE tables, rotation and timestep sinusoid against the reference's numbers."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -32,6 +33,14 @@ def test_rotation_equals_reference():
     q, want = _space_major(q, grid), _space_major(want, grid)
     got = rope.apply_rope(jnp.asarray(q)[None], rope.rope_table(tuple(grid), q.shape[-1]))
     golden_data.check("rope", got[0], want, 1e-6)
+
+
+def test_gradients_are_rotated_back():
+  table = rope.rope_table((2, 3, 4), 16)
+  x, gradient = np.random.default_rng(0).normal(size=(2, 1, 24, 3, 16)).astype(np.float32)
+  rotated, back = jax.vjp(lambda x: rope.apply_rope(x, table), x)
+  np.testing.assert_allclose(back(rotated)[0], x, atol=1e-6)  # a rotation's inverse
+  np.testing.assert_allclose(np.vdot(rotated, gradient), np.vdot(x, back(gradient)[0]), rtol=1e-5)
 
 
 def test_sinusoid_equals_reference():
