@@ -17,7 +17,7 @@ import sys
 from absl import logging
 import tqdm
 
-from emv3_jax import command_line, program_cache, start_up
+from emv3_jax import command_line, processes, program_cache, start_up
 from emv3_jax import config as config_lib
 from emv3_jax.errors import InputError
 from emv3_jax.plan import command as plan
@@ -51,6 +51,7 @@ def make_parser() -> command_line.Parser:
   parser.add_argument("--json", action="store_true",
                       help="write results to stdout, one JSON object a line: of --plan in place "
                       "of tables, else files made, and seconds by part and kind")
+  processes.add_flags(parser)
   parser.add_argument("--print_config", action="store_true", help="print the config and stop")
   return parser
 
@@ -71,6 +72,7 @@ def main(arguments: Sequence[str]) -> int:
   if flags.mesh:
     axes = " ".join(f"--config.mesh.{part}" for part in flags.mesh[0].split(","))
     raise InputError(f"--mesh goes with --plan; to sample on such a mesh write {axes}.")
+  processes.join(flags)
   if not flags.out:
     raise InputError("--out is missing; name the video to write, or the folder with --manifest.")
   if flags.manifest:

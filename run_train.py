@@ -14,9 +14,8 @@ import pathlib
 import sys
 
 from absl import logging
-import jax
 
-from emv3_jax import command_line, program_cache, start_up
+from emv3_jax import command_line, processes, program_cache, start_up
 from emv3_jax import config as config_lib
 from emv3_jax.errors import InputError
 from emv3_jax.plan import command as plan
@@ -30,13 +29,7 @@ def make_parser() -> command_line.Parser:
   parser.add_argument("--workdir", help="folder of the run: checkpoints, metrics, previews, model")
   parser.add_argument("--profile_steps", metavar="A:B",
                       help="write WORKDIR/profile about steps A up to B, for TensorBoard or XProf")
-  parser.add_argument("--coordinator", metavar="HOST:PORT",
-                      help="with --process_id and --num_processes: the address of process 0, for a "
-                      "run on several hosts")
-  parser.add_argument("--process_id", type=int)
-  parser.add_argument("--num_processes", type=int)
-  parser.add_argument("--distributed", action="store_true",
-                      help="several hosts that find each other, as on TPU pods or under SLURM")
+  processes.add_flags(parser)
   plan.add_flags(parser)
   parser.add_argument("--json", action="store_true",
                       help="with --plan: one JSON object a line in place of tables")
@@ -59,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
   if not flags.workdir:
     raise InputError("--workdir is missing; name the folder of the run.")
   profile = profile_steps(flags.profile_steps) if flags.profile_steps else None
-  join_processes(flags)
+  processes.join(flags)
   program_cache.use(config.program_cache,
                     required=config.program_cache != Config.program_cache)
   workdir = pathlib.Path(flags.workdir)
@@ -80,20 +73,6 @@ def profile_steps(text: str) -> tuple[int, int]:
   if not (first.isdecimal() and end.isdecimal() and int(first) < int(end)):
     raise InputError(f"--profile_steps={text} is no range of steps; write e.g. 10:13.")
   return int(first), int(end)
-
-
-def join_processes(flags) -> None:
-  """Joins the processes of a run on several hosts, before anything asks JAX for devices."""
-  given = [flags.coordinator, flags.process_id, flags.num_processes]
-  if flags.distributed and given != [None] * 3:
-    raise InputError("--distributed finds the other processes by itself; leave it out, or "
-                     "--coordinator, --process_id and --num_processes.")
-  if flags.distributed:
-    jax.distributed.initialize()
-  elif given != [None] * 3:
-    if None in given:
-      raise InputError("--coordinator, --process_id and --num_processes go together.")
-    jax.distributed.initialize(flags.coordinator, flags.num_processes, flags.process_id)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pathlib
 
 import numpy as np
 
-from emv3_jax import start_up
+from emv3_jax import processes, start_up
 from emv3_jax.conditioning import audio as audio_lib
 from emv3_jax.conditioning import image as image_lib
 from emv3_jax.conditioning import text as text_lib
@@ -58,8 +58,7 @@ def sample(model: Model, request: Request, *, progress: Callable | None = None) 
   start_up.watch()
   report = Report()
   with report.part("inputs"):
-    inputs = read_inputs(request, model.config, model.tokenizer_path)
-    model.check_size(inputs.size)
+    inputs = processes.together(lambda: _read(model, request))
   with report.part("text_encoder"):
     text = encode_text(model, inputs)
   with report.part("audio_encoder"):
@@ -80,6 +79,12 @@ def sample(model: Model, request: Request, *, progress: Callable | None = None) 
               report=_describe(model, request, inputs, report))
 
 
+def _read(model: Model, request: Request) -> Inputs:
+  inputs = read_inputs(request, model.config, model.tokenizer_path)
+  model.check_size(inputs.size)
+  return inputs
+
+
 def encode_text(model: Model, inputs: Inputs) -> dict[str, np.ndarray]:
   """umT5 states of the prompts, float32 [1, text_tokens, text_dim], zeros after the last token.
 
@@ -88,7 +93,7 @@ def encode_text(model: Model, inputs: Inputs) -> dict[str, np.ndarray]:
   length, dim = model.config.model.transformer.text_tokens, model.config.model.transformer.text_dim
   cache = open_cache(model)
   states = {name: cache and cache.get(prompt) for name, prompt in inputs.prompts.items()}
-  missing = [name for name in states if states[name] is None]
+  missing = [name for name in states if processes.anywhere(states[name] is None)]
   if missing:
     ids, mask = inputs.tokenizer.tokenize([inputs.prompts[name] for name in missing], length)
     # Padding is masked: encoding less of it gives the same states, and few lengths few programs.

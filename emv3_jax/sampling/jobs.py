@@ -10,6 +10,7 @@ import re
 from absl import logging
 
 from emv3_jax import config as config_lib
+from emv3_jax import processes
 from emv3_jax.errors import InputError
 from emv3_jax.sampling import output
 from emv3_jax.sampling.clip import sample
@@ -119,7 +120,7 @@ def run_jobs(model: Model, jobs: list[Job], folder: str | pathlib.Path, *,
       failed += 1
       continue
     digest = job_digest(model, job.request)
-    if output.is_done(video, digest):
+    if not processes.anywhere(processes.is_first() and not output.is_done(video, digest)):
       logging.info("Line %d (%s) is done already.", job.line, job.name)
       skipped += 1
       continue

@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 
+from emv3_jax import processes
 from emv3_jax.errors import InputError
 from emv3_jax.io import atomic, video_files
 from emv3_jax.sampling.clip import Clip
@@ -50,7 +51,7 @@ def write(clip: Clip, video: str | pathlib.Path, *, digest: str = "",
           save_latents: bool = False) -> None:
   """Writes `clip` as an MP4 with its sound and metadata, and a JSON beside it.
 
-  The JSON comes last: where it is, the rest is whole.
+  The JSON comes last: where it is, the rest is whole. Of several processes the first one writes.
 
   Args:
     clip: from `sample`.
@@ -61,6 +62,8 @@ def write(clip: Clip, video: str | pathlib.Path, *, digest: str = "",
   Raises:
     InputError: it cannot be written there, or the disk is full; nothing half-written stays.
   """
+  if not processes.is_first():
+    return
   video = check_video_path(video)
   metadata = {"synthetic": True, "model": clip.report["config"]["name"],
               "seed": clip.report["seed"], "generator": "emv3-jax"}

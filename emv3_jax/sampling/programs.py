@@ -39,7 +39,7 @@ def mesh_of(config: MeshConfig) -> Mesh:
     raise InputError(f"JAX finds no device of JAX_PLATFORMS={platforms or ''}: it is not there, or "
                      "the JAX for it is not installed; leave JAX_PLATFORMS out to take what is "
                      "there.") from error
-  if math.prod(config.sizes) > 1:
+  if math.prod(config.sizes) > 1 or jax.process_count() > 1:
     return sharding.make_mesh(config, devices)
   if len(devices) > 1:
     logging.info("Running on 1 of %d devices; --config.mesh.data, .fsdp, .context and .tensor "

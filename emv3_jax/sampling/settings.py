@@ -97,7 +97,8 @@ class Config:
     checkpoint: model folder, or `untrained` for random parameters.
     tokenizer: tokenizer.json to use; empty takes the model folder's.
     prompt_cache: folder of prompt embeddings; empty turns the cache off.
-    mesh: how the transformer is split over the devices; all 1 runs on the first one.
+    mesh: how the work is split over all devices: the transformer by every axis, the encoders'
+      weights and the VAE's pictures over all of them together; all 1 runs on the first device.
     program_cache: folder of compiled programs; empty turns the cache off.
     face_detector: ONNX file of OpenCV's YuNet; empty uses scikit-image's cascade.
     seed: seed of the noise when the request has none.

@@ -5,7 +5,8 @@
   context  video tokens, by position: all frames of a position stay together; parameters too
   tensor   heads, and the hidden width of the feed-forward layers
 
-On one device every axis is 1 and the same code runs.
+The encoders' weights and the VAE's pictures (see `pictures`) are split over all axes together. On
+one device every axis is 1 and the same code runs.
 """
 
 from collections.abc import Sequence

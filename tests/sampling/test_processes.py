@@ -1,0 +1,82 @@
+"""Two processes with four devices each make the clip of one process, and one of them writes it."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from emv3_jax.errors import InputError
+import run_sample
+
+ROOT = pathlib.Path(__file__).parents[2]
+TINY = ROOT / "emv3_jax/assets/tiny"
+SMALL = ["--config=configs/tiny.py", "--config.program_cache=", "--config.sampling.steps=1",
+         "--config.sampling.height=32", "--config.sampling.width=48", "--config.model.vae.base_dim=4",
+         "--save_latents", f"--image={TINY}/portrait.png", "--face_box=none", "--seconds=0.2"]
+FLAGS = "--xla_backend_optimization_level=0"
+
+
+def start(folder, audio, *flags) -> subprocess.Popen:
+  several = {"JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo", "JAX_NUM_CPU_DEVICES": "4"}
+  return subprocess.Popen(
+      [sys.executable, "run_sample.py", *SMALL, f"--audio={audio}", f"--out={folder}/clip.mp4",
+       f"--config.prompt_cache={folder}/prompts", *flags], cwd=ROOT, text=True,
+      env={**os.environ, "XLA_FLAGS": FLAGS, "JAX_PLATFORMS": "cpu", **(several if flags else {})},
+      stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def start_two(folders, audios) -> list[subprocess.Popen]:
+  with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    address = f"127.0.0.1:{probe.getsockname()[1]}"
+  mesh = ["--config.mesh.fsdp=4", "--config.mesh.context=2", f"--coordinator={address}",
+          "--num_processes=2"]
+  return [start(folder, audio, *mesh, f"--process_id={index}")
+          for index, (folder, audio) in enumerate(zip(folders, audios, strict=True))]
+
+
+def finish(processes) -> list[str]:
+  try:
+    return [process.communicate(timeout=300)[0] for process in processes]
+  finally:
+    for process in processes:
+      process.kill()
+
+
+def test_two_processes_make_one_clip(tmp_path):
+  alone, first, second = folders = [tmp_path / name for name in ("alone", "first", "second")]
+  for folder in folders:
+    folder.mkdir()
+  audio = TINY / "speech.wav"
+  one = start(alone, audio)
+  said = finish([one])
+  assert one.returncode == 0, said
+  (alone / "prompts").rename(first / "prompts")  # the other process has to encode the prompts
+  two = start_two([first, second], [audio, audio])
+  said = finish(two)
+  assert [process.returncode for process in two] == [0, 0], "\n".join(said)
+  want, got = (np.load(folder / "clip.latents.npy") for folder in (alone, first))
+  np.testing.assert_allclose(got, want, atol=2e-5 * np.abs(want).max())
+  assert (first / "clip.mp4").exists()
+  assert [path.name for path in second.iterdir()] == ["prompts"]
+
+
+def test_a_file_that_one_process_lacks_ends_both(tmp_path):
+  processes = start_two([tmp_path, tmp_path], [TINY / "speech.wav", "absent.wav"])
+  first, second = finish(processes)
+  assert [process.returncode for process in processes] == [2, 2]
+  assert "Audio absent.wav: no such file." in second
+  assert "Another process of the run cannot use its inputs" in first
+  assert not list(tmp_path.glob("clip*"))
+
+
+@pytest.mark.parametrize("flags, said", [
+    (["--process_id=0"], "go together"),
+    (["--distributed", "--num_processes=2"], "finds the other processes by itself")])
+def test_flags_that_do_not_go_together(flags, said):
+  with pytest.raises(InputError, match=said):
+    run_sample.main(["--config=configs/tiny.py", "--out=x.mp4", *flags])
