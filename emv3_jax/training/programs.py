@@ -5,6 +5,8 @@ trained parameters; stages of the same kind share it, their learning rates are l
 compiles once for each shape of batches.
 """
 
+import functools
+
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -29,12 +31,14 @@ class Programs:
     config: the run's.
     mesh: what to run on; None makes the config's.
     platform: cpu, gpu or tpu, if that is not where this process runs.
+    compiler_options: for XLA, of all programs.
 
   Raises:
     InputError: the network does not divide over the mesh, or an unknown attention backend.
   """
 
-  def __init__(self, config: Config, mesh: Mesh | None = None, platform: str | None = None):
+  def __init__(self, config: Config, mesh: Mesh | None = None, platform: str | None = None,
+               compiler_options: dict | None = None):
     self.config = config
     self.mesh = sharding.make_mesh(config.mesh) if mesh is None else mesh
     self.stages = config.all_stages()
@@ -42,6 +46,7 @@ class Programs:
     self.network = self.forward.network
     self.optimizer = make_optimizer(config.optimizer)
     self._run = self.optimizer, config.precision.transformer
+    self.jit = functools.partial(jax.jit, donate_argnums=0, compiler_options=compiler_options)
     self._programs: dict[tuple, Program] = {}
 
   @property
@@ -57,8 +62,8 @@ class Programs:
   def new_state(self, params: Params) -> State:
     """The state before the first step. Takes `params` over: their arrays are donated."""
     first = self.stages[0]
-    make = jax.jit(lambda params: state_lib.fresh(params, first, *self._run), donate_argnums=0,
-                   out_shardings=self._shardings(first))
+    make = self.jit(lambda params: state_lib.fresh(params, first, *self._run),
+                    out_shardings=self._shardings(first))
     return make(sharding.place(params, self.mesh))
 
   def enter(self, state: State, step: int) -> State:
@@ -67,9 +72,9 @@ class Programs:
     if not place.index or step != place.first:
       return state
     previous = self.stages[place.index - 1]
-    begin = jax.jit(
+    begin = self.jit(
         lambda state: state_lib.begin_stage(state, place.stage, previous, *self._run),
-        donate_argnums=0, out_shardings=self._shardings(place.stage))
+        out_shardings=self._shardings(place.stage))
     return begin(state)
 
   def program_at(self, step: int) -> "Program":
@@ -101,7 +106,7 @@ class Program:
     self._programs = programs
     function = StepFunction(programs.forward, programs.stages, programs.optimizer, kind, trained)
     whole = NamedSharding(programs.mesh, PartitionSpec())
-    self._step = jax.jit(function, donate_argnums=0, out_shardings=(shardings, whole))
+    self._step = programs.jit(function, out_shardings=(shardings, whole))
     self._ropes: dict[tuple, tuple] = {}
 
   def __call__(self, state: State, batch: Batch, empty_text: jax.Array,

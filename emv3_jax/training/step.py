@@ -28,6 +28,7 @@ class StepFunction:
                optimizer: optax.GradientTransformation, kind: Kind, trained: Trained):
     self._forward, self._config, self._stages = forward, forward.config, tuple(stages)
     self._optimizer, self._kind, self._trained = optimizer, kind, trained
+    self.__name__ = f"{kind}_step"  # of the program, in profiles and dumps
 
   def __call__(self, state: State, batches: dict[str, Batch], empty_text: jax.Array,
                rope: RopeTable) -> tuple[State, dict[str, jax.Array]]:

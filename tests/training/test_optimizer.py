@@ -1,0 +1,89 @@
+"""Optimiser, clipping, learning rates and the moving average, against numbers worked out by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from emv3_jax.models.network import named_leaves
+from emv3_jax.tasks.schedule import Stage
+from emv3_jax.training import ema, optimizer
+from emv3_jax.training.settings import OptimizerConfig
+
+
+def _rates(*stages, steps):
+  return np.array([optimizer.learning_rate(stages, step) for step in range(steps)])
+
+
+def test_learning_rates_of_all_stages():
+  stages = (Stage("a", 4, learning_rate=1.0, warmup=2),
+            Stage("b", 4, learning_rate=2.0, decay="linear", final_share=0.5),
+            Stage("c", 5, learning_rate=1.0, warmup=1, decay="cosine"))
+  linear = [2.0, 1.75, 1.5, 1.25]
+  cosine = [1.0, 1.0, 0.5 + 0.5 ** 1.5, 0.5, 0.5 - 0.5 ** 1.5]
+  np.testing.assert_allclose(_rates(*stages, steps=15), [
+      0.5, 1.0, 1.0, 1.0, *linear, *cosine, 0.0, 0.0], atol=1e-6)
+
+
+def test_the_rate_goes_on_at_the_last_stage_s_end():
+  np.testing.assert_allclose(
+      _rates(Stage("a", 2, learning_rate=1.0, decay="linear", final_share=0.1), steps=5),
+      [1.0, 0.55, 0.1, 0.1, 0.1], atol=1e-6)
+
+
+def test_the_global_norm_and_what_is_clipped():
+  tree = {"a": jnp.array([[3.0, 0.0]]), "b": {"c": jnp.array([4.0], jnp.bfloat16)}}
+  assert optimizer.global_norm(tree) == 5.0
+  assert optimizer.clip_factor(jnp.float32(5.0), 1.0) == np.float32(0.2)
+  assert optimizer.clip_factor(jnp.float32(0.5), 1.0) == 1.0
+  assert optimizer.clip_factor(jnp.float32(5.0), 0.0) == 1.0
+  assert optimizer.clip_factor(jnp.float32(0.0), 1.0) == 1.0
+
+
+def _slow_adamw(leaf, gradients, decay, b1=0.9, b2=0.99, eps=1e-8, rate=0.1):
+  first = second = 0.0
+  for t, gradient in enumerate(gradients, 1):
+    first, second = b1 * first + (1 - b1) * gradient, b2 * second + (1 - b2) * gradient ** 2
+    direction = first / (1 - b1 ** t) / (np.sqrt(second / (1 - b2 ** t)) + eps)
+    leaf = leaf - rate * (direction + decay * leaf)
+  return leaf
+
+
+def test_adamw_is_the_slow_one_and_only_kernels_decay(rng):
+  shapes = {"blocks": {"q": {"kernel": (2, 3, 3), "bias": (2, 3)}, "modulation": (2, 6, 3)}}
+  draw = lambda: jax.tree.map(lambda shape: rng.normal(size=shape), shapes,
+                              is_leaf=lambda x: isinstance(x, tuple))
+  params, steps = draw(), [draw() for _ in range(3)]
+  transform = optimizer.make_optimizer(OptimizerConfig(b2=0.99, weight_decay=0.5))
+  got, state = params, transform.init(params)
+  for gradients in steps:
+    direction, state = transform.update(gradients, state, got)
+    got = jax.tree.map(lambda leaf, d: leaf - 0.1 * d, got, direction)
+  for name, leaf in named_leaves(got).items():
+    of = lambda tree, name=name: named_leaves(tree)[name]
+    want = _slow_adamw(of(params), map(of, steps), 0.5 if name.endswith("kernel") else 0.0)
+    np.testing.assert_allclose(leaf, want, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("name, first", [("lion", 1.0), ("sgd", 3.0)])
+def test_other_optimisers_give_their_direction(name, first):
+  transform = optimizer.make_optimizer(OptimizerConfig(name=name, weight_decay=0.0))
+  params = {"kernel": jnp.ones(2)}
+  direction, _ = transform.update({"kernel": jnp.full(2, 3.0)}, transform.init(params), params)
+  np.testing.assert_allclose(direction["kernel"], first)
+
+
+def test_the_average_by_hand():
+  params = [np.array([value], np.float32) for value in (1.0, 2.0, 4.0)]
+  average = ema.start({"w": params[0]})
+  for step, leaf in enumerate(params[1:]):
+    average = ema.track(average, {"w": leaf}, step, 0.15)
+  # decays 1/10, then 0.15 rather than 2/11
+  np.testing.assert_allclose(average["w"], 0.15 * (0.1 * 1 + 0.9 * 2) + 0.85 * 4, rtol=1e-6)
+
+
+def test_the_average_is_float32_and_slow_in_the_end():
+  average = ema.start({"w": jnp.ones(1, jnp.bfloat16)})
+  assert average["w"].dtype == jnp.float32
+  moved = ema.track(average, {"w": jnp.full(1, 2.0, jnp.bfloat16)}, 10 ** 7, 0.9999)
+  np.testing.assert_allclose(moved["w"], 1.0001, rtol=1e-6)
