@@ -1,0 +1,1 @@
+"""From ordinary video files to the records that training reads."""
