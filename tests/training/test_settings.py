@@ -1,0 +1,53 @@
+"""Training configs at the door."""
+
+import dataclasses
+
+import ml_collections
+import pytest
+
+from emv3_jax import config as config_lib
+from emv3_jax.errors import InputError
+from emv3_jax.tasks.schedule import Mixture, Stage
+from emv3_jax.training.settings import Config, ScheduleConfig, TrainConfig
+
+
+def _built(config: Config, *assignments: str) -> Config:
+  tree = ml_collections.ConfigDict(dataclasses.asdict(config))
+  config_lib.override(tree, assignments)
+  return config_lib.build(Config, tree)
+
+
+def test_a_config_survives_the_door():
+  stages = (Stage("a", 10, Mixture(i2v=1, lipsync=2)), Stage("b", 5, kind="ndpo", every=3))
+  for config in (Config("plain"), Config("staged", stages=stages)):
+    assert _built(config) == config
+
+
+def test_stages_can_be_given_on_the_command_line():
+  config = _built(Config("a"), "stages=({'name': 'x', 'steps': 7, 'mixture': {'lipsync': 1}},)")
+  assert config.all_stages() == (Stage("x", 7, Mixture(lipsync=1.0)),)
+
+
+def test_runs_stop_at_the_end_of_the_schedule_or_where_they_are_told_to():
+  schedule = ScheduleConfig("paper", steps=50, warmup=3)
+  config = Config("a", schedule=schedule)
+  assert config.last_step == 50 and {stage.warmup for stage in config.all_stages()} == {3}
+  stopped = dataclasses.replace(config, train=TrainConfig(steps=20))
+  assert stopped.last_step == 20 and stopped.all_stages() == config.all_stages()
+
+
+@pytest.mark.parametrize("assignment, message", [
+    ("train.batch=0", "train.batch is 0; it must be 1 or more"),
+    ("train.accumulate=3", "train.batch is 4; it does not divide into train.accumulate 3"),
+    ("train.remat=some", "train.remat is 'some'; known: none, full"),
+    ("schedule.preset=papre", "Unknown schedule 'papre'"),
+    ("optimizer.name=adam", "optimizer.name is 'adam'; known: adamw, lion, sgd"),
+    ("loss.allocation=phase", "loss.allocation is 'phase'; known: a, b, c, phased, released"),
+    ("ndpo.reading=relative", "ndpo.reading is 'relative'; known: reference, absolute"),
+    ("ema_decay=1.0", "ema_decay is 1.0"),
+    ("stages=({'name': 'x', 'steps': 1, 'kind': 'rlhf'},)", "kind is 'rlhf'"),
+    ("stages=({'name': 'x', 'stesp': 1},)", "no field 'stesp'; did you mean 'steps'"),
+])
+def test_what_cannot_be_is_refused(assignment, message):
+  with pytest.raises(InputError, match=message):
+    _built(Config("a"), assignment)
