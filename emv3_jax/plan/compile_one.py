@@ -106,8 +106,12 @@ def _warnings(stderr: list[str], found: list[hlo.Collective],
               program: programs.Program) -> list[str]:
   warnings = [f"involuntary full rematerialization of {tensor}"
               for tensor in hlo.rematerialised(stderr)]
-  return warnings + [f"gathers a whole parameter stack {list(shape)}"
-                     for shape in hlo.gathered_stacks(found, program.stacks())]
+  warnings += [f"gathers a whole parameter stack {list(shape)}"
+               for shape in hlo.gathered_stacks(found, program.stacks())]
+  if program.gathers_narrow:
+    warnings += [f"gathers float32 {list(shape)}"
+                 for shape in hlo.gathered_gradients(found, program.matrices())]
+  return warnings
 
 
 def main() -> None:

@@ -16,9 +16,10 @@ _REMATERIALISED = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-  """One instruction: kind, and shape and bytes of its results on one device."""
+  """One instruction: kind, and dtypes, shapes and bytes of its results on one device."""
 
   kind: str
+  dtypes: tuple[str, ...]
   shapes: tuple[tuple[int, ...], ...]
   bytes: int
 
@@ -32,10 +33,13 @@ def collectives(text: str) -> list[Collective]:
       continue
     arrays = [(dtype, tuple(int(size) for size in sizes.split(",") if size))
               for dtype, sizes in _ARRAY.findall(match[1])]
-    if match[3]:  # starting one gives its operands and its results
+    if match[3]:  # starting one gives its operands, its results and, some, two counters
+      if match[2] == "collective-permute":
+        arrays = arrays[:2]
       arrays = arrays[len(arrays) // 2:]
     size = sum(_item_bytes(dtype) * math.prod(shape) for dtype, shape in arrays)
-    found.append(Collective(match[2], tuple(shape for _, shape in arrays), size))
+    dtypes, shapes = zip(*arrays, strict=True)
+    found.append(Collective(match[2], dtypes, shapes, size))
   return found
 
 
@@ -54,6 +58,20 @@ def gathered_stacks(found: Iterable[Collective],
   """Shapes of `stacks`, parameters of all layers, that a collective makes whole on a device."""
   return sorted({shape for collective in found if collective.kind == "all-gather"
                  for shape in collective.shapes if shape in stacks})
+
+
+def gathered_gradients(found: Iterable[Collective],
+                       shapes: set[tuple[int, ...]]) -> list[tuple[int, ...]]:
+  """Those `shapes` of parameters or one layer's that are made whole in float32.
+
+  Where products are bfloat16 parameters are gathered as such; these are gradients or weights that
+  nobody cast.
+  """
+  squeezed = lambda shape: tuple(size for size in shape if size > 1)
+  wanted = set(map(squeezed, shapes))
+  return sorted({shape for collective in found if collective.kind == "all-gather"
+                 for dtype, shape in zip(collective.dtypes, collective.shapes, strict=True)
+                 if dtype == "f32" and squeezed(shape) in wanted})
 
 
 def rematerialised(log: Iterable[str]) -> list[str]:

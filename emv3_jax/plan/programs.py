@@ -70,12 +70,20 @@ class Program:
     params: shapes of its parameters, with shardings.
     flops: operations of a run, of all devices together.
     padding: factor on them for what is computed only to fill the mesh, or more than once.
+    gathers_narrow: whether its parameters are wider than what they are gathered in.
   """
 
   traced: jax.stages.Traced
   params: Params
   flops: int
   padding: float = 1.0
+  gathers_narrow: bool = False
+
+  def matrices(self) -> set[tuple[int, ...]]:
+    """Shapes of the matrices, of one layer where they are stacked."""
+    shapes = {leaf.shape[name.startswith("blocks."):]
+              for name, leaf in named_leaves(self.params).items()}
+    return {shape for shape in shapes if len(shape) > 1}
 
   def stacks(self) -> set[tuple[int, ...]]:
     """Shapes of the matrices of all layers together."""

@@ -66,7 +66,9 @@ def _step(config: Config, window: Window, place: Place, kind: Kind) -> Program:
   again = (learnt // 3 if config.train.remat == "full" else
            learnt // (3 * forward) * _forward_flops(config, window, lambda q, k, v: q)
            if config.train.remat == "attention" else 0)
-  return Program(traced, state["params"], work, (work + again) / work)
+  precision = config.precision.transformer
+  return Program(traced, state["params"], work, (work + again) / work,
+                 gathers_narrow=precision.compute_dtype.itemsize < precision.param_dtype.itemsize)
 
 
 def _batch(config: Config, window: Window, sharding: NamedSharding) -> Batch:

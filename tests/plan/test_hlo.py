@@ -9,6 +9,7 @@ TEXT = """
   %ag-done = f32[32,16]{1,0} all-gather-done(%ag-start)
   %fusion = f32[4]{0} fusion(%all-reduce.7), kind=kLoop
   %flags = pred[1024]{0} collective-permute(%y), source_target_pairs={{0,1}}
+  %halo = (bf16[512,1024]{1,0}, bf16[512,1024]{1,0}, u32[], u32[]) collective-permute-start(%z)
 """
 
 
@@ -16,12 +17,17 @@ def test_collectives_are_counted_with_the_bytes_of_their_results():
   assert hlo.totals(hlo.collectives(TEXT)) == {
       "all-to-all": {"count": 1, "mib": round(2 * 64 * 3 * 2 / 2 ** 20, 2)},
       "all-gather": {"count": 2, "mib": round((30 * 256 * 128 * 2 + 32 * 16 * 4) / 2 ** 20, 2)},
-      "collective-permute": {"count": 1, "mib": 0.0}}
+      "collective-permute": {"count": 2, "mib": 1.0}}
 
 
 def test_a_gathered_stack_of_parameters_is_found():
   found = hlo.collectives(TEXT)
   assert hlo.gathered_stacks(found, {(30, 256, 128), (32, 16, 1)}) == [(30, 256, 128)]
+
+
+def test_a_gradient_gathered_in_float32_is_found():
+  found = hlo.collectives(TEXT + "  %g = f32[1,8,16]{2,1,0} all-gather(%h), dimensions={1}")
+  assert hlo.gathered_gradients(found, {(8, 16), (30, 256, 128)}) == [(1, 8, 16)]
 
 
 def test_a_tensor_that_cannot_be_moved_is_named():
