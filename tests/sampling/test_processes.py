@@ -47,6 +47,7 @@ def finish(processes) -> list[str]:
       process.kill()
 
 
+@pytest.mark.slow
 def test_two_processes_make_one_clip(tmp_path):
   alone, first, second = folders = [tmp_path / name for name in ("alone", "first", "second")]
   for folder in folders:
