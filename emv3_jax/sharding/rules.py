@@ -196,7 +196,9 @@ def replicate(tree, mesh: Mesh):
 
 
 def put(array, sharding: NamedSharding) -> jax.Array:
-  """Puts an array, the same on every process, where `sharding` says."""
+  """Puts an array, the same on every process or there already, where `sharding` says."""
+  if isinstance(array, jax.Array) and array.sharding.is_equivalent_to(sharding, array.ndim):
+    return array
   if sharding.is_fully_addressable:
     return jax.device_put(array, sharding)
   # device_put would compare the whole array between the processes.

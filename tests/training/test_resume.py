@@ -1,0 +1,97 @@
+"""Runs that are killed, stopped or moved to other devices learn what runs left alone learn."""
+
+import random
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from tests.training import runs
+
+STEPS, EVERY = 60, 5
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("resume")
+  config = runs.config_of(folder, steps=STEPS, checkpoint_every=EVERY, keep_every=20)
+  return runs.write_config(config, folder / "config.py")
+
+
+@pytest.fixture(scope="module")
+def left_alone(config_file):
+  """The folder of a run that nothing happened to."""
+  workdir = config_file.parent / "left_alone"
+  runs.finish(runs.start(config_file, workdir))
+  assert len(runs.told(workdir)) == STEPS // 3 and runs.saved_steps(workdir) == [20, 40, 55, 60]
+  return workdir
+
+
+def kill_and_resume(config_file, workdir, kills: int, draw: random.Random) -> None:
+  """Kills the run at random moments of steps and saves, and lets it end."""
+  for kill in range(kills):
+    process = runs.start(config_file, workdir)
+    first, last = (1 + kill) * STEPS // (kills + 2), (2 + kill) * STEPS // (kills + 2)
+    step = draw.randint(first, last)
+    runs.wait_until(process, lambda step=step: runs.last_line(workdir) >= step)
+    time.sleep(draw.uniform(0, 0.05))
+    process.kill()
+    said = process.communicate()[0]
+    assert process.returncode == -signal.SIGKILL, said
+    assert "Going on from" in said or not kill, said
+  runs.finish(runs.start(config_file, workdir))
+
+
+def assert_same_bits(workdir, other) -> None:
+  assert runs.told(workdir) == runs.told(other)
+  found, wanted = runs.arrays(workdir, STEPS), runs.arrays(other, STEPS)
+  assert found.keys() == wanted.keys()
+  kinds = {name.split("'")[1] for name in found}
+  assert kinds == {"params", "ema", "opt_state", "step", "calibration"}
+  different = [name for name in found if not np.array_equal(found[name], wanted[name])]
+  assert not different
+
+
+def check_killed(config_file, left_alone, kills, record_property):
+  seed = random.randrange(10 ** 6)
+  record_property("seed", seed)
+  workdir = config_file.parent / f"killed_{kills}"
+  kill_and_resume(config_file, workdir, kills, random.Random(seed))
+  assert_same_bits(workdir, left_alone)
+
+
+def test_three_kills_change_no_bit(config_file, left_alone, record_property):
+  check_killed(config_file, left_alone, 3, record_property)
+
+
+@pytest.mark.slow
+def test_ten_kills_change_no_bit(config_file, left_alone, record_property):
+  check_killed(config_file, left_alone, 10, record_property)
+
+
+def test_other_devices_and_processes_go_on(config_file, left_alone):
+  """Two processes of two devices; SIGTERM to one stops both; one process of two devices goes on."""
+  workdir = config_file.parent / "moved"
+  pair = runs.start_all(config_file, workdir, "--config.mesh.fsdp=2", "--config.mesh.context=2",
+                        "--config.train.checkpoint_every=0", processes=2, devices=2)
+  runs.wait_until(pair[0], lambda: runs.last_line(workdir) >= 6)
+  pair[1].send_signal(signal.SIGTERM)
+  said = runs.finish(*pair)
+  assert said.count("the same command goes on") == 2
+  stopped, = runs.saved_steps(workdir)
+  assert 6 <= stopped < 40, "stopped too late to show anything"
+
+  steps = max(20, (stopped // 20 + 1) * 20)
+  said = runs.finish(runs.start(config_file, workdir, "--config.mesh.tensor=2",
+                                f"--config.train.steps={steps}", devices=2))
+  assert f"checkpoints/{stopped}" in said
+  found, wanted = runs.told(workdir), runs.told(left_alone)[:steps // 3]
+  np.testing.assert_allclose([line["loss"] for line in found], [line["loss"] for line in wanted],
+                             rtol=1e-5)
+  found, wanted = runs.arrays(workdir, steps), runs.arrays(left_alone, steps)
+  assert found.keys() == wanted.keys()
+  for name in found:
+    if "params" in name or "ema" in name:
+      np.testing.assert_allclose(found[name], wanted[name], err_msg=name, rtol=0,
+                                 atol=1e-5 * np.abs(wanted[name]).max())
