@@ -19,6 +19,7 @@ from emv3_jax.io.atomic import atomic_file
 MAX_LENGTH = 512
 PAD_ID = 0
 END = "</s>"
+_SHOWN = 100  # characters at either end of what was cut
 
 
 class Tokenizer:
@@ -68,6 +69,8 @@ class Tokenizer:
       tokens = [*encoding.ids[:length - 1], self._end_id]
       if len(encoding.ids) >= length:
         rest = prompt[encoding.offsets[length - 1][0]:].strip()
+        if len(rest) > 2 * _SHOWN:
+          rest = f"{rest[:_SHOWN]} ... {rest[-_SHOWN:]}"
         logging.warning("Prompt of %d tokens is cut to %d, %s included. Not used: %r",
                         len(encoding.ids) + 1, length, END, rest)
       ids[row, :len(tokens)] = tokens

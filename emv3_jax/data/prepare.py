@@ -19,7 +19,7 @@ import tqdm
 from emv3_jax import command_line, program_cache
 from emv3_jax import config as config_lib
 from emv3_jax.data.preparation.manifest import read_manifest
-from emv3_jax.data.preparation.run import prepare
+from emv3_jax.data.preparation.run import ENCODERS, prepare
 from emv3_jax.data.preparation.settings import PrepareConfig
 from emv3_jax.errors import InputError
 from emv3_jax.sampling.model import Model, load
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def open_model(checkpoint: str | None, config: Config | None) -> Model:
-  model = load(checkpoint or "", config)
+  model = load(checkpoint or "", config, ENCODERS)
   folder = model.config.program_cache
   program_cache.use(folder, required=folder != Config.program_cache)
   return model

@@ -15,7 +15,6 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from jaxtyping import Float, UInt8
 import ml_dtypes
 import numpy as np
-from safetensors.numpy import save
 
 from emv3_jax.conditioning.audio import WINDOW, flash_windows
 from emv3_jax.errors import InputError
@@ -29,6 +28,7 @@ _CONTEXT = WINDOW // 2  # frames of flash features to either side of the window
 
 _STORED = {"F16": DTYPES["float16"], "BF16": DTYPES["bfloat16"], "F32": DTYPES["float32"],
            "U8": np.dtype(np.uint8)}
+_NAMES = {dtype: name for name, dtype in _STORED.items()}
 _STRINGS = ("id", "caption", "source")
 _INTEGERS = ("index", "start")
 # One record a chunk, so that reading one decodes nothing else.
@@ -103,9 +103,8 @@ def encode(record: Record, dtype: str) -> bytes:
         raise InputError(f"Clip {record.id}, window {record.index}: {name} has values that are not "
                          f"finite in {dtype} (largest {np.abs(array).max():g}); set "
                          "--config.prepare.dtype=bfloat16 if they are only too large.")
-    arrays[name] = np.ascontiguousarray(arrays[name])
   metadata = {name: str(getattr(record, name)) for name in _STRINGS + _INTEGERS}
-  return save(arrays, {"schema": SCHEMA, "version": str(VERSION), **metadata})
+  return _safetensors(arrays, {"schema": SCHEMA, "version": str(VERSION), **metadata})
 
 
 def decode(data: bytes, where: str = "record") -> Record:
@@ -186,6 +185,19 @@ def _check_shapes(record: Record) -> None:
   lengths = {2: 2 * frames, 3: frames + 2 * _CONTEXT, 4: frames}
   if len(record.audio) != lengths[record.audio.ndim]:
     raise ValueError(f"audio is {record.audio.shape} for {frames} frames.")
+
+
+def _safetensors(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
+  """A safetensors file. The library puts metadata in random order; here equal records are equal
+  bytes."""
+  header, end = {"__metadata__": metadata}, 0
+  for name, array in arrays.items():
+    begin, end = end, end + array.nbytes
+    header[name] = {"dtype": _NAMES[array.dtype], "shape": array.shape, "data_offsets": (begin, end)}
+  text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+  text += b" " * (-len(text) % 8)
+  return b"".join([len(text).to_bytes(8, "little"), text,
+                   *(array.tobytes() for array in arrays.values())])
 
 
 def _read_header(data: bytes, where: str) -> tuple[dict, int]:

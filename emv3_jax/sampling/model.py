@@ -1,6 +1,6 @@
 """A model as sampling sees it: a folder of parts that are loaded, used and freed in turn."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
 import gc
@@ -30,6 +30,7 @@ class Model:
   Args:
     config: the sampling config.
     folder: model folder as `python -m convert` writes it; None for untrained random parameters.
+    parts: the components that will be used; the folder need not hold others.
 
   Attributes:
     mesh: the devices that every part runs on.
@@ -39,7 +40,8 @@ class Model:
       the config's mesh does not fit the devices or the transformer.
   """
 
-  def __init__(self, config: Config, folder: pathlib.Path | None):
+  def __init__(self, config: Config, folder: pathlib.Path | None,
+               parts: Sequence[str] = COMPONENTS):
     self.config, self.folder = config, folder
     self.mesh = programs.mesh_of(config.mesh)
     self.card = None
@@ -49,11 +51,12 @@ class Model:
                       config.name)
     else:
       self.card = checkpoints.read_model_card(folder)
-      self._check_card()
-    self.denoiser()  # solver, guidance and allocation are checked before any work is done
+      self._check_card(parts)
+    if "transformer" in parts:
+      self.denoiser()  # solver, guidance and allocation are checked before any work is done
 
-  def _check_card(self) -> None:
-    for name in COMPONENTS:
+  def _check_card(self, parts: Sequence[str]) -> None:
+    for name in parts:
       found = self.card.require(name)
       wanted = dataclasses.asdict(getattr(self.config.model, name))
       faults = config_lib.differences(found.config, wanted)
@@ -169,14 +172,16 @@ class Model:
     return " ".join(source["sha256"] for source in sources)
 
 
-def load(checkpoint: str | pathlib.Path = "", config: Config | None = None) -> Model:
+def load(checkpoint: str | pathlib.Path = "", config: Config | None = None,
+         parts: Sequence[str] = COMPONENTS) -> Model:
   """Opens a model.
 
   Args:
     checkpoint: model folder as `python -m convert` writes it, or `untrained` for random
       parameters; empty takes the config's.
     config: a sampling config; None takes the networks from the folder and the released settings
-      of its variant.
+      of its variant; all components have to be in the folder then.
+    parts: the components that will be used; with a config the folder need not hold others.
 
   Raises:
     InputError: no checkpoint named, or it is missing, incomplete or of another model.
@@ -186,10 +191,10 @@ def load(checkpoint: str | pathlib.Path = "", config: Config | None = None) -> M
     raise InputError("No checkpoint named; pass --checkpoint=DIR, a folder written by "
                      "`python -m convert`.")
   if checkpoint == UNTRAINED and config is not None:
-    return Model(config, None)
+    return Model(config, None, parts)
   if config is None:
     config = _config_of_folder(checkpoints.read_model_card(checkpoint))
-  return Model(config, pathlib.Path(checkpoint))
+  return Model(config, pathlib.Path(checkpoint), parts)
 
 
 def _config_of_folder(card: checkpoints.ModelCard) -> Config:

@@ -78,11 +78,10 @@ def read_footage(clip: Clip, settings: PrepareConfig, detector: str | None = Non
   if clip.fault:
     raise InputError(clip.fault)
   count, framing, kept = _look_through(clip, settings)
+  _check_length(clip, "pictures", count, settings)
   voice = audio_lib.load_voice(clip.video)
   heard = audio_lib.num_frames(voice.seconds)
-  if min(count, heard) < settings.frames:
-    raise InputError(f"Clip {clip.video} is too short: {count} frames and {heard} frames of sound at "
-                     f"25 a second, a window takes {settings.frames}.")
+  _check_length(clip, "sound", heard, settings)
   windows, rejected = [], []
   for index, pictures in kept.items():
     start = index * settings.step
@@ -97,6 +96,12 @@ def read_footage(clip: Clip, settings: PrepareConfig, detector: str | None = Non
   with open(clip.video, "rb") as file:
     digest = hashlib.file_digest(file, "sha256").hexdigest()
   return Footage(clip, framing, digest, voice, tuple(windows), tuple(rejected))
+
+
+def _check_length(clip: Clip, what: str, count: int, settings: PrepareConfig) -> None:
+  if count < settings.frames:
+    raise InputError(f"Video {clip.video} is too short: its {what} last {count / audio_lib.FPS:g} s "
+                     f"({count} frames), a window takes {settings.frames} frames.")
 
 
 def stream_windows(footage: Footage, settings: PrepareConfig) -> Iterator[tuple[Window, np.ndarray]]:
