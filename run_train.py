@@ -3,6 +3,7 @@
   python run_train.py --config=configs/train_tiny.py --workdir=runs/tiny
   python run_train.py --config=configs/train_sft_480p.py --workdir=runs/sft --config.data=DATASET \
       --config.mesh.fsdp=16
+  python run_train.py --config=configs/train_tiny.py --workdir=runs/tiny --export=MODEL
   python run_train.py --config=configs/train_sft_480p.py --plan=v5e:16x16 --config.train.batch=64
 
 A run goes on from the newest checkpoint in its folder; the same command starts it and resumes it.
@@ -27,6 +28,9 @@ def make_parser() -> command_line.Parser:
   parser = command_line.Parser(prog="run_train.py", description=__doc__)
   parser.add_argument("--config", required=True, help="config file, e.g. configs/train_tiny.py")
   parser.add_argument("--workdir", help="folder of the run: checkpoints, metrics, previews, model")
+  parser.add_argument("--export", nargs="?", const="", metavar="DIR",
+                      help="write the average of the weights of the newest checkpoint as a model "
+                      "folder (default WORKDIR/model), and stop")
   parser.add_argument("--profile_steps", metavar="A:B",
                       help="write WORKDIR/profile about steps A up to B, for TensorBoard or XProf")
   processes.add_flags(parser)
@@ -56,6 +60,9 @@ def main(arguments: Sequence[str]) -> int:
   program_cache.use(config.program_cache,
                     required=config.program_cache != Config.program_cache)
   workdir = pathlib.Path(flags.workdir)
+  if flags.export is not None:
+    loop.export(config, workdir, pathlib.Path(flags.export) if flags.export else None)
+    return 0
   try:
     outcome = loop.train(config, workdir, profile=profile)
   except loop.Diverged as error:

@@ -1,9 +1,15 @@
 """Trains the transformer of configs/tiny.py on puppets, from random weights, on two CPU cores.
 
+  for stage in vae audio model; do
+    python scripts/train_tiny.py --stage=$stage --workdir=runs/tiny_parts; done
   python -m emv3_jax.data.puppets --out=data/puppets_train --count=1000
-  python -m emv3_jax.data.prepare --config=configs/prepare_tiny.py --checkpoint=PARTS \
-      --manifest=data/puppets_train/clips.jsonl --out=data/puppets_train_records
+  python -m emv3_jax.data.prepare --config=configs/prepare_tiny.py \
+      --checkpoint=runs/tiny_parts/model --manifest=data/puppets_train/clips.jsonl \
+      --out=data/puppets_train_records
   python run_train.py --config=configs/train_tiny.py --workdir=runs/tiny
+
+The last command takes 40 minutes on two cores, half a second a step; runs/tiny/model is what
+run_sample.py takes as --checkpoint.
 
 The first half makes the base model: no sound, and the tasks that need none. The second half is the
 paper's schedule: first and last frame to video and image to video before lip-sync joins them.
@@ -30,6 +36,7 @@ def get_config() -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict(dataclasses.asdict(Config(
       name="train_tiny",
       checkpoint="untrained",
+      components="runs/tiny_parts/model",
       data="data/puppets_train_records",
       ema_decay=0.995,
       model=MODEL,

@@ -16,15 +16,17 @@ import jax
 import numpy as np
 
 from emv3_jax import sharding
+from emv3_jax.errors import InputError
 from emv3_jax.io.atomic import write_json
 from emv3_jax.tasks import schedule
 from emv3_jax.tasks.schedule import TASKS
 from emv3_jax.training import identity, metrics
+from emv3_jax.training.exporting import check_components, export_model
 from emv3_jax.training.host_batches import HostBatches
 from emv3_jax.training.lock import locked
 from emv3_jax.training.metrics import Row
 from emv3_jax.training.programs import Programs
-from emv3_jax.training.saving import Checkpoints
+from emv3_jax.training.saving import FOLDER, Checkpoints
 from emv3_jax.training.settings import Config
 from emv3_jax.training.sources import Sources
 from emv3_jax.training.speed import Speed
@@ -32,6 +34,7 @@ from emv3_jax.training.start import initial_params
 from emv3_jax.training.state import State
 from emv3_jax.training.stopping import StopRequests
 
+MODEL = "model"  # in the run's folder
 RUNNING = 2  # steps that are started before the oldest has to be done
 
 
@@ -57,6 +60,7 @@ class Run:
 
   def __init__(self, config: Config, workdir: pathlib.Path, speed: Speed):
     self.config, self.workdir, self.speed = config, workdir, speed
+    check_components(config)
     self.sources = Sources(config)
     self.programs = Programs(config)
     self.empty_text = sharding.replicate(self.sources.data.dataset.empty_text, self.programs.mesh)
@@ -188,7 +192,33 @@ def train(config: Config, workdir: pathlib.Path, *, speed: Speed | None = None,
             run.report(writer, batches)
             run.save(checkpoints, step, state)
         checkpoints.wait()
+      if step == config.last_step:
+        export_model(config, state["ema"], step, workdir / MODEL)
       return Outcome(step, step < config.last_step)
+
+
+def export(config: Config, workdir: pathlib.Path, folder: pathlib.Path | None = None) -> None:
+  """Writes the average of the weights of the newest checkpoint as a model folder.
+
+  Args:
+    config: the run's.
+    workdir: its folder; a run may be at work there.
+    folder: the model folder; None takes WORKDIR/model.
+
+  Raises:
+    InputError: there is no checkpoint, it is of another config, or the folder cannot be written.
+  """
+  if not (workdir / FOLDER).is_dir():
+    raise InputError(f"{workdir} holds no checkpoints; give the --workdir of a run.")
+  check_components(config)
+  programs = Programs(config)
+  description = identity.describe(config, Sources(config).digests())
+  with Checkpoints(workdir, config, description, writing=False) as checkpoints:
+    step = checkpoints.latest
+    if step is None:
+      raise InputError(f"{workdir} holds no whole checkpoint yet.")
+    average = checkpoints.load_average(step, programs.abstract_state(step)["ema"])
+  export_model(config, average, step, folder or workdir / MODEL)
 
 
 def _due(step: int, every: int) -> bool:

@@ -16,6 +16,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from emv3_jax.errors import InputError
+from emv3_jax.models.network import Params
 from emv3_jax.training import identity
 from emv3_jax.training.metrics import Row
 from emv3_jax.training.settings import Config
@@ -32,17 +33,21 @@ class Checkpoints:
     workdir: the run's folder.
     config: what is kept.
     run: `identity.describe` of the run.
+    writing: whether this is the run itself, which also removes what a killed one left unfinished;
+      else parts of a state can be loaded.
   """
 
-  def __init__(self, workdir: pathlib.Path, config: Config, run: dict):
+  def __init__(self, workdir: pathlib.Path, config: Config, run: dict, writing: bool = True):
     self.folder, self._run, self._saving = workdir / FOLDER, run, None
     policies = ocp.training.preservation_policies
     kept = [policies.LatestN(config.train.keep)]
     if config.train.keep_every:
       kept.append(policies.EveryNSteps(config.train.keep_every))
+    context = ocp.Context()
+    context.pytree.loading.partial_load = not writing
     self._checkpointer = ocp.training.Checkpointer(
-        self.folder.absolute(), preservation_policy=policies.AnyPreservationPolicy(kept),
-        cleanup_tmp_directories=True)
+        self.folder.absolute(), context=context, preservation_policy=policies.AnyPreservationPolicy(kept),
+        cleanup_tmp_directories=writing)
 
   def __enter__(self) -> "Checkpoints":
     return self
@@ -97,17 +102,24 @@ class Checkpoints:
     Raises:
       InputError: it is of a run with another config or dataset, or cannot be read.
     """
+    state, content = self._read(step, abstract)
+    return state, [Row(**row) for row in content["rows"]]
+
+  def _read(self, step: int, abstract: State) -> tuple[State, dict]:
     where = self.folder / str(step)
     try:
       content = self._checkpointer.metadata(step).custom_metadata
       identity.check(content, self._run, f"Checkpoint {where}")
-      state = self._checkpointer.load(step, abstract)
+      return self._checkpointer.load(step, abstract), content
+    except InputError:
+      raise
     except (OSError, ValueError, KeyError, TypeError) as error:
-      if isinstance(error, InputError):
-        raise
       raise InputError(f"Checkpoint {where} cannot be read: {_first_line(error)}.\nRemove that "
                        "folder to go on from the checkpoint before it.") from error
-    return state, [Row(**row) for row in content["rows"]]
+
+  def load_average(self, step: int, abstract: Params) -> Params:
+    """The average of the weights after `step` steps, alone; raises as `load`."""
+    return self._read(step, {"ema": abstract})[0]["ema"]
 
   def _check_space(self, state: State) -> None:
     """Refuses at once what would fail in the middle."""
