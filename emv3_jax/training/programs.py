@@ -121,9 +121,10 @@ class Program:
         the negatives are paired with, row by row (dpo).
 
     Returns:
-      The next state, and metrics: `loss`, `grad_norm`, `learning_rate`, `ema_decay`, and by example
-      what the objective gives (`training.sft`, `training.ndpo`). They are whole on every device,
-      and reading them is what waits for the step.
+      The next state, and metrics: `loss`, `grad_norm` before clipping, `update_norm` of what was
+      taken off the weights, `learning_rate`, `ema_decay`, and by example what the objective gives
+      (`training.sft`, `training.ndpo`). They are whole on every device, and reading them is what
+      waits for the step.
 
     Raises:
       InputError: a batch that does not divide over the mesh, or positions that do not.

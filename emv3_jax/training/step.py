@@ -113,4 +113,5 @@ class StepFunction:
       average = ema.track(state["ema"], params, step, config.ema_decay)
     new = {**state, "step": step + 1, "params": params, "ema": average, "opt_state": opt_state}
     return new, {"grad_norm": norm, "learning_rate": rate,
+                 "update_norm": rate * optimizer_lib.global_norm(directions),
                  "ema_decay": ema.decay_at(step, config.ema_decay)}
