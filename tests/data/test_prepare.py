@@ -4,6 +4,8 @@ on."""
 import dataclasses
 import json
 import pathlib
+import subprocess
+import sys
 
 import numpy as np
 from PIL import Image
@@ -226,6 +228,7 @@ def test_a_stopped_run_goes_on(prepared, footage, model, tmp_path, monkeypatch):
       prepare(model, footage, folder, shard_clips=2, stride=4)
   assert sorted(contents(folder)) == ["settings.json", "shards/00000.array_record",
                                       "shards/00000.json"]
+  (folder / "shards/.00001.0123abcd.part.array_record").write_bytes(b"of a killed run")
   with pytest.raises(InputError, match="no index.json"):
     Dataset(folder)
   time = (folder / "shards/00000.array_record").stat().st_mtime_ns
@@ -268,6 +271,26 @@ def test_other_settings_or_encoders_are_refused(prepared, footage, model):
     run.prepare(model, PrepareConfig(**{**SMALL, "stride": 4, "shard_clips": 2}),
                 read_manifest(footage)[:2], prepared)
   assert contents(prepared) == before
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on(model, tmp_path):
+  """kill -9 again and again, each time a little later; then the same bytes as a run in peace."""
+  manifest = puppets.write_mp4s(tmp_path / "clips", count=8, frames=5)
+  arguments = [f"--config={CONFIG}", f"--manifest={manifest}", *ARGUMENTS,
+               "--config.prepare.shard_clips=1", f"--config.program_cache={tmp_path / 'programs'}"]
+  folder, seconds, kills = tmp_path / "set", 4.0, 0
+  while not (folder / "index.json").exists():
+    process = subprocess.Popen([sys.executable, "-m", "emv3_jax.data.prepare", f"--out={folder}",
+                                *arguments], stderr=subprocess.DEVNULL)
+    try:
+      assert process.wait(timeout=seconds) == 0
+    except subprocess.TimeoutExpired:
+      process.kill()
+      process.wait()
+      kills, seconds = kills + 1, seconds * 1.2
+  assert kills and command.main([f"--out={tmp_path / 'calm'}", *arguments]) == 0
+  assert contents(folder) == contents(tmp_path / "calm")
 
 
 @pytest.fixture(scope="module")

@@ -110,6 +110,8 @@ def _enter(folder: pathlib.Path, identity: dict, groups: int) -> None:
   if beyond:
     raise InputError(f"{folder} holds shards of a longer manifest ({groups + len(beyond)} of them, "
                      f"this one makes {groups}); choose another --out.")
+  for left in (folder / SHARDS).glob(".*.part.array_record"):  # by a run that was killed
+    left.unlink()
   atomic.write_json(path, identity)
 
 
