@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TINY := emv3_jax/assets/tiny
 
-.PHONY: demo test soak plan-gpu parity lint clean
+.PHONY: demo test soak plan-gpu parity bench lint clean
 
 .venv/.core: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -34,7 +34,7 @@ test: .venv/.test  ## style and tests, no network
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
 
 soak: .venv/.test  ## the long checks; figures go to docs/evidence/soak.json
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[convert]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[parity]'
 	$(BIN)/python -m pytest --slow -m slow --evidence=docs/evidence/soak.json
 
 plan-gpu: .venv/plan_gpu/.done  ## programs compiled for GPUs that are not there
@@ -42,6 +42,9 @@ plan-gpu: .venv/plan_gpu/.done  ## programs compiled for GPUs that are not there
 
 parity: .venv/.parity  ## the networks live against diffusers' and transformers' modules
 	$(BIN)/python -m pytest --parity tests/parity
+
+bench: .venv/.parity  ## CPU speed against diffusers' modules; figures go to docs/evidence/speed.json
+	$(BIN)/python -m benchmarks --json=docs/evidence/speed.json
 
 lint: .venv/.test
 	$(BIN)/ruff check .
