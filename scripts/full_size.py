@@ -127,7 +127,7 @@ def start(flags, model: pathlib.Path, seed: int) -> dict:
        f"--checkpoint={model}", f"--image={flags.image}", f"--audio={flags.audio}",
        f"--prompt={flags.prompt}", f"--face_box={flags.face_box}", f"--seconds={flags.seconds}",
        f"--config.sampling.steps={flags.steps}", f"--seed={seed}",
-       f"--config.sampling.max_area={flags.side ** 2}",
+       f"--config.sampling.height={flags.side}", f"--config.sampling.width={flags.side}",
        f"--config.prompt_cache={flags.work / 'prompts'}",
        f"--config.program_cache={flags.work / 'programs'}", f"--out={flags.out}"],
       cwd=ROOT, check=True, text=True, stdout=subprocess.PIPE)
@@ -143,7 +143,7 @@ def main() -> int:
   parser.add_argument("--prompt", default="A person is speaking.")
   parser.add_argument("--face_box", default=(TINY / "face_box.txt").read_text().strip())
   parser.add_argument("--seconds", default="0.68", help="of audio: 0.68 is 17 frames")
-  parser.add_argument("--side", type=int, default=128, help="about this many pixels square")
+  parser.add_argument("--side", type=int, default=64, help="of the square pictures, in pixels")
   parser.add_argument("--steps", type=int, default=2)
   parser.add_argument("--work", type=pathlib.Path, required=True, help="empty folder to work in")
   parser.add_argument("--model", type=pathlib.Path,
