@@ -3,9 +3,6 @@
 import argparse
 import sys
 
-from emv3_jax.plan import planner, report, targets
-from emv3_jax.plan.subjects import Config
-
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """--plan and --mesh; `run` also reads --json."""
@@ -18,12 +15,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
                       "devices, else the likeliest one")
 
 
-def run(config: Config, flags: argparse.Namespace) -> int:
+def run(config, flags: argparse.Namespace) -> int:
   """Writes a table, or JSON lines, for each target; exit code 0 also where something does not fit.
+
+  Args:
+    config: of sampling or of training.
+    flags: of `add_flags`, and `json`.
 
   Raises:
     InputError: as `planner.plan`; nothing is compiled before all targets are known.
   """
+  # Sampling and training start faster without what planning needs of each other.
+  from emv3_jax.plan import planner, report, targets
+
   planned = targets.parse_list(flags.plan)
   for target in planned:
     targets.check_extra(target)
