@@ -46,6 +46,7 @@ class Model:
     self.mesh = programs.mesh_of(config.mesh)
     self.card = None
     self._kept: dict[str, Params] = {}
+    self._lent: dict[str, Params] = {}
     if folder is None:
       logging.warning("The weights of %s are untrained (random): the video will be noise.",
                       config.name)
@@ -69,8 +70,20 @@ class Model:
     return programs.network(self.config, name)
 
   @contextlib.contextmanager
+  def using(self, name: str, params: Params) -> Iterator[None]:
+    """Takes the caller's parameters, which lie on the mesh, for a part within the block."""
+    self._lent[name] = params
+    try:
+      yield
+    finally:
+      del self._lent[name]
+
+  @contextlib.contextmanager
   def parameters(self, name: str) -> Iterator[Params]:
     """Parameters of one part on the mesh; freed at the end unless the config keeps them."""
+    if name in self._lent:
+      yield self._lent[name]
+      return
     params = self._kept.get(name)
     if params is None:
       params = self._load(name)

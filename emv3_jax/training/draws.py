@@ -43,15 +43,18 @@ def _by_example(config: Config, purpose: Purpose, step: jax.Array, draw: Callabl
   return jax.vmap(one)(examples, *others)
 
 
-def draw(config: Config, step: jax.Array, examples: jax.Array, shape: tuple[int, ...]) -> Draws:
+def draw(config: Config, step: jax.Array, examples: jax.Array, shape: tuple[int, ...],
+         sigma: jax.Array | None = None) -> Draws:
   """
   Args:
     config: seed, sigma's density and PhDA.
     step: int32 scalar.
     examples: uint32 [b] record numbers.
     shape: (f, H8, W8, 16) of the latents.
+    sigma: float32 [b] that is not to be drawn.
   """
-  sigma = _by_example(config, Purpose.TRAINING_SIGMA, step, config.loss.sigma.draw, examples)
+  if sigma is None:
+    sigma = _by_example(config, Purpose.TRAINING_SIGMA, step, config.loss.sigma.draw, examples)
   noise = _by_example(config, Purpose.TRAINING_NOISE, step,
                       lambda key: jax.random.normal(key, shape, jnp.float32), examples)
   jitter = lambda key, tau: phase_weights(config.loss, key, tau)

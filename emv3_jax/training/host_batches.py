@@ -5,6 +5,7 @@ of processes nor threads change a batch; see `training.sources` for which record
 """
 
 import dataclasses
+import functools
 import queue
 import threading
 import time
@@ -115,7 +116,8 @@ class HostBatches:
       positives = sources.data.records(records["example"])
     elif kind == "ndpo" and sources.learns_beside_negatives(stage):
       positives = self._next(sources.data, step)
-    finish = lambda records: self._on_mesh(finished(self._config.seed, step, stage, records))
+    finish = lambda records: on_mesh(finished(self._config.seed, step, stage, records),
+                                     self._target, self._config.train.batch)
     return StepBatch(step, finish(records), None if positives is None else finish(positives))
 
   def _next(self, source: Source, step: int) -> pipeline.Batch:
@@ -127,17 +129,6 @@ class HostBatches:
       iterator.set_state(source.dataset.state_at(self._sources.number(step, source)))
       self._iterators[source] = iterator
     return next(self._iterators[source])
-
-  def _on_mesh(self, batch: dict[str, np.ndarray]) -> Batch:
-    return {name: self._global(array) for name, array in batch.items()}
-
-  def _global(self, local: np.ndarray) -> jax.Array:
-    shape = (self._config.train.batch, *local.shape[1:])
-
-    def part(index: tuple[slice, ...]) -> np.ndarray:
-      return local[np.searchsorted(self._rows, range(*index[0].indices(shape[0])))]
-
-    return jax.make_array_from_callback(shape, self._target, part)
 
 
 def finished(seed: int, step: int, stage: Stage, records: pipeline.Batch) -> dict[str, np.ndarray]:
@@ -153,3 +144,15 @@ def local_rows(target: NamedSharding, batch: int) -> list[int]:
   """The rows of a global batch that devices of this process hold, in order."""
   held = target.addressable_devices_indices_map((batch,)).values()
   return sorted({row for index in held for row in range(*index[0].indices(batch))})
+
+
+def on_mesh(local: dict[str, np.ndarray], target: NamedSharding, batch: int) -> Batch:
+  """This process's rows of a batch as arrays of all `batch` rows, on the mesh."""
+  rows = local_rows(target, batch)
+
+  def part(array: np.ndarray, index: tuple[slice, ...]) -> np.ndarray:
+    return array[np.searchsorted(rows, range(*index[0].indices(batch)))]
+
+  return {name: jax.make_array_from_callback((batch, *array.shape[1:]), target,
+                                             functools.partial(part, array))
+          for name, array in local.items()}

@@ -38,8 +38,8 @@ def check(found: dict, wanted: dict, where: str) -> None:
   Raises:
     InputError: a field of the config or a dataset differs; names all of them.
   """
-  faults = [fault for fault in config_lib.differences(_numbered(found["config"]),
-                                                      _numbered(wanted["config"]))
+  faults = [fault for fault in config_lib.differences(_complete(found["config"]),
+                                                      _complete(wanted["config"]))
             if not MAY_CHANGE.fullmatch(fault.partition(":")[0])]
   faults += config_lib.differences(found["datasets"], wanted["datasets"], "dataset")
   if faults:
@@ -52,7 +52,12 @@ def check(found: dict, wanted: dict, where: str) -> None:
                     "last bits of results may differ.", "; ".join(others))
 
 
-def _numbered(config: dict) -> dict:
-  """Stages as a mapping, so that differences are told field by field."""
+def _complete(config: dict) -> dict:
+  """A config with fields that are younger than it at their defaults, and its stages by number, so
+  that differences are told field by field."""
+  try:
+    config = dataclasses.asdict(config_lib.build(Config, config))
+  except InputError:
+    pass  # fields that are no more are told as differences
   return {**config, "stages": {str(number): stage
                                for number, stage in enumerate(config["stages"])}}

@@ -25,6 +25,7 @@ from emv3_jax.training.exporting import check_components, export_model
 from emv3_jax.training.host_batches import HostBatches
 from emv3_jax.training.lock import locked
 from emv3_jax.training.metrics import Row
+from emv3_jax.training.previews import Previews
 from emv3_jax.training.programs import Programs
 from emv3_jax.training.saving import FOLDER, Checkpoints
 from emv3_jax.training.settings import Config
@@ -177,6 +178,7 @@ def train(config: Config, workdir: pathlib.Path, *, speed: Speed | None = None,
         logging.info("Nothing to do: %s is at step %d, the run ends at step %d.", workdir, first,
                      config.last_step)
         return Outcome(first, False)
+      previews = Previews(config, run.programs, workdir) if config.train.preview_every else None
       target = run.programs.batch_sharding
       with (HostBatches(config, run.sources, target, first) as batches, StopRequests() as stop,
             _writer(workdir, first) as writer):
@@ -191,6 +193,9 @@ def train(config: Config, workdir: pathlib.Path, *, speed: Speed | None = None,
           if stopped or last or _due(step, config.train.checkpoint_every):
             run.report(writer, batches)
             run.save(checkpoints, step, state)
+          if previews and _due(step, config.train.preview_every):
+            with run.speed.paused():
+              previews.make(step, state["ema"], writer)
         checkpoints.wait()
       if step == config.last_step:
         export_model(config, state["ema"], step, workdir / MODEL)

@@ -13,6 +13,7 @@ import pathlib
 
 import jax
 import numpy as np
+from tensorboardX import SummaryWriter
 
 from emv3_jax.io.atomic import atomic_file
 from emv3_jax.tasks.schedule import TASKS, Kind
@@ -112,7 +113,7 @@ def _by_label(group: str, errors: np.ndarray, tasks: np.ndarray,
 
 
 class Writer:
-  """WORKDIR/metrics.jsonl and TensorBoard events; a context manager.
+  """WORKDIR/metrics.jsonl, WORKDIR/held_out.jsonl and TensorBoard events; a context manager.
 
   Args:
     workdir: the run's folder.
@@ -120,10 +121,9 @@ class Writer:
   """
 
   def __init__(self, workdir: pathlib.Path, step: int):
-    from tensorboardX import SummaryWriter
-
-    self._path = workdir / "metrics.jsonl"
-    forget_after(self._path, step)
+    self._workdir = workdir
+    for name in ("metrics", "held_out"):
+      forget_after(workdir / f"{name}.jsonl", step)
     self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1 if step else None)
 
   def __enter__(self) -> "Writer":
@@ -132,13 +132,13 @@ class Writer:
   def __exit__(self, *_) -> None:
     self._board.close()
 
-  def write(self, told: dict) -> None:
-    """Appends a line; numbers go to TensorBoard too."""
-    with self._path.open("a", encoding="utf-8") as file:
+  def write(self, told: dict, name: str = "metrics") -> None:
+    """Appends a line to NAME.jsonl; its floats go to TensorBoard too."""
+    with (self._workdir / f"{name}.jsonl").open("a", encoding="utf-8") as file:
       file.write(json.dumps(told) + "\n")
-    for name, value in told.items():
+    for tag, value in told.items():
       if isinstance(value, float):
-        self._board.add_scalar(name, value, told["step"])
+        self._board.add_scalar(tag if name == "metrics" else f"{name}/{tag}", value, told["step"])
 
 
 def forget_after(path: pathlib.Path, step: int) -> None:

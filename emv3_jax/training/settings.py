@@ -22,6 +22,7 @@ from emv3_jax.errors import InputError
 from emv3_jax.model_config import ModelConfig, PrecisionConfig
 from emv3_jax.models.cross_attention import ALLOCATIONS
 from emv3_jax.models.precision import Precision
+from emv3_jax.sampling.settings import SamplingConfig
 from emv3_jax.sharding import MeshConfig
 from emv3_jax.tasks import schedule
 from emv3_jax.tasks.schedule import Stage
@@ -204,6 +205,34 @@ class NDPOConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class PreviewConfig:
+  """What is made of the average of the weights every train.preview_every steps.
+
+  Attributes:
+    audio, image, prompt, task, face_box: of a clip to sample, as in `sampling.settings.Request`;
+      without audio none is.
+    sampling: settings of that clip.
+    tokenizer: tokenizer.json to use; empty takes that of the folder with the other networks.
+    held_out: dataset of clips that are not trained on, for the loss by band of sigma; empty
+      measures none.
+    batches: of it, that the loss is the mean of.
+  """
+
+  audio: str = ""
+  image: str = ""
+  prompt: str = ""
+  task: str = "i2v"
+  face_box: str = "auto"
+  sampling: SamplingConfig = SamplingConfig()
+  tokenizer: str = ""
+  held_out: str = ""
+  batches: int = 1
+
+  def __post_init__(self):
+    _check_least("preview.batches", self.batches, 1)
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
   """A whole training config, as `configs/train_*.py` give it.
 
@@ -242,6 +271,7 @@ class Config:
   dropout: DropoutConfig = DropoutConfig()
   loss: LossConfig = LossConfig()
   ndpo: NDPOConfig = NDPOConfig()
+  preview: PreviewConfig = PreviewConfig()
 
   def __post_init__(self):
     if not 0 <= self.ema_decay < 1:
