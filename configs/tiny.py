@@ -27,7 +27,8 @@ MODEL = ModelConfig(
     transformer=TransformerConfig(
         dim=192, ffn_dim=768, num_heads=6, num_layers=6, freq_dim=64, text_dim=64, text_tokens=64,
         image_dim=64, image_tokens=17, audio_dim=64),
-    vae=VAEConfig(base_dim=16),
+    vae=VAEConfig(base_dim=8, multipliers=(1, 2, 4, 8), num_res_blocks=1,
+                  latent_mean=(0.0,) * 16, latent_std=(1.0,) * 16),  # the weights normalise
     text_encoder=UMT5Config(vocab_size=512, dim=64, attention_dim=64, ffn_dim=128, num_heads=4,
                             num_layers=2),
     image_encoder=CLIPVisionConfig(dim=64, num_layers=2, num_heads=4, patch_size=56),

@@ -1,0 +1,113 @@
+"""Steps, checkpoints and figures of a part's training.
+
+The state is a dict of step, params, ema and opt_state; with the settings it determines everything
+that follows, so a run that was stopped and goes on ends with the same bits.
+"""
+
+from collections.abc import Callable
+import json
+import pathlib
+import time
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+import optax
+from orbax.checkpoint import v1 as ocp
+
+from emv3_jax.io.atomic import atomic_file
+from emv3_jax.models.network import Params
+from emv3_jax.training import ema
+from emv3_jax.training.parts.settings import Learning
+
+State = dict
+Loss = Callable[[Params, dict, jax.Array], tuple[jax.Array, dict]]  # (params, batch, step)
+
+KEPT = 2  # checkpoints
+
+
+def optimizer(learning: Learning, steps: int) -> optax.GradientTransformation:
+  """Adam with clipped gradients and the rates of `learning`, over `steps` steps."""
+  cosine = optax.warmup_cosine_decay_schedule(
+      0.0, learning.rate, learning.warmup, learning.horizon or steps)
+
+  def rate(step):
+    left = (steps - step) / learning.cooldown if learning.cooldown else 1.0
+    return cosine(step) * jnp.minimum(1.0, left)
+
+  return optax.chain(optax.clip_by_global_norm(learning.clip), optax.adam(rate))
+
+
+def fresh(params: Params, learning: Learning, steps: int) -> State:
+  """The state before the first step."""
+  return {"step": jnp.zeros((), jnp.int32), "params": params, "ema": ema.start(params),
+          "opt_state": optimizer(learning, steps).init(params)}
+
+
+def make_step(loss: Loss, learning: Learning, steps: int) -> Callable:
+  """The compiled step (state, batch) -> (state, metrics); it takes the state's memory."""
+  update_rule = optimizer(learning, steps)
+
+  def step(state: State, batch: dict) -> tuple[State, dict]:
+    run = lambda params: loss(params, batch, state["step"])
+    (value, metrics), gradients = jax.value_and_grad(run, has_aux=True)(state["params"])
+    updates, opt_state = update_rule.update(gradients, state["opt_state"], state["params"])
+    params = optax.apply_updates(state["params"], updates)
+    average = ema.track(state["ema"], params, state["step"], learning.ema)
+    done = {"step": state["step"] + 1, "params": params, "ema": average, "opt_state": opt_state}
+    return done, {"loss": value, "gradient_norm": optax.tree.norm(gradients), **metrics}
+
+  return jax.jit(step, donate_argnums=0)
+
+
+def train(state: State, step: Callable, batch_at: Callable[[int], dict], *, steps: int,
+          folder: pathlib.Path, save_every: int, log_every: int = 20) -> State:
+  """Trains up to step `steps`, from the newest checkpoint under `folder` where there is one.
+
+  Writes FOLDER/checkpoints, and FOLDER/metrics.jsonl with a line every `log_every` steps: step,
+  loss and the other metrics, and the CPU seconds of the process so far.
+  """
+  policy = ocp.training.preservation_policies.LatestN(KEPT)
+  with ocp.training.Checkpointer(folder / "checkpoints", preservation_policy=policy) as saved:
+    if saved.latest is not None:
+      state = saved.load(saved.latest.step, abstract_of(state))
+    first = int(state["step"])
+    lines = _forget(folder / "metrics.jsonl", first)
+    for index in range(first, steps):
+      state, metrics = step(state, batch_at(index))
+      if (index + 1) % log_every == 0 or index + 1 == steps:
+        record = {"step": index + 1, **{name: float(value) for name, value in metrics.items()},
+                  "cpu_seconds": round(time.process_time(), 1)}
+        with lines.open("a", encoding="utf-8") as file:
+          file.write(json.dumps(record) + "\n")
+        logging.info("%s", " ".join(f"{name} {value:.4g}" for name, value in record.items()))
+      if (index + 1) % save_every == 0 or index + 1 == steps:
+        saved.save(index + 1, state)
+  return state
+
+
+def restore_average(folder: pathlib.Path, state: State) -> tuple[int, Params] | None:
+  """Step and average of the newest checkpoint under `folder`; None where there is none."""
+  if not (folder / "checkpoints").exists():
+    return None
+  with ocp.training.Checkpointer(folder / "checkpoints") as saved:
+    if saved.latest is None:
+      return None
+    loaded = saved.load(saved.latest.step, abstract_of(state))
+  return int(loaded["step"]), loaded["ema"]
+
+
+def abstract_of(state: State) -> State:
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  return jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), state)
+
+
+def _forget(path: pathlib.Path, step: int) -> pathlib.Path:
+  """Drops what a run wrote after the checkpoint that it goes on from."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+  kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+  with atomic_file(path) as temporary:
+    temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+  return path

@@ -1,0 +1,103 @@
+"""How the parts of the small default are trained; the defaults are those of the shipped weights."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Learning:
+  """The optimiser: Adam, whose rate rises, follows a cosine, and at last falls to zero.
+
+  Attributes:
+    rate: learning rate after the warm-up.
+    warmup: steps of a linear rise.
+    horizon: steps after which the cosine would be zero; 0 for those of the training.
+    cooldown: steps, the last ones, in which a linear factor falls from 1 to 0.
+    clip: greatest global norm of a gradient.
+    ema: decay of the average of the weights, which is what is kept.
+  """
+
+  rate: float
+  warmup: int = 100
+  horizon: int = 0
+  cooldown: int = 0
+  clip: float = 1.0
+  ema: float = 0.995
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+  """Steps on windows of one length: `frames` video frames, `batch` of them a step."""
+
+  frames: int
+  batch: int
+  steps: int
+
+
+def phase_at(phases: tuple[Phase, ...], step: int) -> Phase:
+  """The phase of a step, counted from 0."""
+  for phase in phases:
+    if step < phase.steps:
+      return phase
+    step -= phase.steps
+  return phases[-1]
+
+
+@dataclasses.dataclass(frozen=True)
+class VAESettings:
+  """Training of the VAE.
+
+  Attributes:
+    phases: single pictures first, where a step is cheap, then ever longer windows.
+    clips: puppets of the world `seed` that are trained on.
+    noise: standard deviation of the posterior, the same for all latents: what the decoder has to
+      stand, and with `kl` what keeps the latents small.
+    kl: weight of the divergence from a standard normal distribution.
+    knee: error, of pixels in [-1, 1], above which it counts linearly and below which squared.
+    mouth_weight, hand_weight: by how much more a pixel there counts than any other.
+    grey_share: of windows of which but the first frame is grey, as a model's known frames are.
+  """
+
+  phases: tuple[Phase, ...] = (Phase(1, 8, 1200), Phase(5, 2, 700), Phase(17, 1, 700))
+  learning: Learning = Learning(rate=2e-3, horizon=4300, cooldown=600)
+  clips: int = 1000
+  seed: int = 0
+  noise: float = 0.1
+  kl: float = 1e-3
+  knee: float = 0.05
+  mouth_weight: float = 4.0
+  hand_weight: float = 2.0
+  grey_share: float = 0.1
+
+  @property
+  def steps(self) -> int:
+    return sum(phase.steps for phase in self.phases)
+
+
+@dataclasses.dataclass(frozen=True)
+class AudioSettings:
+  """Training of the audio encoder on the training sentences, varied in voice, pace and place.
+
+  Attributes:
+    phases: windows of video frames, in turn; long ones hold whole sentences.
+    seed: of all draws.
+    bands: of the log mel spectrum that is predicted beside the mouth's opening.
+    mel_weight: of its squared error, per band standardised, beside the opening's.
+    variants: of each sentence that are made.
+    pace: greatest share by which speech is made faster or slower, which moves its pitch too.
+    tilt: greatest slope, in dB an octave, of a filter over the sound.
+    hiss: greatest level of added noise, of a sentence's own level.
+  """
+
+  phases: tuple[Phase, ...] = (Phase(97, 8, 160), Phase(33, 8, 60), Phase(97, 8, 80))
+  learning: Learning = Learning(rate=2e-3, warmup=30, ema=0.98)
+  seed: int = 0
+  bands: int = 20
+  mel_weight: float = 0.2
+  variants: int = 6
+  pace: float = 0.15
+  tilt: float = 3.0
+  hiss: float = 0.02
+
+  @property
+  def steps(self) -> int:
+    return sum(phase.steps for phase in self.phases)

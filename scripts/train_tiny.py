@@ -1,0 +1,178 @@
+"""Trains the parts of the small default on puppets and puts them into a model folder.
+
+  python scripts/train_tiny.py --stage=vae --workdir=DIR
+  python scripts/train_tiny.py --stage=audio --workdir=DIR
+  python scripts/train_tiny.py --stage=model --workdir=DIR
+
+A stage that is stopped goes on from its newest checkpoint when it is started again, and ends with
+the same weights. At its end, and with --check at any time, it is measured on held-out puppets.
+`model` writes DIR/model from the parts, with text and image encoders that stay random, and measures
+once more what it wrote.
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import sys
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs import tiny
+from emv3_jax import command_line, program_cache
+from emv3_jax.data.puppets.sentences import sentences
+from emv3_jax.errors import InputError
+from emv3_jax.io import checkpoints
+from emv3_jax.models import clip, umt5, wav2vec2
+from emv3_jax.models import vae as vae_network
+from emv3_jax.models.network import Params
+from emv3_jax.training.parts import audio, footage, gates, loop, speech, vae
+from emv3_jax.training.parts.settings import AudioSettings, VAESettings, phase_at
+
+SAVE_EVERY = {"vae": 100, "audio": 50}
+CHECKED = 40  # held-out puppets
+STATISTICS = 200  # training puppets of which the latents' mean and variance are taken
+
+
+class VAEStage:
+  """The VAE, on windows of puppets."""
+
+  def __init__(self, folder: pathlib.Path, settings: VAESettings):
+    self.folder, self.settings = folder, settings
+    # As a training runs it; `plain` is how sampling does.
+    self.network = vae_network.network(tiny.MODEL.vae, conv="taps", fine_frames=4)
+    self.plain = vae_network.network(tiny.MODEL.vae)
+    self.start = lambda: vae.start(self.network, settings.seed)
+    self.loss = vae.make_loss(self.network, settings)
+
+  def batches(self):
+    clips = self._clips("train", self.settings.clips)
+    phases = self.settings.phases
+    return lambda step: footage.batch(clips, self.settings, phase_at(phases, step), step)
+
+  def finish(self, average: Params) -> Params:
+    """The weights to keep: latents normalised."""
+    encode = jax.jit(lambda params, video: self.plain.bind(params).encode(video))
+    clips = self._clips("train", self.settings.clips).frames[:STATISTICS]
+    latents = np.concatenate([encode(average, part[None]) for part in clips])
+    return vae.normalised(self.plain, average, self.settings.noise, latents)
+
+  def check(self, params: Params) -> dict[str, float]:
+    return gates.check_vae(self.plain, params, self._clips("held_out", CHECKED))
+
+  def _clips(self, split: str, count: int) -> footage.Footage:
+    return footage.rendered(self.folder, self.settings.seed, count, split)
+
+
+class AudioStage:
+  """The audio encoder, on sentences."""
+
+  def __init__(self, folder: pathlib.Path, settings: AudioSettings):
+    self.folder, self.settings = folder, settings
+    self.network = wav2vec2.network(tiny.MODEL.audio_encoder)
+    self.start = lambda: audio.start(self.network, settings)
+    self.loss = audio.make_loss(self.network, settings)
+
+  def batches(self):
+    phases = self.settings.phases
+    return lambda step: speech.batch(self.settings, phase_at(phases, step), step)
+
+  def finish(self, average: Params) -> Params:
+    return average["encoder"]
+
+  def check(self, params: Params) -> dict[str, float]:
+    return gates.check_audio(self.network, params, sentences("train"), sentences("held_out"))
+
+
+STAGES = {"vae": (VAEStage, VAESettings), "audio": (AudioStage, AudioSettings)}
+COMPONENTS = {"vae": "vae", "audio": "audio_encoder"}
+
+
+def open_stage(name: str, workdir: pathlib.Path):
+  make, settings = STAGES[name]
+  folder = workdir / name
+  folder.mkdir(parents=True, exist_ok=True)
+  return make(folder, settings())
+
+
+def fresh_state(stage) -> loop.State:
+  return loop.fresh(stage.start(), stage.settings.learning, stage.settings.steps)
+
+
+def trained(stage) -> tuple[int, Params]:
+  """Steps done and the weights to keep.
+
+  Raises:
+    InputError: the stage has not begun.
+  """
+  found = loop.restore_average(stage.folder, fresh_state(stage))
+  if found is None:
+    raise InputError(f"{stage.folder} holds no checkpoint; train that stage first.")
+  step, average = found
+  return step, stage.finish(average)
+
+
+def train(stage, name: str) -> None:
+  settings = stage.settings
+  step = loop.make_step(stage.loss, settings.learning, settings.steps)
+  loop.train(fresh_state(stage), step, stage.batches(), steps=settings.steps,
+             folder=stage.folder, save_every=SAVE_EVERY[name])
+
+
+def report(stage, name: str, step: int, params: Params) -> None:
+  """Prints what the gates measure, and warns of what they would not let pass."""
+  figures = {key: round(value, 4) for key, value in stage.check(params).items()}
+  sys.stdout.write(json.dumps({"stage": name, "step": step, **figures}) + "\n")
+  for shortfall in gates.unmet(name, figures):
+    logging.warning("Stage %s at step %d: %s.", name, step, shortfall)
+
+
+def write_model(workdir: pathlib.Path) -> None:
+  """Writes all parts but the transformer, in bfloat16, and the tokenizer; measures what it wrote."""
+  config, folder = tiny.get_config(), workdir / "model"
+  untrained = {"text_encoder": umt5, "image_encoder": clip}
+  parts = {name: module.network(getattr(tiny.MODEL, name)).untrained(config.seed)
+           for name, module in untrained.items()}
+  stages = {name: open_stage(name, workdir) for name in STAGES}
+  done = {}
+  for name, stage in stages.items():
+    done[name], parts[COMPONENTS[name]] = trained(stage)
+  for name, params in parts.items():
+    params = jax.tree.map(lambda leaf: np.asarray(leaf).astype(jnp.bfloat16), params)
+    source = {"file": f"scripts/train_tiny.py {name}", **content(params)}
+    checkpoints.save_component(folder, name, params, variant="preview", sources=[source],
+                               config=dataclasses.asdict(getattr(tiny.MODEL, name)))
+  checkpoints.write_tokenizer(folder, config.tokenizer)
+  for name, stage in stages.items():
+    params = checkpoints.load_component(folder, COMPONENTS[name], stage.network.abstract)
+    report(stage, name, done[name], params)
+
+
+def content(params: Params) -> dict:
+  """Digest and size of parameters, by which caches tell one training from another."""
+  leaves = [leaf.tobytes() for leaf in jax.tree.leaves(params)]
+  return {"sha256": hashlib.sha256(b"".join(leaves)).hexdigest(), "bytes": sum(map(len, leaves))}
+
+
+def main(arguments) -> int:
+  parser = command_line.Parser(description=__doc__)
+  parser.add_argument("--stage", required=True, choices=(*STAGES, "model"))
+  parser.add_argument("--workdir", required=True, type=pathlib.Path)
+  parser.add_argument("--check", action="store_true", help="measure only")
+  flags, _ = parser.parse(arguments)
+  program_cache.use(flags.workdir / "programs")
+  if flags.stage == "model":
+    write_model(flags.workdir)
+    return 0
+  stage = open_stage(flags.stage, flags.workdir)
+  if not flags.check:
+    train(stage, flags.stage)
+  report(stage, flags.stage, *trained(stage))
+  return 0
+
+
+if __name__ == "__main__":
+  command_line.run(main)

@@ -1,0 +1,42 @@
+"""The command line: a stage trains, measures and goes on; mistakes are named."""
+
+import json
+
+import pytest
+
+from emv3_jax.errors import InputError
+from emv3_jax.models import wav2vec2
+from emv3_jax.training.parts.settings import AudioSettings, Phase
+from scripts import train_tiny
+
+
+@pytest.fixture
+def short(monkeypatch):
+  """The audio stage with two steps and two sentences a split."""
+  settings = AudioSettings(phases=(Phase(9, 1, 2),), variants=1)
+  monkeypatch.setitem(train_tiny.STAGES, "audio", (train_tiny.AudioStage, lambda: settings))
+  known = train_tiny.sentences
+  monkeypatch.setattr(train_tiny, "sentences", lambda split: known(split)[:2])
+  monkeypatch.setattr(train_tiny.program_cache, "use", lambda folder: None)
+  network = wav2vec2.network(wav2vec2.Wav2Vec2Config(
+      dim=16, conv_dim=8, num_layers=1, num_heads=2, ffn_dim=16))
+  monkeypatch.setattr(train_tiny.wav2vec2, "network", lambda config: network)
+
+
+def test_stage_trains_and_is_measured(short, tmp_path, capsys):
+  assert train_tiny.main(["--stage=audio", f"--workdir={tmp_path}"]) == 0
+  trained = json.loads(capsys.readouterr().out)
+  assert trained["stage"] == "audio" and trained["step"] == 2
+  assert train_tiny.main(["--stage=audio", f"--workdir={tmp_path}", "--check"]) == 0
+  assert json.loads(capsys.readouterr().out) == trained
+
+
+def test_model_needs_the_stages(tmp_path, monkeypatch):
+  monkeypatch.setattr(train_tiny.program_cache, "use", lambda folder: None)
+  with pytest.raises(InputError, match="vae holds no checkpoint; train that stage first"):
+    train_tiny.main(["--stage=model", f"--workdir={tmp_path}"])
+
+
+def test_unknown_stage(tmp_path):
+  with pytest.raises(InputError, match="invalid choice: 'transformers'"):
+    train_tiny.main(["--stage=transformers", f"--workdir={tmp_path}"])
