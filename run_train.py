@@ -20,6 +20,7 @@ from emv3_jax import command_line, processes, program_cache, start_up
 from emv3_jax import config as config_lib
 from emv3_jax.errors import InputError
 from emv3_jax.plan import command as plan
+from emv3_jax.plan import utilisation
 from emv3_jax.training import loop
 from emv3_jax.training.settings import Config
 
@@ -63,8 +64,10 @@ def main(arguments: Sequence[str]) -> int:
   if flags.export is not None:
     loop.export(config, workdir, pathlib.Path(flags.export) if flags.export else None)
     return 0
+  devices = jax.devices()
+  speed = utilisation.speed_of(config, devices[0].device_kind, len(devices))
   try:
-    outcome = loop.train(config, workdir, profile=profile)
+    outcome = loop.train(config, workdir, speed=speed, profile=profile)
   except loop.Diverged as error:
     sys.stderr.write(f"{error}\n")
     return 1

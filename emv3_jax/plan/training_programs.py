@@ -59,12 +59,12 @@ def _step(config: Config, window: Window, place: Place, kind: Kind) -> Program:
   empty_text = place.whole((1, config.model.transformer.text_dim))
   traced = program.trace(state, batch, empty_text, batch if program.needs_positives else None)
 
-  forward = _forward_flops(config, window)
+  forward = forward_flops(config, window)
   # The gradient of a product is two products. The reference is run forward only.
   learnt = 3 * forward * (1 + program.needs_positives)
   work = learnt + forward * (kind == "ndpo" and config.ndpo.reading == "reference")
   again = (learnt // 3 if config.train.remat == "full" else
-           learnt // (3 * forward) * _forward_flops(config, window, lambda q, k, v: q)
+           learnt // (3 * forward) * forward_flops(config, window, lambda q, k, v: q)
            if config.train.remat == "attention" else 0)
   precision = config.precision.transformer
   return Program(traced, state["params"], work, (work + again) / work,
@@ -90,7 +90,7 @@ def _batch(config: Config, window: Window, sharding: NamedSharding) -> Batch:
       "task": array(dtype=jnp.int32), "example": array(dtype=jnp.uint32)}
 
 
-def _forward_flops(config: Config, window: Window, attend: Attend = attend_xla) -> int:
+def forward_flops(config: Config, window: Window, attend: Attend = attend_xla) -> int:
   """Operations of the forward pass of a batch, with `attend` for self-attention."""
   net = config.model.transformer
   network = transformer.network(net, config.precision.transformer)

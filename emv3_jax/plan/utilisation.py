@@ -1,0 +1,48 @@
+"""How much of what the devices at hand could do a training run does."""
+
+import functools
+
+from emv3_jax.plan.programs import Window
+from emv3_jax.plan.targets import CHIPS, Chip
+from emv3_jax.plan.training_programs import forward_flops
+from emv3_jax.tasks import schedule
+from emv3_jax.training.settings import Config
+from emv3_jax.training.speed import Speed
+
+KINDS = {  # what JAX calls a device -> chip; other spellings of a name are other chips
+    "TPU v5 lite": "v5e", "TPU v5e": "v5e", "TPU v5": "v5p", "TPU v5p": "v5p",
+    "TPU v6 lite": "v6e", "TPU v6e": "v6e", "TPU7x": "tpu7x",
+    "NVIDIA A100-SXM4-80GB": "a100", "NVIDIA H100 80GB HBM3": "h100", "NVIDIA H200": "h200",
+}
+
+
+def chip_of(device_kind: str) -> Chip | None:
+  """The chip that JAX calls so; None for one whose peak is not known."""
+  name = KINDS.get(device_kind)
+  return None if name is None else CHIPS[name]
+
+
+def speed_of(config: Config, device_kind: str, devices: int) -> Speed:
+  """A run's `Speed` on so many devices; with utilisation of the bfloat16 peak where it is known.
+
+  What is computed again to save memory is not counted as work.
+  """
+  chip = chip_of(device_kind)
+  if chip is None:
+    return Speed()
+  work = functools.cache(lambda step_kind, shape: step_flops(config, step_kind, shape))
+  stages = config.all_stages()
+  return Speed(lambda step, shape: work(schedule.kind_at(stages, step), shape),
+               chip.peak_flops * devices)
+
+
+def step_flops(config: Config, kind: schedule.Kind, shape: tuple[int, ...]) -> int:
+  """Operations of a step on latents [b, f, H8, W8, 16], of all devices together.
+
+  The gradient of a product is two products; a frozen reference is run forward only.
+  """
+  _, f, height8, width8, _ = shape
+  forward = forward_flops(config, Window(4 * (f - 1) + 1, 8 * height8, 8 * width8))
+  learnt = {"sft": 1, "ndpo": 1 + (config.ndpo.sft_weight > 0), "dpo": 2}[kind]
+  frozen = {"sft": 0, "ndpo": int(config.ndpo.reading == "reference"), "dpo": 2}[kind]
+  return (3 * learnt + frozen) * forward

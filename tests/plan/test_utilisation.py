@@ -1,0 +1,48 @@
+"""Utilisation counts the work of every kind of step on devices whose peak is known."""
+
+import dataclasses
+
+import pytest
+
+from emv3_jax.plan import utilisation
+from emv3_jax.tasks.schedule import Stage
+from emv3_jax.training.settings import NDPOConfig
+from tests.training import tiny
+
+CONFIG = tiny.config_of(Stage("sft", 2), Stage("cycle", 10, kind="ndpo", every=2, negatives="n"))
+SHAPE = (4, 2, 8, 8, 16)
+
+
+def test_known_devices():
+  assert utilisation.chip_of("TPU v5 lite").peak_flops == 197e12
+  assert utilisation.chip_of("NVIDIA H100 80GB HBM3").peak_flops == 989e12
+  assert utilisation.chip_of("NVIDIA H100 PCIe") is None
+
+
+def test_step_flops_by_kind():
+  sft, ndpo, dpo = (utilisation.step_flops(CONFIG, kind, SHAPE) for kind in ("sft", "ndpo", "dpo"))
+  assert sft % 3 == 0 and ndpo == sft // 3 * 4 and dpo == sft // 3 * 8
+  absolute = dataclasses.replace(CONFIG, ndpo=NDPOConfig(reading="absolute", sft_weight=0.5))
+  assert utilisation.step_flops(absolute, "ndpo", SHAPE) == 2 * sft
+  kernels = 2 * 4 * 2 * 16 * 48 * 64 * 2 * 2  # of the feed-forward layers, forward
+  assert sft > 3 * kernels
+
+
+def test_speed_reports_utilisation(monkeypatch):
+  clock = iter([0.0, 2.0, 4.0])
+  monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+  speed = utilisation.speed_of(CONFIG, "TPU v5 lite", 4)
+  for step in (1, 2, 3):  # 1 starts the clock, 2 is sft, 3 ndpo
+    speed.count(step, SHAPE)
+  told = speed.read(stalled=1.0)
+  work = sum(utilisation.step_flops(CONFIG, kind, SHAPE) for kind in ("sft", "ndpo"))
+  assert told["flops_utilisation"] == pytest.approx(work / 4 / (4 * 197e12))
+  assert told["seconds_per_step"] == 2 and told["clips_per_second"] == 2
+  assert told["tokens_per_second"] == 2 * 2 * 16 and told["input_stall_share"] == 0.25
+
+
+def test_unknown_device_has_none():
+  speed = utilisation.speed_of(CONFIG, "cpu", 1)
+  for step in range(3):
+    speed.count(step, SHAPE)
+  assert "flops_utilisation" not in speed.read(0.0)
