@@ -15,6 +15,7 @@ import pathlib
 import sys
 
 from absl import logging
+import jax
 
 from emv3_jax import command_line, processes, program_cache, start_up
 from emv3_jax import config as config_lib

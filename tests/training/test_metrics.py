@@ -1,0 +1,64 @@
+"""Lines of metrics: means by task, by band of sigma, by kind of step."""
+
+import json
+
+import jax.numpy as jnp
+import pytest
+
+from emv3_jax.training import metrics
+from emv3_jax.training.metrics import Pending, Row
+
+
+def row(step, kind="sft", **values):
+  return Row(step, kind, {"loss": 1.0, "grad_norm": 1.0, **values})
+
+
+def test_means_by_task_and_band():
+  told = metrics.line([
+      row(1, loss=2.0, learning_rate=0.1, error=[1.0, 3.0], task=[0, 1], sigma=[0.1, 0.9]),
+      row(2, loss=4.0, learning_rate=0.2, error=[3.0, 5.0], task=[1, 3], sigma=[0.2, 1.0])])
+  assert told == {
+      "loss": 3.0, "grad_norm": 1.0, "learning_rate": 0.2, "loss/t2v": 1.0, "loss/i2v": 3.0,
+      "loss/lipsync": 5.0, "loss/sigma_0.0-0.2": 1.0, "loss/sigma_0.2-0.4": 3.0,
+      "loss/sigma_0.8-1.0": 4.0}
+
+
+def test_kinds_are_told_apart():
+  told = metrics.line([
+      row(1, loss=2.0, error=[2.0], task=[1], sigma=[0.5]),
+      row(2, "ndpo", loss=0.5, d=[3.0], d_ref=[1.0], task=[1], sigma=[0.5], positive_error=[4.0],
+          positive_task=[3], positive_sigma=[0.7])])
+  assert told["loss"] == 1.25 and told["loss/sft"] == 2.0 and told["loss/ndpo"] == 0.5
+  assert told["d"] == 3.0 and told["d_ref"] == 1.0 and told["d/i2v"] == 3.0
+  assert told["loss/i2v"] == 2.0 and told["positive_loss/lipsync"] == 4.0
+  assert told["positive_error"] == 4.0 and "error" not in told
+
+
+@pytest.mark.parametrize("values, fault", [
+    ({}, None), ({"loss": float("nan")}, "loss is nan"), ({"grad_norm": float("inf")}, "grad_norm"),
+    ({"loss": 11.0}, "above train.max_loss 10")])
+def test_faults(values, fault):
+  found = row(1, **values).fault(max_loss=10.0)
+  assert found is None if fault is None else fault in found
+
+
+def test_pending_reads_up_to_a_step():
+  pending = Pending()
+  for step in (1, 2, 3):
+    pending.add(step, "sft", {"loss": jnp.float32(step), "error": jnp.arange(2.0)})
+  pending.wait(1)
+  assert [found.step for found in pending.read(2)] == [1, 2]
+  last, = pending.read(3)
+  assert last == Row(3, "sft", {"loss": 3.0, "error": [0.0, 1.0]})
+  assert Row(**json.loads(json.dumps(vars(last)))) == last
+
+
+def test_lines_after_a_checkpoint_are_forgotten(tmp_path):
+  path = tmp_path / "metrics.jsonl"
+  path.write_text('{"step": 3, "loss": 1}\n{"step": 6, "loss": 2}\n{"step": 9, "lo')
+  metrics.forget_after(path, 5)
+  assert path.read_text() == '{"step": 3, "loss": 1}\n'
+  with metrics.Writer(tmp_path, 5) as writer:
+    writer.write({"step": 6, "loss": 0.5})
+  assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [3, 6]
+  assert list((tmp_path / "tensorboard").iterdir())

@@ -1,0 +1,117 @@
+"""Which records each step takes: by step alone, in order, from data and negatives."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from emv3_jax import sharding
+from emv3_jax.errors import InputError
+from emv3_jax.sharding import MeshConfig
+from emv3_jax.sharding import mesh as mesh_lib
+from emv3_jax.tasks.schedule import Mixture, Stage
+from emv3_jax.training.host_batches import HostBatches, local_rows
+from emv3_jax.training.settings import NDPOConfig
+from emv3_jax.training.sources import Sources
+from tests.data import windows
+from tests.training import runs
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("sources")
+  windows.write_dataset(folder / "negatives", shards=((3, 0),))
+  return folder
+
+
+def config_of(folder, sft_weight=0.0, kind="ndpo"):
+  stages = (Stage("sft", 3), Stage("cycle", 6, kind=kind, every=3,
+                                   negatives=str(folder / "negatives")), Stage("again", 5))
+  return dataclasses.replace(runs.config_of(folder, stages, batch=2),
+                             ndpo=NDPOConfig(sft_weight=sft_weight))
+
+
+@pytest.mark.parametrize("sft_weight, data", [
+    (0.0, [0, 1, 2, 3, 4, 5, 5, 6, 7, 7]), (0.5, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9])])
+def test_batches_are_taken_one_after_the_other(folder, sft_weight, data):
+  sources = Sources(config_of(folder, sft_weight))
+  assert [sources.number(step, sources.data) for step in range(10)] == data
+  negatives = sources.of_step(5)
+  assert negatives.negative and not sources.of_step(4).negative
+  assert [sources.number(step, negatives) for step in range(10)] == [0] * 6 + [1, 1, 1, 2]
+
+
+def batch_sharding(**sizes):
+  config = MeshConfig(**sizes)
+  mesh = sharding.make_mesh(config, jax.devices()[:int(np.prod(config.sizes))])
+  return jax.NamedSharding(mesh, mesh_lib.spec("batch"))
+
+
+def test_batches_on_the_mesh(folder):
+  config = config_of(folder, sft_weight=0.5)
+  sources = Sources(config)
+  target = batch_sharding(data=2, context=2)
+  with HostBatches(config, sources, target, first=4) as batches:
+    learnt, unlearnt = batches.take(4), batches.take(5)
+    with pytest.raises(ValueError, match="step 9 was asked for, that of 6"):
+      batches.take(9)
+  assert learnt.positives is None and unlearnt.positives is not None
+  for batch, step in ((learnt.batch, 4), (unlearnt.batch, 5)):
+    np.testing.assert_array_equal(batch["example"], sources.examples(step))
+    for row, example in enumerate(sources.examples(step)):
+      np.testing.assert_array_equal(batch["latents"][row], windows.make_record(example).latents)
+    assert batch["latents"].sharding.is_equivalent_to(target, 5)
+  want = sources.data.order.records(sources.number(5, sources.data))
+  np.testing.assert_array_equal(unlearnt.positives["example"], want)
+
+
+def test_a_stage_without_sound(folder):
+  stages = (Stage("silent", 1, audio=False), Stage("loud", 1))
+  config = runs.config_of(folder, stages, batch=2)
+  with HostBatches(config, Sources(config), batch_sharding(), first=0) as batches:
+    silent, loud = batches.take(0).batch["audio"], batches.take(1).batch["audio"]
+  assert not np.any(silent) and np.all(np.any(loud, axis=(1, 2)))
+
+
+def test_rows_of_a_process_need_not_lie_together():
+  devices = np.array(jax.devices()[:4])[[0, 2, 1, 3]].reshape(4, 1, 1, 1)
+  mesh = jax.sharding.Mesh(devices, mesh_lib.AXES)
+  target = jax.NamedSharding(mesh, mesh_lib.spec("batch"))
+  assert local_rows(target, 8) == list(range(8))
+
+
+def test_damaged_records_reach_the_loop(folder, tmp_path):
+  config = runs.config_of(tmp_path, batch=2)
+  sources = Sources(config)
+  shard = next((tmp_path / "data" / "shards").iterdir())
+  data = bytearray(shard.read_bytes())
+  data[len(data) // 4:] = bytes(len(data) - len(data) // 4)
+  with open(shard, "r+b") as file:
+    file.write(data)
+  with (HostBatches(config, sources, batch_sharding(), first=0) as batches,
+        pytest.raises(InputError)):
+    for step in range(8):
+      batches.take(step)
+
+
+def test_what_cannot_be_taken_from(folder, tmp_path):
+  config = config_of(folder)
+  with pytest.raises(InputError, match="names no dataset"):
+    Sources(dataclasses.replace(config, data=""))
+  with pytest.raises(InputError, match="is no dataset"):
+    Sources(dataclasses.replace(config, data=str(tmp_path)))
+  with pytest.raises(InputError, match="names no negatives"):
+    Sources(dataclasses.replace(config, stages=(Stage("n", 1, kind="ndpo"),)))
+  with pytest.raises(InputError, match="pairs record n"):
+    Sources(config_of(folder, kind="dpo"))
+  network = dataclasses.replace(config.model.transformer, audio_dim=5)
+  model = dataclasses.replace(config.model, transformer=network)
+  with pytest.raises(InputError, match="audio_dim: 4 != 5"):
+    Sources(dataclasses.replace(config, model=model))
+
+
+def test_mixture_decides_tasks(folder):
+  config = runs.config_of(folder, (Stage("lipsync", 1, Mixture(lipsync=1.0)),), batch=4)
+  with HostBatches(config, Sources(config), batch_sharding(fsdp=4), first=0) as batches:
+    assert np.asarray(batches.take(0).batch["task"]).tolist() == [3] * 4
