@@ -14,7 +14,7 @@ from emv3_jax.models.transformer import TransformerConfig
 from emv3_jax.sharding import MeshConfig
 from emv3_jax.tasks.schedule import Stage
 from emv3_jax.training.programs import Programs
-from emv3_jax.training.settings import Config, LossConfig
+from emv3_jax.training.settings import Config, LossConfig, TrainConfig
 
 NETWORK = TransformerConfig(
     dim=48, ffn_dim=64, num_heads=4, num_layers=2, freq_dim=16, text_dim=16, text_tokens=6,
@@ -28,6 +28,7 @@ def config_of(*stages: Stage, network: TransformerConfig = NETWORK, **fields) ->
   return dataclasses.replace(
       Config("tiny", seed=7, model=ModelConfig(transformer=network),
              precision=PrecisionConfig(transformer=FLOAT32),
+             train=TrainConfig(remat="none", attention="xla"),
              loss=LossConfig(face=1.0, mouth=2.0), stages=stages or (Stage("sft", 100),)), **fields)
 
 
