@@ -54,7 +54,8 @@ def plan_program(name: str, config: Config, window: programs.Window,
   Raises:
     InputError: the program does not divide over the mesh.
   """
-  trace = subjects.of(config).programs[name]
+  subject = subjects.of(config)
+  trace = (subject.programs | subject.others)[name]
   mesh = targets.compile_only_mesh(target, mesh_config)
   place = programs.Place(target.platform, mesh, mesh_config)
   start = time.monotonic()

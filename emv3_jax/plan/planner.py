@@ -35,7 +35,7 @@ def plan(config: Config, target: targets.Target, mesh_texts: Sequence[str] = (),
     target: where.
     mesh_texts: as `meshes.parse` takes them, or `all`; none is the config's mesh where that has as
       many devices as the target, else the likeliest mesh.
-    names: of programs of the config's `Subject`; none is all of them.
+    names: of programs of the config's `Subject`; none is all but its `others`.
 
   Returns:
     A JSON-able line for each program and mesh. Those of a program are in a row, the best mesh first

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 import dataclasses
 
-from emv3_jax.plan import programs, training_programs
+from emv3_jax.plan import encoder_programs, programs, training_programs
 from emv3_jax.plan.programs import Place, Program, Window
 from emv3_jax.sampling import settings as sampling_settings
 from emv3_jax.training import settings as training_settings
@@ -19,6 +19,7 @@ class Subject:
     name: of this kind.
     config: its class.
     programs: those that are planned, by name.
+    others: those that are planned when they are asked for.
     window: the largest size that a config is for.
     rows: rows of the batch that run at once and are split over data and fsdp.
     trains: whether gradients are taken. If so the rows have to divide, else they are padded.
@@ -30,10 +31,13 @@ class Subject:
   window: Callable[[Config], Window]
   rows: Callable[[Config], int]
   trains: bool
+  others: dict[str, Callable[[Config, Window, Place], Program]] = dataclasses.field(
+      default_factory=dict)
 
 
 SAMPLING = Subject("sampling", sampling_settings.Config, programs.PROGRAMS,
-                   programs.largest_window, programs.num_rows, trains=False)
+                   programs.largest_window, programs.num_rows, trains=False,
+                   others=encoder_programs.ENCODERS)
 TRAINING = Subject(
     "training", training_settings.Config,
     {"train_step": training_programs.train_step, "ndpo_step": training_programs.ndpo_step},
