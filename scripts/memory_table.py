@@ -1,6 +1,7 @@
 """Plans the preview model at several sizes and writes docs/memory.md.
 
   python scripts/memory_table.py [--only=v5e:1x1,h100:1x1x1] [--frames=81,113] [--sizes=768x768]
+  python scripts/memory_table.py --encoders
   python scripts/memory_table.py --write
 
 Each plan takes half a minute to two of a core. Results are kept in docs/evidence/memory.json, and
@@ -16,6 +17,7 @@ import pathlib
 import sys
 
 from configs import echomimic_v3_preview
+from emv3_jax import command_line
 from emv3_jax import config as config_lib
 from emv3_jax.io import atomic
 from emv3_jax.plan import planner, targets
@@ -33,6 +35,11 @@ PARTS = {  # row of the table -> program, guidance branches
     "VAE decode": ("vae_decode", "batched"),
     "VAE encode": ("vae_encode", "batched"),
 }
+ENCODERS = {  # row of the table -> program; they do not depend on the size
+    "umT5-XXL, all layers": "text_encoder",
+    "CLIP": "image_encoder",
+    "wav2vec 2.0, 113 frames": "audio_encoder",
+}
 MARK = "<!-- table -->"
 
 
@@ -48,15 +55,16 @@ def read() -> dict[str, float]:
   return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
 
 
-def key(size: str, frames: int, part: str, target: str) -> str:
-  return f"{size} {frames} {part} {target}"
+def key(size: str, frames: int | str, part: str, target: str) -> str:
+  return " ".join(f"{size} {frames} {part} {target}".split())
 
 
 def table(results: dict[str, float]) -> str:
   """Markdown; peaks in GiB of a device, empty where not planned yet."""
   header = ["size", "frames", "part", *TARGETS, *CARDS]
   rows = [header, ["---"] * len(header)]
-  for size, frames, part in itertools.product(SIZES, FRAMES, PARTS):
+  cells = [*itertools.product(SIZES, FRAMES, PARTS), *(("any", "", name) for name in ENCODERS)]
+  for size, frames, part in cells:
     peaks = [results.get(key(size, frames, part, target)) for target in TARGETS.values()]
     if not any(peaks):
       continue
@@ -67,25 +75,36 @@ def table(results: dict[str, float]) -> str:
   return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
+def complete(name: str, config: Config, target: str, program: str) -> None:
+  """Plans a cell of the table unless it is there."""
+  if name in read():
+    return
+  (line,) = planner.plan(config, targets.parse(target), names=[program])
+  sys.stderr.write(f"{name}: {line['peak_gib']:.2f} GiB\n")
+  RESULTS.parent.mkdir(exist_ok=True)
+  atomic.write_json(RESULTS, dict(sorted({**read(), name: line["peak_gib"]}.items())))
+
+
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--only", default=",".join(TARGETS.values()), help="targets")
   parser.add_argument("--frames", default=",".join(map(str, FRAMES)))
   parser.add_argument("--sizes", default=",".join(SIZES))
+  parser.add_argument("--encoders", action="store_true", help="plan the encoders instead")
   parser.add_argument("--write", action="store_true", help="only write the table")
   flags = parser.parse_args()
-  wanted = [] if flags.write else itertools.product(
-      flags.only.split(","), flags.sizes.split(","), map(int, flags.frames.split(",")), PARTS)
-  for target, size, frames, part in wanted:
-    name = key(size, frames, part, target)
-    if name not in read():
+  command_line.stay_on_cpu_without_accelerator()
+  for target in [] if flags.write else flags.only.split(","):
+    if flags.encoders:
+      for part, program in ENCODERS.items():
+        complete(key("any", "", part, target), config_for("768x768", 113, "batched"), target,
+                 program)
+      continue
+    for size, frames, part in itertools.product(
+        flags.sizes.split(","), map(int, flags.frames.split(",")), PARTS):
       program, branches = PARTS[part]
-      (line,) = planner.plan(config_for(size, frames, branches), targets.parse(target),
-                             names=[program])
-      sys.stderr.write(f"{name}: {line['peak_gib']:.2f} GiB\n")
-      RESULTS.parent.mkdir(exist_ok=True)
-      atomic.write_json(RESULTS, dict(sorted({**read(), name: line["peak_gib"]}.items())))
+      complete(key(size, frames, part, target), config_for(size, frames, branches), target, program)
   page = DOCS / "memory.md"
   before, _, rest = page.read_text().partition(MARK)
   after = rest.partition(MARK)[2]
