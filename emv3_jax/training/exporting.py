@@ -4,8 +4,8 @@ import dataclasses
 import pathlib
 
 from absl import logging
-import jax
 
+from emv3_jax import processes
 from emv3_jax.io.checkpoints import save_component, write_tokenizer
 from emv3_jax.io.component_links import link_component
 from emv3_jax.io.model_card import read_model_card
@@ -50,7 +50,7 @@ def export_model(config: Config, average: Params, step: int, folder: pathlib.Pat
   save_component(folder, TRANSFORMER, average, config=dataclasses.asdict(transformer),
                  variant=transformer.variant)
   source = components_folder(config)
-  if jax.process_index() == 0:
+  if processes.is_first():
     if source is None:
       logging.warning("%s has a transformer only: the config names no model folder with the other "
                       "networks; set --config.components=DIR.", folder)

@@ -15,7 +15,7 @@ from absl import logging
 import jax
 import numpy as np
 
-from emv3_jax import sharding
+from emv3_jax import processes, sharding
 from emv3_jax.errors import InputError
 from emv3_jax.io.atomic import write_json
 from emv3_jax.tasks import schedule
@@ -26,6 +26,7 @@ from emv3_jax.training.host_batches import HostBatches
 from emv3_jax.training.lock import locked
 from emv3_jax.training.metrics import Row
 from emv3_jax.training.previews import Previews
+from emv3_jax.training.profiling import Profile
 from emv3_jax.training.programs import Programs
 from emv3_jax.training.saving import FOLDER, Checkpoints
 from emv3_jax.training.settings import Config
@@ -59,11 +60,14 @@ class Outcome:
 class Run:
   """A run in a folder, from start to end; see `train`."""
 
-  def __init__(self, config: Config, workdir: pathlib.Path, speed: Speed):
+  def __init__(self, config: Config, workdir: pathlib.Path, speed: Speed,
+               programs: Programs | None):
     self.config, self.workdir, self.speed = config, workdir, speed
     check_components(config)
     self.sources = Sources(config)
-    self.programs = Programs(config)
+    self.programs = programs or Programs(config)
+    self.previews = (Previews(config, self.programs, workdir) if config.train.preview_every
+                     else None)
     self.empty_text = sharding.replicate(self.sources.data.dataset.empty_text, self.programs.mesh)
     self.description = identity.describe(config, self.sources.digests())
     self._called: set[tuple] = set()
@@ -133,7 +137,7 @@ class Run:
     """Leaves behind what was in the batch."""
     step, path = row.step - 1, self.workdir / f"diverged_{row.step}.json"
     source, numbers = self.sources.of_step(step), self.sources.examples(step)
-    if jax.process_index() == 0:
+    if processes.is_first():
       records = [source.dataset[number] for number in numbers]
       by_example = {name: values for name, values in row.values.items()
                     if isinstance(values, list) and len(values) == len(records)}
@@ -155,7 +159,7 @@ def _plain(value: float) -> float | str:
 
 
 def train(config: Config, workdir: pathlib.Path, *, speed: Speed | None = None,
-          profile: tuple[int, int] | None = None) -> Outcome:
+          profile: tuple[int, int] | None = None, programs: Programs | None = None) -> Outcome:
   """Trains up to `config.last_step`, or until asked to stop; every process of the run calls it.
 
   Args:
@@ -163,28 +167,29 @@ def train(config: Config, workdir: pathlib.Path, *, speed: Speed | None = None,
     workdir: its folder; where it holds checkpoints, the run goes on from the newest.
     speed: counts time; None takes one that knows nothing of the devices.
     profile: writes WORKDIR/profile about the steps from the first up to the second.
+    programs: of the same schedule and network; None makes them.
 
   Raises:
     InputError: dataset, checkpoint, mesh, disk or folder cannot be used; says what to do.
     Diverged: loss or gradients went wrong; the batch is in WORKDIR/diverged_STEP.json.
   """
   with locked(workdir):
-    run = Run(config, workdir, speed or Speed())
+    run = processes.together(lambda: Run(config, workdir, speed or Speed(), programs))
     with Checkpoints(workdir, config, run.description) as checkpoints:
       state, first = run.start(checkpoints)
-      if jax.process_index() == 0:
+      if processes.is_first():
         write_json(workdir / "config.json", run.description)
       if first >= config.last_step:
         logging.info("Nothing to do: %s is at step %d, the run ends at step %d.", workdir, first,
                      config.last_step)
+        export_model(config, state["ema"], first, workdir / MODEL)  # it may have been killed there
         return Outcome(first, False)
-      previews = Previews(config, run.programs, workdir) if config.train.preview_every else None
       target = run.programs.batch_sharding
       with (HostBatches(config, run.sources, target, first) as batches, StopRequests() as stop,
-            _writer(workdir, first) as writer):
+            _writer(workdir, first) as writer, Profile(profile, workdir / "profile") as traced):
         step, stopped = first, False
         while step < config.last_step and not stopped:
-          _profile(profile, step, workdir)
+          traced.at(step)
           state = run.step(state, step, batches)
           step += 1
           run.report(writer, batches)  # while the step runs, about those before it
@@ -193,9 +198,9 @@ def train(config: Config, workdir: pathlib.Path, *, speed: Speed | None = None,
           if stopped or last or _due(step, config.train.checkpoint_every):
             run.report(writer, batches)
             run.save(checkpoints, step, state)
-          if previews and _due(step, config.train.preview_every):
+          if _due(step, config.train.preview_every):
             with run.speed.paused():
-              previews.make(step, state["ema"], writer)
+              run.previews.make(step, state["ema"], writer)
         checkpoints.wait()
       if step == config.last_step:
         export_model(config, state["ema"], step, workdir / MODEL)
@@ -232,13 +237,6 @@ def _due(step: int, every: int) -> bool:
 
 def _writer(workdir: pathlib.Path, step: int):
   """Process 0 writes metrics."""
-  if jax.process_index() == 0:
+  if processes.is_first():
     return metrics.Writer(workdir, step)
   return contextlib.nullcontext()
-
-
-def _profile(steps: tuple[int, int] | None, step: int, workdir: pathlib.Path) -> None:
-  if steps and step == steps[0]:
-    jax.profiler.start_trace(workdir / "profile")
-  if steps and step == steps[1]:
-    jax.profiler.stop_trace()
