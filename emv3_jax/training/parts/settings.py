@@ -26,11 +26,15 @@ class Learning:
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-  """Steps on windows of one length: `frames` video frames, `batch` of them a step."""
+  """Steps on windows of one length: `frames` video frames, `batch` of them a step.
+
+  Pictures are cut to `side` pixels, mostly about the mouth or the hand; 0 leaves them whole.
+  """
 
   frames: int
   batch: int
   steps: int
+  side: int = 0
 
 
 def phase_at(phases: tuple[Phase, ...], step: int) -> Phase:
@@ -54,11 +58,14 @@ class VAESettings:
     kl: weight of the divergence from a standard normal distribution.
     knee: error, of pixels in [-1, 1], above which it counts linearly and below which squared.
     mouth_weight, hand_weight: by how much more a pixel there counts than any other.
+    mouth_share, hand_share: of pictures that are cut out about the mouth, the hand; the others
+      are cut anywhere.
     grey_share: of windows of which but the first frame is grey, as a model's known frames are.
   """
 
-  phases: tuple[Phase, ...] = (Phase(1, 8, 1200), Phase(5, 2, 700), Phase(17, 1, 700))
-  learning: Learning = Learning(rate=2e-3, horizon=4300, cooldown=600)
+  phases: tuple[Phase, ...] = (Phase(1, 8, 1200), Phase(5, 2, 700), Phase(17, 1, 300),
+                               Phase(17, 2, 700, side=32), Phase(17, 1, 100))
+  learning: Learning = Learning(rate=2e-3, horizon=4300, cooldown=700)
   clips: int = 1000
   seed: int = 0
   noise: float = 0.1
@@ -66,6 +73,8 @@ class VAESettings:
   knee: float = 0.05
   mouth_weight: float = 4.0
   hand_weight: float = 2.0
+  mouth_share: float = 0.45
+  hand_share: float = 0.35
   grey_share: float = 0.1
 
   @property

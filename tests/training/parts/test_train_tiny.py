@@ -6,14 +6,15 @@ import pytest
 
 from emv3_jax.errors import InputError
 from emv3_jax.models import wav2vec2
-from emv3_jax.training.parts.settings import AudioSettings, Phase
+from emv3_jax.training.parts.settings import AudioSettings, Learning, Phase
 from scripts import train_tiny
 
 
 @pytest.fixture
 def short(monkeypatch):
   """The audio stage with two steps and two sentences a split."""
-  settings = AudioSettings(phases=(Phase(9, 1, 2),), variants=1)
+  settings = AudioSettings(phases=(Phase(9, 1, 2),), variants=1,
+                           learning=Learning(rate=1e-3, warmup=1))
   monkeypatch.setitem(train_tiny.STAGES, "audio", (train_tiny.AudioStage, lambda: settings))
   known = train_tiny.sentences
   monkeypatch.setattr(train_tiny, "sentences", lambda split: known(split)[:2])
