@@ -15,7 +15,6 @@ import jax
 from jax.sharding import NamedSharding
 import numpy as np
 
-from emv3_jax import sharding
 from emv3_jax.data import pipeline
 from emv3_jax.tasks import schedule
 from emv3_jax.tasks.conditions import assemble
@@ -43,18 +42,14 @@ class HostBatches:
   Args:
     config: the run's.
     sources: its datasets.
-    target: sharding of a batch's arrays: the leading axis is split, the others are not.
+    target: sharding of a batch's arrays: the leading axis is split, over which train.batch divides.
     first: the first step.
 
   Attributes:
     stalled: seconds that `take` has waited.
-
-  Raises:
-    InputError: the batch does not divide over the mesh.
   """
 
   def __init__(self, config: Config, sources: Sources, target: NamedSharding, first: int):
-    sharding.check_batch(target.mesh, config.train.batch)
     self._config, self._sources, self._target = config, sources, target
     self._rows = local_rows(target, config.train.batch)
     self._iterators: dict[Source, grain.DatasetIterator] = {}

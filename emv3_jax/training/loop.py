@@ -66,6 +66,7 @@ class Run:
     check_components(config)
     self.sources = Sources(config)
     self.programs = programs or Programs(config)
+    sharding.check_batch(self.programs.mesh, config.train.batch)
     self.previews = (Previews(config, self.programs, workdir) if config.train.preview_every
                      else None)
     self.empty_text = sharding.replicate(self.sources.data.dataset.empty_text, self.programs.mesh)
