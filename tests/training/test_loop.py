@@ -1,0 +1,247 @@
+"""Runs in this process: what they write, what stops them, what they refuse to go on from."""
+
+import dataclasses
+import json
+import os
+import resource
+import shutil
+import signal
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+import numpy as np
+import pytest
+
+from emv3_jax import program_cache
+from emv3_jax.errors import InputError
+from emv3_jax.io.checkpoints import load_component, read_model_card
+from emv3_jax.models.network import named_leaves
+from emv3_jax.sharding import MeshConfig
+from emv3_jax.tasks.schedule import Stage
+from emv3_jax.training import loop
+from emv3_jax.training.lock import locked
+from emv3_jax.training.settings import NDPOConfig, PreviewConfig
+from emv3_jax.training.speed import Speed
+from tests.data import windows
+from tests.training import runs, tiny
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  return tmp_path_factory.mktemp("loop")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs(folder):
+  """Runs of one process share what they compile, as those of several do."""
+  before = jax.config.jax_compilation_cache_dir
+  program_cache.use(folder / "programs", required=True)
+  yield
+  jax.config.update("jax_compilation_cache_dir", before)
+  compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def programs(folder):
+  """Of the schedule of all runs here, compiled once."""
+  return tiny.programs_of(runs.config_of(folder))
+
+
+class AtStep(Speed):
+  """Does something while a step runs."""
+
+  def __init__(self, step, act):
+    super().__init__()
+    self._when, self._act = step, act
+
+  def count(self, step, shape):
+    super().count(step, shape)
+    if step == self._when:
+      self._act()
+
+
+def test_a_whole_run(folder, programs, tmp_path):
+  config = runs.config_of(folder, steps=7, log_every=2, checkpoint_every=3)
+  assert loop.train(config, tmp_path, programs=programs, profile=(4, 6)) == loop.Outcome(7, False)
+  lines = runs.told(tmp_path)
+  assert [line["step"] for line in lines] == [2, 4, 6]
+  assert {line["stage"] for line in lines} == {"base"}
+  assert {"loss", "grad_norm", "update_norm", "learning_rate", "loss/i2v"} <= lines[0].keys()
+  assert runs.saved_steps(tmp_path) == [6, 7]
+  assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+  described = json.loads((tmp_path / "config.json").read_text())
+  assert described["config"]["train"]["steps"] == 7 and described["versions"]["jax"]
+
+  average = load_component(tmp_path / "model", "transformer", programs.network.abstract,
+                           variant="preview")
+  saved = runs.arrays(tmp_path, 7)
+  for name, leaf in named_leaves(average).items():
+    stored = "['ema']" + "".join(f"['{part}']" for part in name.split("."))
+    np.testing.assert_array_equal(leaf, saved[stored], err_msg=name)
+
+  # A killed run may not have come to write it.
+  shutil.rmtree(tmp_path / "model")
+  assert loop.train(config, tmp_path, programs=programs).step == 7
+  assert "transformer" in read_model_card(tmp_path / "model").components
+
+
+def test_one_program_for_all_steps(folder, programs, tmp_path):
+  loop.train(runs.config_of(folder, steps=12), tmp_path, programs=programs)
+  assert {line["stage"] for line in runs.told(tmp_path)} == {"base", "all"}
+  assert programs.program_at(0) is programs.program_at(11)
+  assert programs.program_at(0).compiled() == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_stop_with_a_checkpoint(folder, programs, tmp_path, number):
+  before = signal.getsignal(number)
+  ask = AtStep(2, lambda: os.kill(os.getpid(), number))
+  config = runs.config_of(folder, steps=50, checkpoint_every=0)
+  assert loop.train(config, tmp_path, programs=programs, speed=ask) == loop.Outcome(3, True)
+  assert runs.saved_steps(tmp_path) == [3] and not (tmp_path / "model").exists()
+  assert signal.getsignal(number) is before
+
+
+def test_a_second_interrupt_does_not_wait(folder, programs, tmp_path):
+  def twice():
+    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGINT)
+
+  with pytest.raises(KeyboardInterrupt):
+    loop.train(runs.config_of(folder), tmp_path, programs=programs, speed=AtStep(1, twice))
+
+
+def test_resumed_lines_are_those_of_an_unbroken_run(folder, programs, tmp_path):
+  whole, parts = tmp_path / "whole", tmp_path / "parts"
+  loop.train(runs.config_of(folder, steps=9), whole, programs=programs)
+  for steps in (4, 5, 9):  # inside of lines of 3 steps
+    loop.train(runs.config_of(folder, steps=steps), parts, programs=programs)
+  assert runs.told(parts) == runs.told(whole)
+
+
+def test_divergence_leaves_the_batch_and_the_checkpoint(folder, programs, tmp_path, monkeypatch):
+  loop.train(runs.config_of(folder, steps=1), tmp_path, programs=programs)
+  start = loop.Run.start
+
+  def spoilt(run, checkpoints):
+    state, step = start(run, checkpoints)
+    return {**state, "params": jax.tree.map(lambda leaf: leaf * np.nan, state["params"])}, step
+
+  monkeypatch.setattr(loop.Run, "start", spoilt)
+  with pytest.raises(loop.Diverged, match="in step 2 loss is nan"):
+    loop.train(runs.config_of(folder, steps=9, checkpoint_every=1), tmp_path, programs=programs)
+  left = json.loads((tmp_path / "diverged_2.json").read_text())
+  assert left["loss"] == "nan" and left["why"] == "loss is nan" and len(left["batch"]) == 4
+  for clip in left["batch"]:
+    assert clip["id"] == f"clip {clip['record']} ü" and clip["task"] in ("i2v", "flf2v")
+  assert runs.saved_steps(tmp_path) == [1] and runs.last_line(tmp_path) == 0
+
+
+def test_too_large_a_loss_stops(folder, programs, tmp_path):
+  with pytest.raises(loop.Diverged, match="above train.max_loss 0.5"):
+    loop.train(runs.config_of(folder, max_loss=0.5), tmp_path, programs=programs)
+  assert runs.saved_steps(tmp_path) == []
+
+
+def test_one_run_in_a_folder(folder, programs, tmp_path):
+  with (locked(tmp_path), pytest.raises(InputError, match=f'at work in.*"pid": {os.getpid()}')):
+    loop.train(runs.config_of(folder), tmp_path, programs=programs)
+  with locked(tmp_path):  # the file is still there, nobody holds it
+    pass
+
+
+def test_a_folder_that_cannot_be_used(folder, tmp_path):
+  (tmp_path / "file").touch()
+  with pytest.raises(InputError, match="cannot be used"):
+    loop.train(runs.config_of(folder), tmp_path / "file")
+
+
+def test_another_config_is_refused(folder, programs, tmp_path):
+  config = runs.config_of(folder, steps=2, log_every=1)
+  loop.train(config, tmp_path, programs=programs)
+  stage = dataclasses.replace(config.stages[1], learning_rate=0.5)
+  other = dataclasses.replace(config, seed=8, ema_decay=0.5, stages=(config.stages[0], stage),
+                              train=dataclasses.replace(config.train, batch=2))
+  with pytest.raises(InputError) as refused:
+    loop.train(other, tmp_path, programs=programs)
+  for field in ("seed: 7 != 8", "ema_decay: 0.9 != 0.5", "stages.1.learning_rate: 0.001 != 0.5",
+                "train.batch: 4 != 2"):
+    assert field in str(refused.value)
+
+  windows.write_dataset(tmp_path / "data", shards=((6, 0),))
+  with pytest.raises(InputError, match="dataset.data: "):
+    loop.train(dataclasses.replace(config, data=str(tmp_path / "data")), tmp_path,
+               programs=programs)
+
+  may = dataclasses.replace(config, name="n", train=dataclasses.replace(
+      config.train, steps=3, log_every=3, keep=5, max_loss=7.0))
+  assert loop.train(may, tmp_path, programs=programs).step == 3
+
+
+def test_a_full_disk_is_told_and_leaves_the_last_checkpoint(folder, programs, tmp_path, monkeypatch):
+  loop.train(runs.config_of(folder, steps=2), tmp_path, programs=programs)
+  with monkeypatch.context() as patch:
+    patch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 1000))
+    with pytest.raises(InputError, match=r"1,000 free\); .*checkpoints/2 is whole"):
+      loop.train(runs.config_of(folder, steps=3), tmp_path, programs=programs)
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # what is written fails midway
+  try:
+    with pytest.raises(InputError, match="checkpoints/3 could not be written .*checkpoints/2 is"):
+      loop.train(runs.config_of(folder, steps=3), tmp_path, programs=programs)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  assert runs.saved_steps(tmp_path) == [2]
+  assert loop.train(runs.config_of(folder, steps=3), tmp_path, programs=programs).step == 3
+
+
+def test_a_damaged_checkpoint_is_told(folder, programs, tmp_path):
+  loop.train(runs.config_of(folder, steps=2), tmp_path, programs=programs)
+  for path in (tmp_path / "checkpoints" / "2" / "state").rglob("manifest.ocdbt"):
+    path.write_bytes(b"")
+  with pytest.raises(InputError, match="checkpoints/2 cannot be read"):
+    loop.train(runs.config_of(folder, steps=3), tmp_path, programs=programs)
+
+
+def test_batches_that_do_not_divide(folder, tmp_path):
+  config = dataclasses.replace(runs.config_of(folder), mesh=MeshConfig(data=3))
+  with pytest.raises(InputError, match="batch of 4 does not divide over data 3"):
+    loop.train(config, tmp_path, programs=tiny.programs_of(config))
+  with pytest.raises(InputError, match="takes 3 devices, there are 8"):
+    loop.train(config, tmp_path)
+
+
+def test_negatives_beside_data(folder, tmp_path):
+  windows.write_dataset(folder / "negatives", shards=((3, 0),))
+  stage = Stage("unlearn", 10, kind="ndpo", negatives=str(folder / "negatives"))
+  config = dataclasses.replace(runs.config_of(folder, (stage,), steps=2, log_every=1),
+                               ndpo=NDPOConfig(beta=1.0, sft_weight=0.5))
+  loop.train(config, tmp_path, programs=tiny.programs_of(config))
+  first, second = runs.told(tmp_path)
+  assert first["kind"] == "ndpo" and first["stage"] == "unlearn"
+  assert first["d"] == first["d_ref"] and second["d"] != second["d_ref"]
+  assert first["loss"] == pytest.approx(np.log(2) + 0.5 * first["positive_error"], rel=1e-5)
+  assert any("reference" in name for name in runs.arrays(tmp_path, 2))
+
+
+def test_held_out_clips(folder, programs, tmp_path):
+  preview = PreviewConfig(held_out=str(folder / "data"), batches=2)
+  config = dataclasses.replace(runs.config_of(folder, steps=4, preview_every=2), preview=preview)
+  loop.train(config, tmp_path, programs=programs)
+  first, second = map(json.loads, (tmp_path / "held_out.jsonl").read_text().splitlines())
+  assert (first["step"], second["step"]) == (2, 4) and len(first) == 7
+  assert 0 < second["loss"] != first["loss"]
+
+
+def test_export_without_checkpoints(folder, tmp_path):
+  with pytest.raises(InputError, match="holds no checkpoints"):
+    loop.export(runs.config_of(folder), tmp_path)
+
+
+def test_previews_of_nothing(folder, programs, tmp_path):
+  with pytest.raises(InputError, match="nothing to make"):
+    loop.train(runs.config_of(folder, preview_every=1), tmp_path, programs=programs)
+  config = dataclasses.replace(runs.config_of(folder, preview_every=1),
+                               preview=PreviewConfig(audio="voice.wav"))
+  with pytest.raises(InputError, match="needs the other networks"):
+    loop.train(config, tmp_path, programs=programs)
