@@ -14,6 +14,9 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from emv3_jax.io import checkpoints
+from emv3_jax.models import transformer
+from emv3_jax.models.precision import FLOAT32
 from emv3_jax.tasks.schedule import Mixture, Stage
 from emv3_jax.training.settings import Config, OptimizerConfig
 from tests.data import windows
@@ -35,12 +38,16 @@ def get_config():
 
 
 def config_of(folder: pathlib.Path, stages=STAGES, **train) -> Config:
-  """A config whose dataset, of 7 records, lies in `folder`; made where absent."""
-  data = folder / "data"
+  """A config whose dataset, of 7 records, and first weights lie in `folder`; made where absent."""
+  data, weights = folder / "data", folder / "weights"
   if not data.exists():
     windows.write_dataset(data, shards=((4, 0), (3, 0)))
+    # Drawing them in every run would take longer than the run.
+    checkpoints.save_component(weights, "transformer",
+                               tiny.params_of(transformer.network(NETWORK, FLOAT32)),
+                               config=dataclasses.asdict(NETWORK), variant="preview")
   # With Adam's own eps the first steps take the sign of gradients that are zero but for rounding.
-  config = tiny.config_of(*stages, network=NETWORK, checkpoint="untrained", data=str(data),
+  config = tiny.config_of(*stages, network=NETWORK, checkpoint=str(weights), data=str(data),
                           program_cache=str(folder / "programs"), ema_decay=0.9,
                           optimizer=OptimizerConfig(eps=1e-3))
   train = {"steps": 12, "batch": 4, "log_every": 3, "checkpoint_every": 5, "remat": "none", **train}

@@ -241,7 +241,7 @@ def test_export_without_checkpoints(folder, tmp_path):
 def test_previews_of_nothing(folder, programs, tmp_path):
   with pytest.raises(InputError, match="nothing to make"):
     loop.train(runs.config_of(folder, preview_every=1), tmp_path, programs=programs)
-  config = dataclasses.replace(runs.config_of(folder, preview_every=1),
+  config = dataclasses.replace(runs.config_of(folder, preview_every=1), checkpoint="untrained",
                                preview=PreviewConfig(audio="voice.wav"))
   with pytest.raises(InputError, match="needs the other networks"):
     loop.train(config, tmp_path, programs=programs)
