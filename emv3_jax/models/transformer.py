@@ -232,8 +232,13 @@ class Block(nnx.Module):
                  for t in self.self_attn.project(h, rope))
 
   def write(self, x: jax.Array, y: jax.Array, e: list[jax.Array], context: Context,
-            face_mask: jax.Array | None, constrain: Callable, **cross_options) -> jax.Array:
-    """x [b, s, d] and attention output y [b, s, n, k] -> the next layer's x [b, s, d]."""
+            face_mask: jax.Array | None, constrain: Callable, again: bool,
+            **cross_options) -> jax.Array:
+    """x [b, s, d] and attention output y [b, s, n, k] -> the next layer's x [b, s, d].
+
+    With `again` the backward pass computes CDCA when it gets there, so that what CDCA holds does not
+    lie beside what the feed-forward holds.
+    """
     _, _, gate_attention, shift, scale, gate_ffn = e
     stream = lambda x: constrain(x, "batch", "length", None)
 
@@ -242,8 +247,11 @@ class Block(nnx.Module):
 
     x = gated(x, self.self_attn.o(y.reshape(x.shape)), gate_attention)
     with jax.named_scope("cross_attention"):
-      x = stream(x + self.cross_attn(self.norm3(x), context, face_mask=face_mask,
-                                     constrain=constrain, **cross_options))
+      inject = lambda x, context, face_mask: self.cross_attn(
+          self.norm3(x), context, face_mask=face_mask, constrain=constrain, **cross_options)
+      if again:
+        inject = jax.checkpoint(inject)  # XLA would merge the two
+      x = stream(x + inject(x, context, face_mask))
     with jax.named_scope("ffn"):
       h = stream(modulated_norm(x, shift, scale, self.eps))
       return gated(x, self.ffn(h, constrain), gate_ffn)
@@ -436,8 +444,9 @@ class Transformer(nnx.Module):
 
       def write(tokens):
         x, y, face_mask = tokens
-        return block.write(x, y, e, layer_context, face_mask, constrain, audio_gain=audio_gain,
-                           modality_weights=modality_weights, attend=cross_attend)
+        return block.write(x, y, e, layer_context, face_mask, constrain, again=remat == "full",
+                           audio_gain=audio_gain, modality_weights=modality_weights,
+                           attend=cross_attend)
 
       with jax.named_scope("self_attention"):
         q, k, v = by_blocks(read, (x, *rope))
