@@ -159,11 +159,19 @@ def draw_tasks(seed: int, step: int, examples: np.ndarray, mixture: Mixture) -> 
   Returns:
     int32 [b] positions in TASKS.
   """
-  with jax.default_device(jax.local_devices(backend="cpu")[0]):
+  with jax.default_device(_host()):
     uniform = np.asarray(_uniforms(seed, step, np.asarray(examples, np.uint32)), np.float64)
   tasks = np.searchsorted(np.cumsum(mixture.probabilities), uniform, side="right")
   # Rounding may leave the sum below 1; a task without a share is never drawn for it.
   return np.minimum(tasks, np.flatnonzero(mixture.probabilities)[-1]).astype(np.int32)
+
+
+def _host() -> jax.Device | None:
+  """The CPU; where JAX_PLATFORMS leaves it out, the default device, which draws the same."""
+  try:
+    return jax.local_devices(backend="cpu")[0]
+  except RuntimeError:
+    return None
 
 
 @functools.partial(jax.jit, static_argnums=0)
