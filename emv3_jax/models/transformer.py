@@ -250,7 +250,7 @@ class Block(nnx.Module):
       inject = lambda x, context, face_mask: self.cross_attn(
           self.norm3(x), context, face_mask=face_mask, constrain=constrain, **cross_options)
       if again:
-        inject = jax.checkpoint(inject)  # XLA would merge the two
+        inject = jax.checkpoint(inject)  # with barriers: XLA would merge it with the first pass
       x = stream(x + inject(x, context, face_mask))
     with jax.named_scope("ffn"):
       h = stream(modulated_norm(x, shift, scale, self.eps))
