@@ -13,10 +13,10 @@ import pathlib
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from emv3_jax.io.atomic import atomic_file
 from emv3_jax.tasks.schedule import TASKS, Kind
+from emv3_jax.training.board import open_board
 
 BANDS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # of sigma
 _LAST = ("learning_rate", "ema_decay")  # of which the last value is reported
@@ -124,7 +124,7 @@ class Writer:
     self._workdir = workdir
     for name in ("metrics", "held_out"):
       forget_after(workdir / f"{name}.jsonl", step)
-    self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1 if step else None)
+    self._board = open_board(workdir / "tensorboard", step)
 
   def __enter__(self) -> "Writer":
     return self

@@ -1,6 +1,8 @@
 """Lines of metrics: means by task, by band of sigma, by kind of step."""
 
 import json
+import subprocess
+import sys
 
 import jax.numpy as jnp
 import pytest
@@ -51,6 +53,13 @@ def test_pending_reads_up_to_a_step():
   last, = pending.read(3)
   assert last == Row(3, "sft", {"loss": 3.0, "error": [0.0, 1.0]})
   assert Row(**json.loads(json.dumps(vars(last)))) == last
+
+
+def test_the_board_needs_no_torch():
+  code = ("import pathlib, sys, tempfile; from emv3_jax.training.board import open_board;"
+          "board = open_board(pathlib.Path(tempfile.mkdtemp()), 0);"
+          "board.add_scalar('loss', 1.0, 1); board.close(); assert 'torch' not in sys.modules")
+  subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_lines_after_a_checkpoint_are_forgotten(tmp_path):
