@@ -1,4 +1,4 @@
-"""How the parts of the small default are trained; the defaults are those of the shipped weights."""
+"""How the parts of the small default are trained; docs/training.md has the figures reached."""
 
 import dataclasses
 
@@ -51,7 +51,8 @@ class VAESettings:
   """Training of the VAE.
 
   Attributes:
-    phases: single pictures first, where a step is cheap, then ever longer windows.
+    phases: single pictures first, where a step is cheap, then ever longer windows; whole pictures
+      again at the end, for what cutting spoils at the edges.
     clips: puppets of the world `seed` that are trained on.
     noise: standard deviation of the posterior, the same for all latents: what the decoder has to
       stand, and with `kl` what keeps the latents small.
