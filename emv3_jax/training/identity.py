@@ -1,8 +1,8 @@
 """What a checkpoint says of the run that wrote it, and whether a run may go on from it."""
 
 import dataclasses
+import importlib.metadata
 import json
-import platform
 import re
 
 from absl import logging
@@ -20,12 +20,16 @@ MAY_CHANGE = re.compile(
     r"|train\.(steps|accumulate|remat|attention|log_every|checkpoint_every|preview_every|keep"
     r"|keep_every|data_threads|max_loss)|stages\.\d+\.negatives")
 
+_PACKAGES = ("optax", "grain", "array-record")  # beside those of sampling
+
 
 def describe(config: Config, datasets: dict[str, str]) -> dict:
   """JSON-able: the config, its seed, the datasets' digests, versions, processes and devices."""
+  packages = versions() | {name: importlib.metadata.version(name) for name in _PACKAGES}
+  del packages["device"]
   return {
       "config": json.loads(json.dumps(dataclasses.asdict(config))), "seed": config.seed,
-      "datasets": datasets, "versions": {"python": platform.python_version(), **versions()},
+      "datasets": datasets, "versions": packages,
       "processes": jax.process_count(), "devices": jax.device_count(),
       "device_kind": jax.devices()[0].device_kind}
 
