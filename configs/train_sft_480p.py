@@ -24,7 +24,7 @@ from emv3_jax.training.settings import Config, LossConfig, ScheduleConfig, Train
 def get_config() -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict(dataclasses.asdict(Config(
       name="train_sft_480p",
-      loss=LossConfig(face=1.0, mouth=1.0, jitter=0.05),
+      loss=LossConfig(face=1.0, mouth=1.0, jitter=50.0),
       schedule=ScheduleConfig(preset="paper", steps=20000, learning_rate=1e-4, warmup=500),
       train=TrainConfig(batch=64, remat="full", log_every=10, checkpoint_every=500, keep=3,
                         keep_every=5000))))
