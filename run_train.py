@@ -23,6 +23,7 @@ from emv3_jax.errors import InputError
 from emv3_jax.plan import command as plan
 from emv3_jax.plan import utilisation
 from emv3_jax.training import loop
+from emv3_jax.training.divergence import Diverged
 from emv3_jax.training.settings import Config
 
 
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
   speed = utilisation.speed_of(config, devices[0].device_kind, len(devices))
   try:
     outcome = loop.train(config, workdir, speed=speed, profile=profile)
-  except loop.Diverged as error:
+  except Diverged as error:
     sys.stderr.write(f"{error}\n")
     return 1
   if outcome.stopped:

@@ -13,14 +13,13 @@ import pathlib
 
 from absl import logging
 import jax
-import numpy as np
 
 from emv3_jax import processes, sharding
 from emv3_jax.errors import InputError
 from emv3_jax.io.atomic import write_json
 from emv3_jax.tasks import schedule
-from emv3_jax.tasks.schedule import TASKS
 from emv3_jax.training import identity, metrics
+from emv3_jax.training.divergence import diverged
 from emv3_jax.training.exporting import check_components, export_model
 from emv3_jax.training.host_batches import HostBatches
 from emv3_jax.training.lock import locked
@@ -38,10 +37,6 @@ from emv3_jax.training.stopping import StopRequests
 
 MODEL = "model"  # in the run's folder
 RUNNING = 2  # steps that are started before the oldest has to be done
-
-
-class Diverged(Exception):
-  """Training cannot go on: loss or gradients are not finite, or the loss is too large."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +93,7 @@ class Run:
       state, told = program(state, batch.batch, self.empty_text, batch.positives)
     self.pending.add(step + 1, program.kind, told)
     self.pending.wait(RUNNING)
-    self.speed.count(step, shape)
+    self.speed.count(step, shape, batches.stalled)
     return state
 
   def read_metrics(self, last: int) -> None:
@@ -111,9 +106,9 @@ class Run:
       self.rows.append(row)
       fault = row.fault(self.config.train.max_loss)
       if fault:
-        raise self._diverged(row, fault)
+        raise diverged(row, fault, self.sources, self.workdir)
 
-  def report(self, writer: metrics.Writer | None, batches: HostBatches) -> None:
+  def report(self, writer: metrics.Writer | None) -> None:
     """Writes the line that is due, if one is, about the steps since the line before it."""
     if self.due is None:
       return
@@ -122,7 +117,7 @@ class Run:
     last = rows[-1]
     stage = schedule.place_of(self.programs.stages, last.step - 1).stage.name
     told = {"step": last.step, "stage": stage, "kind": last.kind, **metrics.line(rows),
-            **self.speed.read(batches.stalled)}
+            **self.speed.read()}
     if writer is not None:
       writer.write(told)
       logging.info("Step %d of %d, %s: loss %.4f, %.2f s a step.", last.step,
@@ -133,30 +128,6 @@ class Run:
     self.read_metrics(step)
     with self.speed.paused():
       checkpoints.save(step, state, self.rows)
-
-  def _diverged(self, row: Row, fault: str) -> Diverged:
-    """Leaves behind what was in the batch."""
-    step, path = row.step - 1, self.workdir / f"diverged_{row.step}.json"
-    source, numbers = self.sources.of_step(step), self.sources.examples(step)
-    if processes.is_first():
-      records = [source.dataset[number] for number in numbers]
-      by_example = {name: values for name, values in row.values.items()
-                    if isinstance(values, list) and len(values) == len(records)}
-      clips = [{"record": int(number), "id": record.id, "window": record.index,
-                **{name: _plain(values[place]) for name, values in by_example.items()},
-                "task": str(TASKS[int(by_example["task"][place])])}
-               for place, (number, record) in enumerate(zip(numbers, records, strict=True))]
-      numbers_told = {name: _plain(value) for name, value in row.values.items()
-                      if not isinstance(value, list)}
-      write_json(path, {"step": row.step, "why": fault, "dataset": source.folder,
-                        **numbers_told, "batch": clips})
-    return Diverged(f"Stopped: in step {row.step} {fault}. Its batch is listed in {path}; the newest "
-                    "checkpoint is from before it. Lower the learning rate, or leave the clips out.")
-
-
-def _plain(value: float) -> float | str:
-  """JSON has no NaN."""
-  return value if np.isfinite(value) else str(value)
 
 
 def train(config: Config, workdir: pathlib.Path, *, speed: Speed | None = None,
@@ -174,7 +145,7 @@ def train(config: Config, workdir: pathlib.Path, *, speed: Speed | None = None,
     InputError: dataset, checkpoint, mesh, disk or folder cannot be used; says what to do.
     Diverged: loss or gradients went wrong; the batch is in WORKDIR/diverged_STEP.json.
   """
-  with locked(workdir):
+  with StopRequests() as stop, locked(workdir):
     run = processes.together(lambda: Run(config, workdir, speed or Speed(), programs))
     with Checkpoints(workdir, config, run.description) as checkpoints:
       state, first = run.start(checkpoints)
@@ -186,18 +157,18 @@ def train(config: Config, workdir: pathlib.Path, *, speed: Speed | None = None,
         export_model(config, state["ema"], first, workdir / MODEL)  # it may have been killed there
         return Outcome(first, False)
       target = run.programs.batch_sharding
-      with (HostBatches(config, run.sources, target, first) as batches, StopRequests() as stop,
+      with (HostBatches(config, run.sources, target, first) as batches,
             _writer(workdir, first) as writer, Profile(profile, workdir / "profile") as traced):
-        step, stopped = first, False
+        step, stopped = first, stop.reached(first)
         while step < config.last_step and not stopped:
           traced.at(step)
           state = run.step(state, step, batches)
           step += 1
-          run.report(writer, batches)  # while the step runs, about those before it
+          run.report(writer)  # while the step runs, about those before it
           run.due = step if _due(step, config.train.log_every) else None
           stopped, last = stop.reached(step), step == config.last_step
           if stopped or last or _due(step, config.train.checkpoint_every):
-            run.report(writer, batches)
+            run.report(writer)
             run.save(checkpoints, step, state)
           if _due(step, config.train.preview_every):
             with run.speed.paused():

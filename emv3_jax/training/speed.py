@@ -20,15 +20,17 @@ class Speed:
                peak: float = 0.0):
     self._operations, self._peak = operations, peak
     self._known: float | None = None  # up to when time was counted
-    self._seconds = self._stalled = 0.0
+    self._seconds = self._stalled = self._waited = 0.0
     self._steps = self._clips = self._tokens = self._work = 0
 
-  def count(self, step: int, shape: tuple[int, ...]) -> None:
-    """A step was started."""
-    now = time.perf_counter()
+  def count(self, step: int, shape: tuple[int, ...], stalled: float) -> None:
+    """A step was started, on latents of `shape`; `stalled`: seconds waited for data so far."""
+    now, waited = time.perf_counter(), stalled - self._waited
+    self._waited = stalled
     if self._known is None:
       self._known = now
       return
+    self._stalled += waited
     self._seconds += now - self._known
     self._known = now
     b, f, height8, width8, _ = shape
@@ -48,14 +50,14 @@ class Speed:
       if self._known is not None:
         self._known += time.perf_counter() - start
 
-  def read(self, stalled: float) -> dict[str, float]:
-    """Figures since the last call; `stalled` is how many seconds were waited for data so far."""
+  def read(self) -> dict[str, float]:
+    """Figures since the last call."""
     seconds, steps = max(self._seconds, 1e-9), max(self._steps, 1)
     told = {"seconds_per_step": self._seconds / steps, "clips_per_second": self._clips / seconds,
             "tokens_per_second": self._tokens / seconds,
-            "input_stall_share": min(1.0, (stalled - self._stalled) / seconds)}
+            "input_stall_share": min(1.0, self._stalled / seconds)}
     if self._operations and self._peak:
       told["flops_utilisation"] = self._work / seconds / self._peak
-    self._stalled, self._seconds = stalled, 0.0
+    self._seconds = self._stalled = 0.0
     self._steps = self._clips = self._tokens = self._work = 0
     return told

@@ -33,8 +33,8 @@ def test_speed_reports_utilisation(monkeypatch):
   monkeypatch.setattr("time.perf_counter", lambda: next(clock))
   speed = utilisation.speed_of(CONFIG, "TPU v5 lite", 4)
   for step in (1, 2, 3):  # 1 starts the clock, 2 is sft, 3 ndpo
-    speed.count(step, SHAPE)
-  told = speed.read(stalled=1.0)
+    speed.count(step, SHAPE, stalled=0.5 * step)
+  told = speed.read()
   work = sum(utilisation.step_flops(CONFIG, kind, SHAPE) for kind in ("sft", "ndpo"))
   assert told["flops_utilisation"] == pytest.approx(work / 4 / (4 * 197e12))
   assert told["seconds_per_step"] == 2 and told["clips_per_second"] == 2
@@ -44,5 +44,5 @@ def test_speed_reports_utilisation(monkeypatch):
 def test_unknown_device_has_none():
   speed = utilisation.speed_of(CONFIG, "cpu", 1)
   for step in range(3):
-    speed.count(step, SHAPE)
-  assert "flops_utilisation" not in speed.read(0.0)
+    speed.count(step, SHAPE, stalled=0.0)
+  assert "flops_utilisation" not in speed.read()

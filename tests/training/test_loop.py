@@ -19,6 +19,7 @@ from emv3_jax.models.network import named_leaves
 from emv3_jax.sharding import MeshConfig
 from emv3_jax.tasks.schedule import Stage
 from emv3_jax.training import loop
+from emv3_jax.training.divergence import Diverged
 from emv3_jax.training.lock import locked
 from emv3_jax.training.settings import NDPOConfig, PreviewConfig
 from emv3_jax.training.speed import Speed
@@ -54,8 +55,8 @@ class AtStep(Speed):
     super().__init__()
     self._when, self._act = step, act
 
-  def count(self, step, shape):
-    super().count(step, shape)
+  def count(self, step, shape, stalled):
+    super().count(step, shape, stalled)
     if step == self._when:
       self._act()
 
@@ -102,6 +103,17 @@ def test_signals_stop_with_a_checkpoint(folder, programs, tmp_path, number):
   assert signal.getsignal(number) is before
 
 
+def test_asked_before_the_first_step(folder, programs, tmp_path, monkeypatch):
+  def slow(*arguments):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return start(*arguments)
+
+  start = loop.initial_params
+  monkeypatch.setattr(loop, "initial_params", slow)
+  assert loop.train(runs.config_of(folder), tmp_path, programs=programs) == loop.Outcome(0, True)
+  assert runs.saved_steps(tmp_path) == []
+
+
 def test_a_second_interrupt_does_not_wait(folder, programs, tmp_path):
   def twice():
     os.kill(os.getpid(), signal.SIGINT)
@@ -128,7 +140,7 @@ def test_divergence_leaves_the_batch_and_the_checkpoint(folder, programs, tmp_pa
     return {**state, "params": jax.tree.map(lambda leaf: leaf * np.nan, state["params"])}, step
 
   monkeypatch.setattr(loop.Run, "start", spoilt)
-  with pytest.raises(loop.Diverged, match="in step 2 loss is nan"):
+  with pytest.raises(Diverged, match="in step 2 loss is nan"):
     loop.train(runs.config_of(folder, steps=9, checkpoint_every=1), tmp_path, programs=programs)
   left = json.loads((tmp_path / "diverged_2.json").read_text())
   assert left["loss"] == "nan" and left["why"] == "loss is nan" and len(left["batch"]) == 4
@@ -138,7 +150,7 @@ def test_divergence_leaves_the_batch_and_the_checkpoint(folder, programs, tmp_pa
 
 
 def test_too_large_a_loss_stops(folder, programs, tmp_path):
-  with pytest.raises(loop.Diverged, match="above train.max_loss 0.5"):
+  with pytest.raises(Diverged, match="above train.max_loss 0.5"):
     loop.train(runs.config_of(folder, max_loss=0.5), tmp_path, programs=programs)
   assert runs.saved_steps(tmp_path) == []
 
