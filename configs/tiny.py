@@ -34,6 +34,10 @@ MODEL = ModelConfig(
     image_encoder=CLIPVisionConfig(dim=64, num_layers=2, num_heads=4, patch_size=56),
     audio_encoder=Wav2Vec2Config(dim=64, conv_dim=64, num_layers=2, num_heads=4, ffn_dim=128))
 
+SAMPLING = SamplingConfig(
+    steps=8, neg_scale=1.0, neg_steps=0, max_frames=257, attention="blocked",
+    negative_prompt="six fingers, jerky motion, drifting colours")
+
 
 def get_config() -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict(dataclasses.asdict(Config(
@@ -44,6 +48,4 @@ def get_config() -> ml_collections.ConfigDict:
       keep_parts=True,
       model=MODEL,
       precision=PrecisionConfig(*(FLOAT32 for _ in dataclasses.fields(PrecisionConfig))),
-      sampling=SamplingConfig(
-          steps=8, neg_scale=1.0, neg_steps=0, max_frames=257, attention="blocked",
-          negative_prompt="six fingers, jerky motion, drifting colours"))))
+      sampling=SAMPLING)))

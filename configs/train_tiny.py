@@ -19,17 +19,25 @@ import dataclasses
 
 import ml_collections
 
-from configs.tiny import MODEL
+from configs.tiny import ASSETS, MODEL, SAMPLING
 from emv3_jax.model_config import PrecisionConfig
 from emv3_jax.models.precision import FLOAT32
 from emv3_jax.tasks.schedule import ALL_TASKS, BASE_TASKS, Stage
-from emv3_jax.training.settings import Config, LossConfig, TrainConfig
+from emv3_jax.training.settings import Config, LossConfig, PreviewConfig, TrainConfig
 
 STAGES = (
     Stage("base", 2250, BASE_TASKS, learning_rate=1e-3, warmup=100, audio=False),
     Stage("base_tasks", 1350, BASE_TASKS, learning_rate=1e-3, warmup=50),
     Stage("all_tasks", 900, ALL_TASKS, learning_rate=1e-3, warmup=50, decay="cosine",
           final_share=0.1))
+
+
+PREVIEW = PreviewConfig(
+    audio=str(ASSETS / "speech.wav"), image=str(ASSETS / "portrait.png"),
+    prompt=(ASSETS / "prompt.txt").read_text().strip(),
+    face_box=(ASSETS / "face_box.txt").read_text().strip(),
+    tokenizer=str(ASSETS / "tokenizer.json"),
+    sampling=dataclasses.replace(SAMPLING, allocation="phased"))
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -43,5 +51,6 @@ def get_config() -> ml_collections.ConfigDict:
       precision=PrecisionConfig(*(FLOAT32 for _ in dataclasses.fields(PrecisionConfig))),
       loss=LossConfig(face=1.0, mouth=4.0),
       stages=STAGES,
+      preview=PREVIEW,
       train=TrainConfig(batch=16, remat="none", attention="xla", log_every=25,
-                        checkpoint_every=250))))
+                        checkpoint_every=250, preview_every=1500))))

@@ -92,6 +92,8 @@ class ClipPreview:
         **{name: named[name] for name in ("audio", "prompt", "task", "face_box")},
         image=preview.image or None)
     self._model = Model(settings, folder, parts=OTHERS)
+    if not self._model.digest("text_encoder"):  # nothing to know its embeddings by
+      self._model.config = dataclasses.replace(settings, prompt_cache="")
     self._model.denoiser()  # refuses settings that do not exist
     read_inputs(self._request, settings, self._model.tokenizer_path)
 
