@@ -11,7 +11,10 @@ and moving average, bfloat16 computation, every layer computed again in the back
 paper gives no batch size (it has 64 GPUs), number of steps, warm-up or decay of the average: these
 are this project's choice. What a step takes on machines that are not at hand:
 
-  python run_train.py --config=configs/train_sft_480p.py --plan=v5e:16x16,h100:1x8x8
+  python run_train.py --config=configs/train_sft_480p.py --plan=v5e:16x16
+
+As planned: 2.2 GiB a chip on v5e:16x16 (fsdp 64 x context 4), 2.5 s at the chips' peak; with train.batch
+16 on 16 H100 (fsdp 16) 11.8 GiB and 2.0 s.
 """
 
 import dataclasses
