@@ -7,11 +7,13 @@ import ml_collections
 import pytest
 
 from emv3_jax import config as config_lib
+from emv3_jax.data.prepare import read_settings
 from emv3_jax.errors import InputError
 from emv3_jax.sampling.settings import Config
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
-SAMPLING = [path for path in CONFIGS if not path.stem.startswith(("train", "__"))]
+SAMPLING = [path for path in CONFIGS if not path.stem.startswith(("train", "prepare", "__"))]
+PREPARE = [path for path in CONFIGS if path.stem.startswith("prepare")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +39,12 @@ def test_every_config_file_builds(path):
   built = config_lib.build(Config, config_lib.read_config_file(path))
   assert built.name == path.stem
   hash(built)
+
+
+@pytest.mark.parametrize("path", PREPARE, ids=lambda path: path.stem)
+def test_every_config_of_preparation_builds(path):
+  _, networks, settings = read_settings(str(path), ["prepare.stride=16"])
+  assert networks is not None and settings.stride == 16
 
 
 def test_overrides_take_the_type_of_what_they_replace():
