@@ -7,12 +7,7 @@ import jax
 
 from emv3_jax.models.attention import Attend
 from emv3_jax.models.precision import Precision
-
-
-def linear(in_dim: int, out_dim: int, precision: Precision, rngs: nnx.Rngs, **kwargs) -> nnx.Linear:
-  return nnx.Linear(in_dim, out_dim, dtype=precision.compute_dtype,
-                    param_dtype=precision.param_dtype, precision=precision.matmul, rngs=rngs,
-                    **kwargs)
+from emv3_jax.models.token_layers import linear
 
 
 class SelfAttention(nnx.Module):

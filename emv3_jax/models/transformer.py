@@ -26,13 +26,14 @@ import jax.numpy as jnp
 from emv3_jax.models.attention import Attend, attend_blocked
 from emv3_jax.models.audio_projection import FlashAudioProjection, PreviewAudioProjection
 from emv3_jax.models.cross_attention import Context, ContextTokens, CrossAttention
+from emv3_jax.models.embeddings import PATCH, ImageEmbedding, PatchEmbedding
 from emv3_jax.models.network import Network
 from emv3_jax.models.norms import LayerNorm, RMSNorm, modulated_norm
 from emv3_jax.models.precision import FLOAT32, Precision
 from emv3_jax.models.rope import RopeTable, apply_rope
+from emv3_jax.models.token_layers import MLP, XAVIER, by_token_blocks, gelu_tanh, identity, linear
 
 Variant = Literal["preview", "flash"]
-PATCH = (1, 2, 2)  # latent frames, rows and columns of a token
 ATTENTION = "attention"  # checkpoint name of the self-attention output
 _REMAT_POLICIES = {
     "full": None,
@@ -87,117 +88,12 @@ class TransformerConfig:
     return self.dim // self.num_heads
 
 
-def identity(x, *names: str | None):
-  """The `constrain` of a program on one device.
-
-  On a mesh `constrain(x, *logical_axes)` pins where an activation lies, and `constrain(module, path)`
-  gathers the parameters of the submodule at `path`, in the compute dtype, where they are used.
-  """
-  return x
-
-
-def _linear(inputs, outputs, precision: Precision, rngs, kernel_init=None):
-  return nnx.Linear(
-      inputs, outputs, dtype=precision.compute_dtype, param_dtype=precision.param_dtype,
-      precision=precision.matmul, kernel_init=kernel_init or nnx.initializers.xavier_uniform(),
-      rngs=rngs)
-
-
-def by_token_blocks(fn: Callable, tokens, blocks: int, shards: int = 1):
-  """`fn(tokens)` a block of tokens at a time, so that its temporaries are a block's.
-
-  Args:
-    fn: from a tree of [b, c, ...] to a tree of [b, c', ...], token by token.
-    tokens: tree of [b, s, ...]; the lengths s may differ by a factor.
-    blocks: number of blocks, done one after the other.
-    shards: number of devices that the token axis is split over; blocks are cut inside each shard.
-
-  Returns:
-    The tree that `fn(tokens)` would give.
-  """
-  if blocks == 1:
-    return fn(tokens)
-
-  def cut(t):
-    return t.reshape(t.shape[0], shards, blocks, -1, *t.shape[2:])
-
-  def block(i):
-    chunk = lambda t: jax.lax.dynamic_index_in_dim(cut(t), i, axis=2, keepdims=False)
-    merged = lambda t: t.reshape(t.shape[0], -1, *t.shape[3:])
-    out = fn(jax.tree.map(lambda t: merged(chunk(t)), tokens))
-    return jax.tree.map(lambda t: t.reshape(t.shape[0], shards, -1, *t.shape[2:]), out)
-
-  def write(i, out):
-    # In place: stacking the blocks and moving their axis would copy the whole tensor once more.
-    put = lambda whole, part: jax.lax.dynamic_update_index_in_dim(whole, part, i, axis=2)
-    return jax.tree.map(put, out, block(i))
-
-  shape = lambda t: (*t.shape[:2], blocks, *t.shape[2:])
-  out = jax.tree.map(lambda t: jnp.zeros(shape(t), t.dtype), jax.eval_shape(block, 0))
-  out = jax.lax.fori_loop(0, blocks, write, out)
-  return jax.tree.map(lambda t: t.reshape(t.shape[0], -1, *t.shape[4:]), out)
-
-
-class MLP(nnx.Module):
-  """down(activation(up(x)))."""
-
-  def __init__(self, dims: tuple[int, int, int], activation: Callable, precision: Precision, *,
-               rngs: nnx.Rngs, kernel_init=None):
-    self.up = _linear(dims[0], dims[1], precision, rngs, kernel_init)
-    self.down = _linear(dims[1], dims[2], precision, rngs, kernel_init)
-    self.activation = activation
-
-  def __call__(self, x: jax.Array, constrain: Callable = identity) -> jax.Array:
-    """x: [..., inputs]; `constrain` sees the hidden [b, s, hidden]."""
-    hidden = self.activation(self.up(x))
-    return self.down(constrain(hidden, "batch", "length", "mlp"))
-
-
-gelu_tanh = functools.partial(jax.nn.gelu, approximate=True)
-gelu_erf = functools.partial(jax.nn.gelu, approximate=False)
-
-
-class ImageEmbedding(nnx.Module):
-  """CLIP tokens [b, m, image_dim] -> [b, m, d]."""
-
-  def __init__(self, config: TransformerConfig, precision: Precision, *, rngs: nnx.Rngs):
-    self.norm_in = LayerNorm(config.image_dim, eps=1e-5, precision=precision)
-    self.up = _linear(config.image_dim, config.image_dim, precision, rngs)
-    self.down = _linear(config.image_dim, config.dim, precision, rngs)
-    self.norm_out = LayerNorm(config.dim, eps=1e-5, precision=precision)
-
-  def __call__(self, image: jax.Array) -> jax.Array:
-    return self.norm_out(self.down(gelu_erf(self.up(self.norm_in(image)))))
-
-
-class PatchEmbedding(nnx.Module):
-  """A linear map of 1 x 2 x 2 latent pixels to a token."""
-
-  def __init__(self, config: TransformerConfig, precision: Precision, *, rngs: nnx.Rngs):
-    init = nnx.initializers.xavier_uniform(in_axis=(0, 1, 2, 3))
-    shape = (*PATCH, config.in_channels, config.dim)
-    self.kernel = nnx.Param(init(rngs.params(), shape, precision.param_dtype))
-    self.bias = nnx.Param(jnp.zeros(config.dim, precision.param_dtype))
-    self.precision = precision
-
-  def __call__(self, x: jax.Array, constrain: Callable = identity) -> jax.Array:
-    """x: [b, f, H8, W8, in_channels]; returns [b, s, d] in the compute dtype, space-major."""
-    b, f, height, width, c = x.shape
-    dtype = self.precision.compute_dtype
-    x = x.astype(dtype).reshape(b, f, height // 2, 2, width // 2, 2, c)
-    patches = jnp.einsum("bfhpwqc->bhwfpqc", x).reshape(b, -1, 4 * c)
-    patches = constrain(patches, "batch", "length", None)
-    kernel = self.kernel[...].astype(dtype).reshape(4 * c, -1)
-    tokens = jnp.einsum("bsi,id->bsd", patches, kernel, precision=self.precision.matmul)
-    return tokens + self.bias[...].astype(dtype)
-
-
 class SelfAttention(nnx.Module):
   """Attention of every token to every token, with q and k normed over all heads together."""
 
   def __init__(self, config: TransformerConfig, precision: Precision, *, rngs: nnx.Rngs):
-    linear = lambda: _linear(config.dim, config.dim, precision, rngs)
-    self.q, self.k, self.v, self.o = linear(), linear(), linear(), linear()
+    make = lambda: linear(config.dim, config.dim, precision, rngs, kernel_init=XAVIER)
+    self.q, self.k, self.v, self.o = make(), make(), make(), make()
     self.norm_q = RMSNorm(config.dim, eps=config.eps, precision=precision)
     self.norm_k = RMSNorm(config.dim, eps=config.eps, precision=precision)
     self.num_heads = config.num_heads
@@ -263,8 +159,8 @@ class Head(nnx.Module):
   def __init__(self, config: TransformerConfig, precision: Precision, *, rngs: nnx.Rngs):
     noise = jax.random.normal(rngs.params(), (2, config.dim), precision.param_dtype)
     self.modulation = nnx.Param(noise * config.dim ** -0.5)
-    self.linear = _linear(config.dim, PATCH[1] * PATCH[2] * config.out_channels, precision, rngs,
-                          nnx.initializers.zeros)
+    self.linear = linear(config.dim, PATCH[1] * PATCH[2] * config.out_channels, precision, rngs,
+                         kernel_init=nnx.initializers.zeros)
     self.eps = config.eps
 
   def __call__(self, x: jax.Array, e: jax.Array) -> jax.Array:
@@ -284,13 +180,13 @@ class Transformer(nnx.Module):
     dim = config.dim
     small = nnx.initializers.normal(0.02)
     island = dataclasses.replace(precision, compute="float32")
-    self.patch_embedding = PatchEmbedding(config, precision, rngs=rngs)
+    self.patch_embedding = PatchEmbedding(config.in_channels, dim, precision, rngs=rngs)
     self.text_embedding = MLP((config.text_dim, dim, dim), gelu_tanh, precision, rngs=rngs,
                               kernel_init=small)
     self.time_embedding = MLP((config.freq_dim, dim, dim), nnx.silu, island, rngs=rngs,
                               kernel_init=small)
-    self.time_projection = _linear(dim, 6 * dim, island, rngs)
-    self.image_embedding = ImageEmbedding(config, precision, rngs=rngs)
+    self.time_projection = linear(dim, 6 * dim, island, rngs, kernel_init=XAVIER)
+    self.image_embedding = ImageEmbedding(config.image_dim, dim, precision, rngs=rngs)
     if config.variant == "preview":
       self.audio_projection = PreviewAudioProjection(
           config.audio_dim, dim, precision=precision, rngs=rngs)

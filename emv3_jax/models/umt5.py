@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from emv3_jax.models.encoder_layers import linear
 from emv3_jax.models.network import Network, Params
 from emv3_jax.models.norms import RMSNorm
 from emv3_jax.models.precision import FLOAT32, Precision
+from emv3_jax.models.token_layers import linear
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,7 @@ from emv3_jax.models.attention import attend_blocked
 from emv3_jax.models.causal_conv import CONV_METHODS, CausalConv, Memory, SpatialConv, run_in_pieces
 from emv3_jax.models.network import Network
 from emv3_jax.models.precision import FLOAT32, Precision
+from emv3_jax.models.token_layers import identity
 
 Constrain = Callable[..., jax.Array]
 
@@ -73,10 +74,6 @@ class VAEConfig:
   def steps_at_video_rate(self) -> int:
     """How many of the encoder's steps come before the frame rate changes."""
     return (*self.temporal_downsample, True).index(True)
-
-
-def identity(x: jax.Array, *axes: str | None) -> jax.Array:
-  return x
 
 
 def numbered(modules) -> nnx.Dict:

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from emv3_jax.models.attention import attend_blocked
-from emv3_jax.models.encoder_layers import FeedForward, SelfAttention, linear
+from emv3_jax.models.encoder_layers import FeedForward, SelfAttention
 from emv3_jax.models.network import Network
 from emv3_jax.models.norms import LayerNorm
 from emv3_jax.models.precision import FLOAT32, Precision
+from emv3_jax.models.token_layers import linear
 
 
 @dataclasses.dataclass(frozen=True)

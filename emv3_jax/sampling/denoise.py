@@ -16,6 +16,7 @@ from emv3_jax.diffusion import solvers
 from emv3_jax.errors import InputError
 from emv3_jax.models import attention, cross_attention, rope, transformer
 from emv3_jax.models.network import Network, Params
+from emv3_jax.models.token_layers import identity
 from emv3_jax.sampling.settings import SamplingConfig
 
 BLOCK_TOKENS = 8192  # tokens of a clip that the maps of a layer work on at a time
@@ -68,7 +69,7 @@ class Denoiser:
 
   def __init__(self, network: Network, config: transformer.TransformerConfig,
                settings: SamplingConfig, *, attend: Callable = attention.attend_blocked,
-               constrain: Callable = transformer.identity, length_shards: int = 1):
+               constrain: Callable = identity, length_shards: int = 1):
     self.config, self.settings = config, settings
     self.solver = solvers.make_solver(
         settings.solver, settings.steps, settings.shift, settings.solver_shift)

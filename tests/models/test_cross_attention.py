@@ -9,7 +9,7 @@ import pytest
 from emv3_jax.models import cross_attention as cdca
 from emv3_jax.models.attention import attend_by_frame, attend_xla
 from emv3_jax.models.precision import FLOAT32
-from emv3_jax.models.transformer import identity
+from emv3_jax.models.token_layers import identity
 
 TAUS = np.array([0.0, 100.0, 250.0, 400.0, 500.0, 650.0, 800.0, 1000.0], np.float32)
 
