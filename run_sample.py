@@ -88,10 +88,11 @@ def run_one(config: Config, flags) -> int:
   video = output.check_video_path(flags.out)
   use_program_cache(config)
   clip = sample(load(flags.checkpoint, config), request, progress=progress_bar)
-  output.write(clip, video, save_latents=flags.save_latents)
+  output.write(clip, video, save_latents=flags.save_latents, enlarge=config.enlarge)
   seconds = ", ".join(f"{name} {value:.1f}" for name, value in clip.report["seconds"].items())
-  logging.info("Wrote %s: %d frames, %dx%d. Seconds: %s.", video, len(clip.frames),
-               clip.frames.shape[2], clip.frames.shape[1], seconds)
+  height, width = (side * config.enlarge for side in clip.frames.shape[1:3])
+  logging.info("Wrote %s: %d frames, %dx%d. Seconds: %s.", video, len(clip.frames), width, height,
+               seconds)
   summarise(flags, {"video": str(video), "frames": len(clip.frames),
                     "parts": clip.report["seconds"]})
   return 0

@@ -1,9 +1,10 @@
-"""From the decoder's numbers to bytes, and the colour matching of the released scripts."""
+"""From the decoder's numbers to bytes, larger pictures, and the released scripts' colour matching."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, UInt8
 import numpy as np
+from PIL import Image
 
 # Linear sRGB to XYZ, and the white point D65, with the digits that OpenCV has.
 _XYZ = np.array([[0.412453, 0.357580, 0.180423],
@@ -21,6 +22,15 @@ def to_uint8(video: Float[jax.Array | np.ndarray, "*shape"]) -> UInt8[jax.Array,
   """
   unit = jnp.clip(jnp.asarray(video, jnp.float32) / 2 + 0.5, 0, 1)
   return (unit * 255).astype(jnp.uint8)
+
+
+def enlarged(frames: UInt8[np.ndarray, "F H W 3"], factor: int) -> UInt8[np.ndarray, "F H2 W2 3"]:
+  """Each frame `factor` times as high and wide, by Lanczos."""
+  if factor == 1:
+    return frames
+  size = (factor * frames.shape[2], factor * frames.shape[1])
+  return np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS))
+                   for frame in frames])
 
 
 def match_colour(frames: UInt8[np.ndarray, "F H W 3"],

@@ -8,7 +8,7 @@ import numpy as np
 
 from emv3_jax import processes
 from emv3_jax.errors import InputError
-from emv3_jax.io import atomic, video_files
+from emv3_jax.io import atomic, pixels, video_files
 from emv3_jax.sampling.clip import Clip
 
 
@@ -48,7 +48,7 @@ def report_path(video: pathlib.Path) -> pathlib.Path:
 
 
 def write(clip: Clip, video: str | pathlib.Path, *, digest: str = "",
-          save_latents: bool = False) -> None:
+          save_latents: bool = False, enlarge: int = 1) -> None:
   """Writes `clip` as an MP4 with its sound and metadata, and a JSON beside it.
 
   The JSON comes last: where it is, the rest is whole. Of several processes the first one writes.
@@ -58,6 +58,7 @@ def write(clip: Clip, video: str | pathlib.Path, *, digest: str = "",
     video: path that ends in .mp4; its folder is made where absent.
     digest: identifies the job, kept in the JSON.
     save_latents: also write the latents, as .latents.npy.
+    enlarge: whole factor by which the pictures are written larger than they were made.
 
   Raises:
     InputError: it cannot be written there, or the disk is full; nothing half-written stays.
@@ -71,7 +72,8 @@ def write(clip: Clip, video: str | pathlib.Path, *, digest: str = "",
     with atomic.atomic_file(video.with_suffix(".latents.npy")) as temporary:
       with open(temporary, "wb") as file:
         np.save(file, clip.latents)
-  video_files.write_video(video, clip.frames, fps=clip.fps, audio=clip.sound, metadata=metadata)
+  video_files.write_video(video, pixels.enlarged(clip.frames, enlarge), fps=clip.fps,
+                          audio=clip.sound, metadata=metadata)
   atomic.write_json(report_path(video), {**clip.report, "digest": digest})
 
 

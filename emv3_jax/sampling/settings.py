@@ -104,6 +104,7 @@ class Config:
     seed: seed of the noise when the request has none.
     keep_parts: keep every network loaded between uses instead of freeing it; for small models
       and for many clips where memory allows.
+    enlarge: whole factor by which pictures are written larger than they are made.
   """
 
   name: str
@@ -114,10 +115,15 @@ class Config:
   face_detector: str = ""
   seed: int = 43
   keep_parts: bool = False
+  enlarge: int = 1
   model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
   precision: PrecisionConfig = dataclasses.field(default_factory=PrecisionConfig)
   sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
   mesh: MeshConfig = MeshConfig()
+
+  def __post_init__(self):
+    if self.enlarge < 1:
+      raise InputError(f"enlarge is {self.enlarge}; it must be 1 (as made) or more.")
 
 
 @dataclasses.dataclass(frozen=True)

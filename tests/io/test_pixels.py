@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from emv3_jax.io.pixels import match_colour, to_uint8
+from emv3_jax.io.pixels import enlarged, match_colour, to_uint8
 from tests import golden_data
 
 
@@ -29,3 +29,12 @@ def test_match_colour_keeps_a_frame_that_matches(rng):
 def test_match_colour_of_flat_frames():
   grey = np.full((1, 4, 4, 3), 90, np.uint8)
   assert np.abs(match_colour(grey, grey[0] + np.uint8(60)).astype(int) - 150).max() <= 1
+
+
+def test_enlarged_keeps_edges_where_they_are(rng):
+  frames = np.zeros((2, 16, 8, 3), np.uint8)
+  frames[:, :8, :, 0] = 200
+  large = enlarged(frames, 3)
+  assert large.shape == (2, 48, 24, 3) and large.dtype == np.uint8
+  assert (large[:, :20, :, 0] >= 190).all() and (large[:, 28:, :, 0] <= 10).all()
+  assert enlarged(frames, 1) is frames
