@@ -33,6 +33,25 @@ def clean_estimate(x: ArrayLike, velocity: ArrayLike, sigma: ArrayLike) -> jax.A
   return jnp.float32(x) - _per_example(sigma, jnp.ndim(x)) * jnp.float32(velocity)
 
 
+def linear_error(clean: jax.Array, sigma: ArrayLike) -> jax.Array:
+  """Error of the best guess of the velocity that is linear in x_sigma, each channel on its own.
+
+  The least-squares (Wiener) predictor, which knows the channels' means and variances and nothing
+  else: what a network has to beat to have learnt anything.
+
+  Args:
+    clean: [..., c], of which mean and variance are taken.
+    sigma: a number above 0.
+
+  Returns:
+    Mean squared error, a float32 scalar.
+  """
+  variance = jnp.var(jnp.float32(clean), axis=tuple(range(clean.ndim - 1)))
+  covariance = sigma - (1 - sigma) * variance  # of the velocity with x_sigma
+  spread = (1 - sigma) ** 2 * variance + sigma ** 2
+  return jnp.mean(1 + variance - covariance ** 2 / spread)
+
+
 def tau(sigma: ArrayLike) -> ArrayLike:
   """What the network is told: 1000 sigma, in [0, 1000]."""
   return TAU_MAX * sigma

@@ -2,7 +2,8 @@
 
 WORKDIR/previews/STEP.mp4   the clip of config.preview, made by the sampling code
 WORKDIR/held_out.jsonl      mean squared error of the velocity by band of sigma: the same clips, tasks,
-                            noise and sigmas at every step, no weights of regions
+                            noise and sigmas at every step, no weights of regions; beside it as
+                            linear/sigma_... that of the best linear guess (`flow.linear_error`)
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ import numpy as np
 
 from emv3_jax import sharding
 from emv3_jax.data.pipeline import Dataset
+from emv3_jax.diffusion import flow
 from emv3_jax.errors import InputError
 from emv3_jax.models.network import Params
 from emv3_jax.sampling import output
@@ -112,13 +114,14 @@ class HeldOut:
     self._run = jax.jit(self._errors, out_shardings=jax.NamedSharding(programs.mesh, jax.P()))
 
   def _errors(self, params: Params, batch: Batch, sigma: jax.Array, rope) -> jax.Array:
-    """Mean error over the batch."""
+    """Mean errors over the batch, of the model and of the best linear guess: [2]."""
     config, examples = self._config, batch["example"]
     density = dataclasses.replace(config.loss, jitter=0.0)
     draws = draw(dataclasses.replace(config, loss=density), jnp.int32(0), examples,
                  batch["latents"].shape[1:], sigma=jnp.full(examples.shape, sigma))
     batch = self._forward.pinned(batch)
-    return jnp.mean(self._forward.errors(params, batch, draws, rope))
+    return jnp.stack([jnp.mean(self._forward.errors(params, batch, draws, rope)),
+                      flow.linear_error(batch["latents"], sigma)])
 
   def measure(self, average: Params) -> dict[str, float]:
     mesh = self._target.mesh
@@ -132,7 +135,9 @@ class HeldOut:
       middles = np.float32(np.add(BANDS[1:], BANDS[:-1]) / 2)
       found.append([self._run(average, batch, sharding.replicate(sigma, mesh), rope)
                     for sigma in middles])
-    means = np.mean(np.array(jax.device_get(found), np.float64), axis=0)
-    bands = zip(BANDS[:-1], BANDS[1:], means.tolist(), strict=True)
-    return {"loss": float(means.mean()),
-            **{f"loss/sigma_{low}-{high}": mean for low, high, mean in bands}}
+    means = np.mean(np.array(jax.device_get(found), np.float64), axis=0)  # [bands, 2]
+    told = {"loss": float(means[:, 0].mean())}
+    for name, errors in zip(("loss", "linear"), means.T.tolist(), strict=True):
+      told |= {f"{name}/sigma_{low}-{high}": error
+               for low, high, error in zip(BANDS[:-1], BANDS[1:], errors, strict=True)}
+    return told

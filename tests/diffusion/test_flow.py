@@ -1,6 +1,7 @@
 """Path, velocity, shift and training densities of rectified flow."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -59,3 +60,18 @@ def test_density_errors():
     flow.SigmaDensity("cosine")
   with pytest.raises(InputError, match="above 0"):
     flow.SigmaDensity(shift=0.0)
+
+
+def test_linear_error_is_that_of_least_squares():
+  rng = np.random.default_rng(0)
+  clean = (rng.normal(size=(20000, 3)) * (0.3, 1.0, 2.0) + (1.0, 0.0, -3.0)).astype(np.float32)
+  noise = rng.normal(size=clean.shape).astype(np.float32)
+  for sigma in (0.1, 0.5, 0.9):
+    x, velocity = (1 - sigma) * clean + sigma * noise, noise - clean
+    squares = []
+    for channel in range(3):
+      known = np.stack([x[:, channel], np.ones(len(x))], 1)
+      solution = np.linalg.lstsq(known, velocity[:, channel], rcond=None)[0]
+      squares.append(np.square(known @ solution - velocity[:, channel]).mean())
+    assert float(flow.linear_error(jnp.asarray(clean), sigma)) == pytest.approx(
+        np.mean(squares), rel=0.03)

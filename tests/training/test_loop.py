@@ -241,8 +241,9 @@ def test_held_out_clips(folder, programs, tmp_path):
   config = dataclasses.replace(runs.config_of(folder, steps=4, preview_every=2), preview=preview)
   loop.train(config, tmp_path, programs=programs)
   first, second = map(json.loads, (tmp_path / "held_out.jsonl").read_text().splitlines())
-  assert (first["step"], second["step"]) == (2, 4) and len(first) == 7
+  assert (first["step"], second["step"]) == (2, 4) and len(first) == 12
   assert 0 < second["loss"] != first["loss"]
+  assert first["linear/sigma_0.4-0.6"] == second["linear/sigma_0.4-0.6"] > 0
 
 
 def test_export_without_checkpoints(folder, tmp_path):
