@@ -1,13 +1,17 @@
 """Trains the parts of the small default on puppets and puts them into a model folder.
 
   python scripts/train_tiny.py --stage=vae --workdir=DIR
+  python scripts/train_tiny.py --stage=decoder --workdir=DIR      # optional, on a GPU
   python scripts/train_tiny.py --stage=audio --workdir=DIR
   python scripts/train_tiny.py --stage=model --workdir=DIR
+  python scripts/train_tiny.py --stage=default --workdir=DIR --run=RUN
 
 A stage that is stopped goes on from its newest checkpoint when it is started again, and ends with
 the same weights. At its end, and with --check at any time, it is measured on held-out puppets.
+`decoder` goes on with the VAE's decoder, its encoder as it is; where it was trained, it is kept.
 `model` writes DIR/model from the parts, with text and image encoders that stay random, and measures
-once more what it wrote.
+once more what it wrote. `default` puts these and the transformer of RUN, the folder of a run of
+run_train.py with configs/train_tiny.py, where configs/tiny.py looks for its weights (or into --out).
 """
 
 import dataclasses
@@ -26,13 +30,16 @@ from emv3_jax import command_line, program_cache
 from emv3_jax.data.puppets.sentences import sentences
 from emv3_jax.errors import InputError
 from emv3_jax.io import checkpoints
-from emv3_jax.models import clip, umt5, wav2vec2
+from emv3_jax.io.component_links import link_component
+from emv3_jax.models import clip, transformer, umt5, wav2vec2
 from emv3_jax.models import vae as vae_network
 from emv3_jax.models.network import Params
+from emv3_jax.training.exporting import OTHERS
 from emv3_jax.training.parts import audio, footage, gates, loop, speech, vae
-from emv3_jax.training.parts.settings import AudioSettings, VAESettings, phase_at
+from emv3_jax.training.parts.settings import DECODER, AudioSettings, VAESettings, phase_at
+from emv3_jax.training.settings import MIXED
 
-SAVE_EVERY = {"vae": 100, "audio": 50}
+SAVE_EVERY = {"vae": 100, "decoder": 500, "audio": 50}
 CHECKED = 40  # held-out puppets
 STATISTICS = 200  # training puppets of which the latents' mean and variance are taken
 
@@ -64,7 +71,31 @@ class VAEStage:
     return gates.check_vae(self.plain, params, self._clips("held_out", CHECKED))
 
   def _clips(self, split: str, count: int) -> footage.Footage:
-    return footage.rendered(self.folder, self.settings.seed, count, split)
+    return footage.rendered(self.folder.parent / "vae", self.settings.seed, count, split)
+
+
+class DecoderStage(VAEStage):
+  """The decoder of a trained VAE, whose encoder stays as it is.
+
+  Raises:
+    InputError: the VAE is not trained yet.
+  """
+
+  OWN = ("decoder", "from_latents")
+
+  def __init__(self, folder: pathlib.Path, settings: VAESettings):
+    super().__init__(folder, settings)
+    # 3D convolutions at once on GPUs, in bfloat16; the weights stay float32.
+    self.network = vae_network.network(tiny.MODEL.vae, MIXED, fine_frames=16)
+    known = open_stage("vae", folder.parent)
+    whole = restored(known)[1]
+    self._fixed = {name: part for name, part in whole.items() if name not in self.OWN}
+    self.start = lambda: {name: whole[name] for name in self.OWN}
+    everything = vae.make_loss(self.network, settings)
+    self.loss = lambda params, batch, step: everything({**self._fixed, **params}, batch, step)
+
+  def finish(self, average: Params) -> Params:
+    return super().finish({**self._fixed, **average})
 
 
 class AudioStage:
@@ -87,8 +118,9 @@ class AudioStage:
     return gates.check_audio(self.network, params, sentences("train"), sentences("held_out"))
 
 
-STAGES = {"vae": (VAEStage, VAESettings), "audio": (AudioStage, AudioSettings)}
-COMPONENTS = {"vae": "vae", "audio": "audio_encoder"}
+STAGES = {"vae": (VAEStage, VAESettings), "decoder": (DecoderStage, lambda: DECODER),
+          "audio": (AudioStage, AudioSettings)}
+COMPONENTS = {"vae": "vae", "decoder": "vae", "audio": "audio_encoder"}
 
 
 def open_stage(name: str, workdir: pathlib.Path):
@@ -102,8 +134,8 @@ def fresh_state(stage) -> loop.State:
   return loop.fresh(stage.start(), stage.settings.learning, stage.settings.steps)
 
 
-def trained(stage) -> tuple[int, Params]:
-  """Steps done and the weights to keep.
+def restored(stage) -> tuple[int, Params]:
+  """Steps done and the average of the weights.
 
   Raises:
     InputError: the stage has not begun.
@@ -111,7 +143,16 @@ def trained(stage) -> tuple[int, Params]:
   found = loop.restore_average(stage.folder, fresh_state(stage))
   if found is None:
     raise InputError(f"{stage.folder} holds no checkpoint; train that stage first.")
-  step, average = found
+  return found
+
+
+def trained(stage) -> tuple[int, Params]:
+  """Steps done and the weights to keep.
+
+  Raises:
+    InputError: the stage has not begun.
+  """
+  step, average = restored(stage)
   return step, stage.finish(average)
 
 
@@ -136,7 +177,9 @@ def write_model(workdir: pathlib.Path) -> None:
   untrained = {"text_encoder": umt5, "image_encoder": clip}
   parts = {name: module.network(getattr(tiny.MODEL, name)).untrained(config.seed)
            for name, module in untrained.items()}
-  stages = {name: open_stage(name, workdir) for name in STAGES}
+  refined = (workdir / "decoder" / "checkpoints").exists()
+  stages = {name: open_stage(name, workdir)
+            for name in (("decoder" if refined else "vae"), "audio")}
   done = {}
   for name, stage in stages.items():
     done[name], parts[COMPONENTS[name]] = trained(stage)
@@ -151,6 +194,19 @@ def write_model(workdir: pathlib.Path) -> None:
     report(stage, name, done[name], params)
 
 
+def write_default(workdir: pathlib.Path, run: pathlib.Path, out: pathlib.Path) -> None:
+  """Writes the model folder that ships: all five networks in bfloat16, and the tokenizer."""
+  network = transformer.network(tiny.MODEL.transformer)
+  params = checkpoints.load_component(run / "model", "transformer", network.abstract)
+  params = jax.tree.map(lambda leaf: np.asarray(leaf).astype(jnp.bfloat16), params)
+  for name in OTHERS:
+    link_component(out, name, workdir / "model")
+  checkpoints.save_component(
+      out, "transformer", params, variant="preview", config=dataclasses.asdict(tiny.MODEL.transformer),
+      sources=[{"file": "run_train.py configs/train_tiny.py", **content(params)}])
+  checkpoints.write_tokenizer(out, tiny.ASSETS / "tokenizer.json")
+
+
 def content(params: Params) -> dict:
   """Digest and size of parameters, by which caches tell one training from another."""
   leaves = [leaf.tobytes() for leaf in jax.tree.leaves(params)]
@@ -159,10 +215,18 @@ def content(params: Params) -> dict:
 
 def main(arguments) -> int:
   parser = command_line.Parser(description=__doc__)
-  parser.add_argument("--stage", required=True, choices=(*STAGES, "model"))
+  parser.add_argument("--stage", required=True, choices=(*STAGES, "model", "default"))
   parser.add_argument("--workdir", required=True, type=pathlib.Path)
   parser.add_argument("--check", action="store_true", help="measure only")
+  parser.add_argument("--run", type=pathlib.Path, help="of the transformer, for --stage=default")
+  parser.add_argument("--out", type=pathlib.Path, default=tiny.ASSETS / "model",
+                      help="model folder, for --stage=default")
   flags, _ = parser.parse(arguments)
+  if flags.stage == "default":
+    if flags.run is None:
+      raise InputError("--run is missing; name the folder of the run that trained the transformer.")
+    write_default(flags.workdir, flags.run, flags.out)
+    return 0
   program_cache.use(flags.workdir / "programs")
   if flags.stage == "model":
     write_model(flags.workdir)

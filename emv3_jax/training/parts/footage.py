@@ -7,13 +7,10 @@ from absl import logging
 import numpy as np
 
 from emv3_jax.data import puppets
-from emv3_jax.data.puppets.canvas import SIZE
 from emv3_jax.io.atomic import atomic_file
 from emv3_jax.training.parts.settings import Phase, VAESettings
 
 GREY = 128
-GRID = 8  # pixels a latent: pictures are cut where latents begin
-MOUTH = (40, 32)  # where mouths are, about: row, column
 # Where a puppet's hand may be, by its side: rows, columns.
 HAND = {-1: (slice(34, 61), slice(0, 23)), 1: (slice(34, 61), slice(41, 64))}
 
@@ -84,9 +81,6 @@ def batch(footage: Footage, settings: VAESettings, phase: Phase, step: int) -> d
     video = footage.frames[clip, window]
     weight = (1 + settings.mouth_weight * footage.mouth(clip)[window]
               + settings.hand_weight * footage.hand(clip)).astype(np.float32)
-    if phase.side:
-      rows, columns = _cut(settings, phase.side, int(footage.hand_side[clip]), rng)
-      video, weight = video[:, rows, columns], weight[:, rows, columns]
     if rng.random() < 0.5:
       video, weight = video[:, :, ::-1], weight[:, :, ::-1]
     if rng.random() < settings.grey_share and phase.frames > 1:
@@ -95,17 +89,3 @@ def batch(footage: Footage, settings: VAESettings, phase: Phase, step: int) -> d
     videos.append(video)
     weights.append(weight)
   return {"video": np.stack(videos), "weight": np.stack(weights)}
-
-
-def _cut(settings: VAESettings, side: int, hand_side: int,
-         rng: np.random.Generator) -> tuple[slice, slice]:
-  """Rows and columns of a square: about the mouth, about the hand or anywhere."""
-  kind, last = rng.random(), SIZE - side
-  corner = GRID * rng.integers(last // GRID + 1, size=2)
-  if kind < settings.mouth_share:
-    corner = np.array(MOUTH) - side // 2
-  elif kind < settings.mouth_share + settings.hand_share:
-    rows, columns = HAND[hand_side]
-    corner = np.array([rows.start + rows.stop, columns.start + columns.stop]) // 2 - side // 2
-  y, x = np.clip(np.rint(corner / GRID) * GRID, 0, last).astype(int).tolist()
-  return slice(y, y + side), slice(x, x + side)

@@ -27,7 +27,11 @@ KEPT = 2  # checkpoints
 
 
 def optimizer(learning: Learning, steps: int) -> optax.GradientTransformation:
-  """Adam with clipped gradients and the rates of `learning`, over `steps` steps."""
+  """The rule of `learning` with clipped gradients and its rates, over `steps` steps.
+
+  Raises:
+    ValueError: a rule that is not known.
+  """
   cosine = optax.warmup_cosine_decay_schedule(
       0.0, learning.rate, learning.warmup, learning.horizon or steps)
 
@@ -35,7 +39,21 @@ def optimizer(learning: Learning, steps: int) -> optax.GradientTransformation:
     left = (steps - step) / learning.cooldown if learning.cooldown else 1.0
     return cosine(step) * jnp.minimum(1.0, left)
 
-  return optax.chain(optax.clip_by_global_norm(learning.clip), optax.adam(rate))
+  rules = {
+      "adam": lambda: optax.adam(rate),
+      "muon": lambda: optax.contrib.muon(
+          rate, consistent_rms=0.2, adam_learning_rate=lambda step: rate(step) / 2,
+          muon_weight_dimension_numbers=_as_matrices)}
+  if learning.rule not in rules:
+    raise ValueError(f"Learning.rule is {learning.rule!r}; known: {', '.join(rules)}.")
+  return optax.chain(optax.clip_by_global_norm(learning.clip), rules[learning.rule]())
+
+
+def _as_matrices(params: Params):
+  """How Muon sees kernels: from all that is summed over to the outputs. Vectors are left to Adam."""
+  return jax.tree.map(
+      lambda leaf: optax.contrib.MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1)
+      if leaf.ndim > 1 else None, params)
 
 
 def fresh(params: Params, learning: Learning, steps: int) -> State:

@@ -67,3 +67,23 @@ def test_trains_and_keeps_the_average(tmp_path):
 @pytest.mark.parametrize("step, frames", [(0, 1), (1, 1), (2, 5), (4, 5), (9, 5)])
 def test_phases(step, frames):
   assert phase_at((Phase(1, 4, 2), Phase(5, 2, 3)), step).frames == frames
+
+
+def test_muon_steps_have_all_directions_alike():
+  """A kernel's step is orthogonal but for its scale, 0.2 a number; a vector's is Adam's at half the rate."""
+  rule = loop.optimizer(Learning(rate=0.1, rule="muon", warmup=1, horizon=100, clip=1e9), 100)
+  params = {"kernel": jnp.zeros((2, 3, 4)), "bias": jnp.zeros(4)}
+  rng = np.random.default_rng(0)
+  gradients = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), params)
+  state = rule.init(params)
+  for _ in range(2):  # the first step's rate is 0
+    updates, state = rule.update(gradients, state, params)
+  values = np.linalg.svd(np.asarray(updates["kernel"]).reshape(6, 4), compute_uv=False)
+  assert values.max() < 1.8 * values.min()
+  assert np.sqrt(np.square(updates["kernel"]).mean()) == pytest.approx(0.1 * 0.2, rel=0.3)
+  np.testing.assert_allclose(updates["bias"], -0.05 * np.sign(gradients["bias"]), rtol=0.2)
+
+
+def test_unknown_rule():
+  with pytest.raises(ValueError, match="'moun'; known: adam, muon"):
+    loop.optimizer(Learning(rate=0.1, rule="moun"), 200)

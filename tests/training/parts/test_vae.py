@@ -1,6 +1,5 @@
 """The VAE's training on puppets: its start, its loss, the latents' statistics, its batches."""
 
-import dataclasses
 import functools
 
 import jax
@@ -101,17 +100,3 @@ def test_drawn_puppets_are_kept(tmp_path):
   np.testing.assert_array_equal(drawn.frames, kept.frames)
   hand = np.stack([kept.hand(clip) for clip in range(2)])
   assert hand.any(axis=(1, 2)).all() and not hand.all()
-
-
-def test_pictures_are_cut_about_mouth_or_hand():
-  def least(**shares):
-    settings = dataclasses.replace(SETTINGS, mouth_weight=1.0, hand_weight=4.0, **shares)
-    batches = [footage.batch(clips(), settings, Phase(1, 4, 1, side=32), step) for step in range(3)]
-    assert all(one["video"].shape == (4, 1, 32, 32, 3) for one in batches)
-    weight = np.concatenate([one["weight"] for one in batches])
-    both = weight % 4 == 2  # a mouth, with or without a hand before it
-    return both.sum((1, 2, 3)).min(), (weight >= 5).sum((1, 2, 3)).min()
-
-  whole = min(clips().mouth(clip).sum((1, 2)).min() for clip in range(SETTINGS.clips))
-  assert least(mouth_share=1.0, hand_share=0.0)[0] >= whole
-  assert least(mouth_share=0.0, hand_share=1.0)[1] > 0.8 * 27 * 23
