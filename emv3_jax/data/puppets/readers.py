@@ -141,6 +141,12 @@ def background(video: np.ndarray) -> tuple[str, str]:
   return _nearest(_steadied(video)[:, _WALL[0], _WALL[1]].reshape(len(video), -1), names, known)
 
 
+def wall_error(video: np.ndarray, colour: str, pattern: str) -> float:
+  """Mean absolute difference, 0..255, of what is seen beside the head and a wall that is known."""
+  known = Canvas(backdrop.draw(colour, pattern)).picture()[_WALL[0], _WALL[1]]
+  return float(np.abs(_checked(video)[:, _WALL[0], _WALL[1]] - known.astype(np.float32)).mean())
+
+
 def drift(video: np.ndarray) -> float:
   """By how much the wall's mean colour changes over the clip: the greatest channel's, 0..255."""
   wall = _checked(video)[:, _WALL[0], _WALL[1]].mean((1, 2))
