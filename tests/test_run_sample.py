@@ -21,11 +21,11 @@ TINY = ROOT / "emv3_jax/assets/tiny"
 
 def test_wrong_input_ends_with_code_2_and_one_line(tmp_path):
   finished = subprocess.run(
-      [sys.executable, ROOT / "run_sample.py", CONFIG, NO_CACHE, "--audio=absent.wav", "--image=absent.png",
-       f"--out={tmp_path}/clip.mp4"], capture_output=True, text=True, cwd=tmp_path, timeout=300)
+      [sys.executable, ROOT / "run_sample.py", CONFIG, NO_CACHE, "--checkpoint=untrained", "--audio=absent.wav",
+       "--image=absent.png", f"--out={tmp_path}/clip.mp4"], capture_output=True, text=True, cwd=tmp_path, timeout=300)
   assert finished.returncode == 2
   assert "Traceback" not in finished.stderr
-  assert "untrained" in finished.stderr, "the embedded model says that it is untrained"
+  assert "weights of tiny are untrained" in finished.stderr
   assert finished.stderr.strip().splitlines()[-1] == "Audio absent.wav: no such file."
   assert list(tmp_path.iterdir()) == []
 
@@ -33,7 +33,7 @@ def test_wrong_input_ends_with_code_2_and_one_line(tmp_path):
 def test_a_second_start_on_a_mesh_compiles_nothing(tmp_path):
   """Eight devices; and the seconds of both by kind add up."""
   flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-  small = ["--config.sampling.steps=1", "--config.sampling.height=32", "--config.sampling.width=32",
+  small = ["--checkpoint=untrained", "--config.sampling.steps=1", "--config.sampling.height=32", "--config.sampling.width=32",
            "--config.model.vae.base_dim=4", "--config.mesh.data=4", "--config.mesh.tensor=2"]
 
   def start(seed):

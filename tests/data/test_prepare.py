@@ -37,7 +37,7 @@ ARGUMENTS = [f"--config.prepare.{name}={value}" for name, value in SMALL.items()
 
 
 def make_config(**networks) -> Config:
-  _, config, _ = command.read_settings(CONFIG, ["program_cache="])
+  _, config, _ = command.read_settings(CONFIG, ["program_cache=", "checkpoint=untrained"])
   return dataclasses.replace(config, model=dataclasses.replace(config.model, **networks))
 
 

@@ -14,7 +14,8 @@ import run_sample
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = ROOT / "emv3_jax/assets/tiny"
-SMALL = ["--config=configs/tiny.py", "--config.program_cache=", "--config.sampling.steps=1",
+SMALL = ["--config=configs/tiny.py", "--checkpoint=untrained", "--config.program_cache=",
+         "--config.sampling.steps=1",
          "--config.sampling.height=32", "--config.sampling.width=48", "--config.model.vae.base_dim=4",
          "--save_latents", f"--image={TINY}/portrait.png", "--face_box=none", "--seconds=0.2"]
 FLAGS = "--xla_backend_optimization_level=0"
