@@ -134,7 +134,7 @@ def test_mesh_without_plan_is_an_error():
 
 def training(**train):
   config = config_lib.build(TrainConfig, train_tiny.get_config())
-  return dataclasses.replace(config, train=dataclasses.replace(config.train, **train))
+  return dataclasses.replace(config, train=dataclasses.replace(config.train, **{"batch": 16, **train}))
 
 
 def test_training_is_planned_without_padding(compiled):
@@ -171,9 +171,10 @@ def test_training_that_does_not_fit_is_advised_to_accumulate(compiled):
 
 
 def test_command_line_of_training(compiled, capsys):
-  flags = ["--config=configs/train_tiny.py", "--plan=v5p:2x2x1", "--json"]
+  flags = ["--config=configs/train_tiny.py", "--plan=v5p:2x2x1", "--json",
+           "--config.train.batch=16"]
   assert run_train.main(flags) == 0
   lines = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
   assert [line["program"] for line in lines] == ["train_step", "ndpo_step"]
   with pytest.raises(InputError, match="--mesh and --json go with --plan"):
-    run_train.main(flags[::2])
+    run_train.main([flags[0], flags[2]])
