@@ -57,7 +57,7 @@ def measure(config: subjects.Config, name: str, window: programs.Window, runs: i
   return {
       "program": name, "device": device.device_kind, "jax": jax.__version__,
       "frames": window.frames, "height": window.height, "width": window.width,
-      "planned_gib": round(compiled.memory_analysis().peak_memory_in_bytes / GIB, 2),
+      "planned_gib": round(compiled.memory_analysis().peak_memory_in_bytes / GIB, 4),
       "peak_gib": round(stats.get("peak_bytes_in_use", 0) / GIB, 2),
       "compile_seconds": round(compile_seconds, 1), "seconds": [round(s, 3) for s in seconds],
       "tflop": round(program.flops / 1e12, 1),
