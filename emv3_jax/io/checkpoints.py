@@ -227,7 +227,8 @@ def _write_leaves(path: pathlib.Path, params: Params, dtype) -> set[str]:
   with context, _disk_errors():
     ocp.partial.finalize(path)
   marker = path / "commit_success.txt"
-  if marker.exists():  # Orbax writes down where the folder lay, which is nobody else's business
+  if jax.process_index() == 0 and marker.exists():
+    # Orbax writes into it where the folder lay, which is nothing to hand on with the weights.
     marker.write_text("Checkpoint commit was successful\n", encoding="utf-8")
   if stored_leaves(path).keys() != named_leaves(params).keys():
     raise OSError("what was written does not have the names of what was given")

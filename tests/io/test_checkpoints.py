@@ -42,6 +42,12 @@ def assert_same(got, want):
     np.testing.assert_array_equal(np.asarray(got[name]), np.asarray(leaf), err_msg=name)
 
 
+def test_a_component_does_not_tell_where_it_was_written(tmp_path, params):
+  save(tmp_path / "m", params)
+  files = [path for path in (tmp_path / "m").rglob("*") if path.is_file()]
+  assert files and not any(bytes(tmp_path) in path.read_bytes() for path in files)
+
+
 def test_a_saved_component_comes_back_with_its_card(tmp_path, params):
   source = {"file": "a.safetensors", "sha256": "0" * 64, "bytes": 7}
   save(tmp_path / "m", params, variant="preview", sources=[source])
