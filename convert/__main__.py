@@ -24,6 +24,7 @@ from convert.importing import CHOICES, convert, identify_all
 from convert.inspecting import inspect_folder, inspect_plans
 from convert.plan import COMPONENTS, DTYPES
 from convert.sources import find
+from emv3_jax import command_line
 from emv3_jax.errors import InputError
 from emv3_jax.io.model_card import CARD
 
@@ -87,6 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
   # Where a disk fills up, Orbax logs and prints tracebacks of its threads beside the error it
   # raises; they would bury the message.
   logging.set_verbosity(logging.FATAL)
+  command_line.quieten_asyncio()
   try:
     with contextlib.redirect_stderr(said):
       lines = run(options)

@@ -74,11 +74,18 @@ def show_own_messages() -> None:
   logging.use_absl_handler()
   logging.set_verbosity(logging.INFO)
   std_logging.getLogger("jax").setLevel(std_logging.WARNING)
+  quieten_asyncio()
   handler = logging.get_absl_handler()
   handler.setFormatter(None)
   own = (_PACKAGE, str(pathlib.Path(sys.argv[0]).resolve()))
   handler.addFilter(lambda record: record.levelno >= std_logging.WARNING
                     or str(pathlib.Path(record.pathname).resolve()).startswith(own))
+
+
+def quieten_asyncio() -> None:
+  """Keeps asyncio from printing, at some later time, tracebacks of tasks nobody waited for: where a
+  disk fills up, Orbax raises the error of the first array and leaves those of the others."""
+  std_logging.getLogger("asyncio").setLevel(std_logging.CRITICAL)
 
 
 def stay_on_cpu_without_accelerator() -> None:
