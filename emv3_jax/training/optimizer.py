@@ -14,6 +14,8 @@ from emv3_jax.models.network import Params
 from emv3_jax.tasks.schedule import Stage, first_steps
 from emv3_jax.training.settings import OptimizerConfig
 
+MUON_RMS = 0.2  # of an orthogonalised step: about Adam's, so that learning rates mean the same
+
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
   """From gradients to the direction that is taken off the weights, times the learning rate."""
@@ -21,8 +23,21 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
       "adamw": lambda: optax.scale_by_adam(config.b1, config.b2, config.eps),
       "lion": lambda: optax.scale_by_lion(config.b1, config.b2),
       "sgd": lambda: optax.trace(config.b1),
+      "muon": lambda: optax.contrib.muon(
+          -1.0, beta=config.b1, consistent_rms=MUON_RMS, adam_b1=config.b1, adam_b2=config.b2,
+          eps=config.eps, muon_weight_dimension_numbers=_orthogonalised),
   }[config.name]()
   return optax.chain(direction, optax.add_decayed_weights(config.weight_decay, _decayed))
+
+
+def _orthogonalised(params: Params) -> Params:
+  """How Muon sees the kernels of the stacked layers: as matrices, one a layer. The rest is Adam's.
+
+  Decided by path alone, for optax also asks it about trees whose leaves are no arrays.
+  """
+  return jax.tree_util.tree_map_with_path(
+      lambda path, _: optax.contrib.MuonDimensionNumbers(1, 2)
+      if (path[0].key, path[-1].key) == ("blocks", "kernel") else None, params)
 
 
 def _decayed(params: Params) -> Params:

@@ -28,7 +28,7 @@ from emv3_jax.tasks import schedule
 from emv3_jax.tasks.schedule import Stage
 
 Remat = Literal["none", "full", "attention", "dots_saveable", "dots_with_no_batch_dims_saveable"]
-Optimizer = Literal["adamw", "lion", "sgd"]
+Optimizer = Literal["adamw", "lion", "muon", "sgd"]
 Reading = Literal["reference", "absolute"]
 MIXED = Precision(params="float32", compute="bfloat16")
 
@@ -116,7 +116,8 @@ class OptimizerConfig:
   """The optimiser; learning rates are the stages'.
 
   Attributes:
-    name: `adamw`, `lion` or `sgd` (with momentum b1).
+    name: `adamw`, `lion`, `sgd` (with momentum b1), or `muon`: kernels of the layers take
+      orthogonalised steps of momentum b1, as long as Adam's, all else Adam's own.
     b1, b2, eps: of the moments.
     weight_decay: of matrices and convolutions; vectors, modulations and norms have none.
     clip: the global norm that gradients are scaled down to; 0 leaves them.

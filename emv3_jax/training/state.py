@@ -75,9 +75,11 @@ def shardings(abstract: Params, mesh: Mesh, stage: Stage,
   whole = NamedSharding(mesh, PartitionSpec())
   like_params = param_shardings(abstract, mesh)
   trained, _ = trainable.split(like_params, stage.train)
+  # Muon has no second moments of its own kernels, and masks where they would be.
+  masked = lambda leaf: isinstance(leaf, optax.MaskedNode)
   moments = optax.tree.map_params(
-      optimizer, lambda _, sharding: sharding, shapes["opt_state"], trained,
-      transform_non_params=lambda _: whole)
+      optimizer, lambda leaf, sharding: leaf if masked(leaf) else sharding, shapes["opt_state"],
+      trained, transform_non_params=lambda _: whole, is_leaf=masked)
   tree = {name: jax.tree.map(lambda _: whole, shapes[name]) for name in ("step", "calibration")}
   tree |= {name: like_params for name in shapes.keys() & {"params", "ema", "reference"}}
   return {**tree, "opt_state": moments}

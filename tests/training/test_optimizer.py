@@ -73,6 +73,25 @@ def test_other_optimisers_give_their_direction(name, first):
   np.testing.assert_allclose(direction["kernel"], first)
 
 
+def test_muon_s_steps_of_layers_are_orthogonal_and_as_long_as_adam_s(rng):
+  transform = optimizer.make_optimizer(OptimizerConfig(name="muon", weight_decay=0.0))
+  adam = optimizer.make_optimizer(OptimizerConfig(weight_decay=0.0))
+  shapes = {"blocks": {"q": {"kernel": (3, 64, 16), "bias": (3, 16)}}, "head": {"kernel": (64, 16)}}
+  gradients = jax.tree.map(lambda shape: jnp.asarray(rng.normal(size=shape), jnp.float32), shapes,
+                           is_leaf=lambda x: isinstance(x, tuple))
+  direction, _ = transform.update(gradients, transform.init(gradients), gradients)
+  wanted, _ = adam.update(gradients, adam.init(gradients), gradients)
+  for layer, gradient in zip(direction["blocks"]["q"]["kernel"], gradients["blocks"]["q"]["kernel"],
+                             strict=True):
+    left, _, right = np.linalg.svd(gradient, full_matrices=False)
+    singular = np.diag(left.T @ layer @ right.T) / (optimizer.MUON_RMS * np.sqrt(64))
+    assert 0.6 < singular.min() and singular.max() < 1.3  # Newton-Schulz stops near 1
+    assert 0.15 < np.sqrt(np.square(layer).mean()) < 0.25
+  for got, want in ((direction["blocks"]["q"]["bias"], wanted["blocks"]["q"]["bias"]),
+                    (direction["head"]["kernel"], wanted["head"]["kernel"])):
+    np.testing.assert_allclose(np.sign(got), np.sign(want))
+
+
 def test_the_average_by_hand():
   params = [np.array([value], np.float32) for value in (1.0, 2.0, 4.0)]
   average = ema.start({"w": params[0]})

@@ -41,7 +41,7 @@ def test_runs_stop_at_the_end_of_the_schedule_or_where_they_are_told_to():
     ("train.accumulate=3", "train.batch is 4; it does not divide into train.accumulate 3"),
     ("train.remat=some", "train.remat is 'some'; known: none, full"),
     ("schedule.preset=papre", "Unknown schedule 'papre'"),
-    ("optimizer.name=adam", "optimizer.name is 'adam'; known: adamw, lion, sgd"),
+    ("optimizer.name=adam", "optimizer.name is 'adam'; known: adamw, lion, muon, sgd"),
     ("loss.allocation=phase", "loss.allocation is 'phase'; known: a, b, c, phased, released"),
     ("ndpo.reading=relative", "ndpo.reading is 'relative'; known: reference, absolute"),
     ("ema_decay=1.0", "ema_decay is 1.0"),

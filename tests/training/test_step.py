@@ -121,6 +121,17 @@ def test_eight_devices_and_parts_of_a_batch_do_what_one_does(sizes, parts, one_d
   _close(state["ema"], want_state["ema"])
 
 
+def test_muon_takes_the_same_steps_on_eight_devices():
+  """Its matrices are split over the mesh; what it makes of them has to see them whole."""
+  config = dataclasses.replace(CONFIG, optimizer=OptimizerConfig(name="muon"))
+  _, want = tiny.run(config, 2, batch=BATCH)
+  _, got = tiny.run(tiny.on_mesh(config, fsdp=2, context=2, tensor=2), 2, batch=BATCH)
+  _close(got["params"], want["params"], tolerance=1e-3)
+  before = named_leaves(tiny.params_of(tiny.programs_of(config).network))
+  name = "blocks.ffn.up.kernel"
+  assert np.abs(named_leaves(want["params"])[name] - before[name]).max() > 0.1 * RATE
+
+
 def test_an_example_s_part_does_not_depend_on_the_others(one_device):
   programs, (want, _), _ = one_device
   order = [3, 0, 5, 9, 10, 11, 12, 7]
