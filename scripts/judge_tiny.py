@@ -75,13 +75,16 @@ def main(arguments) -> int:
   parser.add_argument("--config", default="configs/tiny.py")
   parser.add_argument("--checkpoint", help="model folder; default: the config's")
   parser.add_argument("--clips", type=int, default=20)
+  parser.add_argument("--split", default="held_out", help="of the puppets' world, docs/puppets.md")
+  parser.add_argument("--frames", type=int, default=lip_sync.FRAMES, help="of a clip, 4k + 1")
   parser.add_argument("--sweep", metavar="PNG", type=pathlib.Path)
   flags, overrides = parser.parse(arguments)
   if flags.clips < 2:
     raise InputError(f"--clips={flags.clips}; at least 2 are needed, to swap their sounds.")
   config = config_lib.build(Config, command_line.read_config(flags.config, overrides))
   program_cache.use(config.program_cache)
-  clips = lip_sync.held_out(flags.clips, seed=SEEDS["sweep" if flags.sweep else "judge"])
+  clips = lip_sync.render(flags.clips, flags.split, flags.frames,
+                          seed=SEEDS["sweep" if flags.sweep else "judge"])
   if flags.sweep:
     sweep(config, flags.checkpoint, clips, flags.sweep)
   else:

@@ -1,14 +1,14 @@
 """Trains the parts of the small default on puppets and puts them into a model folder.
 
   python scripts/train_tiny.py --stage=vae --workdir=DIR
-  python scripts/train_tiny.py --stage=decoder --workdir=DIR      # optional, on a GPU
+  python scripts/train_tiny.py --stage=wide --workdir=DIR
   python scripts/train_tiny.py --stage=audio --workdir=DIR
   python scripts/train_tiny.py --stage=model --workdir=DIR
   python scripts/train_tiny.py --stage=default --workdir=DIR --run=RUN
 
 A stage that is stopped goes on from its newest checkpoint when it is started again, and ends with
 the same weights. At its end, and with --check at any time, it is measured on held-out puppets.
-`decoder` goes on with the VAE's decoder, its encoder as it is; where it was trained, it is kept.
+`wide` goes on with the VAE, on more puppets; its weights are what is kept.
 `model` writes DIR/model from the parts, with text and image encoders that stay random, and measures
 once more what it wrote. `default` puts these and the transformer of RUN, the folder of a run of
 run_train.py with configs/train_tiny.py, where configs/tiny.py looks for its weights (or into --out).
@@ -36,10 +36,9 @@ from emv3_jax.models import vae as vae_network
 from emv3_jax.models.network import Params
 from emv3_jax.training.exporting import OTHERS
 from emv3_jax.training.parts import audio, footage, gates, loop, speech, vae
-from emv3_jax.training.parts.settings import DECODER, AudioSettings, VAESettings, phase_at
-from emv3_jax.training.settings import MIXED
+from emv3_jax.training.parts.settings import WIDE, AudioSettings, VAESettings, phase_at
 
-SAVE_EVERY = {"vae": 100, "decoder": 500, "audio": 50}
+SAVE_EVERY = {"vae": 100, "wide": 100, "audio": 50}
 CHECKED = 40  # held-out puppets
 STATISTICS = 200  # training puppets of which the latents' mean and variance are taken
 
@@ -56,14 +55,14 @@ class VAEStage:
     self.loss = vae.make_loss(self.network, settings)
 
   def batches(self):
-    clips = self._clips("train", self.settings.clips)
+    clips = self._clips(self.settings.split, self.settings.clips)
     phases = self.settings.phases
     return lambda step: footage.batch(clips, self.settings, phase_at(phases, step), step)
 
   def finish(self, average: Params) -> Params:
     """The weights to keep: latents normalised."""
     encode = jax.jit(lambda params, video: self.plain.bind(params).encode(video))
-    clips = self._clips("train", self.settings.clips).frames[:STATISTICS]
+    clips = self._clips(self.settings.split, self.settings.clips).frames[:STATISTICS]
     latents = np.concatenate([encode(average, part[None]) for part in clips])
     return vae.normalised(self.plain, average, self.settings.noise, latents)
 
@@ -74,28 +73,16 @@ class VAEStage:
     return footage.rendered(self.folder.parent / "vae", self.settings.seed, count, split)
 
 
-class DecoderStage(VAEStage):
-  """The decoder of a trained VAE, whose encoder stays as it is.
+class WideStage(VAEStage):
+  """A trained VAE, on the whole crowd of puppets.
 
   Raises:
     InputError: the VAE is not trained yet.
   """
 
-  OWN = ("decoder", "from_latents")
-
   def __init__(self, folder: pathlib.Path, settings: VAESettings):
     super().__init__(folder, settings)
-    # 3D convolutions at once on GPUs, in bfloat16; the weights stay float32.
-    self.network = vae_network.network(tiny.MODEL.vae, MIXED, fine_frames=16)
-    known = open_stage("vae", folder.parent)
-    whole = restored(known)[1]
-    self._fixed = {name: part for name, part in whole.items() if name not in self.OWN}
-    self.start = lambda: {name: whole[name] for name in self.OWN}
-    everything = vae.make_loss(self.network, settings)
-    self.loss = lambda params, batch, step: everything({**self._fixed, **params}, batch, step)
-
-  def finish(self, average: Params) -> Params:
-    return super().finish({**self._fixed, **average})
+    self.start = lambda: restored(open_stage("vae", folder.parent))[1]
 
 
 class AudioStage:
@@ -118,9 +105,9 @@ class AudioStage:
     return gates.check_audio(self.network, params, sentences("train"), sentences("held_out"))
 
 
-STAGES = {"vae": (VAEStage, VAESettings), "decoder": (DecoderStage, lambda: DECODER),
+STAGES = {"vae": (VAEStage, VAESettings), "wide": (WideStage, lambda: WIDE),
           "audio": (AudioStage, AudioSettings)}
-COMPONENTS = {"vae": "vae", "decoder": "vae", "audio": "audio_encoder"}
+COMPONENTS = {"wide": "vae", "audio": "audio_encoder"}  # what is kept
 
 
 def open_stage(name: str, workdir: pathlib.Path):
@@ -177,9 +164,7 @@ def write_model(workdir: pathlib.Path) -> None:
   untrained = {"text_encoder": umt5, "image_encoder": clip}
   parts = {name: module.network(getattr(tiny.MODEL, name)).untrained(config.seed)
            for name, module in untrained.items()}
-  refined = (workdir / "decoder" / "checkpoints").exists()
-  stages = {name: open_stage(name, workdir)
-            for name in (("decoder" if refined else "vae"), "audio")}
+  stages = {name: open_stage(name, workdir) for name in COMPONENTS}
   done = {}
   for name, stage in stages.items():
     done[name], parts[COMPONENTS[name]] = trained(stage)

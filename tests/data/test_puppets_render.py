@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 
 import numpy as np
@@ -47,6 +48,17 @@ def test_splits_share_no_puppet_and_no_sentence():
   spoken = {s.name for s in sentences("held_out")}
   assert {s.sentence for s in held_out} == spoken
   assert not {s.sentence for s in train} & spoken
+
+
+def test_the_crowd_is_every_pair_of_skin_and_hair_but_the_held_out_ones():
+  pair = lambda identity: (identity.skin, identity.hair)
+  pairs, held_out = set(map(pair, puppets.CROWD)), set(map(pair, puppets.HELD_OUT))
+  assert len(pairs) == len(puppets.CROWD) == 38 and not pairs & held_out
+  assert pairs | held_out == set(itertools.product(palette.SKIN, palette.HAIR))
+  crowd = specs(500, "crowd")
+  assert {s.identity for s in crowd} == set(puppets.CROWD)
+  assert not {s.sentence for s in crowd} & {s.name for s in sentences("held_out")}
+  assert any(s.flaw for s in crowd) and any(not s.sentence for s in crowd)
 
 
 def test_a_fifth_of_training_is_flawed_and_says_so():

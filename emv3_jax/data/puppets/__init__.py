@@ -6,10 +6,10 @@ back from pixels alone, also from pixels that a model made. docs/puppets.md desc
 """
 
 from emv3_jax.data.puppets.clips import ClipSpec, caption, clip_spec
-from emv3_jax.data.puppets.identities import HELD_OUT, TRAIN, Identity
+from emv3_jax.data.puppets.identities import CROWD, HELD_OUT, TRAIN, Identity
 from emv3_jax.data.puppets.mp4 import write_mp4s
 from emv3_jax.data.puppets.render import Clip, Truth, render_clip
 from emv3_jax.data.puppets.voice import level, mouth_curve
 
-__all__ = ["HELD_OUT", "TRAIN", "Clip", "ClipSpec", "Identity", "Truth", "caption", "clip_spec",
-           "level", "mouth_curve", "render_clip", "write_mp4s"]
+__all__ = ["CROWD", "HELD_OUT", "TRAIN", "Clip", "ClipSpec", "Identity", "Truth", "caption",
+           "clip_spec", "level", "mouth_curve", "render_clip", "write_mp4s"]

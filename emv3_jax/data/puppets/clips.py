@@ -6,7 +6,7 @@ import numpy as np
 
 from emv3_jax.data.puppets import palette
 from emv3_jax.data.puppets.backdrop import PATTERNS
-from emv3_jax.data.puppets.identities import HELD_OUT, TRAIN, Identity
+from emv3_jax.data.puppets.identities import CROWD, HELD_OUT, TRAIN, Identity
 from emv3_jax.data.puppets.sentences import Sentence, sentences
 from emv3_jax.data.puppets.wardrobe import GARMENTS
 from emv3_jax.errors import InputError
@@ -16,7 +16,7 @@ FLAWS = ("six fingers", "jerky motion", "colour drift")
 FLAW_SHARE = 0.2  # of training clips
 SILENT_SHARE = 0.06  # of training clips
 
-_SPLITS = {"train": (0, TRAIN), "held_out": (1, HELD_OUT)}
+_SPLITS = {"train": (0, TRAIN), "held_out": (1, HELD_OUT), "crowd": (2, CROWD)}
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
 _FLAW_WORDS = {
   "six fingers": "Bad drawing with six fingers on the hand.",
@@ -65,8 +65,8 @@ class ClipSpec:
 def clip_spec(seed: int, index: int, split: str = "train", frames: int = 17) -> ClipSpec:
   """The `index`-th clip of the world `seed`: the same whenever and wherever it is asked for.
 
-  Training clips are flawed with probability 0.2 and silent with probability 0.06; held-out clips
-  never are, and have other puppets, voices and sentences.
+  Training clips, `train` and `crowd`, are flawed with probability 0.2 and silent with probability
+  0.06; held-out clips never are, and have other puppets, voices and sentences.
 
   Raises:
     InputError: unknown split, or no frame.
@@ -78,12 +78,12 @@ def clip_spec(seed: int, index: int, split: str = "train", frames: int = 17) -> 
   number, people = _SPLITS[split]
   rng = np.random.default_rng((seed, number, index))
   pick = lambda options: options[rng.integers(len(options))]
-  training = split == "train"
+  training = split != "held_out"
   identity = pick(people)
   clothes, garment = pick(tuple(palette.CLOTHES)), pick(GARMENTS)
   background, pattern = pick(tuple(palette.BACKGROUND)), pick(PATTERNS)
   fingers, hand_side, gesture = int(rng.integers(1, 5)), int(pick((-1, 1))), pick(GESTURES)
-  spoken = pick(sentences(split))
+  spoken = pick(sentences("train" if training else split))
   start = _start(rng, spoken, frames)
   flaw = pick(FLAWS) if rng.random() < FLAW_SHARE and training else ""
   silent = rng.random() < SILENT_SHARE and training

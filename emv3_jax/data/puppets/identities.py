@@ -1,11 +1,18 @@
-"""The twelve puppets: eight that are trained on, four that are only met afterwards.
+"""The puppets: eight, a crowd of thirty more, and four that are only met after training.
 
 No two share both skin and hair colour, which is what `readers.identity` tells them apart by. The
-held-out four recombine parts that training has shown: a new person, not a new kind of drawing.
+held-out four recombine parts that training has shown: a new person, not a new kind of drawing. With
+the crowd, every other pair of skin and hair is trained on: what eight people look like can be learnt
+by heart, of thirty-eight it is easier to learn to look at the portrait.
 """
 
 import dataclasses
+import itertools
 from types import MappingProxyType
+
+import numpy as np
+
+from emv3_jax.data.puppets import palette
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,4 +54,18 @@ HELD_OUT = (
   Identity("Lux", "caramel", "silver", "long", "blue", 17.5, "freckles"),
 )
 
-BY_NAME = MappingProxyType({identity.name: identity for identity in TRAIN + HELD_OUT})
+
+def _others() -> tuple[Identity, ...]:
+  """A puppet for each pair of skin and hair that is left, its other parts those of the eight."""
+  taken = {(identity.skin, identity.hair) for identity in TRAIN + HELD_OUT}
+  rng = np.random.default_rng(0)
+  part = lambda field: getattr(TRAIN[rng.integers(len(TRAIN))], field)
+  fields = ("hair_style", "eyes", "face_width", "accessory")
+  return tuple(
+      Identity(f"{skin} and {hair}", skin, hair, **{field: part(field) for field in fields})
+      for skin, hair in itertools.product(palette.SKIN, palette.HAIR) if (skin, hair) not in taken)
+
+
+CROWD = TRAIN + _others()
+
+BY_NAME = MappingProxyType({identity.name: identity for identity in CROWD + HELD_OUT})

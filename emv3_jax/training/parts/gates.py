@@ -14,7 +14,7 @@ from emv3_jax.models.network import Network, Params
 from emv3_jax.training.parts.footage import Footage
 
 _PICTURES = {"opening_r": 0.95, "mouth_psnr": 28.0, "hand_psnr": 28.0}
-WANTED = {"vae": _PICTURES, "decoder": _PICTURES, "audio": {"opening_r": 0.9}}
+WANTED = {"vae": _PICTURES, "wide": _PICTURES, "audio": {"opening_r": 0.9}}
 RIDGE = 1e-2  # of the features' variance
 
 

@@ -22,9 +22,11 @@ NEAR, FAR = 1, 5  # offsets, in frames, at which lips count as in time, and that
 SETTLED = 4  # frames after which a mouth that was open in the portrait has to be shut
 
 
-def held_out(count: int, frames: int = FRAMES, seed: int = 0) -> list[puppets.Clip]:
-  """Held-out puppets with held-out voices and sentences: the first `count` of the world `seed`."""
-  return [puppets.render_clip(puppets.clip_spec(seed, index, "held_out", frames))
+def render(count: int, split: str = "held_out", frames: int = FRAMES,
+           seed: int = 0) -> list[puppets.Clip]:
+  """The first `count` clips of the world `seed`; held-out ones have puppets, voices and sentences
+  that no training knows."""
+  return [puppets.render_clip(puppets.clip_spec(seed, index, split, frames))
           for index in range(count)]
 
 

@@ -51,7 +51,7 @@ class VAESettings:
 
   Attributes:
     phases: single pictures first, where a step is cheap, then ever longer windows.
-    clips: puppets of the world `seed` that are trained on.
+    split, clips: which puppets of the world `seed` are trained on, and how many clips of them.
     noise: standard deviation of the posterior, the same for all latents: what the decoder has to
       stand, and with `kl` what keeps the latents small.
     kl: weight of the divergence from a standard normal distribution.
@@ -62,6 +62,7 @@ class VAESettings:
 
   phases: tuple[Phase, ...] = (Phase(1, 8, 2000), Phase(9, 2, 600), Phase(17, 1, 600))
   learning: Learning = Learning(rate=3e-3, rule="muon", horizon=3450, cooldown=400)
+  split: str = "train"
   clips: int = 1000
   seed: int = 0
   noise: float = 0.1
@@ -76,11 +77,10 @@ class VAESettings:
     return sum(phase.steps for phase in self.phases)
 
 
-# The decoder alone, for longer; with its encoder as it is, what was trained on its latents stays right.
-# For a GPU: on two CPU cores a step takes 8 seconds.
-DECODER = VAESettings(
-    phases=(Phase(17, 8, 5718),), clips=260,
-    learning=Learning(rate=2e-3, rule="muon", warmup=30, horizon=10**7, cooldown=4000))
+# What the VAE learns next, on more puppets than can be learnt by heart.
+WIDE = VAESettings(
+    phases=(Phase(1, 8, 300), Phase(9, 2, 500), Phase(17, 1, 400)), split="crowd",
+    learning=Learning(rate=1.5e-3, rule="muon", warmup=30, horizon=10**7, cooldown=1170))
 
 
 @dataclasses.dataclass(frozen=True)

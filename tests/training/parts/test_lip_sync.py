@@ -11,7 +11,7 @@ from emv3_jax.training.parts import lip_sync
 
 @functools.cache
 def clips():
-  return lip_sync.held_out(3)
+  return lip_sync.render(3)
 
 
 @pytest.fixture

@@ -1,12 +1,16 @@
 """The command line: a stage trains, measures and goes on; mistakes are named."""
 
+import dataclasses
 import json
 
+import jax
+import numpy as np
 import pytest
 
 from emv3_jax.errors import InputError
 from emv3_jax.models import wav2vec2
-from emv3_jax.training.parts.settings import AudioSettings, Learning, Phase
+from emv3_jax.models.vae import VAEConfig
+from emv3_jax.training.parts.settings import WIDE, AudioSettings, Learning, Phase
 from scripts import train_tiny
 
 
@@ -30,6 +34,29 @@ def test_stage_trains_and_is_measured(short, tmp_path, capsys):
   assert trained["stage"] == "audio" and trained["step"] == 2
   assert train_tiny.main(["--stage=audio", f"--workdir={tmp_path}", "--check"]) == 0
   assert json.loads(capsys.readouterr().out) == trained
+
+
+def test_wide_goes_on_where_the_vae_ended(tmp_path, monkeypatch):
+  small = VAEConfig(base_dim=4, multipliers=(1, 1, 1, 1), num_res_blocks=1,
+                    latent_mean=(0.0,) * 16, latent_std=(1.0,) * 16)
+  monkeypatch.setattr(train_tiny.tiny, "MODEL", dataclasses.replace(train_tiny.tiny.MODEL, vae=small))
+  settings = dataclasses.replace(WIDE, phases=(Phase(1, 1, 1),), clips=2,
+                                 learning=Learning(rate=1e-3, warmup=0))
+  for name, stage in (("vae", train_tiny.VAEStage), ("wide", train_tiny.WideStage)):
+    monkeypatch.setitem(train_tiny.STAGES, name, (stage, lambda: settings))
+  wide = train_tiny.open_stage("wide", tmp_path)
+  with pytest.raises(InputError, match="vae holds no checkpoint; train that stage first"):
+    wide.start()
+  vae = train_tiny.open_stage("vae", tmp_path)
+  train_tiny.train(vae, "vae")
+  step, average = train_tiny.restored(vae)
+  assert step == 1
+  jax.tree.map(np.testing.assert_array_equal, wide.start(), average)
+  train_tiny.train(wide, "wide")
+  _, further = train_tiny.restored(wide)
+  assert any(np.any(a != b) for a, b in zip(jax.tree.leaves(average), jax.tree.leaves(further),
+                                            strict=True))
+  assert (tmp_path / "vae" / "puppets_crowd_0_2x17.npz").exists()
 
 
 def test_model_needs_the_stages(tmp_path, monkeypatch):
