@@ -6,7 +6,7 @@ import pytest
 
 from emv3_jax import sharding
 from emv3_jax.models import vae
-from emv3_jax.models.vae import VIDEO_AXES
+from emv3_jax.models.vae_layers import VIDEO_AXES
 from emv3_jax.sharding.mesh import MeshConfig
 from emv3_jax.sharding.pictures import check_split, nearest_sizes, picture_split
 from tests.sharding import tiny
