@@ -1,6 +1,6 @@
 """Prepares clips of the puppets' size for the tiny networks.
 
-  python -m emv3_jax.data.puppets --out=data/puppets_train --count=256 --frames=65
+  python -m emv3_jax.data.puppets --out=data/puppets_train --split=crowd --count=300 --frames=65
   python -m emv3_jax.data.prepare --config=configs/prepare_tiny.py --checkpoint=DIR \
       --manifest=data/puppets_train/clips.jsonl --out=data/puppets_train_records
 """
@@ -16,5 +16,5 @@ from emv3_jax.data.preparation.settings import PrepareConfig
 def get_config() -> ml_collections.ConfigDict:
   config = tiny.get_config()
   config.prepare = ml_collections.ConfigDict(dataclasses.asdict(PrepareConfig(
-      frames=65, sizes=((64, 64),), text_batch=64, image_batch=32, video_batch=4)))
+      frames=17, stride=16, sizes=((64, 64),), text_batch=64, image_batch=32, video_batch=4)))
   return config

@@ -22,7 +22,7 @@ from emv3_jax.sampling.model import load
 from emv3_jax.sampling.settings import Config
 from emv3_jax.training.parts import lip_sync
 
-TEXT_SCALES, AUDIO_SCALES = (1.2, 2.5), (1.0, 1.8, 2.9)
+TEXT_SCALES, AUDIO_SCALES = (1.05, 1.2, 2.5), (1.0, 1.8, 2.9)
 SEEDS = {"judge": 0, "sweep": 1}  # of the puppets' world: what is chosen is judged on others
 
 

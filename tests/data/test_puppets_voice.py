@@ -30,9 +30,9 @@ def test_silence_shuts_the_mouth():
 
 
 def test_louder_is_wider_up_to_open():
-  openings = [mouth_curve(tone(600, size), RATE, FRAMES)[-5] for size in (0.04, 0.08, 0.16, 0.5)]
+  openings = [mouth_curve(tone(600, size), RATE, FRAMES)[-5] for size in (0.03, 0.06, 0.12, 0.5)]
   assert all(a < b for a, b in zip(openings[:-1], openings[1:], strict=True))
-  assert openings[-1] == pytest.approx(1, abs=1e-3)
+  assert openings[-1] == pytest.approx(1, abs=2e-3)
 
 
 def test_hissing_does_not_open_it():
@@ -42,9 +42,9 @@ def test_hissing_does_not_open_it():
 def test_it_opens_faster_than_it_shuts_and_follows_at_once():
   burst = np.concatenate([np.zeros(RATE), tone(600, 0.5), np.zeros(RATE)])
   curve = mouth_curve(burst, RATE, 75)
-  assert curve[:24].max() == 0 and curve[27] > 0.9
+  assert curve[:24].max() == 0 and curve[25] > 0.1 and curve[31] > 0.8
   assert (curve[25:50] < 0.8).sum() < (curve[50:75] > 0.2).sum()
-  assert not curve[62:].any()
+  assert not curve[68:].any()
 
 
 def test_rate_of_the_recording_does_not_matter():
@@ -93,7 +93,7 @@ def test_every_sentence_moves_a_mouth(split):
     assert samples.shape == (spoken.frames * 640,) and samples.dtype == np.float32
     assert np.abs(samples).max() < 1.2
     curve = mouth_curve(samples, RATE, spoken.frames)
-    assert curve.max() > 0.7 and curve.std() > 0.15, spoken.name
+    assert curve.max() > 0.6 and curve.std() > 0.12, spoken.name
 
 
 def test_unknown_split():

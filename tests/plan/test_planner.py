@@ -134,7 +134,7 @@ def test_mesh_without_plan_is_an_error():
 
 def training(**train):
   config = config_lib.build(TrainConfig, train_tiny.get_config())
-  return dataclasses.replace(config, train=dataclasses.replace(config.train, **{"batch": 16, **train}))
+  return dataclasses.replace(config, train=dataclasses.replace(config.train, **train))
 
 
 def test_training_is_planned_without_padding(compiled):

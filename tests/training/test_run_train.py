@@ -22,7 +22,7 @@ def test_print_config(config_file, capsys):
   assert printed["train"]["steps"] == 3 and len(printed["stages"]) == 2
 
 
-@pytest.mark.parametrize("name", ["train_tiny", "train_sft_480p"])
+@pytest.mark.parametrize("name", ["train_tiny", "train_tiny_long", "train_sft_480p"])
 def test_shipped_configs(name, capsys):
   assert run_train.main([f"--config=configs/{name}.py", "--print_config"]) == 0
   assert json.loads(capsys.readouterr().out)["name"] == name
