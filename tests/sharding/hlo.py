@@ -8,6 +8,7 @@ import dataclasses
 import re
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 from tests.sharding import tiny
 
@@ -28,7 +29,12 @@ class Collective:
 
 
 def compile_with_collectives(lowered: jax.stages.Lowered, folder):
-  """Compiles; returns the program and the list of its collectives."""
+  """Compiles; returns the program and the list of its collectives.
+
+  A program from a cache that another test has turned on would be read, and nothing dumped.
+  """
+  jax.config.update("jax_compilation_cache_dir", None)
+  compilation_cache.reset_cache()
   compiled = lowered.compile(compiler_options=tiny.QUICK | {
       "xla_dump_to": str(folder), "xla_dump_hlo_pass_re": "spmd-partitioning",
       "xla_dump_hlo_as_text": True})
