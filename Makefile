@@ -37,8 +37,8 @@ soak: .venv/.test  ## the long checks; figures go to docs/evidence/soak.json
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[parity]'
 	$(BIN)/python -m pytest --slow -m slow --evidence=docs/evidence/soak.json
 
-plan-gpu: .venv/plan_gpu/.done  ## programs compiled for GPUs that are not there
-	.venv/plan_gpu/bin/python -m pytest --slow tests/plan -k h100
+plan-gpu: .venv/plan_gpu/.done  ## programs for GPUs that are not there; figures go to docs/evidence/plan_gpu.json
+	.venv/plan_gpu/bin/python -m pytest --slow tests/plan -k h100 --evidence=docs/evidence/plan_gpu.json
 
 parity: .venv/.parity  ## the networks live against diffusers' and transformers' modules
 	$(BIN)/python -m pytest --parity tests/parity

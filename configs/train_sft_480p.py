@@ -12,9 +12,12 @@ paper gives no batch size (it has 64 GPUs), number of steps, warm-up or decay of
 are this project's choice. What a step takes on machines that are not at hand:
 
   python run_train.py --config=configs/train_sft_480p.py --plan=v5e:16x16
+  python run_train.py --config=configs/train_sft_480p.py --config.train.batch=4 \
+      --plan=v5e:4x4,h100:1x2x8
 
-As planned: 2.2 GiB a chip on v5e:16x16 (fsdp 64 x context 4), 2.5 s at the chips' peak; with train.batch
-16 on 16 H100 (fsdp 16) 11.8 GiB and 2.0 s.
+As planned, GiB of each device for the training step and for negative DPO: 2.18 and 2.20 on v5e:16x16
+(fsdp 64 x context 4); with 4 clips a step (fsdp 4 x context 4) 4.23 and 4.44 on v5e:4x4, 4.71 and 4.92
+on two nodes of 8 H100. See docs/memory.md.
 """
 
 import dataclasses

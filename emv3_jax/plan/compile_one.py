@@ -27,7 +27,7 @@ from emv3_jax.plan import hlo, programs, subjects, targets
 from emv3_jax.plan.subjects import Config
 
 GIB = 2 ** 30
-_NEEDED = re.compile(r"(?:Used|temporaries \()\s*([\d.]+)([GM])")
+_NEEDED = re.compile(r"(?:Used |temporaries \()([\d.]+)([KMGT]?)")
 
 
 @contextlib.contextmanager
@@ -68,8 +68,8 @@ def plan_program(name: str, config: Config, window: programs.Window,
   warnings = _warnings(stderr, found, program)
   return {
       "program": name, "target": target.name, "mesh": dataclasses.asdict(mesh_config),
-      "chips": target.chips, **memory, "capacity_gib": round(target.chip.capacity_gib, 2),
-      "fits": memory["peak_gib"] <= target.chip.capacity_gib,
+      "chips": target.chips, "capacity_gib": round(target.chip.capacity_gib, 2),
+      "fits": memory["peak_gib"] <= target.chip.capacity_gib, **memory,
       "flops": program.flops, "padding": program.padding,
       "seconds_at_peak": round(seconds, 3), "seconds_at_40_percent": round(seconds / 0.4, 3),
       "collectives": hlo.totals(found),
@@ -81,20 +81,27 @@ def plan_program(name: str, config: Config, window: programs.Window,
 
 
 def _compile(lowered: jax.stages.Lowered, program: programs.Program):
-  """Memory by kind in GiB a device, and the collectives."""
+  """Memory by kind in GiB a device, whether it fits where that is decided, and the collectives."""
   parameters = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
                    for leaf in jax.tree.leaves(program.params))
   try:
     compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
-    needed = _NEEDED.search(str(error))
-    if "RESOURCE_EXHAUSTED" not in str(error) or needed is None:
+    peak = needed_bytes(str(error))
+    if peak is None:
       raise
-    peak = float(needed[1]) * (GIB if needed[2] == "G" else 2 ** 20)
-    return _shares(peak, parameters, parameters), []
+    return {**_shares(peak, parameters, parameters), "fits": False}, []
   analysis = compiled.memory_analysis()
   memory = _shares(analysis.peak_memory_in_bytes, parameters, analysis.argument_size_in_bytes)
   return memory, hlo.collectives(compiled.as_text())
+
+
+def needed_bytes(message: str) -> float | None:
+  """What a program needs that the TPU compiler rejects for it; None: rejected for another reason."""
+  needed = _NEEDED.search(message)
+  if "RESOURCE_EXHAUSTED" not in message or needed is None:
+    return None
+  return float(needed[1]) * 1024 ** " KMGT".index(needed[2])
 
 
 def _shares(peak: float, parameters: int, arguments: int) -> dict[str, float]:

@@ -25,6 +25,9 @@ ALL = "all"  # in place of a mesh: the likeliest ones
 NUM_LIKELY = 6
 _NUM_TRIES = 4  # programs compiled in search of one that fits
 
+# Flags to say it with, and what they stand for.
+Alternative = tuple[str, Config, targets.Target, MeshConfig]
+
 
 def plan(config: Config, target: targets.Target, mesh_texts: Sequence[str] = (), *,
          names: Sequence[str] = ()) -> list[dict]:
@@ -101,7 +104,8 @@ def compile_programs(config: Config, window: programs.Window, target: targets.Ta
                meshes.label(mesh))
   request = json.dumps({
       "subject": subjects.of(config).name, "target": target.name,
-      "mesh": dataclasses.asdict(mesh), "programs": list(names), "window": dataclasses.asdict(window), "config": dataclasses.asdict(config)})
+      "mesh": dataclasses.asdict(mesh), "programs": list(names),
+      "window": dataclasses.asdict(window), "config": dataclasses.asdict(config)})
   environment = targets.environment(target)
   environment["PYTHONPATH"] = os.pathsep.join(
       filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
@@ -152,22 +156,30 @@ def _ranked(target: targets.Target, step: meshes.Step, lines: Sequence[dict]) ->
 
 
 def _advice(config: Config, window: programs.Window, target: targets.Target, line: dict) -> str:
-  """What would fit instead of `line`, found by compiling it."""
+  """What would fit instead of `line`: settings, and a mesh or a target, found by compiling them."""
   excess = line["peak_gib"] - line["capacity_gib"]
-  tried = itertools.islice(_alternatives(config, window, target, line), _NUM_TRIES)
-  for change, other_config, other_target, mesh in tried:
-    (other,) = compile_programs(other_config, window, other_target, mesh, [line["program"]])
-    if other["fits"]:
-      fitting = f"{change} takes {other['peak_gib']:.2f} of {other['capacity_gib']:.2f} GiB"
-      break
-  else:
-    fitting = "nothing that was tried does; plan for more or larger chips, or a smaller window"
+  found = [_first_fitting(alternatives, window, line["program"]) for alternatives in (
+      _other_settings(config, target, line), _other_machines(config, window, target, line))]
+  fitting = ", or ".join(filter(None, found)) or (
+      "nothing that was tried does; plan for more or larger chips, or a smaller window")
   return f"{excess:.2f} GiB too much; {fitting}"
 
 
-def _alternatives(config: Config, window: programs.Window, target: targets.Target,
-                  line: dict) -> Iterator[tuple[str, Config, targets.Target, MeshConfig]]:
-  """What to try, what changes least first: parts in turn, other meshes, larger targets."""
+def _first_fitting(alternatives: Iterator[Alternative], window: programs.Window,
+                   program: str) -> str | None:
+  """The first of a few alternatives that fits, in words."""
+  try:
+    for change, config, target, mesh in itertools.islice(alternatives, _NUM_TRIES):
+      (line,) = compile_programs(config, window, target, mesh, [program])
+      if line["fits"]:
+        return f"{change} takes {line['peak_gib']:.2f} of {line['capacity_gib']:.2f} GiB"
+  except InputError:  # unknown to the compiler, or nothing divides: no better for larger targets
+    pass
+  return None
+
+
+def _other_settings(config: Config, target: targets.Target, line: dict) -> Iterator[Alternative]:
+  """The same machine and mesh, less at once."""
   mesh = MeshConfig(**line["mesh"])
   if line["program"] == "sample_step" and config.sampling.branches == "batched":
     sampling = dataclasses.replace(config.sampling, branches="in_turn")
@@ -179,11 +191,16 @@ def _alternatives(config: Config, window: programs.Window, target: targets.Targe
       train = dataclasses.replace(config.train, accumulate=parts)
       yield (f"--config.train.accumulate={parts}", dataclasses.replace(config, train=train),
              target, mesh)
-  others = [other for other in likely_meshes(config, window, target) if other.sizes != mesh.sizes]
-  for other in others[:2]:
-    yield f"--mesh={meshes.label(other)}", config, target, other
-  larger = target
+
+
+def _other_machines(config: Config, window: programs.Window, target: targets.Target,
+                    line: dict) -> Iterator[Alternative]:
+  """Other meshes, then larger targets on their likeliest one."""
+  sizes = MeshConfig(**line["mesh"]).sizes
+  others = [mesh for mesh in likely_meshes(config, window, target) if mesh.sizes != sizes]
+  for mesh in others[:2]:
+    yield f"--mesh={meshes.label(mesh)}", config, target, mesh
   while True:
-    larger = targets.larger(larger)
-    best = likely_meshes(config, window, larger)[0]
-    yield f"--plan={larger.name} --mesh={meshes.label(best)}", config, larger, best
+    target = targets.larger(target)
+    mesh = likely_meshes(config, window, target)[0]
+    yield f"--plan={target.name} --mesh={meshes.label(mesh)}", config, target, mesh

@@ -7,6 +7,7 @@ they need is set in the environment before JAX starts, hence in a process of its
 from collections.abc import Sequence
 import dataclasses
 import importlib.util
+import itertools
 import math
 import os
 import re
@@ -121,8 +122,15 @@ def larger(target: Target) -> Target:
   elif min(sizes[:2]) < 2:
     sizes[:2] = 2, 2
   else:
-    sizes[sizes.index(min(sizes))] *= 2
+    sizes[-1 - sizes[::-1].index(min(sizes))] *= 2
   return parse(f"{target.name.partition(':')[0]}:{'x'.join(map(str, sizes))}")
+
+
+def _smallest(target: Target) -> list[str]:
+  """Names of some targets of the same kind, all known to the compiler."""
+  one = parse(f"{target.name.partition(':')[0]}:{'x'.join('1' * len(target.shape))}")
+  grown = itertools.accumulate(range(3), lambda smaller, _: larger(smaller), initial=one)
+  return [target.name for target in grown]
 
 
 def check_extra(target: Target) -> None:
@@ -179,8 +187,8 @@ def compile_only_devices(target: Target) -> Sequence:
     options = {"chips_per_host_bounds": tuple(map(min, sizes, _HOST))} if few else {}
     return topologies.get_topology_desc(target.name, "tpu", **options).devices
   except jax.errors.JaxRuntimeError as error:
-    raise InputError(f"The compiler knows no {target.name}, but e.g. {target.chip.example}: "
-                     f"{str(error).splitlines()[0]}") from error
+    raise InputError(f"The compiler knows no {target.name}, but e.g. "
+                     f"{', '.join(_smallest(target))}: {str(error).splitlines()[0]}") from error
 
 
 def compile_only_mesh(target: Target, config: MeshConfig) -> Mesh:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import tiny
+from configs import echomimic_v3_flash, tiny
 from emv3_jax import config as config_lib
 from emv3_jax.models.attention import attend_xla
 from emv3_jax.models.transformer import TransformerConfig
@@ -22,13 +22,25 @@ def config(**sampling):
   return dataclasses.replace(built, sampling=dataclasses.replace(built.sampling, **sampling))
 
 
+def flash(**sampling):
+  """Released flash as small as `config` is."""
+  built = config_lib.build(Config, echomimic_v3_flash.get_config())
+  net = dataclasses.replace(tiny.MODEL.transformer, variant="flash", audio_layers=2,
+                            audio_hidden=16, audio_tokens=3)
+  return dataclasses.replace(
+      built, model=dataclasses.replace(tiny.MODEL, transformer=net),
+      precision=config().precision,
+      sampling=dataclasses.replace(built.sampling, attention="blocked", **sampling))
+
+
 def place():
   return programs.Place("cpu", make_mesh(MeshConfig(), jax.devices()[:1]), MeshConfig())
 
 
 def forward(net: TransformerConfig, s: int, frames: int) -> int:
   """Operations of one forward pass with the context ready."""
-  d, m = net.dim, net.text_tokens + net.image_tokens + 17  # a token sees its frame's 17 of audio
+  audio = 17 if net.variant == "preview" else net.audio_tokens  # of a token's frame
+  d, m = net.dim, net.text_tokens + net.image_tokens + audio
   layer = 6 * s * d * d + 2 * s * d * net.ffn_dim + 2 * s * s * d + 2 * s * m * d
   ends = s * 4 * (net.in_channels + net.out_channels) * d
   time = net.freq_dim * d + d * d + 6 * d * d
@@ -42,6 +54,15 @@ def test_a_sampling_step_has_the_operations_of_three_forward_passes(branches):
   expected = 3 * forward(net, f * height8 * width8 // 4, f)
   got = programs.sample_step(cfg, WINDOW, place()).flops
   assert got == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("branches", ["batched", "in_turn"])
+def test_a_step_of_flash_has_the_operations_of_two(branches):
+  """Its guidance is between voice and silence only."""
+  cfg = flash(branches=branches)
+  f, height8, width8 = WINDOW.latents
+  expected = 2 * forward(cfg.model.transformer, f * height8 * width8 // 4, f)
+  assert programs.sample_step(cfg, WINDOW, place()).flops == pytest.approx(expected, rel=1e-6)
 
 
 def test_products_are_counted_as_xla_counts_them():

@@ -9,7 +9,7 @@ from configs import echomimic_v3_preview, train_tiny
 from configs.tiny import MODEL
 from emv3_jax import config as config_lib
 from emv3_jax.errors import InputError
-from emv3_jax.plan import planner, programs, report, subjects, targets
+from emv3_jax.plan import planner, programs, report, subjects, targets, training_programs
 from emv3_jax.sampling.settings import Config
 from emv3_jax.sharding import MeshConfig
 from emv3_jax.training.settings import Config as TrainConfig
@@ -17,6 +17,7 @@ import run_sample
 import run_train
 
 CONFIG = config_lib.build(Config, echomimic_v3_preview.get_config())
+ODD_WINDOW = programs.Window(5, 48, 48)
 
 
 @pytest.fixture
@@ -72,8 +73,9 @@ def test_all_means_several_meshes_and_none_the_likeliest(compiled):
 def test_what_does_not_fit_comes_with_what_does(compiled):
   (line,) = planner.plan(CONFIG, targets.parse("v6e:1x1"), names=["sample_step"])
   assert not line["fits"]
-  assert line["advice"] == ("16.75 GiB too much; --config.sampling.branches=in_turn takes 20.00 of "
-                            "31.25 GiB")
+  assert line["advice"] == (
+      "16.75 GiB too much; --config.sampling.branches=in_turn takes 20.00 of 31.25 GiB, or "
+      "--plan=v6e:2x2 --mesh=context=4,attention=ulysses takes 12.00 of 31.25 GiB")
   (line,) = planner.plan(CONFIG, targets.parse("v5e:1x1"), names=["sample_step"])
   assert line["advice"] == ("32.25 GiB too much; --plan=v5e:2x2 --mesh=context=4,attention=ulysses "
                             "takes 12.00 of 15.75 GiB")
@@ -137,6 +139,13 @@ def training(**train):
   return dataclasses.replace(config, train=dataclasses.replace(config.train, **train))
 
 
+def odd_training():
+  """Of pictures of ODD_WINDOW: divides over no mesh of a power of two."""
+  net = dataclasses.replace(MODEL.transformer, ffn_dim=767, num_heads=3)
+  return dataclasses.replace(training(batch=3), data="",
+                             model=dataclasses.replace(MODEL, transformer=net))
+
+
 def test_training_is_planned_without_padding(compiled):
   lines = planner.plan(training(batch=6), targets.parse("v6e:2x2"))
   assert [line["program"] for line in lines] == ["train_step", "ndpo_step"]
@@ -155,19 +164,24 @@ def test_a_training_batch_that_does_not_divide_is_an_error(compiled):
   with pytest.raises(InputError, match="A batch of 6 .*data 1 x fsdp 4 = 4; the next .* is 8"):
     planner.plan(training(batch=6), targets.parse("v5e:2x2"), ["fsdp=4"])
   with pytest.raises(InputError, match="No mesh of the 8 devices of v5e:2x4 divides a batch of 3"):
-    odd = dataclasses.replace(training(batch=3), model=dataclasses.replace(
-        MODEL, transformer=dataclasses.replace(MODEL.transformer, ffn_dim=767, num_heads=3)))
-    planner.likely_meshes(odd, programs.Window(5, 48, 48), targets.parse("v5e:2x4"))
+    planner.likely_meshes(odd_training(), ODD_WINDOW, targets.parse("v5e:2x4"))
   assert not compiled
 
 
 def test_training_that_does_not_fit_is_advised_to_accumulate(compiled):
   target = targets.parse("v5e:1x2")
   (line,) = planner.plan(training(batch=8), target, names=["train_step"])
-  assert line["advice"] == ("8.25 GiB too much; --config.train.accumulate=2 takes 10.00 of "
-                            "15.75 GiB")
+  assert line["advice"].startswith(
+      "8.25 GiB too much; --config.train.accumulate=2 takes 10.00 of 15.75 GiB, or --plan=v5e:2x2 ")
   (line,) = planner.plan(training(batch=2), target, names=["train_step"])  # one row a chip
   assert line["advice"].startswith("8.25 GiB too much; --plan=v5e:2x2 --mesh=")
+
+
+def test_larger_machines_over_which_nothing_divides_end_the_search(compiled, monkeypatch):
+  monkeypatch.setattr(training_programs, "DEFAULT_WINDOW", ODD_WINDOW)
+  (line,) = planner.plan(odd_training(), targets.parse("v5e:1x1"), names=["train_step"])
+  assert line["advice"].startswith("32.25 GiB too much; nothing that was tried does")
+  assert len(compiled) == 1
 
 
 def test_command_line_of_training(compiled, capsys):

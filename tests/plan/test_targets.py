@@ -2,6 +2,7 @@
 
 import os
 
+import jax
 import pytest
 
 from emv3_jax.errors import InputError
@@ -30,10 +31,20 @@ def test_a_wrong_shape_shows_a_right_one(name):
 
 
 @pytest.mark.parametrize("name, larger", [
-    ("v5e:1x1", "v5e:2x2"), ("v5e:2x2", "v5e:4x2"), ("v5e:2x4", "v5e:4x4"),
+    ("v5e:1x1", "v5e:2x2"), ("v5e:2x2", "v5e:2x4"), ("v5e:2x4", "v5e:4x4"),
     ("v5p:2x2x1", "v5p:2x2x2"), ("h100:1x1x4", "h100:1x1x8"), ("h100:1x1x8", "h100:1x2x8")])
 def test_the_next_larger_target(name, larger):
   assert sorted(targets.larger(targets.parse(name)).shape) == sorted(targets.parse(larger).shape)
+
+
+def test_a_shape_that_the_compiler_does_not_know_names_some_that_it_knows(monkeypatch):
+  def unknown(*args, **kwargs):
+    raise jax.errors.JaxRuntimeError("INVALID_ARGUMENT: not divisible\nmore")
+
+  monkeypatch.setattr(targets.topologies, "get_topology_desc", unknown)
+  with pytest.raises(InputError, match="knows no v5e:3x3, but e.g. v5e:1x1, v5e:2x2, v5e:2x4, "
+                     "v5e:4x4: INVALID_ARGUMENT: not divisible$"):
+    targets.compile_only_devices(targets.parse("v5e:3x3"))
 
 
 @pytest.mark.parametrize("name, extra", [("v5e:1x1", "plan-tpu"), ("h100:1x1x1", "plan-gpu")])
