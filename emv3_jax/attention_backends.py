@@ -10,7 +10,7 @@ layer are 200 GB.
 | xla      | cpu, gpu, tpu | plain JAX, all logits at once; small inputs only               |
 | splash   | tpu           | Pallas kernel of jax.experimental                              |
 | cudnn    | gpu           | cuDNN's fused attention                                        |
-| tokamax:KERNEL | by kernel | kernel of the package tokamax, named; see TOKAMAX              |
+| tokamax:KERNEL | by kernel | kernel of the package tokamax, an extra; see TOKAMAX           |
 | auto     | all           | blocked on cpu, cudnn on gpu, splash on tpu; logged            |
 """
 
@@ -37,6 +37,7 @@ MAX_XLA_LOGITS = 2 ** 28  # 1 GiB in float32
 _ALL = ("cpu", "gpu", "tpu")
 _ANY = ("float32", "bfloat16")
 _HALF = ("bfloat16",)
+_LIBRARY = (RuntimeError, ValueError)  # no cuDNN, an old GPU; NotImplementedError is the former
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Backend:
     dtypes: of q, k and v.
     attend: the attention itself.
     refuses: from q and k to the reason why their shapes cannot be served, or None.
+    refusals: what `attend` raises for a shape or a machine that it cannot serve.
   """
 
   name: str
@@ -56,23 +58,29 @@ class Backend:
   dtypes: tuple[str, ...]
   attend: Attend
   refuses: Callable[[jax.Array, jax.Array], str | None] = lambda q, k: None
+  refusals: tuple[type[Exception], ...] = ()
 
   def __call__(self, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """q [b, s, n, k], k and v [b, m, n, k] -> [b, s, n, k].
 
     Raises:
-      InputError: dtype or shape that the backend does not serve.
+      InputError: dtype, shape or machine that the backend does not serve.
     """
     for array in (q, k, v):
       if array.dtype.name not in self.dtypes:
         raise InputError(
             f"Attention backend {self.name} serves {', '.join(self.dtypes)}, not {array.dtype}; set "
             "the transformer's compute dtype to one of these, or the backend to blocked.")
-    reason = self.refuses(q, k)
-    if reason:
-      raise InputError(f"Attention backend {self.name} cannot serve q {q.shape}, k {k.shape}: "
-                       f"{reason}; set the backend to blocked.")
-    return self.attend(q, k, v)
+    if reason := self.refuses(q, k):
+      raise self._refusal(q, k, reason)
+    try:
+      return self.attend(q, k, v)
+    except self.refusals as error:
+      raise self._refusal(q, k, " ".join(str(error).split()).rstrip(".")) from error
+
+  def _refusal(self, q: jax.Array, k: jax.Array, reason: str) -> InputError:
+    return InputError(f"Attention backend {self.name} cannot serve q {q.shape}, k {k.shape}: "
+                      f"{reason}; set the backend to blocked.")
 
 
 def _attend_cudnn(q, k, v):
@@ -105,7 +113,7 @@ BACKENDS = {backend.name: backend for backend in (
     Backend("xla", _ALL, _ANY, attend_xla, _refuses_xla),
     # In float32 its products are rounded to bfloat16, which a float32 config does not ask for.
     Backend("splash", ("tpu",), _HALF, attend_splash),
-    Backend("cudnn", ("gpu",), _HALF, _attend_cudnn, _refuses_cudnn),
+    Backend("cudnn", ("gpu",), _HALF, _attend_cudnn, _refuses_cudnn, _LIBRARY),
 )}
 
 
@@ -145,7 +153,7 @@ def _tokamax(name: str) -> Backend:
     tokamax = importlib.import_module("tokamax")
   except ModuleNotFoundError as error:
     raise InputError(f"Attention backend {name} needs the package {error.name}; run "
-                     "pip install tokamax.") from error
+                     "pip install --editable '.[tokamax]'.") from error
   if not flags.FLAGS.is_parsed():  # else tokamax parses the command line, and refuses ours
     flags.FLAGS.mark_as_parsed()
 
@@ -153,4 +161,4 @@ def _tokamax(name: str) -> Backend:
     highest = jax.lax.Precision.HIGHEST if q.dtype == jnp.float32 else None
     return tokamax.dot_product_attention(q, k, v, precision=highest, implementation=kernel)
 
-  return Backend(name, TOKAMAX[kernel], _ANY, attend)
+  return Backend(name, TOKAMAX[kernel], _ANY, attend, refusals=_LIBRARY)

@@ -116,13 +116,30 @@ def test_cudnn_learns_from_odd_lengths(monkeypatch):
   assert "dense<601>" in text and "dense<257>" in text  # what of it counts
 
 
+def test_cudnn_says_why_it_cannot_run(monkeypatch):
+  from jax._src.cudnn import fused_attention_stablehlo as fused
+
+  def absent():
+    raise RuntimeError("cuDNN is not detected.")
+  monkeypatch.setattr(fused, "check_cudnn_version", absent)
+  with pytest.raises(InputError, match="cudnn cannot serve .*: cuDNN is not detected; .* blocked"):
+    _lowered(backends.select("cudnn", "gpu"), "cuda")
+
+
 @pytest.mark.skipif(importlib.util.find_spec("tokamax") is not None, reason="tokamax is installed")
 def test_tokamax_missing_names_the_command():
-  with pytest.raises(InputError, match="needs the package tokamax; run pip install tokamax"):
+  with pytest.raises(InputError, match=r"needs the package tokamax; run pip .* '\.\[tokamax\]'"):
     backends.select("tokamax:xla_chunked", "cpu")
 
 
 def test_tokamax_is_the_reference():
-  pytest.importorskip("tokamax", reason="needs pip install tokamax")
+  pytest.importorskip("tokamax", reason="needs the extra tokamax")
   attend = backends.select("tokamax:xla_chunked", "cpu")
   np.testing.assert_allclose(attend(*_qkv(9, 5)), attend_xla(*_qkv(9, 5)), atol=2e-6)
+
+
+@pytest.mark.parametrize("kernel,platform", [("triton", "gpu"), ("mosaic_tpu", "tpu")])
+def test_tokamax_says_why_it_cannot_run(kernel, platform):
+  pytest.importorskip("tokamax", reason="needs the extra tokamax")
+  with pytest.raises(InputError, match=f"{kernel} cannot serve .*: .* on cpu; .* blocked"):
+    backends.select(f"tokamax:{kernel}", platform)(*_qkv(9, 5))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from emv3_jax import start_up
 from emv3_jax.errors import InputError
 from emv3_jax.io import checkpoints
 from emv3_jax.model_config import COMPONENTS
@@ -67,6 +68,9 @@ def test_a_clip_is_the_same_on_every_mesh(one_device, request_of, mesh):
     with split.parameters(name) as params:
       for leaf in jax.tree.leaves(params):
         assert len(leaf.sharding.device_set) == 8
+  compiled = start_up.watch().programs()
+  sample(split, dataclasses.replace(request_of, seed=1))  # another clip of the same size
+  assert start_up.watch().programs() == compiled
 
 
 def test_a_plan_is_of_the_programs_that_run(one_device, request_of, monkeypatch):

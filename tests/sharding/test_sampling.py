@@ -58,3 +58,15 @@ def test_branches_in_turn_leave_data_to_the_clips():
 
 def test_flash_has_two_branches():
   _check(MeshConfig(data=2, context=4), FLASH, tiny.FLASH)
+
+
+def test_the_step_compiles_once_a_size(monkeypatch):
+  mesh = tiny.mesh_of(MeshConfig(context=2))
+  denoiser = Denoiser(sharding.ShardedTransformer(tiny.FLASH, mesh), tiny.FLASH, FLASH,
+                      attend=tiny.ATTEND, length_shards=2)
+  params = sharding.place(tiny.params_of(tiny.FLASH), mesh)
+  for grid, compiled in ((tiny.GRID, 1), (tiny.GRID, 1), ((3, 4, 4), 2)):
+    monkeypatch.setattr(tiny, "GRID", grid)
+    noise = sharding.replicate(tiny.noise_of(1), mesh)
+    denoiser.run(params, noise, tiny.conditions_of(1, tiny.FLASH))
+    assert denoiser.compiled_steps() == compiled

@@ -22,8 +22,8 @@ MIXED = Precision(params="float32", compute="bfloat16")
 BATCH = 8
 
 
-def _inputs(batch=BATCH):
-  return tiny.noise_of(batch), dataclasses.asdict(tiny.conditions_of(batch))
+def _inputs(batch=BATCH, net=tiny.CONFIG):
+  return tiny.noise_of(batch), dataclasses.asdict(tiny.conditions_of(batch, net))
 
 
 def _gradients(args, **how):
@@ -57,21 +57,23 @@ def test_forward_and_gradient_are_those_of_one_device(config):
 
 
 @functools.cache
-def _abstract_inputs(mesh, batch):
+def _abstract_inputs(mesh, batch, net=tiny.CONFIG):
   spec = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=spec),
-                      _inputs(batch))
+                      _inputs(batch, net))
 
 
 def _abstract_params(mesh):
   return sharding.abstract_on(transformer.network(tiny.CONFIG, MIXED).abstract, mesh)
 
 
-@pytest.mark.parametrize("attention", ["ulysses", "allgather"])
-def test_collectives_of_a_layer(attention, tmp_path, capfd):
+@pytest.mark.parametrize("net, attention, token_blocks", [
+    (tiny.CONFIG, "ulysses", 1), (tiny.CONFIG, "allgather", 3), (tiny.FLASH, "ulysses", 3)],
+    ids=["preview-ulysses", "preview-allgather-blocks", "flash-ulysses-blocks"])
+def test_collectives_of_a_layer(net, attention, token_blocks, tmp_path, capfd):
   config = MeshConfig(fsdp=2, context=4, attention=attention)
   mesh = tiny.mesh_of(config)
-  sharded = sharding.ShardedTransformer(tiny.CONFIG, mesh, precision=MIXED, attention=attention)
+  sharded = sharding.ShardedTransformer(net, mesh, precision=MIXED, attention=attention)
 
   def velocity(params, noise, conditions):
     model = sharded.bind(params)
@@ -79,25 +81,26 @@ def test_collectives_of_a_layer(attention, tmp_path, capfd):
     sinusoid = jax.numpy.asarray(time_sinusoid(np.full(len(noise), 400.0), tiny.CONFIG.freq_dim))
     return model(noise, conditions["known"], sinusoid, context, attend=tiny.ATTEND,
                  rope=rope_table(tiny.GRID, tiny.CONFIG.head_dim),
-                 face_mask=conditions["face_mask"])
+                 face_mask=conditions["face_mask"], token_blocks=token_blocks)
 
-  lowered = jax.jit(velocity).lower(sharded.abstract, *_abstract_inputs(mesh, 2))
+  lowered = jax.jit(velocity).lower(sharded.abstract, *_abstract_inputs(mesh, 2, net))
   _, found = hlo.compile_with_collectives(lowered, tmp_path)
   assert "rematerialization" not in capfd.readouterr().err
   kinds = lambda where: collections.Counter(c.kind for c in found if where(c))
-  # Eight weights: four of self-attention, q and o of cross-attention, two of the feed-forward. That
-  # is all: attention to text, image and audio and the face mask communicate nothing.
+  # Eight weights: four of self-attention, q and o of cross-attention, two of the feed-forward, once a
+  # layer and not once a block of tokens. That is all: attention to text, image and audio and the face
+  # mask communicate nothing.
   layer = {c.body for c in found if "blocks/while" in c.scope}
   assert len(layer) == 1 and kinds(lambda c: c.body in layer) == {"all-gather": 8}
   in_attention = {"ulysses": {"all-to-all": 4}, "allgather": {"all-gather": 2}}[attention]
   assert kinds(lambda c: "manual" in c.body) == in_attention  # bodies of shard_map
   assert not any("audio" in c.scope or "cross_attention" in c.scope for c in found)
-  _assert_weights_are_gathered_one_layer_at_a_time_in_bfloat16(found)
+  _assert_weights_are_gathered_one_layer_at_a_time_in_bfloat16(found, net)
 
 
-def _assert_weights_are_gathered_one_layer_at_a_time_in_bfloat16(found):
-  abstract = named_leaves(transformer.network(tiny.CONFIG).abstract)
-  layers = tiny.CONFIG.num_layers
+def _assert_weights_are_gathered_one_layer_at_a_time_in_bfloat16(found, net=tiny.CONFIG):
+  abstract = named_leaves(transformer.network(net).abstract)
+  layers = net.num_layers
   weights = {leaf.shape[1:] if name.startswith("blocks") else leaf.shape
              for name, leaf in abstract.items() if name.endswith("kernel")}
   gathers = [c for c in found if c.kind == "all-gather"]
