@@ -2,7 +2,7 @@
 
   for stage in vae wide audio model; do
     python scripts/train_tiny.py --stage=$stage --workdir=runs/tiny_parts; done
-  python -m emv3_jax.data.puppets --out=data/puppets_train --split=crowd --count=300 --frames=65
+  python -m emv3_jax.data.puppets --out=data/puppets_train --split=crowd --count=256 --frames=65
   python -m emv3_jax.data.puppets --out=data/puppets_held_out --split=held_out --count=12 --frames=65
   for split in train held_out; do
     python -m emv3_jax.data.prepare --config=configs/prepare_tiny.py \

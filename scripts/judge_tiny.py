@@ -22,8 +22,8 @@ from emv3_jax.sampling.model import load
 from emv3_jax.sampling.settings import Config
 from emv3_jax.training.parts import lip_sync
 
-TEXT_SCALES, AUDIO_SCALES = (1.05, 1.2, 2.5), (1.0, 1.8, 2.9)
-SEEDS = {"judge": 0, "sweep": 1}  # of the puppets' world: what is chosen is judged on others
+TEXT_SCALES, AUDIO_SCALES = (1.05, 2.0), (1.0, 1.3, 1.8, 2.9)
+SEEDS = {"judge": 2, "sweep": 1}  # of the puppets' world: what is chosen is judged on others
 
 
 def judge(config: Config, checkpoint: str | None, clips: list[puppets.Clip],
@@ -76,6 +76,7 @@ def main(arguments) -> int:
   parser.add_argument("--checkpoint", help="model folder; default: the config's")
   parser.add_argument("--clips", type=int, default=20)
   parser.add_argument("--split", default="held_out", help="of the puppets' world, docs/puppets.md")
+  parser.add_argument("--seed", type=int, help="of the puppets' world; default: 2, of a sweep 1")
   parser.add_argument("--frames", type=int, default=lip_sync.FRAMES, help="of a clip, 4k + 1")
   parser.add_argument("--sweep", metavar="PNG", type=pathlib.Path)
   flags, overrides = parser.parse(arguments)
@@ -83,8 +84,8 @@ def main(arguments) -> int:
     raise InputError(f"--clips={flags.clips}; at least 2 are needed, to swap their sounds.")
   config = config_lib.build(Config, command_line.read_config(flags.config, overrides))
   program_cache.use(config.program_cache)
-  clips = lip_sync.render(flags.clips, flags.split, flags.frames,
-                          seed=SEEDS["sweep" if flags.sweep else "judge"])
+  seed = SEEDS["sweep" if flags.sweep else "judge"] if flags.seed is None else flags.seed
+  clips = lip_sync.render(flags.clips, flags.split, flags.frames, seed)
   if flags.sweep:
     sweep(config, flags.checkpoint, clips, flags.sweep)
   else:

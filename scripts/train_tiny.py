@@ -7,11 +7,13 @@
   python scripts/train_tiny.py --stage=default --workdir=DIR --run=RUN
 
 A stage that is stopped goes on from its newest checkpoint when it is started again, and ends with
-the same weights. At its end, and with --check at any time, it is measured on held-out puppets.
-`wide` goes on with the VAE, on more puppets; its weights are what is kept.
+the same weights. At its end, and with --check at any time, it is measured on held-out puppets; one
+that falls short of its gate exits with 1. `wide` goes on with the VAE, on more puppets; its weights
+are what is kept.
 `model` writes DIR/model from the parts, with text and image encoders that stay random, and measures
 once more what it wrote. `default` puts these and the transformer of RUN, the folder of a run of
-run_train.py with configs/train_tiny.py, where configs/tiny.py looks for its weights (or into --out).
+run_train.py with configs/train_tiny_long.py, where configs/tiny.py looks for its weights (or into
+--out).
 """
 
 import dataclasses
@@ -35,10 +37,12 @@ from emv3_jax.models import clip, transformer, umt5, wav2vec2
 from emv3_jax.models import vae as vae_network
 from emv3_jax.models.network import Params
 from emv3_jax.training.exporting import OTHERS
+from emv3_jax.training.lock import locked
 from emv3_jax.training.parts import audio, footage, gates, loop, speech, vae
 from emv3_jax.training.parts.settings import WIDE, AudioSettings, VAESettings, phase_at
 
 SAVE_EVERY = {"vae": 100, "wide": 100, "audio": 50}
+SHORT = 1  # exit code of a part that the gates do not let pass
 CHECKED = 40  # held-out puppets
 STATISTICS = 200  # training puppets of which the latents' mean and variance are taken
 
@@ -112,9 +116,8 @@ COMPONENTS = {"wide": "vae", "audio": "audio_encoder"}  # what is kept
 
 def open_stage(name: str, workdir: pathlib.Path):
   make, settings = STAGES[name]
-  folder = workdir / name
-  folder.mkdir(parents=True, exist_ok=True)
-  return make(folder, settings())
+  loop.check_settings(workdir / name, settings())
+  return make(workdir / name, settings())
 
 
 def fresh_state(stage) -> loop.State:
@@ -150,16 +153,21 @@ def train(stage, name: str) -> None:
              folder=stage.folder, save_every=SAVE_EVERY[name])
 
 
-def report(stage, name: str, step: int, params: Params) -> None:
-  """Prints what the gates measure, and warns of what they would not let pass."""
+def report(stage, name: str, step: int, params: Params) -> bool:
+  """Prints what the gates measure, and warns of what they do not let pass; whether all does."""
   figures = {key: round(value, 4) for key, value in stage.check(params).items()}
   sys.stdout.write(json.dumps({"stage": name, "step": step, **figures}) + "\n")
-  for shortfall in gates.unmet(name, figures):
+  short = gates.unmet(name, figures)
+  for shortfall in short:
     logging.warning("Stage %s at step %d: %s.", name, step, shortfall)
+  return not short
 
 
-def write_model(workdir: pathlib.Path) -> None:
-  """Writes all parts but the transformer, in bfloat16, and the tokenizer; measures what it wrote."""
+def write_model(workdir: pathlib.Path) -> bool:
+  """Writes all parts but the transformer, in bfloat16, and the tokenizer.
+
+  Measures what it wrote; returns whether the gates let it pass.
+  """
   config, folder = tiny.get_config(), workdir / "model"
   untrained = {"text_encoder": umt5, "image_encoder": clip}
   parts = {name: module.network(getattr(tiny.MODEL, name)).untrained(config.seed)
@@ -174,9 +182,11 @@ def write_model(workdir: pathlib.Path) -> None:
     checkpoints.save_component(folder, name, params, variant="preview", sources=[source],
                                config=dataclasses.asdict(getattr(tiny.MODEL, name)))
   checkpoints.write_tokenizer(folder, config.tokenizer)
+  passed = []
   for name, stage in stages.items():
     params = checkpoints.load_component(folder, COMPONENTS[name], stage.network.abstract)
-    report(stage, name, done[name], params)
+    passed.append(report(stage, name, done[name], params))
+  return all(passed)
 
 
 def write_default(workdir: pathlib.Path, run: pathlib.Path, out: pathlib.Path) -> None:
@@ -188,8 +198,13 @@ def write_default(workdir: pathlib.Path, run: pathlib.Path, out: pathlib.Path) -
     link_component(out, name, workdir / "model")
   checkpoints.save_component(
       out, "transformer", params, variant="preview", config=dataclasses.asdict(tiny.MODEL.transformer),
-      sources=[{"file": "run_train.py configs/train_tiny.py", **content(params)}])
+      sources=[{"file": f"run_train.py {_config_of(run)}", **content(params)}])
   checkpoints.write_tokenizer(out, tiny.ASSETS / "tokenizer.json")
+
+
+def _config_of(run: pathlib.Path) -> str:
+  """Name of the config that a run of run_train.py was started with."""
+  return json.loads((run / "config.json").read_text(encoding="utf-8"))["config"]["name"]
 
 
 def content(params: Params) -> dict:
@@ -214,13 +229,12 @@ def main(arguments) -> int:
     return 0
   program_cache.use(flags.workdir / "programs")
   if flags.stage == "model":
-    write_model(flags.workdir)
-    return 0
+    return 0 if write_model(flags.workdir) else SHORT
   stage = open_stage(flags.stage, flags.workdir)
   if not flags.check:
-    train(stage, flags.stage)
-  report(stage, flags.stage, *trained(stage))
-  return 0
+    with locked(stage.folder):
+      train(stage, flags.stage)
+  return 0 if report(stage, flags.stage, *trained(stage)) else SHORT
 
 
 if __name__ == "__main__":

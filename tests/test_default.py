@@ -1,14 +1,26 @@
 """The weights that ship: a held-out puppet says a held-out sentence, and is seen to."""
 
+import dataclasses
+import itertools
 import pathlib
 
+import jax
+import jax.numpy as jnp
 import pytest
 
-from configs import tiny
+from configs import tiny, train_tiny_long
+from emv3_jax import sharding
 from emv3_jax.config import build
+from emv3_jax.data import prepare
+from emv3_jax.data.puppets.mp4 import write_mp4s
+from emv3_jax.io.checkpoints import load_component
 from emv3_jax.sampling.model import load
 from emv3_jax.sampling.settings import Config
+from emv3_jax.training import settings as training_settings
+from emv3_jax.training.metrics import BANDS
 from emv3_jax.training.parts import lip_sync
+from emv3_jax.training.previews import HeldOut
+from emv3_jax.training.programs import Programs
 
 CLIPS, SILENCES, SWAPS = 6, 2, 3
 MEBIBYTES = 20
@@ -40,3 +52,24 @@ def test_another_sound_moves_the_mouth_another_way(found):
 def test_colours_of_puppets_and_walls_stay_near(found):
   assert found["identity_ratio"] <= 3.2 and found["background_ratio"] <= 2.2
   assert found["identities"] >= 0.8
+
+
+@pytest.mark.slow
+def test_held_out_loss_is_far_below_the_best_linear_guess(tmp_path, record_property):
+  clips, records = write_mp4s(tmp_path / "clips", 3, 24, "held_out", lip_sync.FRAMES), tmp_path / "set"
+  model = tiny.get_config().checkpoint
+  assert prepare.main(["--config=configs/prepare_tiny.py", f"--checkpoint={model}",
+                       f"--manifest={clips}", f"--out={records}",
+                       f"--config.prepare.frames={lip_sync.FRAMES}"]) == 0
+  config = build(training_settings.Config, train_tiny_long.get_config())
+  config = dataclasses.replace(config, preview=dataclasses.replace(
+      config.preview, held_out=str(records)))
+  programs = Programs(config, sharding.make_mesh(devices=jax.devices()[:1]))
+  params = load_component(model, "transformer", programs.network.abstract)
+  params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
+  told = HeldOut(config, programs).measure(params)
+  shares = {name: told[f"loss/{name}"] / told[f"linear/{name}"]
+            for name in (name.partition("/")[2] for name in told if name.startswith("linear/"))}
+  record_property("over the linear guess", {name: round(share, 3) for name, share in shares.items()})
+  for low, high in itertools.pairwise(BANDS):
+    assert shares[f"sigma_{low}-{high}"] <= 0.8

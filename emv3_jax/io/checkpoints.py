@@ -82,7 +82,7 @@ def save_component(folder: str | os.PathLike, name: str, params: Params, *, conf
   Raises:
     InputError: the folder is not writable or the disk is full.
   """
-  folder = pathlib.Path(folder)
+  folder = pathlib.Path(folder).absolute()  # Orbax takes no other
   first = jax.process_index() == 0
   fresh = folder / f"{name}.unfinished"
   try:

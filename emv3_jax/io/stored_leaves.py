@@ -138,7 +138,7 @@ def fitting_component(folder: str | os.PathLike, name: str, abstract: Params,
   """
   card = read_model_card(folder)
   card.require(name, variant)
-  path = card.folder / name
+  path = (card.folder / name).absolute()  # Orbax takes no other
   got = {key: tuple(leaf.shape) for key, leaf in stored_leaves(path).items()}
   want = {key: tuple(leaf.shape) for key, leaf in named_leaves(abstract).items()}
   faults = [f"missing {key}" for key in sorted(want.keys() - got.keys())]

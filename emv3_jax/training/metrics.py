@@ -6,6 +6,7 @@ writes the lines that it would have written.
 """
 
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 import json
 import math
@@ -14,9 +15,10 @@ import pathlib
 import jax
 import numpy as np
 
+from emv3_jax.errors import InputError
 from emv3_jax.io.atomic import atomic_file
 from emv3_jax.tasks.schedule import TASKS, Kind
-from emv3_jax.training.board import open_board
+from emv3_jax.training.board import Board
 
 BANDS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # of sigma
 _LAST = ("learning_rate", "ema_decay")  # of which the last value is reported
@@ -118,27 +120,46 @@ class Writer:
   Args:
     workdir: the run's folder.
     step: the step that the run goes on from: lines of later steps are dropped.
+
+  Raises:
+    InputError: the disk is full; from `write` and at the end too.
   """
 
   def __init__(self, workdir: pathlib.Path, step: int):
-    self._workdir = workdir
+    self._workdir, self._events = workdir, workdir / "tensorboard"
     for name in ("metrics", "held_out"):
       forget_after(workdir / f"{name}.jsonl", step)
-    self._board = open_board(workdir / "tensorboard", step)
+    with _written(self._events):
+      self._board = Board(self._events, step)
 
   def __enter__(self) -> "Writer":
     return self
 
-  def __exit__(self, *_) -> None:
-    self._board.close()
+  def __exit__(self, kind, *_) -> None:
+    # An error is on its way already: one of the board would hide it.
+    with contextlib.suppress(OSError) if kind else _written(self._events):
+      self._board.close()
 
   def write(self, told: dict, name: str = "metrics") -> None:
     """Appends a line to NAME.jsonl; its floats go to TensorBoard too."""
-    with (self._workdir / f"{name}.jsonl").open("a", encoding="utf-8") as file:
+    path = self._workdir / f"{name}.jsonl"
+    with _written(path), path.open("a", encoding="utf-8") as file:
       file.write(json.dumps(told) + "\n")
-    for tag, value in told.items():
-      if isinstance(value, float):
-        self._board.add_scalar(tag if name == "metrics" else f"{name}/{tag}", value, told["step"])
+    with _written(self._events):
+      for tag, value in told.items():
+        if isinstance(value, float):
+          self._board.add_scalar(tag if name == "metrics" else f"{name}/{tag}", value, told["step"])
+      self._board.flush()
+
+
+@contextlib.contextmanager
+def _written(path: pathlib.Path):
+  """Says what could not be written."""
+  try:
+    yield
+  except OSError as error:
+    raise InputError(f"Metrics could not be written to {path} ({error.strerror}).\nFree the disk and "
+                     "run the same command again.") from error
 
 
 def forget_after(path: pathlib.Path, step: int) -> None:

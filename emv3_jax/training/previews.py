@@ -1,9 +1,11 @@
 """What the average of the weights can do so far: a sampled clip, and its loss on held-out clips.
 
 WORKDIR/previews/STEP.mp4   the clip of config.preview, made by the sampling code
-WORKDIR/held_out.jsonl      mean squared error of the velocity by band of sigma: the same clips, tasks,
-                            noise and sigmas at every step, no weights of regions; beside it as
-                            linear/sigma_... that of the best linear guess (`flow.linear_error`)
+WORKDIR/held_out.jsonl      mean squared error of the velocity by band of sigma and by task, on the cells
+                            that an example is not given: the same clips, tasks, noise and sigmas
+                            at every step, no weights of regions; beside it, as linear/sigma_... and
+                            linear/TASK, that of the best linear guess for the same cells
+                            (`flow.linear_error`)
 """
 
 import dataclasses
@@ -15,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from emv3_jax import sharding
+from emv3_jax.data.order import Order
 from emv3_jax.data.pipeline import Dataset
 from emv3_jax.diffusion import flow
 from emv3_jax.errors import InputError
@@ -24,7 +27,7 @@ from emv3_jax.sampling import settings as sampling
 from emv3_jax.sampling.clip import sample
 from emv3_jax.sampling.inputs import read_inputs
 from emv3_jax.sampling.model import Model
-from emv3_jax.tasks.schedule import Mixture, Stage
+from emv3_jax.tasks.schedule import TASKS, Mixture, Stage
 from emv3_jax.training.draws import draw
 from emv3_jax.training.exporting import OTHERS, TRANSFORMER, components_folder
 from emv3_jax.training.forward import Batch
@@ -32,8 +35,10 @@ from emv3_jax.training.host_batches import finished, local_rows, on_mesh
 from emv3_jax.training.metrics import BANDS, Writer
 from emv3_jax.training.programs import Programs
 from emv3_jax.training.settings import Config
+from emv3_jax.training.sources import Source
 
 FOLDER = "previews"
+_MIDDLES = np.float32(np.add(BANDS[1:], BANDS[:-1]) / 2)  # of the bands of sigma
 _ALL_TASKS = Stage("held_out", 1, Mixture(1.0, 1.0, 1.0, 1.0))
 
 
@@ -105,39 +110,79 @@ class ClipPreview:
 
 
 class HeldOut:
-  """The loss on the first batches of a dataset, at the middle of each band of sigma."""
+  """The loss on the first clips of a dataset, each once, at the middle of each band of sigma."""
 
   def __init__(self, config: Config, programs: Programs):
     self._config, self._forward, self._target = config, programs.forward, programs.batch_sharding
     self._rows = config.train.batch // config.train.accumulate
-    self._dataset = Dataset(config.preview.held_out, config.model.transformer)
-    self._run = jax.jit(self._errors, out_shardings=jax.NamedSharding(programs.mesh, jax.P()))
+    dataset = Dataset(config.preview.held_out, config.model.transformer)
+    order = Order(dataset.index.bucket_numbers(), self._rows, seed=None)
+    self._source = Source(config.preview.held_out, dataset, order, negative=False)
+    self._batches = first_seen(order, len(dataset), config.preview.batches)
+    self._run = programs.jit(self._measure, donate_argnums=(),
+                             out_shardings=jax.NamedSharding(programs.mesh, jax.P()))
 
-  def _errors(self, params: Params, batch: Batch, sigma: jax.Array, rope) -> jax.Array:
-    """Mean errors over the batch, of the model and of the best linear guess: [2]."""
+  def _measure(self, params: Params, batch: Batch, sigma: jax.Array, rope) -> dict[str, jax.Array]:
+    """By example: error [b], task [b], mean and mean square of the cells not given, [b, 2, c]."""
     config, examples = self._config, batch["example"]
     density = dataclasses.replace(config.loss, jitter=0.0)
     draws = draw(dataclasses.replace(config, loss=density), jnp.int32(0), examples,
                  batch["latents"].shape[1:], sigma=jnp.full(examples.shape, sigma))
     batch = self._forward.pinned(batch)
-    return jnp.stack([jnp.mean(self._forward.errors(params, batch, draws, rope)),
-                      flow.linear_error(batch["latents"], sigma)])
+    drawn = jnp.float32(jnp.any(batch["mask"] < 1, axis=-1))
+    weights = drawn / jnp.mean(drawn, axis=(1, 2, 3), keepdims=True)
+    moment = lambda x: jnp.mean(weights[..., None] * x, axis=(1, 2, 3))
+    return {"error": self._forward.errors(params, batch, draws, rope, weights),
+            "task": batch["task"],
+            "moments": jnp.stack([moment(batch["latents"]), moment(batch["latents"] ** 2)], axis=1)}
 
   def measure(self, average: Params) -> dict[str, float]:
-    mesh = self._target.mesh
-    batches = self._dataset.batches(self._rows, seed=None,
-                                    rows=local_rows(self._target, self._rows))
-    found = []
-    for _ in range(self._config.preview.batches):
-      batch = finished(self._config.seed, 0, _ALL_TASKS, next(batches))
+    """The line of held_out.jsonl for `average`; every process calls this."""
+    mesh, local = self._target.mesh, local_rows(self._target, self._rows)
+    found: dict[str, list[np.ndarray]] = {"error": [], "task": [], "moments": []}
+    for numbers, new in self._batches:
+      batch = finished(self._config.seed, 0, _ALL_TASKS, self._source.records(numbers[local]))
       batch = on_mesh(batch, self._target, self._rows)
       rope = sharding.replicate(self._forward.rope(batch["latents"].shape), mesh)
-      middles = np.float32(np.add(BANDS[1:], BANDS[:-1]) / 2)
-      found.append([self._run(average, batch, sharding.replicate(sigma, mesh), rope)
-                    for sigma in middles])
-    means = np.mean(np.array(jax.device_get(found), np.float64), axis=0)  # [bands, 2]
-    told = {"loss": float(means[:, 0].mean())}
-    for name, errors in zip(("loss", "linear"), means.T.tolist(), strict=True):
-      told |= {f"{name}/sigma_{low}-{high}": error
-               for low, high, error in zip(BANDS[:-1], BANDS[1:], errors, strict=True)}
-    return told
+      by_sigma = jax.device_get([self._run(average, batch, sharding.replicate(sigma, mesh), rope)
+                                 for sigma in _MIDDLES])
+      found["error"].append(np.stack([told["error"][new] for told in by_sigma], axis=1))
+      for name in ("task", "moments"):
+        found[name].append(by_sigma[0][name][new])
+    return _line(**{name: np.concatenate(arrays) for name, arrays in found.items()})
+
+
+def first_seen(order: Order, records: int, batches: int) -> list[tuple[np.ndarray, np.ndarray]]:
+  """The first `batches` batches, less those that bring nothing new, until every record was in one.
+
+  Returns:
+    For each the record numbers [b], and bool [b]: whether that record was not there before.
+  """
+  found, seen, step = [], np.zeros(records, bool), 0
+  while len(found) < batches and not seen.all():
+    numbers = order.records(step)
+    new = np.zeros(len(numbers), bool)
+    new[np.unique(numbers, return_index=True)[1]] = True  # once in this batch
+    new &= ~seen[numbers]
+    if new.any():
+      found.append((numbers, new))
+    seen[numbers], step = True, step + 1
+  return found
+
+
+def _line(error: np.ndarray, task: np.ndarray, moments: np.ndarray) -> dict[str, float]:
+  """Means of errors [n, bands] of n examples, and those of the best linear guess beside them."""
+  everything, bands = np.full(len(task), True), range(len(_MIDDLES))
+  groups = {f"sigma_{low}-{high}": (everything, [band])
+            for band, (low, high) in enumerate(zip(BANDS[:-1], BANDS[1:], strict=True))}
+  groups |= {str(name): (task == number, bands) for number, name in enumerate(TASKS)
+             if (task == number).any()}
+  told = {"loss": float(error.mean(dtype=np.float64))}
+  for name, (rows, of) in groups.items():
+    mean, square = moments[rows].mean(axis=0, dtype=np.float64)
+    spread = np.sqrt(np.maximum(square - mean ** 2, 0))
+    cells = np.stack([mean - spread, mean + spread])  # two that have the mean and variance of all
+    told[f"loss/{name}"] = float(error[rows][:, of].mean(dtype=np.float64))
+    told[f"linear/{name}"] = float(np.mean([flow.linear_error(cells, _MIDDLES[band])
+                                            for band in of]))
+  return told

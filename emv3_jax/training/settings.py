@@ -214,9 +214,9 @@ class PreviewConfig:
       without audio none is.
     sampling: settings of that clip.
     tokenizer: tokenizer.json to use; empty takes that of the folder with the other networks.
-    held_out: dataset of clips that are not trained on, for the loss by band of sigma; empty
-      measures none.
-    batches: of it, that the loss is the mean of.
+    held_out: dataset of clips that are not trained on, for the loss by band of sigma and task;
+      empty measures none.
+    batches: of it, at most, that the loss is the mean of; no clip counts twice.
   """
 
   audio: str = ""

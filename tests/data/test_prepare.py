@@ -2,11 +2,13 @@
 on."""
 
 import dataclasses
+import itertools
 import json
 import pathlib
 import subprocess
 import sys
 
+import av
 import numpy as np
 from PIL import Image
 import pytest
@@ -19,7 +21,7 @@ from emv3_jax.data import prepare as command
 from emv3_jax.data import puppets
 from emv3_jax.data.pipeline import Dataset
 from emv3_jax.data.preparation import encoding, run, shards
-from emv3_jax.data.preparation.footage import read_footage
+from emv3_jax.data.preparation.footage import read_footage, stream_windows
 from emv3_jax.data.preparation.manifest import read_manifest
 from emv3_jax.data.preparation.settings import PrepareConfig
 from emv3_jax.errors import InputError
@@ -293,6 +295,23 @@ def test_a_killed_run_goes_on(model, tmp_path):
   assert contents(folder) == contents(tmp_path / "calm")
 
 
+def write_uneven(path: pathlib.Path, frames: np.ndarray) -> None:
+  """An MP4 of variable rate: of five frames the third is not there, the second lasts longer."""
+  with av.open(str(path), "w") as container:
+    pictures = container.add_stream("libx264", rate=25, options={"bf": "0", "crf": "16"})
+    pictures.height, pictures.width, pictures.pix_fmt = *frames.shape[1:3], "yuv420p"
+    sound = container.add_stream("aac", rate=16000, layout="mono")
+    for tick in (0, 1, 3, 4):
+      picture = av.VideoFrame.from_ndarray(frames[tick], format="rgb24")
+      picture.pts = tick
+      container.mux(pictures.encode(picture))
+    silence = av.AudioFrame.from_ndarray(np.zeros((1, 3200), np.float32), "fltp", "mono")
+    silence.rate = 16000
+    for stream, last in ((pictures, [None]), (sound, [silence, None])):
+      for frame in last:
+        container.mux(stream.encode(frame))
+
+
 @pytest.fixture(scope="module")
 def bad(footage, tmp_path_factory) -> pathlib.Path:
   """A manifest of clips that cannot be used, and of odd ones that can."""
@@ -310,10 +329,11 @@ def bad(footage, tmp_path_factory) -> pathlib.Path:
   video_files.write_video(folder / "silent.mp4", frames, audio=sound)
   slow = np.repeat(frames, 2, axis=0)
   video_files.write_video(folder / "fast.mp4", slow, fps=50, audio=sound)
+  write_uneven(folder / "uneven.mp4", frames)
   rows = [{**good, "id": name, "video": str(folder / f"{name}.mp4")}
           for name in ("truncated", "corrupt", "empty", "one_frame", "mute", "missing", "silent",
-                       "fast")]
-  rows += [{**good, "id": "long_caption", "prompt": "a puppet waves and " * 526},
+                       "fast", "uneven")]
+  rows += [{**good, "id": "long_caption", "prompt": ("a puppet waves and " * 527)[:10_000]},
            {**good, "id": "no_caption", "prompt": ""},
            {**good, "id": "bad_box", "face_box": "0,99,0,99"}, {"id": "no_video", "prompt": ""}]
   return write_manifest(folder / "clips.jsonl", rows)
@@ -334,9 +354,9 @@ def test_bad_clips_are_told_and_the_others_prepared(bad, tmp_path, caplog):
     assert words in reasons[name]
   dataset = Dataset(folder)
   records = {dataset[n].id: dataset[n] for n in range(len(dataset))}
-  assert records.keys() == {"silent", "fast", "long_caption", "no_caption"}
+  assert records.keys() == {"silent", "fast", "uneven", "long_caption", "no_caption"}
   assert len(records["no_caption"].text) == 1
-  assert len(records["long_caption"].text) == 64 and len(records["long_caption"].caption) > 9000
+  assert len(records["long_caption"].text) == 64 and len(records["long_caption"].caption) == 10_000
   assert "Clip no_caption" in caplog.text and "is cut to 64" in caplog.text
   again = contents(folder)
   assert command.main([*arguments, "--skip_bad"]) == 0
@@ -344,12 +364,16 @@ def test_bad_clips_are_told_and_the_others_prepared(bad, tmp_path, caplog):
 
 
 def test_another_frame_rate_is_resampled_by_time(bad, model, tmp_path):
-  rows = [row for row in rows_of(bad.parent / "clips.jsonl") if row["id"] in ("fast", "silent")]
-  settings = PrepareConfig(**SMALL)
-  found = [read_footage(clip, settings) for clip in read_manifest(
-      write_manifest(tmp_path / "clips.jsonl", rows))]
-  silent, fast = (clip.windows[0].first.astype(int) for clip in found)
-  assert len(found[1].windows) == 1 and np.abs(silent - fast).mean() < 3
+  rows = [row for row in rows_of(bad) if row["id"] in ("silent", "fast", "uneven")]
+  settings, shown = PrepareConfig(**SMALL), []
+  for clip in read_manifest(write_manifest(tmp_path / "clips.jsonl", rows)):
+    (_, pictures), = stream_windows(read_footage(clip, settings), settings)
+    shown.append(pictures.astype(int))
+  silent, fast, uneven = shown
+  assert np.abs(silent - fast).mean() < 3
+  assert np.abs(silent[[0, 1, 1, 3, 4]] - uneven).mean() < 3
+  same = [np.array_equal(one, other) for one, other in itertools.pairwise(uneven)]
+  assert same == [False, True, False, False]
 
 
 def test_no_clip_left(bad, model, tmp_path):

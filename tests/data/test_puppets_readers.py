@@ -15,7 +15,8 @@ from emv3_jax.data.puppets.identities import BY_NAME
 from emv3_jax.errors import InputError
 
 CLIPS = [("train", 0), ("train", 2), ("train", 5), ("train", 11),
-         ("held_out", 0), ("held_out", 1), ("held_out", 2), ("held_out", 5)]
+         ("held_out", 0), ("held_out", 1), ("held_out", 2), ("held_out", 5),
+         ("crowd", 0), ("crowd", 3)]
 NAMES = ("identity", "clothes", "background", "pattern", "fingers", "flaw")
 
 

@@ -134,6 +134,8 @@ def _gradients(cached=False, attend=attend_xla, **how):
 @pytest.mark.parametrize("how", [
     dict(remat="full", cached=True),
     dict(remat="attention"),
+    dict(remat="dots_saveable"),
+    dict(remat="dots_with_no_batch_dims_saveable"),
     dict(token_blocks=5, remat="full", attend=attend_blocked),
 ], ids=_named)
 def test_every_way_of_running_gives_the_same_gradients(how):

@@ -1,13 +1,18 @@
 """Lines of metrics: means by task, by band of sigma, by kind of step."""
 
 import json
+import os
+import struct
 import subprocess
 import sys
 
 import jax.numpy as jnp
 import pytest
+from tensorboardX.proto import event_pb2
 
+from emv3_jax.errors import InputError
 from emv3_jax.training import metrics
+from emv3_jax.training.board import Board
 from emv3_jax.training.metrics import Pending, Row
 
 
@@ -56,10 +61,39 @@ def test_pending_reads_up_to_a_step():
 
 
 def test_the_board_needs_no_torch():
-  code = ("import pathlib, sys, tempfile; from emv3_jax.training.board import open_board;"
-          "board = open_board(pathlib.Path(tempfile.mkdtemp()), 0);"
+  code = ("import pathlib, sys, tempfile; from emv3_jax.training.board import Board;"
+          "board = Board(pathlib.Path(tempfile.mkdtemp()), 0);"
           "board.add_scalar('loss', 1.0, 1); board.close(); assert 'torch' not in sys.modules")
   subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_board_s_file_is_tensorboard_s(tmp_path):
+  board = Board(tmp_path / "board", 4)
+  board.add_scalar("loss/i2v", 0.5, 6)
+  board.close()
+  file, = (tmp_path / "board").iterdir()
+  data, events = file.read_bytes(), []
+  while data:  # length, its checksum, an event, its checksum
+    length, = struct.unpack_from("Q", data)
+    events.append(event_pb2.Event.FromString(data[12:12 + length]))
+    data = data[16 + length:]
+  version, start, scalar = events
+  assert version.file_version == "brain.Event:2"
+  assert start.step == 5 and start.session_log.status == event_pb2.SessionLog.START
+  assert scalar.step == 6 and scalar.summary.value[0].tag == "loss/i2v"
+  assert scalar.summary.value[0].simple_value == 0.5
+
+
+@pytest.mark.parametrize("full", ["metrics.jsonl", "tensorboard"])
+def test_a_full_disk_is_told(tmp_path, full):
+  with (pytest.raises(InputError, match=f"{full} .No space left on device.*\n.*same command again"),
+        metrics.Writer(tmp_path, 0) as writer):
+    if full == "tensorboard":
+      with open("/dev/full", "wb") as nowhere:
+        os.dup2(nowhere.fileno(), writer._board._file._writer.fileno())
+    else:
+      (tmp_path / full).symlink_to("/dev/full")
+    writer.write({"step": 1, "loss": 0.5})
 
 
 def test_lines_after_a_checkpoint_are_forgotten(tmp_path):

@@ -1,6 +1,7 @@
 """A preview is what sampling makes of the exported model."""
 
 import dataclasses
+import pathlib
 
 import jax
 import numpy as np
@@ -8,14 +9,17 @@ import pytest
 
 from configs import tiny
 from emv3_jax.config import build
+from emv3_jax.data.order import Order
+from emv3_jax.diffusion import flow
 from emv3_jax.errors import InputError
 from emv3_jax.io.checkpoints import save_component, write_tokenizer
 from emv3_jax.sampling import programs
 from emv3_jax.sampling import settings as sampling
 from emv3_jax.sampling.clip import sample
 from emv3_jax.sampling.model import load
+from emv3_jax.training import previews
 from emv3_jax.training.exporting import OTHERS, export_model
-from emv3_jax.training.previews import ClipPreview
+from emv3_jax.training.previews import ClipPreview, first_seen
 from emv3_jax.training.settings import Config, PreviewConfig
 
 ASSETS = tiny.ASSETS
@@ -73,10 +77,35 @@ def test_what_a_preview_needs_is_checked_first(components, tmp_path):
     ClipPreview(dataclasses.replace(config, components=str(tmp_path / "none")))
 
 
-def test_linked_components_take_no_space(components, tmp_path):
-  config = config_of(components)
-  export_model(config, programs.network(SAMPLING, "transformer").untrained(3), 1, tmp_path)
+def test_held_out_records_count_once():
+  order = Order(np.array([0] * 6 + [1] * 2), 4, seed=None)
+  found = first_seen(order, 8, 9)
+  counted = [numbers[new].tolist() for numbers, new in found]
+  assert sorted(sum(counted, [])) == list(range(8)) and all(counted)
+  assert all(len(numbers) == 4 for numbers, _ in found)
+  assert len(first_seen(order, 8, 2)) == 2
+
+
+def test_held_out_lines_by_band_and_task(rng):
+  """Beside the errors of examples those of the best linear guess for the same cells."""
+  cells = rng.normal(size=(4, 500, 3)) * (1, 2, 3) * np.array([1, 1, 2, 2])[:, None, None] + 1
+  moments = np.stack([cells.mean(axis=1), np.square(cells).mean(axis=1)], axis=1)
+  error, task = np.arange(20.0).reshape(4, 5), np.array([1, 1, 3, 3])
+  told = previews._line(error, task, moments)
+  assert told["loss"] == error.mean() and told["loss/sigma_0.2-0.4"] == error[:, 1].mean()
+  assert told["loss/i2v"] == error[:2].mean() and told["loss/lipsync"] == error[2:].mean()
+  assert told["linear/sigma_0.2-0.4"] == pytest.approx(float(flow.linear_error(cells, 0.3)), rel=1e-5)
+  of_task = [flow.linear_error(cells[2:], sigma) for sigma in (0.1, 0.3, 0.5, 0.7, 0.9)]
+  assert told["linear/lipsync"] == pytest.approx(np.mean(of_task), rel=1e-5)
+  assert len(told) == 1 + 2 * (5 + 2)
+
+
+def test_linked_components_take_no_space(components, tmp_path, monkeypatch):
+  """And folders may be named from where one is."""
+  monkeypatch.chdir(tmp_path)
+  model = pathlib.Path("model")
+  export_model(config_of(components), programs.network(SAMPLING, "transformer").untrained(3), 1, model)
   for path in (components / "vae").rglob("*"):
     if path.is_file():
-      assert path.samefile(tmp_path / "vae" / path.relative_to(components / "vae"))
-  load(tmp_path, dataclasses.replace(SAMPLING, tokenizer=""))  # checks all that the card says
+      assert path.samefile(model / "vae" / path.relative_to(components / "vae"))
+  load(model, dataclasses.replace(SAMPLING, tokenizer=""))  # checks all that the card says

@@ -15,8 +15,8 @@ from emv3_jax.models.cross_attention import PHASED
 from emv3_jax.models.network import named_leaves
 from emv3_jax.models.rope import rope_table, time_sinusoid
 from emv3_jax.tasks.schedule import Stage
-from emv3_jax.training import draws, sft
-from emv3_jax.training.settings import OptimizerConfig, TrainConfig
+from emv3_jax.training import draws, ndpo, sft
+from emv3_jax.training.settings import NDPOConfig, OptimizerConfig, TrainConfig
 from emv3_jax.training.step import StepFunction
 from emv3_jax.training.trainable import is_audio
 from tests.training import tiny
@@ -92,14 +92,32 @@ def test_the_loss_is_that_of_examples_one_by_one(one_device):
   np.testing.assert_array_equal(metrics["task"], BATCH["task"])
 
 
-def test_the_gradient_is_the_slope_of_the_loss():
-  programs = tiny.programs_of(CONFIG)
-  params, batch = tiny.params_of(programs.network), tiny.batch_of(range(2))
-  rope = programs.forward.rope(batch["latents"].shape)
-  objective = sft.objective(programs.forward, jnp.int32(0), tiny.EMPTY_TEXT, rope)
-  value_and_grad = jax.jit(jax.value_and_grad(lambda params: objective(params, batch)[0]),
+@pytest.mark.parametrize("kind", ["sft", "reference", "absolute", "paired"])
+def test_the_gradient_is_the_slope_of_the_loss(kind):
+  ndpo_config = NDPOConfig("absolute" if kind == "absolute" else "reference", beta=0.5)
+  programs = tiny.programs_of(dataclasses.replace(CONFIG, ndpo=ndpo_config))
+  forward, batch = programs.forward, tiny.batch_of(range(2))
+  params, other = (tiny.params_of(programs.network, seed) for seed in (1, 2))
+  reference = jax.tree.map(lambda p, w: p + 0.1 * w, params, other)
+  step, rope = jnp.int32(0), forward.rope(batch["latents"].shape)
+  if kind == "sft":
+    objective = sft.objective(forward, step, tiny.EMPTY_TEXT, rope)
+  elif kind == "paired":
+    objective = ndpo.paired_objective(forward, step, rope, reference)
+    batch = {"batch": batch, "positives": tiny.batch_of(range(2), seed=5)}
+  else:
+    objective = ndpo.objective(forward, step, rope, reference, ndpo.start_calibration())
+  value_and_grad = jax.jit(jax.value_and_grad(objective, has_aux=True),
                            compiler_options=tiny.QUICK)
-  loss, (_, gradient) = lambda params: value_and_grad(params)[0], value_and_grad(params)
+  (_, told), gradient = value_and_grad(params, batch)
+  assert kind == "sft" or np.abs(told["d"] - told["d_ref"]).min() > 0.01
+
+  def loss(params):
+    value, more = value_and_grad(params, batch)[0]
+    if kind == "absolute":  # whose beta, 1 / d, is held
+      return np.log1p(np.exp(-more["d"] / told["d"])).mean()
+    return value
+
   for seed in range(3):
     way = tiny.params_of(programs.network, seed=10 + seed)
     along = sum(np.vdot(a, b) for a, b in zip(*map(jax.tree.leaves, (gradient, way)), strict=True))

@@ -1,6 +1,7 @@
 """Puppets as the VAE's training sees them: pixels in memory, windows drawn by (seed, step)."""
 
 import dataclasses
+import hashlib
 import pathlib
 
 from absl import logging
@@ -55,8 +56,13 @@ def render(seed: int, count: int, split: str, frames: int = 17) -> Footage:
 
 
 def rendered(folder: pathlib.Path, seed: int, count: int, split: str, frames: int = 17) -> Footage:
-  """`render`, kept in a file of `folder` so that a second start need not draw again."""
-  path = folder / f"puppets_{split}_{seed}_{count}x{frames}.npz"
+  """`render`, kept in a file of `folder` so that a second start need not draw again.
+
+  The file is named after what its first clip looks like: another renderer makes another file.
+  """
+  first = render(seed, 1, split, frames)
+  look = hashlib.sha256(first.frames.tobytes() + first.opening.tobytes()).hexdigest()[:8]
+  path = folder / f"puppets_{split}_{seed}_{count}x{frames}_{look}.npz"
   if not path.exists():
     logging.info("Drawing %d %s puppets.", count, split)
     drawn = render(seed, count, split, frames)

@@ -5,6 +5,7 @@ that follows, so a run that was stopped and goes on ends with the same bits.
 """
 
 from collections.abc import Callable
+import dataclasses
 import json
 import pathlib
 import time
@@ -15,8 +16,11 @@ import jax.numpy as jnp
 import optax
 from orbax.checkpoint import v1 as ocp
 
-from emv3_jax.io.atomic import atomic_file
+from emv3_jax import config
+from emv3_jax.errors import InputError
+from emv3_jax.io import atomic
 from emv3_jax.models.network import Params
+from emv3_jax.sampling.report import versions
 from emv3_jax.training import ema
 from emv3_jax.training.parts.settings import Learning
 
@@ -104,6 +108,27 @@ def train(state: State, step: Callable, batch_at: Callable[[int], dict], *, step
   return state
 
 
+def check_settings(folder: pathlib.Path, settings) -> None:
+  """Keeps FOLDER/settings.json, the settings and versions that a training began with.
+
+  Args:
+    folder: of the stage; made where absent.
+    settings: dataclass.
+
+  Raises:
+    InputError: what is in the folder was trained with other settings.
+  """
+  path = folder / "settings.json"
+  if path.exists():
+    began = json.loads(path.read_text(encoding="utf-8"))["settings"]
+    if other := config.differences(began, settings):
+      raise InputError(f"{folder} was trained with other settings (there != now): "
+                       f"{'; '.join(other)}. Choose another --workdir.")
+    return
+  folder.mkdir(parents=True, exist_ok=True)
+  atomic.write_json(path, {"settings": dataclasses.asdict(settings), "versions": versions()})
+
+
 def restore_average(folder: pathlib.Path, state: State) -> tuple[int, Params] | None:
   """Step and average of the newest checkpoint under `folder`; None where there is none."""
   if not (folder / "checkpoints").exists():
@@ -126,6 +151,6 @@ def _forget(path: pathlib.Path, step: int) -> pathlib.Path:
   path.parent.mkdir(parents=True, exist_ok=True)
   lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
   kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-  with atomic_file(path) as temporary:
+  with atomic.atomic_file(path) as temporary:
     temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
   return path

@@ -7,9 +7,11 @@ import jax
 import numpy as np
 import pytest
 
+from emv3_jax.data.puppets import voice
 from emv3_jax.errors import InputError
 from emv3_jax.models import wav2vec2
 from emv3_jax.models.vae import VAEConfig
+from emv3_jax.training.parts import footage
 from emv3_jax.training.parts.settings import WIDE, AudioSettings, Learning, Phase
 from scripts import train_tiny
 
@@ -28,12 +30,21 @@ def short(monkeypatch):
   monkeypatch.setattr(train_tiny.wav2vec2, "network", lambda config: network)
 
 
-def test_stage_trains_and_is_measured(short, tmp_path, capsys):
-  assert train_tiny.main(["--stage=audio", f"--workdir={tmp_path}"]) == 0
+def test_stage_trains_and_is_measured(short, tmp_path, capsys, monkeypatch):
+  assert train_tiny.main(["--stage=audio", f"--workdir={tmp_path}"]) == 1  # two steps teach little
   trained = json.loads(capsys.readouterr().out)
   assert trained["stage"] == "audio" and trained["step"] == 2
+  monkeypatch.setitem(train_tiny.gates.WANTED, "audio", {"opening_r": -1.0})
   assert train_tiny.main(["--stage=audio", f"--workdir={tmp_path}", "--check"]) == 0
   assert json.loads(capsys.readouterr().out) == trained
+
+
+def test_a_folder_of_other_settings_is_refused(short, tmp_path, monkeypatch):
+  train_tiny.open_stage("audio", tmp_path)
+  train_tiny.open_stage("audio", tmp_path)
+  monkeypatch.setitem(train_tiny.STAGES, "audio", (train_tiny.AudioStage, AudioSettings))
+  with pytest.raises(InputError, match="audio was trained with other settings .*variants: 1 != 6"):
+    train_tiny.open_stage("audio", tmp_path)
 
 
 def test_wide_goes_on_where_the_vae_ended(tmp_path, monkeypatch):
@@ -56,7 +67,15 @@ def test_wide_goes_on_where_the_vae_ended(tmp_path, monkeypatch):
   _, further = train_tiny.restored(wide)
   assert any(np.any(a != b) for a, b in zip(jax.tree.leaves(average), jax.tree.leaves(further),
                                             strict=True))
-  assert (tmp_path / "vae" / "puppets_crowd_0_2x17.npz").exists()
+  assert len(list((tmp_path / "vae").glob("puppets_crowd_0_2x17_*.npz"))) == 1
+
+
+def test_footage_of_another_world_is_drawn_again(tmp_path, monkeypatch):
+  before = footage.rendered(tmp_path, 0, 1, "train", 5)
+  monkeypatch.setattr(voice, "_OPEN", 0.05)  # mouths that open wider
+  after = footage.rendered(tmp_path, 0, 1, "train", 5)
+  assert after.opening.mean() > before.opening.mean()
+  assert len(list(tmp_path.glob("puppets_train_0_1x5_*.npz"))) == 2
 
 
 def test_model_needs_the_stages(tmp_path, monkeypatch):
