@@ -36,7 +36,7 @@ MODEL = ModelConfig(
     audio_encoder=Wav2Vec2Config(dim=64, conv_dim=64, num_layers=2, num_heads=4, ffn_dim=128))
 
 SAMPLING = SamplingConfig(
-    steps=10, shift=2.0, text_scale=1.05, audio_scale=1.3, dynamic_text=False, dynamic_audio=False,
+    steps=10, shift=2.0, text_scale=1.05, audio_scale=1.8, dynamic_text=False, dynamic_audio=False,
     neg_scale=1.0, neg_steps=0, max_frames=129, attention="blocked", allocation="phased",
     negative_prompt="six fingers, jerky motion, drifting colours")
 
