@@ -31,7 +31,7 @@ demo: .venv/.core  ## the main job on the embedded default -> outputs/demo/talki
 
 test: .venv/.test  ## style and tests, no network
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 soak: .venv/.test  ## the long checks; figures go to docs/evidence/soak.json
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[parity]'

@@ -130,7 +130,7 @@ def restored(stage) -> tuple[int, Params]:
   Raises:
     InputError: the stage has not begun.
   """
-  found = loop.restore_average(stage.folder, fresh_state(stage))
+  found = loop.restore_average(stage.folder, lambda: fresh_state(stage))
   if found is None:
     raise InputError(f"{stage.folder} holds no checkpoint; train that stage first.")
   return found

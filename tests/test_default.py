@@ -22,7 +22,7 @@ from emv3_jax.training.parts import lip_sync
 from emv3_jax.training.previews import HeldOut
 from emv3_jax.training.programs import Programs
 
-CLIPS, SILENCES, SWAPS = 6, 2, 3
+CLIPS, SILENCES, SWAPS = 6, 1, 3
 MEBIBYTES = 20
 
 

@@ -30,6 +30,7 @@ def test_wrong_input_ends_with_code_2_and_one_line(tmp_path):
   assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_second_start_on_a_mesh_compiles_nothing(tmp_path):
   """Eight devices; and the seconds of both by kind add up."""
   flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"

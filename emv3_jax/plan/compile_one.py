@@ -13,7 +13,6 @@ import json
 import math
 import os
 import re
-import resource
 import sys
 import tempfile
 import time
@@ -25,6 +24,7 @@ from emv3_jax import sharding
 from emv3_jax.errors import InputError
 from emv3_jax.plan import hlo, programs, subjects, targets
 from emv3_jax.plan.subjects import Config
+from emv3_jax.sampling.report import peak_gib
 
 GIB = 2 ** 30
 _NEEDED = re.compile(r"(?:Used |temporaries \()([\d.]+)([KMGT]?)")
@@ -74,7 +74,7 @@ def plan_program(name: str, config: Config, window: programs.Window,
       "seconds_at_peak": round(seconds, 3), "seconds_at_40_percent": round(seconds / 0.4, 3),
       "collectives": hlo.totals(found),
       "compile_seconds": round(time.monotonic() - start, 1),
-      "compiler_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20, 2),
+      "compiler_gib": round(peak_gib(), 2),
       "warnings": warnings,
       "frames": window.frames, "height": window.height, "width": window.width,
   }
@@ -97,7 +97,7 @@ def _compile(lowered: jax.stages.Lowered, program: programs.Program):
 
 
 def needed_bytes(message: str) -> float | None:
-  """What a program needs that the TPU compiler rejects for it; None: rejected for another reason."""
+  """What a program needs that the TPU compiler rejects for it; None: rejected otherwise."""
   needed = _NEEDED.search(message)
   if "RESOURCE_EXHAUSTED" not in message or needed is None:
     return None

@@ -32,7 +32,7 @@ class Report:
     finally:
       self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
       if measurable:
-        self.peak_gib[name] = max(self.peak_gib.get(name, 0.0), _peak_gib())
+        self.peak_gib[name] = max(self.peak_gib.get(name, 0.0), peak_gib())
       logging.vlog(1, "%s: %.1f s", name, self.seconds[name])
 
   def as_dict(self) -> dict:
@@ -60,6 +60,7 @@ def _reset_peak() -> bool:
   return True
 
 
-def _peak_gib() -> float:
+def peak_gib() -> float:
+  """The most memory that this process has held at once, of its own and shared."""
   line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
   return int(line.split()[1]) / 2**20

@@ -1,6 +1,7 @@
 """Real compilers, no hardware: memory, communication and warnings of the full-size programs."""
 
 import dataclasses
+import itertools
 import json
 
 import pytest
@@ -9,7 +10,7 @@ from configs import echomimic_v3_preview, tiny, train_sft_480p
 from emv3_jax import config as config_lib
 from emv3_jax.errors import InputError
 from emv3_jax.model_config import PrecisionConfig
-from emv3_jax.plan import compile_one, meshes, planner, programs, targets
+from emv3_jax.plan import compile_one, meshes, planner, programs, subjects, targets
 from emv3_jax.sampling.settings import Config
 from emv3_jax.sharding import MeshConfig
 from emv3_jax.training import settings as training_settings
@@ -21,13 +22,13 @@ FIGURES = ("peak_gib", "seconds_at_peak", "collectives", "compile_seconds", "com
 
 @pytest.fixture
 def recorded(record_property):
-  """Keeps the figures of a plan's lines for `--evidence`, and holds TPU compilers to 2 GiB."""
+  """Keeps the figures of a plan's lines for `--evidence`, and holds compilers to 2 GiB."""
   def record(lines):
     for line in lines:
       label = meshes.label(MeshConfig(**line["mesh"]))
       record_property(f"{line['program']} on {line['target']}, {label}",
                       {name: line[name] for name in FIGURES})
-    assert all(line["compiler_gib"] <= 2 for line in lines if is_tpu(line["target"]))
+      assert line["compiler_gib"] <= 2
     return lines
 
   return record
@@ -35,20 +36,19 @@ def recorded(record_property):
 
 @pytest.fixture
 def plan(recorded):
-  """`planner.plan` where the target's compiler is."""
+  """`planner.plan` where the target's compiler is; each program in a process of its own."""
   def run(config, name, mesh=(), *names):
     target = targets.parse(name)
     try:
       targets.check_extra(target)
     except InputError as error:
-      pytest.skip(str(error) if is_tpu(name) else "no CUDA compiler: run `make plan-gpu`")
-    return recorded(planner.plan(config, target, mesh, names=names))
+      gpu = target.platform == "gpu"
+      pytest.skip("no CUDA compiler: run `make plan-gpu`" if gpu else str(error))
+    plans = (planner.plan(config, target, mesh, names=[program])
+             for program in names or subjects.of(config).programs)
+    return recorded(list(itertools.chain(*plans)))
 
   return run
-
-
-def is_tpu(target):
-  return targets.parse(target).platform == "tpu"
 
 
 def preview(**sampling):

@@ -129,14 +129,20 @@ def check_settings(folder: pathlib.Path, settings) -> None:
   atomic.write_json(path, {"settings": dataclasses.asdict(settings), "versions": versions()})
 
 
-def restore_average(folder: pathlib.Path, state: State) -> tuple[int, Params] | None:
-  """Step and average of the newest checkpoint under `folder`; None where there is none."""
+def restore_average(folder: pathlib.Path,
+                    start: Callable[[], State]) -> tuple[int, Params] | None:
+  """Step and average of the newest checkpoint under `folder`; None where there is none.
+
+  Args:
+    folder: of a stage.
+    start: makes the state that the stage began with, for names and shapes.
+  """
   if not (folder / "checkpoints").exists():
     return None
   with ocp.training.Checkpointer(folder / "checkpoints") as saved:
     if saved.latest is None:
       return None
-    loaded = saved.load(saved.latest.step, abstract_of(state))
+    loaded = saved.load(saved.latest.step, abstract_of(start()))
   return int(loaded["step"]), loaded["ema"]
 
 

@@ -57,11 +57,11 @@ def test_trains_and_keeps_the_average(tmp_path):
   errors = [record["error"] for record in records(tmp_path)]
   assert errors[-1] < 0.9 * errors[0]
   fresh = loop.fresh({"w": jnp.zeros(3)}, LEARNING, STEPS)
-  step, average = loop.restore_average(tmp_path, fresh)
+  step, average = loop.restore_average(tmp_path, lambda: fresh)
   assert step == STEPS
   np.testing.assert_array_equal(average["w"], state["ema"]["w"])
   assert not np.array_equal(state["ema"]["w"], state["params"]["w"])
-  assert loop.restore_average(tmp_path / "nothing", fresh) is None
+  assert loop.restore_average(tmp_path / "nothing", lambda: fresh) is None
 
 
 @pytest.mark.parametrize("step, frames", [(0, 1), (1, 1), (2, 5), (4, 5), (9, 5)])

@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -53,6 +54,11 @@ def test_wide_goes_on_where_the_vae_ended(tmp_path, monkeypatch):
   monkeypatch.setattr(train_tiny.tiny, "MODEL", dataclasses.replace(train_tiny.tiny.MODEL, vae=small))
   settings = dataclasses.replace(WIDE, phases=(Phase(1, 1, 1),), clips=2,
                                  learning=Learning(rate=1e-3, warmup=0))
+  # Quick to compile: what is minimised does not matter here.
+  ones = lambda network, seed: jax.tree.map(lambda leaf: jnp.ones(leaf.shape), network.abstract)
+  squares = lambda params, batch, step: (sum(map(jnp.vdot, *[jax.tree.leaves(params)] * 2)), {})
+  monkeypatch.setattr(train_tiny.vae, "start", ones)
+  monkeypatch.setattr(train_tiny.vae, "make_loss", lambda network, settings: squares)
   for name, stage in (("vae", train_tiny.VAEStage), ("wide", train_tiny.WideStage)):
     monkeypatch.setitem(train_tiny.STAGES, name, (stage, lambda: settings))
   wide = train_tiny.open_stage("wide", tmp_path)
@@ -80,7 +86,7 @@ def test_footage_of_another_world_is_drawn_again(tmp_path, monkeypatch):
 
 def test_model_needs_the_stages(tmp_path, monkeypatch):
   monkeypatch.setattr(train_tiny.program_cache, "use", lambda folder: None)
-  with pytest.raises(InputError, match="vae holds no checkpoint; train that stage first"):
+  with pytest.raises(InputError, match="wide holds no checkpoint; train that stage first"):
     train_tiny.main(["--stage=model", f"--workdir={tmp_path}"])
 
 
