@@ -89,11 +89,12 @@ def apply_rope(x: jax.Array, table: RopeTable) -> jax.Array:
 
 @jax.custom_vjp
 def _rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-  # Partners are fetched by rolls: splitting the last axis into [k/2, 2] pads badly on TPU. They are
-  # rolled before they are float32, which is half the memory.
+  # Partners are fetched by rolls: splitting the last axis into [k/2, 2] pads badly on TPU. Rolled
+  # in x's own dtype they would be kept beside x, 0.09 GiB of 66,816 tokens.
+  x32 = x.astype(jnp.float32)
   even = jnp.arange(x.shape[-1]) % 2 == 0
-  partner = jnp.where(even, -jnp.roll(x, -1, -1), jnp.roll(x, 1, -1))
-  return (x.astype(jnp.float32) * cos + partner.astype(jnp.float32) * sin).astype(x.dtype)
+  partner = jnp.where(even, -jnp.roll(x32, -1, -1), jnp.roll(x32, 1, -1))
+  return (x32 * cos + partner * sin).astype(x.dtype)
 
 
 def _rotate_forward(x, cos, sin):
