@@ -41,6 +41,7 @@ def pytest_terminal_summary(terminalreporter):
     terminalreporter.write_line(f"| {module} | {worst:.1e} | {tolerance:.0e} | {count} |")
 
 
+@pytest.hookimpl(optionalhook=True)  # of xdist
 def pytest_testnodedown(node, error):
   """Adds what a worker process measured (`pytest -n 2`) to what this one knows."""
   sources, errors = getattr(node, "workeroutput", {}).get("golden", ({}, {}))

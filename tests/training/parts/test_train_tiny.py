@@ -69,10 +69,6 @@ def test_wide_goes_on_where_the_vae_ended(tmp_path, monkeypatch):
   step, average = train_tiny.restored(vae)
   assert step == 1
   jax.tree.map(np.testing.assert_array_equal, wide.start(), average)
-  train_tiny.train(wide, "wide")
-  _, further = train_tiny.restored(wide)
-  assert any(np.any(a != b) for a, b in zip(jax.tree.leaves(average), jax.tree.leaves(further),
-                                            strict=True))
   assert len(list((tmp_path / "vae").glob("puppets_crowd_0_2x17_*.npz"))) == 1
 
 
