@@ -37,7 +37,7 @@ MAX_XLA_LOGITS = 2 ** 28  # 1 GiB in float32
 _ALL = ("cpu", "gpu", "tpu")
 _ANY = ("float32", "bfloat16")
 _HALF = ("bfloat16",)
-_LIBRARY = (RuntimeError, ValueError)  # no cuDNN, an old GPU; NotImplementedError is the former
+_LIBRARY = (RuntimeError, ValueError)  # no cuDNN, an old GPU, a kernel that lacks something
 
 
 @dataclasses.dataclass(frozen=True)
