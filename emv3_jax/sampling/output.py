@@ -48,7 +48,7 @@ def report_path(video: pathlib.Path) -> pathlib.Path:
 
 
 def write(clip: Clip, video: str | pathlib.Path, *, digest: str = "",
-          save_latents: bool = False, enlarge: int = 1) -> None:
+          save_latents: bool = False, enlarge: int | None = None) -> None:
   """Writes `clip` as an MP4 with its sound and metadata, and a JSON beside it.
 
   The JSON comes last: where it is, the rest is whole. Of several processes the first one writes.
@@ -58,7 +58,8 @@ def write(clip: Clip, video: str | pathlib.Path, *, digest: str = "",
     video: path that ends in .mp4; its folder is made where absent.
     digest: identifies the job, kept in the JSON.
     save_latents: also write the latents, as .latents.npy.
-    enlarge: whole factor by which the pictures are written larger than they were made.
+    enlarge: whole factor by which the pictures are written larger than they were made; None takes
+      that of the clip's settings.
 
   Raises:
     InputError: it cannot be written there, or the disk is full; nothing half-written stays.
@@ -66,6 +67,7 @@ def write(clip: Clip, video: str | pathlib.Path, *, digest: str = "",
   if not processes.is_first():
     return
   video = check_video_path(video)
+  enlarge = enlarge or clip.report["config"]["sampling"]["enlarge"]
   metadata = {"synthetic": True, "model": clip.report["config"]["name"],
               "seed": clip.report["seed"], "generator": "emv3-jax"}
   if save_latents:
