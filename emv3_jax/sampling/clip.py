@@ -12,7 +12,7 @@ from emv3_jax.conditioning import audio as audio_lib
 from emv3_jax.conditioning import image as image_lib
 from emv3_jax.conditioning import text as text_lib
 from emv3_jax.diffusion.noise import initial_noise
-from emv3_jax.sampling import lipsync
+from emv3_jax.sampling import fingerprint, lipsync
 from emv3_jax.sampling.denoise import Conditions
 from emv3_jax.sampling.inputs import Inputs, read_inputs
 from emv3_jax.sampling.model import Model
@@ -32,8 +32,8 @@ class Clip:
     fps: frames a second.
     sound: (samples float32 [n, channels], rate) as in the request's audio file.
     latents: float32 [f, H/8, W/8, 16], before decoding; surplus frames are still in it.
-    report: request, config, seed, versions, seconds and peak memory by part, and as `start_up` the
-      seconds of the process up to here by kind; JSON-able.
+    report: fingerprint and digests of the networks, request, config, seed, versions, seconds and
+      peak memory by part, and as `start_up` the seconds of the process up to here by kind; JSON-able.
   """
 
   frames: np.ndarray
@@ -59,6 +59,7 @@ def sample(model: Model, request: Request, *, progress: Callable | None = None) 
   report = Report()
   with report.part("inputs"):
     inputs = processes.together(lambda: _read(model, request))
+    identity = processes.together(lambda: fingerprint.for_report(model, request))
   with report.part("text_encoder"):
     text = encode_text(model, inputs)
   with report.part("audio_encoder"):
@@ -76,7 +77,7 @@ def sample(model: Model, request: Request, *, progress: Callable | None = None) 
   if request.task == "lipsync" and request.paste:
     frames = lipsync.paste(frames, inputs.source[:inputs.frames], inputs.mouth)
   return Clip(frames=frames, fps=FPS, sound=inputs.sound, latents=latents,
-              report=_describe(model, request, inputs, report))
+              report={**identity, **_describe(model, request, inputs, report)})
 
 
 def _read(model: Model, request: Request) -> Inputs:
