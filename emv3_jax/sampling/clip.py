@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 import dataclasses
-import hashlib
 import pathlib
 
 import numpy as np
@@ -12,6 +11,7 @@ from emv3_jax.conditioning import audio as audio_lib
 from emv3_jax.conditioning import image as image_lib
 from emv3_jax.conditioning import text as text_lib
 from emv3_jax.diffusion.noise import initial_noise
+from emv3_jax.io.digests import file_digest
 from emv3_jax.sampling import fingerprint, lipsync
 from emv3_jax.sampling.denoise import Conditions
 from emv3_jax.sampling.inputs import Inputs, read_inputs
@@ -112,13 +112,13 @@ def encode_text(model: Model, inputs: Inputs) -> dict[str, np.ndarray]:
 
 def open_cache(model: Model) -> text_lib.PromptCache | None:
   """The prompt cache of the config; what an embedding depends on is in its digest."""
-  if not model.config.prompt_cache:
+  config = model.config
+  if not config.prompt_cache:
     return None
-  tokenizer = hashlib.sha256(model.tokenizer_path.read_bytes()).hexdigest()
-  digest = (f"{model.digest('text_encoder')} {tokenizer} "
-            f"{model.config.model.transformer.text_tokens}")
-  return text_lib.PromptCache(pathlib.Path(model.config.prompt_cache).expanduser(), digest,
-                              repr(model.config.precision.text_encoder))
+  digest = repr((model.digest("text_encoder"), config.model.text_encoder,
+                 file_digest(model.tokenizer_path), config.model.transformer.text_tokens))
+  return text_lib.PromptCache(pathlib.Path(config.prompt_cache).expanduser(), digest,
+                              repr(config.precision.text_encoder), config.prompt_cache_mib << 20)
 
 
 def encode_audio(model: Model, inputs: Inputs) -> np.ndarray:

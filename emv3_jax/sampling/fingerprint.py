@@ -93,6 +93,7 @@ NOT_DECIDING = {
     "config.name": "a name",
     "config.checkpoint": "a place; the weights have digests",
     "config.prompt_cache": "a place",
+    "config.prompt_cache_mib": "disk only",
     "config.program_cache": "a place",
     "config.keep_parts": "memory only",
     "config.mesh.data": "rounding only",
