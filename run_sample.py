@@ -49,6 +49,8 @@ def make_parser() -> command_line.Parser:
   parser.add_argument("--no_paste", action="store_true",
                       help="lipsync: keep the model's pixels outside the mouth region too")
   parser.add_argument("--save_latents", action="store_true", help="write V.latents.npy as well")
+  parser.add_argument("--verify", action="store_true", help="before the work compare the weights, "
+                      "and with --manifest the clips that are there, with their digests")
   plan.add_flags(parser)
   parser.add_argument("--json", action="store_true",
                       help="write results to stdout, one JSON object a line: of --plan in place "
@@ -101,6 +103,8 @@ def run_one(config: Config, flags, said: Collection[str]) -> int:
   video = output.check_video_path(flags.out)
   use_program_cache(config)
   model = load(flags.checkpoint, config, said=said)
+  if flags.verify:
+    jobs.verify_weights(model)
   clip = sample(model, request, progress=progress_bar)
   output.write(clip, video, save_latents=flags.save_latents)
   seconds = ", ".join(f"{name} {value:.1f}" for name, value in clip.report["seconds"].items())
@@ -131,7 +135,8 @@ def run_manifest(config: Config, flags, said: Collection[str]) -> int:
   todo = jobs.read_manifest(flags.manifest)
   use_program_cache(config)
   outcome = jobs.run_jobs(load(flags.checkpoint, config, said=said), todo, pathlib.Path(flags.out),
-                          save_latents=flags.save_latents, progress=progress_bar)
+                          save_latents=flags.save_latents, verify=flags.verify,
+                          progress=progress_bar)
   logging.info("%d done, %d skipped as done before, %d failed.", outcome.done, outcome.skipped,
                outcome.failed)
   summarise(flags, dataclasses.asdict(outcome))

@@ -1,6 +1,7 @@
 """The model folder: one Orbax checkpoint per component, and `model.json` that says what they are.
 
-    DIR/model.json        schema, variant, and of every component: config, dtype, sources, size
+    DIR/model.json        schema, variant, and of every component: config, dtype, sources, size,
+                          digest of the weights
     DIR/transformer/      an Orbax checkpoint (likewise vae, text_encoder, image_encoder,
                           audio_encoder)
     DIR/tokenizer/        tokenizer.json
@@ -28,6 +29,7 @@ from orbax.checkpoint import v1 as ocp
 from emv3_jax import start_up
 from emv3_jax.errors import InputError
 from emv3_jax.io.atomic import atomic_file
+from emv3_jax.io.digests import component_digest
 from emv3_jax.io.model_card import (
   CARD,
   TRANSFORMER,
@@ -99,7 +101,7 @@ def save_component(folder: str | os.PathLike, name: str, params: Params, *, conf
     dtypes = _write_leaves(fresh, params, dtype)
     if first:
       card = ComponentCard(dict(config), dtypes.pop() if len(dtypes) == 1 else "mixed",
-                           tuple(map(dict, sources)), *measure(fresh))
+                           tuple(map(dict, sources)), *measure(fresh), component_digest(fresh))
       _put_in_place(folder, name, fresh, card, variant, model_name, sampling)
     _barrier(f"save_{name}_end")
   except OSError as error:

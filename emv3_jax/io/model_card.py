@@ -84,6 +84,10 @@ class ModelCard:
       InputError: the component is absent or half-written, or the folder is of another variant.
     """
     if name not in self.components:
+      if any(self.folder.glob(f"{name}.unfinished*")):
+        raise InputError(f"{self.folder / name} is being written, or its writing was cut off: "
+                         f"{self.folder} has {name}.unfinished only.\n"
+                         "Wait for the end of the writing, or write it again.")
       present = ", ".join(sorted(self.components)) or "none"
       raise InputError(f"{self.folder} has no component {name}; present: {present}.\n"
                        f"Add it: python -m convert SOURCE {self.folder}")

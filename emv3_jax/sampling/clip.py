@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 import dataclasses
-import hashlib
 import pathlib
 
 import numpy as np
@@ -12,7 +11,8 @@ from emv3_jax.conditioning import audio as audio_lib
 from emv3_jax.conditioning import image as image_lib
 from emv3_jax.conditioning import text as text_lib
 from emv3_jax.diffusion.noise import initial_noise
-from emv3_jax.sampling import lipsync
+from emv3_jax.io.digests import file_digest
+from emv3_jax.sampling import fingerprint, lipsync
 from emv3_jax.sampling.denoise import Conditions
 from emv3_jax.sampling.inputs import Inputs, read_inputs
 from emv3_jax.sampling.model import Model
@@ -32,8 +32,8 @@ class Clip:
     fps: frames a second.
     sound: (samples float32 [n, channels], rate) as in the request's audio file.
     latents: float32 [f, H/8, W/8, 16], before decoding; surplus frames are still in it.
-    report: request, config, seed, versions, seconds and peak memory by part, and as `start_up` the
-      seconds of the process up to here by kind; JSON-able.
+    report: fingerprint and digests of the networks, request, config, seed, versions, seconds and
+      peak memory by part, and as `start_up` the seconds of the process up to here by kind; JSON-able.
   """
 
   frames: np.ndarray
@@ -59,6 +59,7 @@ def sample(model: Model, request: Request, *, progress: Callable | None = None) 
   report = Report()
   with report.part("inputs"):
     inputs = processes.together(lambda: _read(model, request))
+    identity = processes.together(lambda: fingerprint.for_report(model, request))
   with report.part("text_encoder"):
     text = encode_text(model, inputs)
   with report.part("audio_encoder"):
@@ -76,7 +77,7 @@ def sample(model: Model, request: Request, *, progress: Callable | None = None) 
   if request.task == "lipsync" and request.paste is not False:
     frames = lipsync.paste(frames, inputs.source[:inputs.frames], inputs.mouth)
   return Clip(frames=frames, fps=FPS, sound=inputs.sound, latents=latents,
-              report=_describe(model, request, inputs, report))
+              report={**identity, **_describe(model, request, inputs, report)})
 
 
 def _read(model: Model, request: Request) -> Inputs:
@@ -111,13 +112,13 @@ def encode_text(model: Model, inputs: Inputs) -> dict[str, np.ndarray]:
 
 def open_cache(model: Model) -> text_lib.PromptCache | None:
   """The prompt cache of the config; what an embedding depends on is in its digest."""
-  if not model.config.prompt_cache:
+  config = model.config
+  if not config.prompt_cache:
     return None
-  tokenizer = hashlib.sha256(model.tokenizer_path.read_bytes()).hexdigest()
-  digest = (f"{model.digest('text_encoder')} {tokenizer} "
-            f"{model.config.model.transformer.text_tokens}")
-  return text_lib.PromptCache(pathlib.Path(model.config.prompt_cache).expanduser(), digest,
-                              repr(model.config.precision.text_encoder))
+  digest = repr((model.digest("text_encoder"), config.model.text_encoder,
+                 file_digest(model.tokenizer_path), config.model.transformer.text_tokens))
+  return text_lib.PromptCache(pathlib.Path(config.prompt_cache).expanduser(), digest,
+                              repr(config.precision.text_encoder), config.prompt_cache_mib << 20)
 
 
 def encode_audio(model: Model, inputs: Inputs) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 from emv3_jax import config as config_lib
 from emv3_jax import sharding, start_up
 from emv3_jax.errors import InputError
-from emv3_jax.io import checkpoints
+from emv3_jax.io import checkpoints, digests
 from emv3_jax.model_config import COMPONENTS, PrecisionConfig
 from emv3_jax.models import umt5
 from emv3_jax.models.network import Network, Params
@@ -185,11 +185,16 @@ class Model:
     return self.folder / "tokenizer" / "tokenizer.json"
 
   def digest(self, name: str) -> str:
-    """Identifies a part's parameters by content, for caches."""
+    """Identifies a part's parameters by content; "" where they are the caller's.
+
+    Raises:
+      InputError: the model folder does not have them whole.
+    """
+    if name in self._lent:
+      return ""
     if self.card is None:
-      return f"{UNTRAINED}-{self.config.name}-{self.config.seed}"
-    sources = self.card.components[name].sources
-    return " ".join(source["sha256"] for source in sources)
+      return digests.untrained_digest(getattr(self.config.model, name), self.config.seed, name)
+    return digests.weights_digest(self.card, name)
 
 
 def load(checkpoint: str | pathlib.Path = "", config: Config | None = None,

@@ -134,6 +134,7 @@ class Config:
     checkpoint: model folder, or `untrained` for random parameters.
     tokenizer: tokenizer.json to use; empty takes the model folder's.
     prompt_cache: folder of prompt embeddings; empty turns the cache off.
+    prompt_cache_mib: what it may take; then it loses what was not used for longest.
     mesh: how the work is split over all devices: the transformer by every axis, the encoders'
       weights and the VAE's pictures over all of them together; all 1 runs on the first device.
     program_cache: folder of compiled programs; empty turns the cache off.
@@ -147,6 +148,7 @@ class Config:
   checkpoint: str = ""
   tokenizer: str = ""
   prompt_cache: str = "~/.cache/emv3_jax/prompts"
+  prompt_cache_mib: int = 2048
   program_cache: str = "~/.cache/emv3_jax/programs"
   face_detector: str = ""
   seed: int = 43

@@ -135,6 +135,9 @@ def test_shards_are_read_where_they_belong(tmp_path, params):
   save(tmp_path / "again", loaded)
   assert_same(checkpoints.load_component(tmp_path / "again", "transformer", abstract(params)),
               params)
+  first, again = (checkpoints.read_model_card(path).components["transformer"].digest
+                  for path in (tmp_path, tmp_path / "again"))
+  assert first == again
 
 
 def test_a_stream_reads_layers_parts_and_rows(tmp_path, params):

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 import dataclasses
-import hashlib
 import json
 import pathlib
 
@@ -18,6 +17,7 @@ from emv3_jax.data.preparation.manifest import Clip
 from emv3_jax.data.preparation.settings import PrepareConfig
 from emv3_jax.errors import InputError
 from emv3_jax.io import atomic
+from emv3_jax.io.digests import file_digest
 from emv3_jax.sampling.model import Model
 
 SETTINGS, REJECTED = "settings.json", "rejected.jsonl"
@@ -62,31 +62,14 @@ def _identity(model: Model, settings: PrepareConfig) -> dict:
   """All that records depend on beside the clips; JSON-able."""
   encoders = {name: {"config": dataclasses.asdict(getattr(model.config.model, name)),
                      "precision": dataclasses.asdict(getattr(model.config.precision, name)),
-                     "digest": digest(model, name)} for name in ENCODERS}
+                     "digest": model.digest(name)} for name in ENCODERS}
   kept = {name: value for name, value in dataclasses.asdict(settings).items()
           if name not in _SPEED_ONLY}
   identity = {"schema": records.SCHEMA, "version": records.VERSION, "encoders": encoders,
               "conditions": index_lib.condition_fields(model.config.model.transformer),
               "settings": {**kept, "face_detector": model.config.face_detector,
-                           "tokenizer": _sha256(model.tokenizer_path)}}
+                           "tokenizer": file_digest(model.tokenizer_path)}}
   return json.loads(json.dumps(identity))
-
-
-def digest(model: Model, name: str) -> str:
-  """Identifies an encoder's parameters: by the files they were converted from, or, where none are
-  recorded, by the files they are stored in."""
-  if model.card is None or model.card.components[name].sources:
-    return model.digest(name)
-  total = hashlib.sha256()
-  for path in sorted((model.folder / name).rglob("*")):
-    if path.is_file():
-      total.update(f"{path.relative_to(model.folder)} {_sha256(path)}\n".encode())
-  return total.hexdigest()
-
-
-def _sha256(path: pathlib.Path) -> str:
-  with open(path, "rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _enter(folder: pathlib.Path, identity: dict, groups: int) -> None:
@@ -104,8 +87,11 @@ def _enter(folder: pathlib.Path, identity: dict, groups: int) -> None:
       raise InputError(f"{path} cannot be read: {error}; choose another --out.") from None
     faults = config_lib.differences(found, identity)
     if faults:
+      earlier = any(".digest: " in fault for fault in faults)
       raise InputError(f"{folder} was prepared with other settings (there != now): "
-                       f"{'; '.join(faults[:4])}.\nChoose another --out, or go on with the same.")
+                       f"{'; '.join(faults[:4])}.\nChoose another --out, or go on with the same"
+                       f"{' (one that version 0.1 began cannot be gone on with)' if earlier else ''}"
+                       ".")
   beyond = [note for note in (folder / SHARDS).glob("*.json") if int(note.stem) >= groups]
   if beyond:
     raise InputError(f"{folder} holds shards of a longer manifest ({groups + len(beyond)} of them, "
