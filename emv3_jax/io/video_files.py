@@ -16,6 +16,7 @@ import soxr
 
 from emv3_jax.errors import InputError
 from emv3_jax.io.atomic import atomic_file
+from emv3_jax.io.containers import open_container, tag
 
 CRF = 16  # x264 quality: hard to tell from the source
 ENCODER_THREADS = 4  # fixed, since the bits depend on it
@@ -92,7 +93,7 @@ def read_metadata(path: str | os.PathLike) -> dict:
   """
   with _opened(path) as container:
     try:
-      found = json.loads(container.metadata.get("comment", ""))
+      found = json.loads(tag(container, "comment"))
     except json.JSONDecodeError:
       return {}
   return found if isinstance(found, dict) else {}
@@ -224,13 +225,13 @@ def _audio_frame(samples: np.ndarray, rate: int, begin: int, end: int) -> av.Aud
 
 @contextlib.contextmanager
 def _opened(path: str | os.PathLike) -> Iterator[av.container.InputContainer]:
-  """`av.open` for reading; FFmpeg's errors, of opening and of decoding, become `InputError`s."""
+  """`open_container`; FFmpeg's errors, of opening and of decoding, become `InputError`s."""
   if not os.path.isfile(path):
     raise InputError(f"Video {path}: no such file.")
   if os.path.getsize(path) == 0:
     raise InputError(f"Video {path} is empty (0 bytes).")
   try:
-    with av.open(os.fspath(path), metadata_errors="replace") as container:
+    with open_container(path) as container:
       yield container
   except av.error.FFmpegError as error:
     raise InputError(f"Video {path} cannot be decoded ({error.strerror}).\n"

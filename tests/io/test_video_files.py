@@ -208,6 +208,14 @@ def test_file_without_our_metadata(tmp_path):
   assert read_metadata(tmp_path / "a.mp4") == {}
 
 
+def test_tags_that_are_no_utf8(clip, tmp_path):
+  content = clip.read_bytes()
+  assert content.count(b"synthetic") == 1
+  (tmp_path / "a.mp4").write_bytes(content.replace(b"synthetic", "synthétic".encode("latin-1")))
+  assert len(read_video(tmp_path / "a.mp4").frames) == 20
+  assert read_metadata(tmp_path / "a.mp4") == {"synth\ufffdtic": True, "seed": 7}
+
+
 def test_nothing_half_written_stays(tmp_path, rng):
   """A limit on the size of files stands for the full disk; the encoder's own writes run into it."""
   frames = rng.integers(0, 255, (10, 64, 64, 3), dtype=np.uint8)

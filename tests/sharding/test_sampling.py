@@ -12,6 +12,7 @@ from emv3_jax.models import transformer
 from emv3_jax.sampling.denoise import Denoiser
 from emv3_jax.sampling.settings import SamplingConfig
 from emv3_jax.sharding.mesh import MeshConfig
+from tests.compiler import QUICK
 from tests.sharding import tiny
 
 PREVIEW = SamplingConfig(steps=2, solver="unipc", neg_steps=0)
@@ -21,7 +22,7 @@ FLASH = SamplingConfig(steps=2, text_scale=6.0, audio_scale=3.0, dynamic_text=Fa
 
 @pytest.fixture(autouse=True)
 def quick_compilation(monkeypatch):
-  monkeypatch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=tiny.QUICK))
+  monkeypatch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=QUICK))
 
 
 @functools.cache
