@@ -38,9 +38,10 @@ test: $(ENV)/.test  ## style and tests, no network
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
-soak: $(ENV)/.test  ## the long checks; figures go to docs/evidence/soak.json
+soak: $(ENV)/.test  ## the long checks, the networks as users compile them; figures go to docs/evidence/soak.json
 	$(BIN)/$(PIP_INSTALL) --editable '.[parity]'
 	$(BIN)/python -m pytest --slow -m slow --evidence=docs/evidence/soak.json
+	$(BIN)/python -m pytest --optimized tests/models tests/sampling/test_golden_runs.py
 
 plan-gpu: $(ENV)/plan_gpu/.done  ## programs for GPUs that are not there; figures go to docs/evidence/plan_gpu.json
 	$(ENV)/plan_gpu/bin/python -m pytest --slow tests/plan -k h100 --evidence=docs/evidence/plan_gpu.json
