@@ -16,8 +16,3 @@ def open_container(path: str | os.PathLike) -> av.container.InputContainer:
     av.error.FFmpegError: the file is not there, or no media file.
   """
   return av.open(os.fspath(path), **_TAGS)
-
-
-def tag(container: av.container.InputContainer, name: str) -> str:
-  """A tag of the file, "" where it has none; what is no UTF-8 in it became U+FFFD."""
-  return container.metadata.get(name, "").encode(errors="surrogateescape").decode(errors="replace")

@@ -16,7 +16,7 @@ import soxr
 
 from emv3_jax.errors import InputError
 from emv3_jax.io.atomic import atomic_file
-from emv3_jax.io.containers import open_container, tag
+from emv3_jax.io.containers import open_container
 
 CRF = 16  # x264 quality: hard to tell from the source
 ENCODER_THREADS = 4  # fixed, since the bits depend on it
@@ -55,7 +55,7 @@ def write_video(path: str | os.PathLike, frames: Iterable[np.ndarray], *, fps: i
     fps: frames a second.
     audio: samples in [-1, 1], float [n] or [n, channels], and their rate in Hz. More than two
       channels are averaged into one; a rate that AAC does not know becomes 48 kHz.
-    metadata: kept as JSON in the file's comment; `read_metadata` gives it back.
+    metadata: kept as JSON in the file's comment.
 
   Raises:
     InputError: `path` cannot be written.
@@ -83,20 +83,6 @@ def write_video(path: str | os.PathLike, frames: Iterable[np.ndarray], *, fps: i
         begin = end
     for stream in container.streams:
       container.mux(stream.encode(None))
-
-
-def read_metadata(path: str | os.PathLike) -> dict:
-  """What `write_video` was given as metadata; {} for a file without such a comment.
-
-  Raises:
-    InputError: no such file, or no media file.
-  """
-  with _opened(path) as container:
-    try:
-      found = json.loads(tag(container, "comment"))
-    except json.JSONDecodeError:
-      return {}
-  return found if isinstance(found, dict) else {}
 
 
 def read_video(path: str | os.PathLike, fps: float | None = 25.0,
