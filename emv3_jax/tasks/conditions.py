@@ -29,7 +29,9 @@ def assemble(batch: Mapping[str, np.ndarray], tasks: Int32[np.ndarray, "b"] | Se
     image float32 [b, image_tokens, image_dim]: of the first frame, for lip-sync with what it draws
       greyed, zeros for t2v;
     audio float32, preview [b, 2F, dim], flash [b, F, 5, layers, dim];
-    face_mask float32 [b, h w] over tokens; mouth_mask float32 [b, f, h8, w8];
+    face_mask float32 [b, h w] over tokens: where the audio acts, everywhere for t2v, which has no
+    picture to say where the face is;
+    face_region float32 [b, h w], mouth_mask float32 [b, f, h8, w8]: for the loss;
     task int32 [b]; example uint32 [b].
   """
   tasks = np.asarray(tasks, np.int32)
@@ -38,6 +40,8 @@ def assemble(batch: Mapping[str, np.ndarray], tasks: Int32[np.ndarray, "b"] | Se
   mask = np.zeros((*latents.shape[:4], masks.TEMPORAL), np.float32)
   masked = np.zeros_like(latents)
   image = np.zeros_like(batch["image"][:, _FULL])
+  face_region = batch["face_mask"].reshape(len(tasks), -1).astype(np.float32)
+  face_mask = face_region.copy()
   for row, number in enumerate(tasks):
     task = TASKS[number]
     if task is Task.LIPSYNC:
@@ -45,10 +49,12 @@ def assemble(batch: Mapping[str, np.ndarray], tasks: Int32[np.ndarray, "b"] | Se
     else:
       known = masks.known_frames(task, masks.TEMPORAL * (length - 1) + 1)
       mask[row] = masks.mask_latents(known, (masks.SPATIAL * height8, masks.SPATIAL * width8))
-    if task is not Task.T2V:
+    if task is Task.T2V:
+      face_mask[row] = 1
+    else:
       masked[row] = batch["masked_latents"][row, _MASKED.index(task)]
       image[row] = batch["image"][row, _MOUTH_GREYED if task is Task.LIPSYNC else _FULL]
   kept = {name: batch[name] for name in ("latents", "text", "audio", "example")}
   return {**kept, "mask": mask, "masked_latents": masked, "image": image,
-          "face_mask": batch["face_mask"].reshape(len(tasks), -1).astype(np.float32),
+          "face_mask": face_mask, "face_region": face_region,
           "mouth_mask": batch["mouth_mask"].astype(np.float32), "task": tasks}

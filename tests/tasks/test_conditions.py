@@ -47,6 +47,13 @@ def test_shapes_and_dtypes(batch):
       "latents": ((4, 2, 4, 6, 16), "float32"), "mask": ((4, 2, 4, 6, 4), "float32"),
       "masked_latents": ((4, 2, 4, 6, 16), "float32"), "text": ((4, 8, 6), "float32"),
       "image": ((4, 3, 5), "float32"), "audio": ((4, 10, 4), "float32"),
-      "face_mask": ((4, 6), "float32"), "mouth_mask": ((4, 2, 4, 6), "float32"),
-      "task": ((4,), "int32"), "example": ((4,), "uint32")}
+      "face_mask": ((4, 6), "float32"), "face_region": ((4, 6), "float32"),
+      "mouth_mask": ((4, 2, 4, 6), "float32"), "task": ((4,), "int32"), "example": ((4,), "uint32")}
   np.testing.assert_array_equal(got["face_mask"][2].reshape(2, 3), batch["face_mask"][2])
+
+
+def test_text_to_video_hears_everywhere_and_its_loss_knows_the_face(batch):
+  got = assemble(batch, [0, 1, 2, 3])
+  assert (got["face_mask"][0] == 1).all()
+  np.testing.assert_array_equal(got["face_mask"][1:], got["face_region"][1:])
+  np.testing.assert_array_equal(got["face_region"].reshape(4, 2, 3), batch["face_mask"])
