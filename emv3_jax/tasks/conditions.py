@@ -11,6 +11,7 @@ from emv3_jax.tasks.schedule import TASKS
 
 _MASKED = (Task.I2V, Task.FLF2V, Task.LIPSYNC)  # the order of `masked_latents` in a record
 _FULL, _MOUTH_GREYED = 0, 1  # the order of `image` in a record
+ANY_TASK = -1  # the task of a record that is for all of them
 
 
 def assemble(batch: Mapping[str, np.ndarray], tasks: Int32[np.ndarray, "b"] | Sequence[int]
@@ -19,7 +20,7 @@ def assemble(batch: Mapping[str, np.ndarray], tasks: Int32[np.ndarray, "b"] | Se
 
   Args:
     batch: records as `data.pipeline.collate` stacks them, of b examples.
-    tasks: positions in TASKS, one an example.
+    tasks: positions in TASKS, one an example; those of records that name their own do not count.
 
   Returns:
     latents float32 [b, f, h8, w8, 16];
@@ -34,7 +35,8 @@ def assemble(batch: Mapping[str, np.ndarray], tasks: Int32[np.ndarray, "b"] | Se
     face_region float32 [b, h w], mouth_mask float32 [b, f, h8, w8]: for the loss;
     task int32 [b]; example uint32 [b].
   """
-  tasks = np.asarray(tasks, np.int32)
+  named = batch["task"] != ANY_TASK
+  tasks = np.where(named, batch["task"], np.asarray(tasks, np.int32))
   latents = batch["latents"]
   length, height8, width8 = latents.shape[1:4]
   mask = np.zeros((*latents.shape[:4], masks.TEMPORAL), np.float32)
@@ -44,7 +46,9 @@ def assemble(batch: Mapping[str, np.ndarray], tasks: Int32[np.ndarray, "b"] | Se
   face_mask = face_region.copy()
   for row, number in enumerate(tasks):
     task = TASKS[number]
-    if task is Task.LIPSYNC:
+    if named[row]:
+      mask[row] = batch["task_mask"][row]
+    elif task is Task.LIPSYNC:
       mask[row] = batch["lipsync_mask"][row][..., None]
     else:
       known = masks.known_frames(task, masks.TEMPORAL * (length - 1) + 1)
