@@ -14,7 +14,7 @@ from emv3_jax.conditioning import text as text_lib
 from emv3_jax.diffusion.noise import initial_noise
 from emv3_jax.sampling import lipsync
 from emv3_jax.sampling.denoise import Conditions
-from emv3_jax.sampling.inputs import Inputs, read_inputs
+from emv3_jax.sampling.inputs import Inputs, named_files, read_inputs
 from emv3_jax.sampling.model import Model
 from emv3_jax.sampling.report import Report, versions
 from emv3_jax.sampling.settings import FPS, Request
@@ -32,8 +32,8 @@ class Clip:
     fps: frames a second.
     sound: (samples float32 [n, channels], rate) as in the request's audio file.
     latents: float32 [f, H/8, W/8, 16], before decoding; surplus frames are still in it.
-    report: request, config, seed, versions, seconds and peak memory by part, and as `start_up` the
-      seconds of the process up to here by kind; JSON-able.
+    report: request, sha256 of its files, config, seed, versions, seconds and peak memory by part,
+      and as `start_up` the seconds of the process up to here by kind; JSON-able.
   """
 
   frames: np.ndarray
@@ -59,6 +59,8 @@ def sample(model: Model, request: Request, *, progress: Callable | None = None) 
   report = Report()
   with report.part("inputs"):
     inputs = processes.together(lambda: _read(model, request))
+    files = {name: hashlib.sha256(path.read_bytes()).hexdigest()
+             for name, path in named_files(request).items()}
   with report.part("text_encoder"):
     text = encode_text(model, inputs)
   with report.part("audio_encoder"):
@@ -76,7 +78,7 @@ def sample(model: Model, request: Request, *, progress: Callable | None = None) 
   if request.task == "lipsync" and request.paste:
     frames = lipsync.paste(frames, inputs.source[:inputs.frames], inputs.mouth)
   return Clip(frames=frames, fps=FPS, sound=inputs.sound, latents=latents,
-              report=_describe(model, request, inputs, report))
+              report=_describe(model, request, files, inputs, report))
 
 
 def _read(model: Model, request: Request) -> Inputs:
@@ -168,10 +170,12 @@ def decode(model: Model, latents: np.ndarray) -> np.ndarray:
     return model.vae_decode(params, latents[None])[0]
 
 
-def _describe(model: Model, request: Request, inputs: Inputs, report: Report) -> dict:
+def _describe(model: Model, request: Request, files: dict[str, str], inputs: Inputs,
+              report: Report) -> dict:
   plain = lambda value: str(value) if isinstance(value, pathlib.Path) else value
   return {
       "request": {name: plain(value) for name, value in dataclasses.asdict(request).items()},
+      "files": files,
       "seed": inputs.seed,
       "frames": inputs.frames,
       "size": {"height": inputs.size[0], "width": inputs.size[1]},

@@ -72,6 +72,8 @@ def write(clip: Clip, video: str | pathlib.Path, *, digest: str = "",
     with atomic.atomic_file(video.with_suffix(".latents.npy")) as temporary:
       with open(temporary, "wb") as file:
         np.save(file, clip.latents)
+  else:
+    video.with_suffix(".latents.npy").unlink(missing_ok=True)  # of another clip, made before
   video_files.write_video(video, pixels.enlarged(clip.frames, enlarge), fps=clip.fps,
                           audio=clip.sound, metadata=metadata)
   atomic.write_json(report_path(video), {**clip.report, "digest": digest})

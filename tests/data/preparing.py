@@ -22,9 +22,10 @@ ARGUMENTS = [f"--config.prepare.{name}={value}" for name, value in SMALL.items()
 
 
 def make_config(variant: str = "preview", **networks) -> Config:
-  """The tiny networks, at 64x64 pixels."""
+  """The tiny networks, at 64x64 pixels and without text guidance."""
   _, config, _ = command.read_settings(CONFIG, [
-      "program_cache=", "checkpoint=untrained", "sampling.height=64", "sampling.width=64"])
+      "program_cache=", "checkpoint=untrained", "sampling.height=64", "sampling.width=64",
+      "sampling.text_scale=1"])
   if variant == "flash":
     networks["transformer"] = dataclasses.replace(
         config.model.transformer, variant="flash",
