@@ -84,6 +84,8 @@ def write(clip: Clip, video: str | pathlib.Path, *, save_latents: bool = False,
     with atomic.atomic_file(latents_path(video)) as temporary:
       with open(temporary, "wb") as file:
         np.save(file, clip.latents)
+  else:
+    video.with_suffix(".latents.npy").unlink(missing_ok=True)  # of another clip, made before
   video_files.write_video(video, pixels.enlarged(clip.frames, enlarge), fps=clip.fps,
                           audio=clip.sound, metadata=metadata)
   atomic.write_json(report_path(video), {**clip.report, **{
