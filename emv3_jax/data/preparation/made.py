@@ -198,14 +198,16 @@ def _check_video(path: pathlib.Path, made: MadeBy) -> None:
 
 
 def _read_inputs(made: MadeBy, model: Model) -> Inputs:
-  """What sampling read: at the size it took, whatever the settings that led to it."""
+  """What sampling read: at the size it took, whatever the settings that led to it. A negative prompt
+  is no condition of a record."""
   settings = dataclasses.replace(
       model.config.sampling, height=made.size[0], width=made.size[1], text_scale=1.0,
       max_frames=audio_lib.sample_frames(made.frames))
   config = dataclasses.replace(model.config, seed=made.seed, face_detector=made.face_detector,
                                sampling=settings)
   try:
-    inputs = read_inputs(made.request, config, model.tokenizer_path)
+    inputs = read_inputs(dataclasses.replace(made.request, negative_prompt=None), config,
+                         model.tokenizer_path)
   except InputError as error:
     raise InputError(f"Report {made.path}: {error}") from None
   if inputs.frames != made.frames:

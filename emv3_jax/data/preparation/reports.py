@@ -69,7 +69,7 @@ def read_report(path: pathlib.Path) -> MadeBy:
     Task.parse(request["task"])
     made = MadeBy(
         path, config_lib.build(Request, request, "request"), get("seed", int), get("frames", int),
-        (get("size.height", int), get("size.width", int)), get("config.enlarge", int),
+        (get("size.height", int), get("size.width", int)), get("config.sampling.enlarge", int),
         get("config.face_detector", str), get("config.model.transformer", dict),
         get("files", dict, {}), get("networks", dict, {}))
   except InputError as error:
