@@ -51,7 +51,7 @@ def read_settings(path: str | None, overrides: Sequence[str]
   if "prepare" not in values:
     with values.unlocked():
       values.prepare = ml_collections.ConfigDict(dataclasses.asdict(PrepareConfig()))
-  config_lib.override(values, overrides)
+  config_lib.override(values, overrides, Config)
   networks = {name: value for name, value in values.items() if name != "prepare"}
   settings = config_lib.build(PrepareConfig, values.prepare, "config.prepare")
   return values, config_lib.build(Config, networks) if path else None, settings
@@ -61,7 +61,8 @@ def main(arguments: Sequence[str]) -> int:
   flags, overrides = make_parser().parse(arguments)
   values, config, settings = read_settings(flags.config, overrides)
   if flags.print_config:
-    command_line.print_config(values)
+    defaults = {**dataclasses.asdict(Config("")), "prepare": dataclasses.asdict(PrepareConfig())}
+    command_line.print_config(values.to_dict(), defaults, overrides)
     return 0
   for name in ("manifest", "out"):
     if not getattr(flags, name):

@@ -74,7 +74,7 @@ def sample(model: Model, request: Request, *, progress: Callable | None = None) 
     latents = denoise(model, inputs, conditions, progress or iter)
   with report.part("vae_decode"):
     frames = decode(model, latents)[:inputs.frames]
-  if request.task == "lipsync" and request.paste:
+  if request.task == "lipsync" and request.paste is not False:
     frames = lipsync.paste(frames, inputs.source[:inputs.frames], inputs.mouth)
   return Clip(frames=frames, fps=FPS, sound=inputs.sound, latents=latents,
               report={**identity, **_describe(model, request, inputs, report)})
@@ -177,6 +177,8 @@ def _describe(model: Model, request: Request, inputs: Inputs, report: Report) ->
       "frames": inputs.frames,
       "size": {"height": inputs.size[0], "width": inputs.size[1]},
       "config": dataclasses.asdict(model.config),
+      "origins": model.resolved.origins,
+      "mismatches": model.resolved.mismatches,
       "versions": versions(),
       "start_up": start_up.spent(),
       **report.as_dict(),

@@ -70,7 +70,8 @@ class Denoiser:
   def __init__(self, network: Network, config: transformer.TransformerConfig,
                settings: SamplingConfig, *, attend: Callable = attention.attend_blocked,
                constrain: Callable = identity, length_shards: int = 1):
-    self.config, self.settings = config, settings
+    self.config, self.settings = config, settings.completed(config.variant)
+    settings = self.settings
     self.solver = solvers.make_solver(
         settings.solver, settings.steps, settings.shift, settings.solver_shift)
     self.guidance = guidance_lib.Guidance(

@@ -58,7 +58,7 @@ VALUES: dict[str, str | tuple[str, ...]] = {
     "max_area": "config.sampling.max_area",
     "height": "config.sampling.height",
     "width": "config.sampling.width",
-    "enlarge": "config.enlarge",
+    "enlarge": "config.sampling.enlarge",
     **_fields("network.transformer", "config.model.transformer",
               "variant dim ffn_dim num_heads num_layers in_channels out_channels freq_dim text_dim "
               "text_tokens image_dim image_tokens audio_dim audio_layers audio_hidden audio_tokens "
@@ -101,6 +101,8 @@ NOT_DECIDING = {
     "config.mesh.context": "rounding only",
     "config.mesh.tensor": "rounding only",
     "config.mesh.attention": "rounding only",
+    "config.sampling.preset": "a name; what it sets counts",
+    "config.sampling.allow_mismatch": "allows what counts",
     "config.sampling.attention": "rounding only",
     "config.sampling.branches": "rounding only",
     "config.sampling.token_blocks": "rounding only",

@@ -135,7 +135,7 @@ def run_jobs(model: Model, jobs: list[Job], folder: str | pathlib.Path, *,
         skipped += 1
         continue
       clip = sample(model, job.request, progress=progress)
-      output.write(clip, video, save_latents=save_latents, enlarge=model.config.enlarge)
+      output.write(clip, video, save_latents=save_latents)
     except InputError as error:
       logging.error("Line %d (%s) failed: %s", job.line, job.name, error)
       failed += 1

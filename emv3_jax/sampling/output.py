@@ -54,8 +54,7 @@ def latents_path(video: pathlib.Path) -> pathlib.Path:
   return video.with_suffix(".latents.npy")
 
 
-def write(clip: Clip, video: str | pathlib.Path, *, save_latents: bool = False,
-          enlarge: int = 1) -> None:
+def write(clip: Clip, video: str | pathlib.Path, *, save_latents: bool = False) -> None:
   """Writes `clip` as an MP4 with its sound and metadata, and a JSON beside it.
 
   The JSON comes last and says what was written: where it is, the rest is whole. Of several processes
@@ -65,7 +64,6 @@ def write(clip: Clip, video: str | pathlib.Path, *, save_latents: bool = False,
     clip: from `sample`.
     video: path that ends in .mp4; its folder is made where absent.
     save_latents: also write the latents, as .latents.npy.
-    enlarge: whole factor by which the pictures are written larger than they were made.
 
   Raises:
     InputError: it cannot be written there, or the disk is full; nothing half-written stays.
@@ -73,6 +71,7 @@ def write(clip: Clip, video: str | pathlib.Path, *, save_latents: bool = False,
   if not processes.is_first():
     return
   video = check_video_path(video)
+  enlarge = clip.report["config"]["sampling"]["enlarge"]
   metadata = {"synthetic": True, "model": clip.report["config"]["name"],
               "seed": clip.report["seed"], "generator": "emv3-jax"}
   _remove_report(video)

@@ -21,7 +21,11 @@ FILES = ("audio", "image", "last_image", "video", "box.npy", "yunet.onnx", "toke
 
 @pytest.fixture(scope="module")
 def config() -> Config:
-  return tiny_config("sampling.solver=unipc", "sampling.text_scale=3.0", "sampling.neg_scale=1.5")
+  """Every setting is said and has an effect."""
+  said = ("solver=unipc", "text_scale=3.0", "neg_scale=1.5", "dynamic_text=False",
+          "dynamic_audio=False")
+  settings = tiny_config(*(f"sampling.{setting}" for setting in said))
+  return Model(settings, None, parts=()).config
 
 
 @pytest.fixture
@@ -84,7 +88,8 @@ def test_a_fixed_example(folder, monkeypatch):
   sampling = SamplingConfig(
       solver="unipc", steps=25, shift=5.0, solver_shift=5.0, text_scale=4.0, audio_scale=2.9,
       dynamic_text=True, dynamic_audio=True, neg_scale=1.5, neg_steps=2, negative_prompt="blurred",
-      audio_gain=1.0, allocation="phased", riflex_k=0, max_area=768 * 768)
+      audio_gain=1.0, allocation="phased", riflex_k=0, max_area=768 * 768, height=0, width=0,
+      enlarge=1)
   example = Config("example", tokenizer=str(folder / "tokenizer.json"), sampling=sampling)
   request = request_in(folder, seed=7, seconds=2.5, face_box="1,2,3,4")
   assert of(example, request) == PINNED
@@ -116,7 +121,7 @@ DECIDING = {  # what changes: (task, change of the request, change of the config
     "riflex": ("i2v", {}, {"sampling__riflex_k": 4}),
     "area": ("i2v", {}, {"sampling__max_area": 4096}),
     "size": ("i2v", {}, {"sampling__height": 32, "sampling__width": 64}),
-    "enlarge": ("i2v", {}, {"enlarge": 2}),
+    "enlarge": ("i2v", {}, {"sampling__enlarge": 2}),
     "eps": ("i2v", {}, {"model__transformer__eps": 1e-5}),
     "heads": ("i2v", {}, {"model__text_encoder__num_heads": 2}),
     "means": ("i2v", {}, {"model__vae__latent_mean": (1.0,) * 16}),
@@ -140,6 +145,8 @@ NOT_DECIDING = {
     "prompt cache": ("i2v", {}, {"prompt_cache": "elsewhere"}),
     "program cache": ("i2v", {}, {"program_cache": "elsewhere"}),
     "kept parts": ("i2v", {}, {"keep_parts": False}),
+    "preset": ("i2v", {}, {"sampling__preset": "paper"}),
+    "allowed mismatch": ("i2v", {}, {"sampling__allow_mismatch": True}),
     "mesh": ("i2v", {}, {"mesh__data": 4, "mesh__tensor": 2}),
     "attention over the mesh": ("i2v", {}, {"mesh__attention": "allgather"}),
     "attention": ("i2v", {}, {"sampling__attention": "auto"}),
