@@ -10,6 +10,7 @@ import pytest
 from emv3_jax.errors import InputError
 from emv3_jax.model_config import COMPONENTS
 from emv3_jax.models.precision import Precision
+from emv3_jax.sampling import clip
 from emv3_jax.sampling import fingerprint as lib
 from emv3_jax.sampling.model import Model
 from emv3_jax.sampling.settings import Config, Request, SamplingConfig
@@ -264,8 +265,25 @@ def test_what_a_report_says(config, folder):
   assert told["tokenizer"] == lib.ingredients(model, request)["file.tokenizer"]
   with model.using("transformer", {"kernel": np.zeros(3)}):
     assert lib.for_report(model, request) == {}  # nobody knows its digest
+    with pytest.raises(InputError, match="the weights of transformer are not in the model folder"):
+      lib.fingerprint(model, request)
 
 
 def test_an_unknown_task_is_refused(config, folder):
   with pytest.raises(InputError, match="Unknown task"):
     of(config, dataclasses.replace(request_in(folder), task="v2v"))
+
+
+def test_prompts_are_cached_by_all_that_their_embeddings_depend_on(config, folder, monkeypatch):
+  settings = changed(config, prompt_cache=str(folder), tokenizer=str(folder / "tokenizer.json"))
+  file = lambda **changes: clip.open_cache(model_of(settings, **changes)).file("hello")
+  before = file()
+  for same in ({"name": "other"}, {"sampling__steps": 3}, {"model__vae__base_dim": 8}):
+    assert file(**same) == before
+  others = [{"seed": 44}, {"model__text_encoder__eps": 1e-5}, {"model__transformer__text_tokens": 8},
+            {"precision__text_encoder": Precision(compute="bfloat16")},
+            {"tokenizer": str(folder / "audio")}]
+  found = {before, *(file(**other) for other in others)}
+  monkeypatch.setattr(Model, "digest", lambda _, name: f"digest of {name}")
+  assert len(found | {file()}) == len(others) + 2
+  assert clip.open_cache(model_of(settings, prompt_cache="")) is None
