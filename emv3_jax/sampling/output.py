@@ -122,7 +122,7 @@ def reason_to_make(video: pathlib.Path, fingerprint: Callable[[], str], *,
   if not isinstance(report, dict):
     return f"{path.name} cannot be read"
   if "fingerprint" not in report:
-    return f"{path.name} has no fingerprint: version 0.1 wrote it"
+    return f"{path.name} has no fingerprint (version 0.1 wrote none)"
   if report["fingerprint"] != fingerprint():
     return "its inputs, settings or networks are others now"
   wanted = {"video": video} | ({"latents": latents_path(video)} if save_latents else {})

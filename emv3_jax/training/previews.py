@@ -104,8 +104,6 @@ class ClipPreview:
         audio=preview.audio, prompt=preview.prompt, task=preview.task,
         face_box=preview.face_box or None, image=preview.image or None)
     self._model = Model(settings, folder, parts=OTHERS)
-    if not self._model.digest("text_encoder"):  # nothing to know its embeddings by
-      self._model.config = dataclasses.replace(settings, prompt_cache="")
     self._model.denoiser()  # refuses settings that do not exist
     read_inputs(self._request, self._model.config, self._model.tokenizer_path)
 
