@@ -7,7 +7,7 @@
   python run_train.py --config=configs/train_sft_480p.py --plan=v5e:16x16 --config.train.batch=64
 
 A run goes on from the newest checkpoint in its folder; the same command starts it and resumes it.
-SIGTERM to any of its processes, or Ctrl-C, stops it with a checkpoint and exit code 0.
+SIGTERM to any of its processes, or Ctrl-C, stops it with a checkpoint and exit code 75.
 """
 
 from collections.abc import Sequence
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
   if not flags.workdir:
     raise InputError("--workdir is missing; name the folder of the run.")
   profile = profile_steps(flags.profile_steps) if flags.profile_steps else None
-  processes.join(flags)
+  processes.join(flags, stop_at_steps=True)
   program_cache.use(config.program_cache,
                     required=config.program_cache != Config.program_cache)
   workdir = pathlib.Path(flags.workdir)
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
     logging.info("Stopped at step %d of %d; the same command goes on from there.", outcome.step,
                  config.last_step)
   logging.info("Seconds since the start: %s", start_up.describe())
-  return 0
+  return command_line.STOPPED if outcome.stopped else 0
 
 
 def profile_steps(text: str) -> tuple[int, int]:
