@@ -15,7 +15,7 @@ import pytest
 from emv3_jax import command_line
 from emv3_jax.errors import Stopped
 from emv3_jax.io.atomic import atomic_file
-from emv3_jax.sampling import jobs
+from emv3_jax.sampling import fingerprint, jobs
 from emv3_jax.sampling.clip import Clip
 from emv3_jax.training.parts import loop
 import run_sample
@@ -82,12 +82,13 @@ def test_ctrl_c(run, tmp_path, capsys):
 def test_a_stopped_manifest_keeps_what_is_done(run, tmp_path, monkeypatch):
   made = []
 
-  def sample(*_, **__):
+  def sample(model, request, **_):
     made.append(len(made))
     if len(made) == 2:
       os.kill(os.getpid(), signal.SIGTERM)
     return Clip(np.zeros((5, 32, 32, 3), np.uint8), 25, (np.zeros((3200, 1), np.float32), 16000),
-                np.zeros(1), {"config": {"name": "tiny"}, "seed": 7, "seconds": {}})
+                np.zeros(1), {"config": {"name": "tiny", "sampling": {"enlarge": 1}}, "seed": 7,
+                              "seconds": {}, **fingerprint.for_report(model, request)})
 
   monkeypatch.setattr(jobs, "sample", sample)
   job = {"audio": str(TINY / "speech.wav"), "image": str(TINY / "portrait.png")}

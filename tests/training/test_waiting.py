@@ -148,7 +148,7 @@ def test_the_command_line_says_how_to_go_on(folder, tmp_path, caplog):
 
 def test_shipped_sampling_configs_are_known_by_their_network():
   for name in ("train_tiny", "train_sft_480p"):
-    config = run_train.config_lib.build(
-        run_train.Config, run_train.command_line.read_config(f"configs/{name}.py", []))
+    config = run_train.config_lib.build(run_train.Config, run_train.command_line.read_config(
+        f"configs/{name}.py", [], run_train.Config))
     assert run_train.sampling_config(config) == {
         "train_tiny": "configs/tiny.py", "train_sft_480p": "configs/echomimic_v3_preview.py"}[name]
