@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TINY := emv3_jax/assets/tiny
 
-.PHONY: demo test soak plan-gpu parity bench lint clean
+.PHONY: demo test soak mutants plan-gpu parity bench lint clean
 
 .venv/.core: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -36,6 +36,9 @@ test: .venv/.test  ## style and tests, no network
 soak: .venv/.test  ## the long checks; figures go to docs/evidence/soak.json
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[parity]'
 	$(BIN)/python -m pytest --slow -m slow --evidence=docs/evidence/soak.json
+
+mutants: .venv/.parity  ## breaks of the code, each of which some test has to notice; docs/evidence/mutants.json
+	$(BIN)/python -m tests.mutants --jobs=2 --evidence=docs/evidence/mutants.json
 
 plan-gpu: .venv/plan_gpu/.done  ## programs for GPUs that are not there; figures go to docs/evidence/plan_gpu.json
 	.venv/plan_gpu/bin/python -m pytest --slow tests/plan -k h100 --evidence=docs/evidence/plan_gpu.json

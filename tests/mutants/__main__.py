@@ -8,7 +8,7 @@ import pathlib
 import sys
 import time
 
-from tests.mutants.mutant import Mutant, all_mutants
+from tests.mutants.mutant import Mutant, WrongMutant, all_mutants
 from tests.mutants.run import Result, Results, run
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -19,6 +19,7 @@ def main(arguments: list[str]) -> int:
   parser.add_argument("--only", default="", help="those with this in their file or what they break")
   parser.add_argument("--jobs", type=int, default=1, help="how many are tried side by side")
   parser.add_argument("--list", action="store_true", help="show them and stop")
+  parser.add_argument("--check", action="store_true", help="look whether they still apply, and stop")
   parser.add_argument("--results", default="build/mutants/results.json",
                       help="where results are kept; without the file all are tried again")
   parser.add_argument("--evidence", help="write the outcome of all as JSON")
@@ -27,6 +28,10 @@ def main(arguments: list[str]) -> int:
   if flags.list:
     print("\n".join(f"{mutant.file}: {mutant.breaks}" for mutant in mutants))
     return 0
+  if flags.check:
+    faults = list(filter(None, map(fault_of, mutants)))
+    print("\n".join([*faults, f"{len(mutants)} mutants, {len(faults)} do not apply."]))
+    return 1 if faults else 0
   results, count, start = Results(ROOT / flags.results), 0, time.monotonic()
 
   def told(mutant: Mutant, result: Result) -> None:
@@ -37,6 +42,8 @@ def main(arguments: list[str]) -> int:
     if result.outcome == "error":
       print(f"     {result.by}", flush=True)
 
+  print(f"{len(mutants)} mutants. Before the first break all their tests run, for some minutes.",
+        flush=True)
   found = run(ROOT, mutants, results, (ROOT / flags.results).parent / "programs", flags.jobs, told)
   print(table(mutants, found))
   open_ones = [mutant for mutant, result in zip(mutants, found, strict=True)
@@ -46,6 +53,20 @@ def main(arguments: list[str]) -> int:
   if flags.evidence:
     write_evidence(ROOT / flags.evidence, mutants, found, time.monotonic() - start)
   return 1 if open_ones else 0
+
+
+def fault_of(mutant: Mutant) -> str:
+  """Why a mutant cannot be tried; empty where it can."""
+  try:
+    mutant.broken((ROOT / mutant.file).read_text(encoding="utf-8"))
+    mutant.digest(ROOT)
+  except (WrongMutant, OSError) as error:
+    return str(error)
+  for test in mutant.tests:
+    file, _, name = test.partition("::")
+    if f"def {name.partition('[')[0]}(" not in (ROOT / file).read_text(encoding="utf-8"):
+      return f"{mutant.file}: {mutant.breaks!r} names {test}, which is not there."
+  return ""
 
 
 def table(mutants: list[Mutant], found: list[Result]) -> str:
