@@ -11,6 +11,7 @@ SIGTERM to any of its processes, or Ctrl-C, stops it with a checkpoint and exit 
 """
 
 from collections.abc import Sequence
+import dataclasses
 import pathlib
 import sys
 
@@ -40,16 +41,15 @@ def make_parser() -> command_line.Parser:
   plan.add_flags(parser)
   parser.add_argument("--json", action="store_true",
                       help="with --plan: one JSON object a line in place of tables")
-  parser.add_argument("--print_config", action="store_true", help="print the config and stop")
+  parser.add_argument("--print_config", action="store_true", help="print the config and where each value comes from, and stop")
   return parser
 
 
 def main(arguments: Sequence[str]) -> int:
   flags, overrides = make_parser().parse(arguments)
-  config_dict = command_line.read_config(flags.config, overrides)
-  config = config_lib.build(Config, config_dict)
+  config = config_lib.build(Config, command_line.read_config(flags.config, overrides, Config))
   if flags.print_config:
-    command_line.print_config(config_dict)
+    command_line.print_config(dataclasses.asdict(config), dataclasses.asdict(Config("")), overrides)
     return 0
   if flags.plan:
     return plan.run(config, flags)

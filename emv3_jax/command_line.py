@@ -1,7 +1,7 @@
 """What the command lines share: flags, config overrides, how errors look."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import json
 import logging as std_logging
 import os
@@ -56,16 +56,50 @@ class Parser(argparse.ArgumentParser):
     return flags, overrides
 
 
-def read_config(path: str, overrides: Sequence[str]) -> ml_collections.ConfigDict:
-  """Config file plus overrides; see `emv3_jax.config`."""
+def read_config(path: str, overrides: Sequence[str], cls) -> ml_collections.ConfigDict:
+  """Config file plus overrides, for the dataclass `cls`; see `emv3_jax.config`."""
   config = config_lib.read_config_file(path)
-  config_lib.override(config, overrides)
+  config_lib.override(config, overrides, cls)
   return config
 
 
-def print_config(config: ml_collections.ConfigDict) -> None:
-  """Writes the resolved config to stdout as JSON."""
-  sys.stdout.write(json.dumps(config.to_dict(), indent=2, ensure_ascii=False) + "\n")
+def said(overrides: Sequence[str]) -> frozenset[str]:
+  """Dotted names of the fields that the command line sets."""
+  return frozenset(assignment.partition("=")[0] for assignment in overrides)
+
+
+def print_config(config: Mapping, defaults: Mapping, overrides: Sequence[str],
+                 origins: Mapping[str, str] | None = None) -> None:
+  """Writes a config to stdout as JSON, with the origin of every value as `origins`.
+
+  Args:
+    config: nested, plain values.
+    defaults: those of the code, nested likewise.
+    overrides: `a.b=value` of the command line.
+    origins: by dotted name, where they are known better.
+  """
+  named, code = _flat(config), _flat(defaults)
+  on_command_line = said(overrides)
+
+  def origin(name: str) -> str:
+    if name in on_command_line:
+      return "command line"
+    return "code" if name in code and repr(code[name]) == repr(named[name]) else "config"
+
+  found = {name: origin(name) for name in named} | dict(origins or {})
+  text = json.dumps({**config, "origins": found}, indent=2, ensure_ascii=False)
+  sys.stdout.write(text + "\n")
+
+
+def _flat(values: Mapping, before: str = "") -> dict:
+  """Nested values by dotted name; lists as tuples."""
+  flat = {}
+  for name, value in values.items():
+    if isinstance(value, Mapping) and value:
+      flat |= _flat(value, f"{before}{name}.")
+    else:
+      flat[before + name] = tuple(value) if isinstance(value, list) else value
+  return flat
 
 
 def show_own_messages() -> None:

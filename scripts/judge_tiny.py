@@ -82,7 +82,7 @@ def main(arguments) -> int:
   flags, overrides = parser.parse(arguments)
   if flags.clips < 2:
     raise InputError(f"--clips={flags.clips}; at least 2 are needed, to swap their sounds.")
-  config = config_lib.build(Config, command_line.read_config(flags.config, overrides))
+  config = config_lib.build(Config, command_line.read_config(flags.config, overrides, Config))
   program_cache.use(config.program_cache)
   seed = SEEDS["sweep" if flags.sweep else "judge"] if flags.seed is None else flags.seed
   clips = lip_sync.render(flags.clips, flags.split, flags.frames, seed)

@@ -49,7 +49,7 @@ def test_every_config_of_preparation_builds(path):
 
 def test_overrides_take_the_type_of_what_they_replace():
   values = config()
-  config_lib.override(values, ["inner.steps=8", "inner.shift=3", "inner.sizes=[4,5,6]", "on=true"])
+  config_lib.override(values, ["inner.steps=8", "inner.shift=3", "inner.sizes=[4,5,6]", "on=true"], Outer)
   built = config_lib.build(Outer, values)
   assert built == Outer(Inner(8, 3.0, (4, 5, 6)), True)
   assert type(built.inner.shift) is float
@@ -67,7 +67,7 @@ def test_overrides_take_the_type_of_what_they_replace():
 ])
 def test_wrong_overrides_are_named(assignment, said):
   with pytest.raises(InputError, match=None) as caught:
-    config_lib.override(config(), [assignment])
+    config_lib.override(config(), [assignment], Outer)
   assert said in str(caught.value)
 
 

@@ -70,7 +70,8 @@ class Denoiser:
   def __init__(self, network: Network, config: transformer.TransformerConfig,
                settings: SamplingConfig, *, attend: Callable = attention.attend_blocked,
                constrain: Callable = identity, length_shards: int = 1):
-    self.config, self.settings = config, settings
+    self.config, self.settings = config, settings.completed(config.variant)
+    settings = self.settings
     self.solver = solvers.make_solver(
         settings.solver, settings.steps, settings.shift, settings.solver_shift)
     self.guidance = guidance_lib.Guidance(
@@ -149,10 +150,6 @@ class Denoiser:
     wanted = self.settings.token_blocks or -(-positions * f // BLOCK_TOKENS)
     return min(n for n in range(1, positions + 1) if positions % n == 0 and n >= min(
         wanted, positions))
-
-  def compiled_steps(self) -> int:
-    """Number of programs compiled for the step: one for each shape it has run on."""
-    return self._step._cache_size()
 
   def _branch_inputs(self, conditions: Conditions, negative_scale: np.float32):
     """Text, image and audio of every branch, each with leading axes [branches, b]."""

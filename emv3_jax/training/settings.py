@@ -210,9 +210,8 @@ class PreviewConfig:
   """What is made of the average of the weights every train.preview_every steps.
 
   Attributes:
-    audio, image, prompt, task, face_box: of a clip to sample, as in `sampling.settings.Request`;
-      without audio none is.
-    sampling: settings of that clip.
+    audio, image, prompt, task, face_box: of a clip to sample, as in `sampling.settings.Request`
+      (empty: not given); without audio none is.
     tokenizer: tokenizer.json to use; empty takes that of the folder with the other networks.
     held_out: dataset of clips that are not trained on, for the loss by band of sigma and task;
       empty measures none.
@@ -223,8 +222,7 @@ class PreviewConfig:
   image: str = ""
   prompt: str = ""
   task: str = "i2v"
-  face_box: str = "auto"
-  sampling: SamplingConfig = SamplingConfig()
+  face_box: str = ""
   tokenizer: str = ""
   held_out: str = ""
   batches: int = 1
@@ -250,6 +248,8 @@ class Config:
     program_cache: folder of compiled programs; empty turns the cache off.
     ema_decay: of the moving average that runs through all stages.
     precision: of the networks; training wants the transformer's parameters in float32.
+    sampling: settings that the model folder of this run recommends, and previews are made with;
+      what is None is taken from `checkpoint`. Allocation is `loss.allocation`, and has to be it.
     stages: the schedule; empty takes the one that `schedule` names.
   """
 
@@ -264,6 +264,7 @@ class Config:
   model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
   precision: PrecisionConfig = dataclasses.field(
       default_factory=lambda: PrecisionConfig(transformer=MIXED))
+  sampling: SamplingConfig = SamplingConfig()
   mesh: MeshConfig = MeshConfig()
   train: TrainConfig = TrainConfig()
   schedule: ScheduleConfig = ScheduleConfig()
@@ -277,6 +278,10 @@ class Config:
   def __post_init__(self):
     if not 0 <= self.ema_decay < 1:
       raise InputError(f"ema_decay is {self.ema_decay}; it must be from 0 to below 1.")
+    if self.sampling.allocation not in (None, self.loss.allocation):
+      raise InputError(f"sampling.allocation is {self.sampling.allocation!r}, loss.allocation "
+                       f"{self.loss.allocation!r}: a model is sampled as it was trained; leave "
+                       "sampling.allocation out.")
     self.all_stages()  # a wrong schedule is refused at the door
 
   def all_stages(self) -> tuple[Stage, ...]:

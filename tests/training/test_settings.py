@@ -13,7 +13,7 @@ from emv3_jax.training.settings import Config, ScheduleConfig, TrainConfig
 
 def _built(config: Config, *assignments: str) -> Config:
   tree = ml_collections.ConfigDict(dataclasses.asdict(config))
-  config_lib.override(tree, assignments)
+  config_lib.override(tree, assignments, Config)
   return config_lib.build(Config, tree)
 
 

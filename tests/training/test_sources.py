@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from emv3_jax import sharding
+from emv3_jax.data.pipeline import collate
 from emv3_jax.errors import InputError
 from emv3_jax.sharding import MeshConfig
 from emv3_jax.sharding import mesh as mesh_lib
 from emv3_jax.tasks.schedule import Mixture, Stage
-from emv3_jax.training.host_batches import HostBatches, local_rows
+from emv3_jax.training.host_batches import HostBatches, finished, local_rows
 from emv3_jax.training.settings import NDPOConfig
 from emv3_jax.training.sources import Sources
 from tests.data import windows
@@ -72,6 +73,24 @@ def test_a_stage_without_sound(folder):
   with HostBatches(config, Sources(config), batch_sharding(), first=0) as batches:
     silent, loud = batches.take(0).batch["audio"], batches.take(1).batch["audio"]
   assert not np.any(silent) and np.all(np.any(loud, axis=(1, 2)))
+
+
+def test_negatives_keep_their_task_and_pairs_have_one(folder, tmp_path):
+  """The data are of version 1; of the negatives all but the last name their task."""
+  windows.write_dataset(tmp_path / "data", shards=((4, 0),), version=1)
+  windows.write_dataset(tmp_path / "negatives", shards=((4, 0),),
+                        task_of=["t2v", "lipsync", "flf2v", ""].__getitem__)
+  pairs = Stage("pairs", 8, Mixture(i2v=1.0), kind="dpo", negatives=str(tmp_path / "negatives"))
+  config = dataclasses.replace(runs.config_of(folder, (pairs,), batch=4), data=str(tmp_path / "data"))
+  wanted = np.array([0, 3, 2, 1])
+  with HostBatches(config, Sources(config), batch_sharding(), first=0) as batches:
+    made = batches.take(0)
+  for batch in (made.batch, made.positives):
+    np.testing.assert_array_equal(batch["task"], wanted[np.asarray(batch["example"])])
+  np.testing.assert_array_equal(made.batch["example"], made.positives["example"])
+  other = collate([windows.make_record(1, task="i2v")], np.arange(1), 8)
+  with pytest.raises(InputError, match="record 0 .* for the tasks i2v and lipsync; a pair needs one"):
+    finished(0, 0, pairs, collate([windows.make_record(1, task="lipsync")], np.arange(1), 8), other)
 
 
 def test_rows_of_a_process_need_not_lie_together():
