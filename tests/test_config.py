@@ -104,9 +104,9 @@ def test_differences_name_the_path():
 
 
 def test_false_is_an_override_too():
-  values = ml_collections.ConfigDict({"on": True})
-  for text, want in (("false", False), ("True", True), ("0", False), ("1", True)):
-    config_lib.override(values, [f"on={text}"])
+  values = config()
+  for text, want in (("True", True), ("false", False), ("1", True), ("0", False)):
+    config_lib.override(values, [f"on={text}"], Outer)
     assert values.on is want
 
 

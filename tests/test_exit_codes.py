@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import types
 
 import jax
 import numpy as np
@@ -76,13 +77,16 @@ def sampled(monkeypatch):
     requests.append(request)
     if os.fspath(request.audio).endswith("broken.wav"):
       raise InputError("Audio broken.wav is cut short.")
+    settings = {"enlarge": model.config.sampling.enlarge}
     return Clip(frames=np.zeros((5, 32, 48, 3), np.uint8), fps=25,
                 sound=(np.zeros((3200, 1), np.float32), 16000),
                 latents=np.ones((2, 4, 6, 16), np.float32),
-                report={"seed": 1, "seconds": {}, "config": {"name": "tiny"}})
+                report={"seed": 1, "seconds": {}, "config": {"name": "tiny", "sampling": settings},
+                        "fingerprint": request.prompt})
 
   for module in (run_sample, jobs):
     monkeypatch.setattr(module, "sample", sample)
+  monkeypatch.setattr(jobs, "fingerprint", lambda model, request: request.prompt)
   return requests
 
 
@@ -103,11 +107,11 @@ def test_a_manifest_ends_with_1_where_a_job_failed(sampled, tmp_path):
 
 def test_one_clip_is_written_as_asked_for(sampled, tmp_path):
   command = [*SAMPLE, "--audio=a.wav", f"--out={tmp_path}/clip.mp4"]
-  assert run_sample.main([*command, "--config.enlarge=2", "--save_latents"]) == 0
+  assert run_sample.main([*command, "--config.sampling.enlarge=2", "--save_latents"]) == 0
   assert video_files.read_video(tmp_path / "clip.mp4").frames.shape == (5, 64, 96, 3)
   np.testing.assert_array_equal(np.load(tmp_path / "clip.latents.npy"), np.ones((2, 4, 6, 16)))
   (tmp_path / "clip.latents.npy").unlink()
-  assert run_sample.main([*command, "--config.enlarge=1"]) == 0
+  assert run_sample.main([*command, "--config.sampling.enlarge=1"]) == 0
   assert video_files.read_video(tmp_path / "clip.mp4").frames.shape == (5, 32, 48, 3)
   assert not (tmp_path / "clip.latents.npy").exists()
   with pytest.raises(InputError, match="cut short"):
@@ -116,18 +120,32 @@ def test_one_clip_is_written_as_asked_for(sampled, tmp_path):
 
 def test_flags_reach_the_request(sampled, tmp_path, monkeypatch):
   loaded = []
-  monkeypatch.setattr(run_sample, "load", lambda checkpoint, config: loaded.append(checkpoint))
+
+  def load(checkpoint, config, said):
+    loaded.append((checkpoint, said))
+    return types.SimpleNamespace(config=config)
+
+  monkeypatch.setattr(run_sample, "load", load)
   given = {"audio": "a.wav", "image": "p.png", "prompt": "a puppet", "negative_prompt": "bad",
            "task": "flf2v", "last_image": "l.png", "video": "v.mp4", "face_box": "1,2,3,4",
            "seed": 7, "seconds": 0.5}
   flags = [f"--{name}={value}" for name, value in given.items()]
-  command = [*SAMPLE[:2], "--checkpoint=models/mine", f"--out={tmp_path}/clip.mp4"]
+  command = [*SAMPLE[:2], "--checkpoint=models/mine", f"--out={tmp_path}/clip.mp4",
+             "--config.sampling.enlarge=1"]
   assert run_sample.main([*command, *flags, "--no_paste"]) == 0
   assert run_sample.main([*command, "--audio=a.wav"]) == 0
   full, plain = map(dataclasses.asdict, sampled)
   assert full == {**given, "paste": False}
-  assert plain["paste"] and plain["seed"] is None and plain["negative_prompt"] is None
-  assert loaded == ["models/mine"] * 2
+  assert plain["paste"] is plain["seed"] is plain["negative_prompt"] is None
+  assert loaded == [("models/mine", {"program_cache", "sampling.enlarge"})] * 2
+
+
+def test_weights_are_verified_on_request(sampled, tmp_path, monkeypatch):
+  monkeypatch.setattr(jobs, "verify_weights", lambda model: _raise(InputError("other weights")))
+  command = [*SAMPLE, "--audio=a.wav", f"--out={tmp_path}/clip.mp4"]
+  assert run_sample.main(command) == 0
+  with pytest.raises(InputError, match="other weights"):
+    run_sample.main([*command, "--verify"])
 
 
 def test_divergence_ends_with_1(monkeypatch, tmp_path, capsys):
