@@ -7,7 +7,7 @@ BIN := $(ENV)/bin
 PIP_INSTALL := pip install --quiet --disable-pip-version-check
 TINY := emv3_jax/assets/tiny
 
-.PHONY: demo test soak plan-gpu parity bench lint clean
+.PHONY: demo test soak mutants plan-gpu parity bench lint clean
 .PRECIOUS: %/.core %/.test %/.parity
 
 %/.core: pyproject.toml
@@ -42,6 +42,9 @@ soak: $(ENV)/.test  ## the long checks, the networks as users compile them; figu
 	$(BIN)/$(PIP_INSTALL) --editable '.[parity]'
 	$(BIN)/python -m pytest --slow -m slow --evidence=docs/evidence/soak.json
 	$(BIN)/python -m pytest --optimized tests/models tests/sampling/test_golden_runs.py
+
+mutants: $(ENV)/.parity  ## breaks of the code, each of which some test has to notice; docs/evidence/mutants.json
+	$(BIN)/python -m tests.mutants --jobs=2 --evidence=docs/evidence/mutants.json
 
 plan-gpu: $(ENV)/plan_gpu/.done  ## programs for GPUs that are not there; figures go to docs/evidence/plan_gpu.json
 	$(ENV)/plan_gpu/bin/python -m pytest --slow tests/plan -k h100 --evidence=docs/evidence/plan_gpu.json

@@ -101,3 +101,20 @@ def test_differences_name_the_path():
   assert config_lib.differences(dataclasses.asdict(left), left) == []
   found = config_lib.differences(left, right)
   assert [line.split(":")[0] for line in found] == ["inner.sizes", "inner.steps", "on"]
+
+
+def test_false_is_an_override_too():
+  values = config()
+  for text, want in (("True", True), ("false", False), ("1", True), ("0", False)):
+    config_lib.override(values, [f"on={text}"], Outer)
+    assert values.on is want
+
+
+def test_tuples_of_fixed_length_are_counted():
+  @dataclasses.dataclass(frozen=True)
+  class Size:
+    sides: tuple[int, int]
+
+  assert config_lib.build(Size, {"sides": [1, 2]}) == Size((1, 2))
+  with pytest.raises(InputError, match="sides has 3 values; expected 2"):
+    config_lib.build(Size, {"sides": [1, 2, 3]})

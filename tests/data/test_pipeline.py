@@ -70,6 +70,12 @@ def test_sizes_take_turns():
     assert sum(sizes[begin:begin + 3]) == 1
 
 
+def test_sizes_have_orders_of_their_own():
+  order = Order(np.repeat([0, 1], [30, 30]), 1, seed=0)
+  found = np.concatenate([order.records(step) for step in range(60)])
+  assert (found[found < 30].tolist()) != (found[found >= 30] - 30).tolist()
+
+
 @pytest.mark.parametrize("counts", [(1,), (7, 3), (1, 100), (5, 5, 5), (0, 4, 0, 9), (13, 2, 31)])
 def test_every_step_has_its_turn(counts):
   order = Order(np.repeat(np.arange(len(counts)), counts), 2, seed=None)
