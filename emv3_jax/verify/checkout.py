@@ -77,7 +77,7 @@ class Checkout:
   def audio_encoder(self, config, variant):
     if variant != "flash":  # the released preview code takes transformers' as it is
       return Libraries().audio_encoder(config, variant)
-    module = load(self._folder, *AUDIO)(wav2vec2_config(config)).eval()
+    module = load(self._folder, *AUDIO)(wav2vec2_config(config))
     return Module(module, "official", lambda waveform, frames: layer_outputs(
         module.encoder.layers, lambda: module(waveform, frames, return_dict=True)))
 

@@ -47,7 +47,7 @@ def released_transformer(checkout: str, config):
 
 
 def made(cls: type, **sizes):
-  """A PyTorch module of those sizes, in evaluation mode.
+  """An instance of those sizes.
 
   Raises:
     InputError: the constructor fails or does not know one of the sizes.
@@ -58,7 +58,7 @@ def made(cls: type, **sizes):
   if unknown:
     raise InputError(f"{cls.__name__} does not take {', '.join(unknown)}; {other}")
   try:
-    return cls(**sizes).eval()
+    return cls(**sizes)
   except Exception as error:  # whatever foreign code raises
     raise InputError(f"{cls.__name__} cannot be built ({type(error).__name__}: {error}); "
                      f"{other}") from error

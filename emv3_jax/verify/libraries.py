@@ -1,6 +1,7 @@
 """The modules of diffusers and transformers. Their transformer has no audio expert."""
 
 import diffusers
+import numpy as np
 import torch
 import transformers
 
@@ -48,7 +49,7 @@ def umt5(config, layers: int, vocab_size: int) -> torch.nn.Module:
       d_ff=config.ffn_dim, num_layers=layers, num_heads=config.num_heads,
       relative_attention_num_buckets=config.num_buckets,
       relative_attention_max_distance=config.max_distance, layer_norm_epsilon=config.eps,
-      feed_forward_proj="gated-gelu")).eval()
+      feed_forward_proj="gated-gelu"))
 
 
 def clip_vision(config) -> torch.nn.Module:
@@ -57,10 +58,10 @@ def clip_vision(config) -> torch.nn.Module:
       hidden_size=config.dim, intermediate_size=config.mlp_ratio * config.dim,
       num_hidden_layers=config.num_layers, num_attention_heads=config.num_heads,
       image_size=config.image_size, patch_size=config.patch_size, hidden_act="gelu",
-      layer_norm_eps=config.eps)).eval()
+      layer_norm_eps=config.eps))
   holder = torch.nn.Module()  # transformers 5 dropped a level of names that its files still have
   holder.vision_model = getattr(tower, "vision_model", tower)
-  return holder.eval()
+  return holder
 
 
 def wav2vec2_config(config) -> transformers.Wav2Vec2Config:
@@ -121,7 +122,7 @@ class Libraries:
         pixels).last_hidden_state)
 
   def audio_encoder(self, config, variant):
-    module = transformers.Wav2Vec2Model(wav2vec2_config(config)).eval()
+    module = transformers.Wav2Vec2Model(wav2vec2_config(config))
 
     def run(waveform, frames):
       if frames is None:
@@ -138,9 +139,13 @@ class Libraries:
     if settings.solver == "euler":
       return euler(settings)
     solver = diffusers.UniPCMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=settings.shift,
-        final_sigmas_type="zero")
+        prediction_type="flow_prediction", use_flow_sigmas=True, final_sigmas_type="zero")
     solver.set_timesteps(settings.steps)
+    # diffusers spaces its steps differently: these are those of the released flash scripts.
+    even = np.linspace(0.999, 0, settings.steps + 1)
+    sigmas = settings.shift * even / (1 + (settings.shift - 1) * even)
+    solver.sigmas = torch.from_numpy(sigmas.astype(np.float32))
+    solver.timesteps = torch.from_numpy((1000 * sigmas[:-1]).astype(np.int64))
     return solver
 
 

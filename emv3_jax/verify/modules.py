@@ -12,7 +12,7 @@ class Module:
   """A module without weights.
 
   Attributes:
-    module: in evaluation mode; its parameters are not initialised.
+    module: its parameters need not be initialised.
     names: the name table that its parameters have, see `convert.component.Layout`.
     call: what runs it, see the method that made it.
   """

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
-import gc
 import math
 
 import numpy as np
@@ -38,13 +37,10 @@ class Theirs:
     """The call of a filled module; nothing of it is left afterwards."""
     original = self._originals[name]
     with torch.inference_mode():
-      with weights.Unfilled():
-        made = make(original.config, *arguments)
+      made = _built(make, original.config, *arguments)
       layout = weights.layout_of(name, made.names, self._variant)
       weights.fill(made.module, original, layout, **options)
       yield made.call
-    del made
-    gc.collect()
 
   def text(self, inputs: Inputs) -> np.ndarray:
     original = self._originals["text_encoder"]
@@ -52,10 +48,8 @@ class Theirs:
     rows = table.take(original.plan.tensors[table.theirs].make())[inputs.ids]
     x = torch.from_numpy(rows.astype(original.stored[table.ours]).astype(np.float32))
     mask = torch.from_numpy(inputs.mask).long()
-    make = self._implementation.text_layer
     with torch.inference_mode():
-      with weights.Unfilled():
-        layer = make(original.config)
+      layer = _built(self._implementation.text_layer, original.config)
       layout = weights.layout_of("text_encoder", layer.names)
       for index in range(original.config.num_layers):
         weights.fill(layer.module, original, layout, lambda name: name.startswith("blocks."), index)
@@ -128,6 +122,14 @@ class Theirs:
       guided = silent + self._settings.audio_scale * (full - silent)
       latents = solver.step(guided, tau, latents, return_dict=False)[0]
     return latents
+
+
+def _built(make: Callable[..., Module], *arguments) -> Module:
+  """A module without weights; nothing in it drops out."""
+  with weights.Unfilled():
+    made = make(*arguments)
+  made.module.eval()
+  return made
 
 
 def _first(array: np.ndarray) -> torch.Tensor:
