@@ -1,52 +1,58 @@
-# Each target sets a fresh machine up by itself, in .venv. Needs Python 3.11 or newer.
+# Each target sets a fresh machine up by itself: in .venv, or, for a PYTHON of another name than python3,
+# in a folder of its own within it (`make test PYTHON=python3.13`). Needs Python 3.11 or newer.
 PYTHON ?= python3
-BIN := .venv/bin
+VERSION = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+ENV := $(if $(filter python3,$(PYTHON)),.venv,.venv/python$(VERSION))
+BIN := $(ENV)/bin
+PIP_INSTALL := pip install --quiet --disable-pip-version-check
 TINY := emv3_jax/assets/tiny
 
 .PHONY: demo test soak plan-gpu parity bench lint clean
+.PRECIOUS: %/.core %/.test %/.parity
 
-.venv/.core: pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+%/.core: pyproject.toml
+	$(PYTHON) -m venv $*
+	$*/bin/$(PIP_INSTALL) --editable .
 	@touch $@
 
-.venv/.test: pyproject.toml .venv/.core
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,plan-tpu]'
+%/.test: pyproject.toml %/.core
+	$*/bin/$(PIP_INSTALL) --editable '.[test,plan-tpu]'
+	@touch $@
+
+%/.parity: pyproject.toml %/.core
+	$*/bin/$(PIP_INSTALL) --editable '.[test,parity]'
 	@touch $@
 
 # An environment of its own: where no GPU is, its packages make every start of JAX complain.
-.venv/plan_gpu/.done: pyproject.toml
-	$(PYTHON) -m venv .venv/plan_gpu
-	.venv/plan_gpu/bin/pip install --quiet --disable-pip-version-check --editable '.[test,plan-gpu]'
+%/plan_gpu/.done: pyproject.toml
+	$(PYTHON) -m venv $*/plan_gpu
+	$*/plan_gpu/bin/$(PIP_INSTALL) --editable '.[test,plan-gpu]'
 	@touch $@
 
-.venv/.parity: pyproject.toml .venv/.core
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,parity]'
-	@touch $@
-
-demo: .venv/.core  ## the main job on the embedded default -> outputs/demo/talking.mp4
+demo: $(ENV)/.core  ## the main job on the embedded default -> outputs/demo/talking.mp4
 	$(BIN)/python run_sample.py --config=configs/tiny.py --image=$(TINY)/portrait.png \
 	  --audio=$(TINY)/speech.wav --face_box="$$(cat $(TINY)/face_box.txt)" \
 	  --prompt="$$(cat $(TINY)/prompt.txt)" --out=outputs/demo/talking.mp4
 
-test: .venv/.test  ## style and tests, no network
+test: $(ENV)/.test  ## style and tests, no network
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
-soak: .venv/.test  ## the long checks; figures go to docs/evidence/soak.json
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[parity]'
+soak: $(ENV)/.test  ## the long checks, the networks as users compile them; figures go to docs/evidence/soak.json
+	$(BIN)/$(PIP_INSTALL) --editable '.[parity]'
 	$(BIN)/python -m pytest --slow -m slow --evidence=docs/evidence/soak.json
+	$(BIN)/python -m pytest --optimized tests/models tests/sampling/test_golden_runs.py
 
-plan-gpu: .venv/plan_gpu/.done  ## programs for GPUs that are not there; figures go to docs/evidence/plan_gpu.json
-	.venv/plan_gpu/bin/python -m pytest --slow tests/plan -k h100 --evidence=docs/evidence/plan_gpu.json
+plan-gpu: $(ENV)/plan_gpu/.done  ## programs for GPUs that are not there; figures go to docs/evidence/plan_gpu.json
+	$(ENV)/plan_gpu/bin/python -m pytest --slow tests/plan -k h100 --evidence=docs/evidence/plan_gpu.json
 
-parity: .venv/.parity  ## the networks live against diffusers' and transformers' modules
+parity: $(ENV)/.parity  ## the networks live against diffusers' and transformers' modules
 	$(BIN)/python -m pytest --parity tests/parity
 
-bench: .venv/.parity  ## CPU speed against diffusers' modules; figures go to docs/evidence/speed.json
+bench: $(ENV)/.parity  ## CPU speed against diffusers' modules; figures go to docs/evidence/speed.json
 	$(BIN)/python -m benchmarks --json=docs/evidence/speed.json
 
-lint: .venv/.test
+lint: $(ENV)/.test
 	$(BIN)/ruff check .
 
 clean:

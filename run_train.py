@@ -7,12 +7,15 @@
   python run_train.py --config=configs/train_sft_480p.py --plan=v5e:16x16 --config.train.batch=64
 
 A run goes on from the newest checkpoint in its folder; the same command starts it and resumes it.
-SIGTERM to any of its processes, or Ctrl-C, stops it with a checkpoint and exit code 0.
+SIGTERM to any of its processes, or Ctrl-C, stops it with a checkpoint and exit code 75; so does a
+stage whose dataset is not there yet: the commands that make it are told.
 """
 
 from collections.abc import Sequence
 import dataclasses
+import importlib
 import pathlib
+import shlex
 import sys
 
 from absl import logging
@@ -26,6 +29,9 @@ from emv3_jax.plan import utilisation
 from emv3_jax.training import loop
 from emv3_jax.training.divergence import Diverged
 from emv3_jax.training.settings import Config
+from emv3_jax.training.sources import Need
+
+SAMPLING_CONFIGS = ("tiny", "echomimic_v3_preview", "echomimic_v3_flash")
 
 
 def make_parser() -> command_line.Parser:
@@ -59,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
   if not flags.workdir:
     raise InputError("--workdir is missing; name the folder of the run.")
   profile = profile_steps(flags.profile_steps) if flags.profile_steps else None
-  processes.join(flags)
+  processes.join(flags, stop_at_steps=True)
   program_cache.use(config.program_cache,
                     required=config.program_cache != Config.program_cache)
   workdir = pathlib.Path(flags.workdir)
@@ -73,11 +79,49 @@ def main(arguments: Sequence[str]) -> int:
   except Diverged as error:
     sys.stderr.write(f"{error}\n")
     return 1
-  if outcome.stopped:
+  if outcome.missing:
+    command = ["python", "run_train.py", f"--config={flags.config}", f"--workdir={workdir}",
+               *(f"--config.{override}" for override in overrides)]
+    logging.info("%s", how_to_make(outcome.missing, config, workdir, command))
+  elif outcome.stopped:
     logging.info("Stopped at step %d of %d; the same command goes on from there.", outcome.step,
                  config.last_step)
   logging.info("Seconds since the start: %s", start_up.describe())
-  return 0
+  return command_line.STOPPED if outcome.stopped else 0
+
+
+def how_to_make(missing: Need, config: Config, workdir: pathlib.Path, command: list[str]) -> str:
+  """The commands that make a dataset that the run waits for.
+
+  Args:
+    missing: the dataset.
+    config: the run's.
+    workdir: its folder.
+    command: that the run was started with.
+  """
+  prepare = ["python", "-m", "emv3_jax.data.prepare", f"--out={missing.folder}"]
+  if not missing.negative:
+    model = config.components or config.checkpoint
+    return ("Clips become a dataset (docs/data.md) by\n  " + shlex.join(
+        [*prepare, "--manifest=clips.jsonl", f"--checkpoint={model}"]))
+  place = workdir / f"stage_{missing.stage}"
+  sample = ["python", "run_sample.py", f"--config={sampling_config(config)}",
+            f"--checkpoint={place / 'model'}", f"--manifest={place / 'jobs.jsonl'}",
+            f"--out={place / 'clips'}"]
+  commands = [[*command, f"--export={place / 'model'}"], sample,
+              [*prepare, f"--manifest={place / 'clips.jsonl'}", f"--checkpoint={place / 'model'}"]]
+  return (f"Its negatives are sampled from the average of the weights; write {place / 'jobs.jsonl'}, "
+          f"and then {place / 'clips.jsonl'} with the clips that show the stage's issue "
+          "(docs/stages.md):\n  " + "\n  ".join(map(shlex.join, commands)))
+
+
+def sampling_config(config: Config) -> str:
+  """The shipped sampling config of the network that is trained; `CONFIG` where there is none."""
+  for name in SAMPLING_CONFIGS:
+    found = importlib.import_module(f"configs.{name}").get_config()
+    if not config_lib.differences(found.model.transformer.to_dict(), config.model.transformer):
+      return f"configs/{name}.py"
+  return "CONFIG"
 
 
 def profile_steps(text: str) -> tuple[int, int]:

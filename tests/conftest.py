@@ -1,4 +1,4 @@
-"""Test session: CPU with eight devices, the golden summary at the end."""
+"""Test session: CPU with eight devices, quick compilation, the golden summary at the end."""
 
 import datetime
 import json
@@ -6,18 +6,28 @@ import os
 import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 
 from absl import logging
 import pytest
 
 from tests import golden_data
+from tests.compiler import QUICK_FLAGS
 
 
 def pytest_addoption(parser):
   parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
   parser.addoption("--evidence", help="write outcomes, seconds and figures of the run as JSON")
   parser.addoption("--parity", action="store_true", help="also run the tests marked parity")
+  parser.addoption("--optimized", action="store_true",
+                   help="compile as users do; so do --slow and --parity")
+
+
+def pytest_configure(config):
+  """Before the first program is compiled. Processes that tests start inherit it."""
+  flags = "--xla_force_host_platform_device_count=8"
+  if not any(map(config.getoption, ("--optimized", "--slow", "--parity"))):
+    flags += f" {QUICK_FLAGS}"
+  os.environ.setdefault("XLA_FLAGS", flags)
 
 
 def pytest_collection_modifyitems(config, items):

@@ -150,14 +150,3 @@ def flash_windows(features: np.ndarray) -> Float32[np.ndarray, "F 5 layers chann
   frames = len(features)
   around = np.arange(frames)[:, None] + np.arange(WINDOW) - WINDOW // 2
   return features[around.clip(0, frames - 1)]
-
-
-def null_audio(variant: str, frames: int, *, layers: int = 12, channels: int = 768) -> np.ndarray:
-  """Features that stand for "no audio": zeros before the audio projection, which maps them to its
-  biases.
-
-  Returns:
-    float32 [2 F, channels] for preview, [F, 5, layers, channels] for flash.
-  """
-  shapes = {"preview": (2 * frames, channels), "flash": (frames, WINDOW, layers, channels)}
-  return np.zeros(shapes[variant], np.float32)

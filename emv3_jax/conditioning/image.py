@@ -1,6 +1,5 @@
 """Portraits and source frames: sampling size, resizing, pixels for the VAE and for CLIP."""
 
-from collections.abc import Sequence
 import math
 
 from jaxtyping import Float32
@@ -45,28 +44,6 @@ def resize_lanczos(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def to_pixels(image: np.ndarray) -> np.ndarray:
   """uint8 [..., 3] to float32 in [-1, 1], rounded as the reference does: 2 (u / 255) - 1."""
   return image.astype(np.float32) / np.float32(255) * np.float32(2) - np.float32(1)
-
-
-def to_video(frames: int, first: np.ndarray | Sequence[np.ndarray],
-             last: np.ndarray | None = None) -> Float32[np.ndarray, "F H W 3"]:
-  """A video of which only the given images are known; all else is 0.0, mid grey.
-
-  Args:
-    frames: number of pixel frames F.
-    first: uint8 [H, W, 3], or several such images that stand for the first frames.
-    last: uint8 [H, W, 3] for the last frame.
-
-  Returns:
-    Pixels in [-1, 1].
-  """
-  beginning = [first] if isinstance(first, np.ndarray) and first.ndim == 3 else list(first)
-  if len(beginning) + (last is not None) > frames:
-    raise ValueError(f"{len(beginning)} first images do not fit {frames} frames.")
-  video = np.zeros((frames, *beginning[0].shape), np.float32)
-  video[:len(beginning)] = to_pixels(np.stack(beginning))
-  if last is not None:
-    video[-1] = to_pixels(last)
-  return video
 
 
 def clip_pixels(image: np.ndarray) -> Float32[np.ndarray, "224 224 3"]:

@@ -29,7 +29,7 @@ from emv3_jax.sampling.settings import Config
 def make_parser() -> command_line.Parser:
   parser = command_line.Parser(prog="python -m emv3_jax.data.prepare", description=__doc__)
   parser.add_argument("--manifest", help="clips, one JSON object a line: id, video, prompt, face_box, "
-                      "mouth_box")
+                      "mouth_box; or id, video, report: a clip that the model made")
   parser.add_argument("--out", help="folder of the dataset")
   parser.add_argument("--config", help="a sampling config, with or without a group `prepare`; "
                       "default: the networks of the checkpoint")

@@ -28,11 +28,6 @@ def velocity_target(clean: ArrayLike, noise: ArrayLike) -> jax.Array:
   return jnp.float32(noise) - jnp.float32(clean)
 
 
-def clean_estimate(x: ArrayLike, velocity: ArrayLike, sigma: ArrayLike) -> jax.Array:
-  """The end of the straight line from `x` [b, ...] at `sigma` [b]: x - sigma velocity, float32."""
-  return jnp.float32(x) - _per_example(sigma, jnp.ndim(x)) * jnp.float32(velocity)
-
-
 def linear_error(clean: jax.Array, sigma: ArrayLike) -> jax.Array:
   """Error of the best guess of the velocity that is linear in x_sigma, each channel on its own.
 

@@ -7,6 +7,7 @@ from jaxtyping import Float32
 import numpy as np
 
 from emv3_jax.errors import InputError
+from emv3_jax.io.containers import open_container
 
 # Containers end a little before or after the length they declare: the encoder's padding, rounding
 # of durations to milliseconds. More than this is missing only from a file that was cut.
@@ -31,7 +32,7 @@ def read_audio(path: str | os.PathLike) -> tuple[Float32[np.ndarray, "n channels
   if os.path.getsize(path) == 0:
     raise InputError(f"Audio {path} is empty (0 bytes).")
   try:
-    with av.open(os.fspath(path)) as container:
+    with open_container(path) as container:
       if not container.streams.audio:
         held = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
         raise InputError(f"Audio {path} has no sound track, only: {held}.")
@@ -39,9 +40,8 @@ def read_audio(path: str | os.PathLike) -> tuple[Float32[np.ndarray, "n channels
       samples, rate, found = _decode(container, stream, path)
       expected = _declared_seconds(container, stream, path)
       kind = container.format.name
-  except (av.error.FFmpegError, UnicodeDecodeError) as error:
-    reason = getattr(error, "strerror", None) or error
-    raise InputError(f"Audio {path} cannot be decoded ({reason}).\n"
+  except av.error.FFmpegError as error:
+    raise InputError(f"Audio {path} cannot be decoded ({error.strerror or error}).\n"
                      "It is no sound or video file, or it is damaged; save it again.") from None
   if found < expected - DURATION_SLACK:
     raise InputError(f"Audio {path} is cut short: {found:.2f} s found, {expected:.2f} s declared in"

@@ -16,6 +16,7 @@ import soxr
 
 from emv3_jax.errors import InputError
 from emv3_jax.io.atomic import atomic_file
+from emv3_jax.io.containers import open_container
 
 CRF = 16  # x264 quality: hard to tell from the source
 ENCODER_THREADS = 4  # fixed, since the bits depend on it
@@ -54,7 +55,7 @@ def write_video(path: str | os.PathLike, frames: Iterable[np.ndarray], *, fps: i
     fps: frames a second.
     audio: samples in [-1, 1], float [n] or [n, channels], and their rate in Hz. More than two
       channels are averaged into one; a rate that AAC does not know becomes 48 kHz.
-    metadata: kept as JSON in the file's comment; `read_metadata` gives it back.
+    metadata: kept as JSON in the file's comment.
 
   Raises:
     InputError: `path` cannot be written.
@@ -224,13 +225,13 @@ def _audio_frame(samples: np.ndarray, rate: int, begin: int, end: int) -> av.Aud
 
 @contextlib.contextmanager
 def _opened(path: str | os.PathLike) -> Iterator[av.container.InputContainer]:
-  """`av.open` for reading; FFmpeg's errors, of opening and of decoding, become `InputError`s."""
+  """`open_container`; FFmpeg's errors, of opening and of decoding, become `InputError`s."""
   if not os.path.isfile(path):
     raise InputError(f"Video {path}: no such file.")
   if os.path.getsize(path) == 0:
     raise InputError(f"Video {path} is empty (0 bytes).")
   try:
-    with av.open(os.fspath(path), metadata_errors="replace") as container:
+    with open_container(path) as container:
       yield container
   except av.error.FFmpegError as error:
     raise InputError(f"Video {path} cannot be decoded ({error.strerror}).\n"

@@ -88,7 +88,7 @@ class CLIPVision(nnx.Module):
     side = self.config.image_size
     if pixels.ndim != 4 or pixels.shape[1:] != (side, side, 3):
       raise ValueError(f"CLIP: pixels are {pixels.shape}, wanted [batch, {side}, {side}, 3].")
-    dtype = self.precision.accumulate_dtype
+    dtype = jnp.float32
     patches = self.patch_embedding(pixels).reshape(len(pixels), -1, self.config.dim)
     cls = jnp.broadcast_to(self.cls_embedding[...], (len(pixels), 1, self.config.dim))
     x = jnp.concatenate([cls.astype(dtype), patches.astype(dtype)], axis=1)

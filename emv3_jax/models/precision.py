@@ -1,4 +1,4 @@
-"""Which dtypes a network keeps, computes and accumulates in."""
+"""Which dtypes a network keeps and computes in."""
 
 import dataclasses
 
@@ -10,15 +10,15 @@ import jax.numpy as jnp
 class Precision:
   """dtypes of one network, by name so that configs and JSON can hold them.
 
+  Reductions, norms, softmax and attention accumulate in float32, whatever these are.
+
   Attributes:
     params: dtype of the stored parameters.
     compute: dtype of activations and matrix products.
-    accumulate: dtype of reductions, norms, softmax and attention accumulation.
   """
 
   params: str = "float32"
   compute: str = "float32"
-  accumulate: str = "float32"
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
@@ -39,10 +39,5 @@ class Precision:
   def compute_dtype(self) -> jnp.dtype:
     return jnp.dtype(self.compute)
 
-  @property
-  def accumulate_dtype(self) -> jnp.dtype:
-    return jnp.dtype(self.accumulate)
-
 
 FLOAT32 = Precision()
-BFLOAT16 = Precision(params="bfloat16", compute="bfloat16")

@@ -84,7 +84,7 @@ class Attention(nnx.Module):
     split = lambda t: t.reshape(*t.shape[:2], self.config.num_heads, -1)
     q, k, v = split(self.q(x)), split(self.k(x)), split(self.v(x))
     einsum = functools.partial(jnp.einsum, precision=self.precision.matmul,
-                               preferred_element_type=self.precision.accumulate_dtype)
+                               preferred_element_type=jnp.float32)
     logits = einsum("bqnk,bmnk->bnqm", q, k)
     bias = self.position_bias.embedding[...].astype(logits.dtype)[buckets]
     logits += jnp.einsum("qmn->nqm", bias)
@@ -164,7 +164,7 @@ class UMT5(nnx.Module):
       return block(x, buckets, mask), None
 
     layers = jnp.arange(self.config.num_layers)
-    x, _ = jax.lax.scan(body, x.astype(self.precision.accumulate_dtype), layers)
+    x, _ = jax.lax.scan(body, x.astype(jnp.float32), layers)
     return self.norm(x)
 
 
@@ -212,7 +212,7 @@ def encode_streaming(config: UMT5Config, precision: Precision,
   final_norm = Network(lambda _: RMSNorm(config.dim, eps=config.eps, precision=precision))
   apply_block = jax.jit(lambda params, *args: block.bind(params)(*args))
 
-  x = jnp.asarray(load_embedding()["embedding"][ids]).astype(precision.accumulate_dtype)
+  x = jnp.asarray(load_embedding()["embedding"][ids]).astype(jnp.float32)
   buckets = _buckets(config, ids)
   for index in range(config.num_layers):
     # The result is waited for and the parameters are never named: they die within the line.

@@ -29,7 +29,7 @@ class RMSNorm(nnx.Module):
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """[..., channels] -> the same, in float32."""
-    x = x.astype(self.precision.accumulate_dtype)
+    x = x.astype(jnp.float32)
     length = jnp.sqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True))
     gain = self.scale[...].astype(x.dtype) * x.shape[-1] ** 0.5
     return x / jnp.maximum(length, 1e-12) * gain

@@ -78,7 +78,7 @@ class WaveformConvs(nnx.Module):
       setattr(self, f"conv{index}", conv)
     # One group a channel: each channel is normalised over the whole clip.
     self.norm = nnx.GroupNorm(config.conv_dim, num_groups=config.conv_dim, epsilon=config.eps,
-                              dtype=precision.accumulate_dtype, use_fast_variance=False,
+                              dtype=jnp.float32, use_fast_variance=False,
                               param_dtype=precision.param_dtype, rngs=rngs)
     self.num_convs = len(config.conv_kernels)
 
@@ -111,7 +111,7 @@ class PositionConv(nnx.Module):
 
   def __call__(self, x):
     """[b, a, dim] -> [b, a, dim]."""
-    dtype = self.precision.accumulate_dtype
+    dtype = jnp.float32
     direction = self.direction[...].astype(dtype)
     kernel = direction * (self.gain[...].astype(dtype) / _lengths(direction))
     # An even kernel padded by half on both sides would give one token too many at the end.
@@ -200,10 +200,10 @@ class Wav2Vec2(nnx.Module):
     if layers not in ("last", "all"):
       raise ValueError(f"wav2vec2: layers is {layers!r}; known: 'last', 'all'.")
     with jax.named_scope("convs"):
-      x = self.convs(waveform).astype(self.precision.accumulate_dtype)
+      x = self.convs(waveform).astype(jnp.float32)
     if frames is not None:
       x = resample(x, frames)
-    x = self.feature_projection(self.feature_norm(x)).astype(self.precision.accumulate_dtype)
+    x = self.feature_projection(self.feature_norm(x)).astype(jnp.float32)
     with jax.named_scope("position_conv"):
       x = self.norm(x + self.position_conv(x))
 

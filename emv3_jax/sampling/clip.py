@@ -14,7 +14,7 @@ from emv3_jax.diffusion.noise import initial_noise
 from emv3_jax.io.digests import file_digest
 from emv3_jax.sampling import fingerprint, lipsync
 from emv3_jax.sampling.denoise import Conditions
-from emv3_jax.sampling.inputs import Inputs, read_inputs
+from emv3_jax.sampling.inputs import Inputs, named_files, read_inputs
 from emv3_jax.sampling.model import Model
 from emv3_jax.sampling.report import Report, versions
 from emv3_jax.sampling.settings import FPS, Request
@@ -32,8 +32,9 @@ class Clip:
     fps: frames a second.
     sound: (samples float32 [n, channels], rate) as in the request's audio file.
     latents: float32 [f, H/8, W/8, 16], before decoding; surplus frames are still in it.
-    report: fingerprint and digests of the networks, request, config, seed, versions, seconds and
-      peak memory by part, and as `start_up` the seconds of the process up to here by kind; JSON-able.
+    report: fingerprint and digests of the networks, request, sha256 of its files, config, seed,
+      versions, seconds and peak memory by part, and as `start_up` the seconds of the process up to
+      here by kind; JSON-able.
   """
 
   frames: np.ndarray
@@ -60,6 +61,7 @@ def sample(model: Model, request: Request, *, progress: Callable | None = None) 
   with report.part("inputs"):
     inputs = processes.together(lambda: _read(model, request))
     identity = processes.together(lambda: fingerprint.for_report(model, request))
+    files = {name: file_digest(path) for name, path in named_files(request).items()}
   with report.part("text_encoder"):
     text = encode_text(model, inputs)
   with report.part("audio_encoder"):
@@ -77,7 +79,7 @@ def sample(model: Model, request: Request, *, progress: Callable | None = None) 
   if request.task == "lipsync" and request.paste is not False:
     frames = lipsync.paste(frames, inputs.source[:inputs.frames], inputs.mouth)
   return Clip(frames=frames, fps=FPS, sound=inputs.sound, latents=latents,
-              report={**identity, **_describe(model, request, inputs, report)})
+              report={**identity, **_describe(model, request, files, inputs, report)})
 
 
 def _read(model: Model, request: Request) -> Inputs:
@@ -169,10 +171,12 @@ def decode(model: Model, latents: np.ndarray) -> np.ndarray:
     return model.vae_decode(params, latents[None])[0]
 
 
-def _describe(model: Model, request: Request, inputs: Inputs, report: Report) -> dict:
+def _describe(model: Model, request: Request, files: dict[str, str], inputs: Inputs,
+              report: Report) -> dict:
   plain = lambda value: str(value) if isinstance(value, pathlib.Path) else value
   return {
       "request": {name: plain(value) for name, value in dataclasses.asdict(request).items()},
+      "files": files,
       "seed": inputs.seed,
       "frames": inputs.frames,
       "size": {"height": inputs.size[0], "width": inputs.size[1]},

@@ -151,10 +151,6 @@ class Denoiser:
     return min(n for n in range(1, positions + 1) if positions % n == 0 and n >= min(
         wanted, positions))
 
-  def compiled_steps(self) -> int:
-    """Number of programs compiled for the step: one for each shape it has run on."""
-    return self._step._cache_size()
-
   def _branch_inputs(self, conditions: Conditions, negative_scale: np.float32):
     """Text, image and audio of every branch, each with leading axes [branches, b]."""
     text = {name: states * negative_scale if name == "negative" else states

@@ -76,7 +76,7 @@ VALUES: dict[str, str | tuple[str, ...]] = {
               "dim ffn_dim num_layers num_heads conv_dim conv_kernels conv_strides "
               "position_kernel position_groups eps"),
     **{entry: path for name in COMPONENTS for entry, path in _fields(
-        f"precision.{name}", f"config.precision.{name}", "params compute accumulate").items()},
+        f"precision.{name}", f"config.precision.{name}", "params compute").items()},
 }
 
 # Files whose contents count: entry -> path of the field that names the file.

@@ -93,6 +93,14 @@ def read_inputs(request: Request, config: Config, tokenizer_path: pathlib.Path) 
       seed=seed, **pictures)
 
 
+def named_files(request: Request) -> dict[str, pathlib.Path]:
+  """The files that a request names, by its fields."""
+  found = {name: getattr(request, name) for name in ("audio", *_PICTURES)}
+  if (request.face_box or "").endswith(".npy"):
+    found["face_box"] = request.face_box
+  return {name: pathlib.Path(path) for name, path in found.items() if path is not None}
+
+
 def _check_pictures(request: Request) -> None:
   task = Task.parse(request.task)
   for name in _PICTURES:

@@ -57,6 +57,7 @@ def latents_path(video: pathlib.Path) -> pathlib.Path:
 def write(clip: Clip, video: str | pathlib.Path, *, save_latents: bool = False) -> None:
   """Writes `clip` as an MP4 with its sound and metadata, and a JSON beside it.
 
+  Pictures are written larger than they were made by the factor `enlarge` of the clip's settings.
   The JSON comes last and says what was written: where it is, the rest is whole. Of several processes
   the first one writes.
 
@@ -81,6 +82,8 @@ def write(clip: Clip, video: str | pathlib.Path, *, save_latents: bool = False) 
     with atomic.atomic_file(latents_path(video)) as temporary:
       with open(temporary, "wb") as file:
         np.save(file, clip.latents)
+  else:
+    video.with_suffix(".latents.npy").unlink(missing_ok=True)  # of another clip, made before
   video_files.write_video(video, pixels.enlarged(clip.frames, enlarge), fps=clip.fps,
                           audio=clip.sound, metadata=metadata)
   atomic.write_json(report_path(video), {**clip.report, **{

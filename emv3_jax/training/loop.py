@@ -29,7 +29,7 @@ from emv3_jax.training.profiling import Profile
 from emv3_jax.training.programs import Programs
 from emv3_jax.training.saving import FOLDER, Checkpoints
 from emv3_jax.training.settings import Config
-from emv3_jax.training.sources import Sources
+from emv3_jax.training.sources import Need, Sources
 from emv3_jax.training.speed import Speed
 from emv3_jax.training.start import initial_params
 from emv3_jax.training.state import State
@@ -45,11 +45,13 @@ class Outcome:
 
   Attributes:
     step: number of steps done.
-    stopped: whether it was asked to stop before its last step.
+    stopped: whether that was before its last step: it was asked to, or a dataset is not there yet.
+    missing: that dataset.
   """
 
   step: int
   stopped: bool
+  missing: Need | None = None
 
 
 class Run:
@@ -64,12 +66,46 @@ class Run:
     sharding.check_batch(self.programs.mesh, config.train.batch)
     self.previews = (Previews(config, self.programs, workdir) if config.train.preview_every
                      else None)
-    self.empty_text = sharding.replicate(self.sources.data.dataset.empty_text, self.programs.mesh)
     self.description = identity.describe(config, self.sources.digests())
+    self.empty_text: jax.Array | None = None  # of the stages that are run
     self._called: set[tuple] = set()
     self.pending = metrics.Pending()
     self.rows: list[Row] = []  # since the last line
     self.due: int | None = None  # step that a line is due of
+
+  def missing(self, step: int) -> Need | None:
+    """A dataset that the stage of `step` needs and that is not there; every process calls this.
+
+    What has appeared since the run began is opened and checked.
+
+    Raises:
+      InputError: one that is there cannot be used.
+    """
+    index = schedule.place_of(self.programs.stages, step).index
+    return self._missing(index)
+
+  def _missing(self, index: int) -> Need | None:
+    found = processes.together(lambda: self.sources.missing(index))
+    if processes.anywhere(found is not None):  # perhaps on another host only
+      return found or self.sources.needs(index)[-1]
+    return None
+
+  def ready_until(self, step: int) -> int:
+    """The step before which all datasets are there, from a step on whose are."""
+    stages = self.programs.stages
+    firsts = schedule.first_steps(stages)
+    for index in range(schedule.place_of(stages, step).index + 1, len(stages)):
+      if firsts[index] < self.config.last_step and self._missing(index):
+        return firsts[index]
+    return self.config.last_step
+
+  def batches(self, step: int) -> HostBatches:
+    """Those from `step` on, as far as their datasets are there; `missing` said that it is so."""
+    index = schedule.place_of(self.programs.stages, step).index
+    end = self.ready_until(step)
+    self.description["datasets"] = self.sources.digests()  # for the checkpoints from here on
+    self.empty_text = sharding.replicate(self.sources.empty_text(index), self.programs.mesh)
+    return HostBatches(self.config, self.sources, self.programs.batch_sharding, step, end)
 
   def start(self, checkpoints: Checkpoints) -> tuple[State, int]:
     """The state to begin with, and the number of steps that it has behind it."""
@@ -124,7 +160,9 @@ class Run:
                    self.config.last_step, stage, told["loss"], told["seconds_per_step"])
 
   def save(self, checkpoints: Checkpoints, step: int, state: State) -> None:
-    """Starts to write a checkpoint, once it is known that its state is sound."""
+    """Starts to write a checkpoint, once it is known that its state is sound, unless it is there."""
+    if checkpoints.newest == step:
+      return
     self.read_metrics(step)
     with self.speed.paused():
       checkpoints.save(step, state, self.rows)
@@ -148,6 +186,12 @@ def train(config: Config, workdir: pathlib.Path, *, speed: Speed | None = None,
   with StopRequests() as stop, locked(workdir):
     run = processes.together(lambda: Run(config, workdir, speed or Speed(), programs))
     with Checkpoints(workdir, config, run.description) as checkpoints:
+      first = checkpoints.latest
+      if first is not None:
+        processes.together(lambda: checkpoints.check(first))
+      missing = None if (first or 0) >= config.last_step else run.missing(first or 0)
+      if missing and (first is not None or not missing.negative):
+        return _waiting(config, first or 0, missing)
       state, first = run.start(checkpoints)
       if processes.is_first():
         write_json(workdir / "config.json", run.description)
@@ -156,36 +200,50 @@ def train(config: Config, workdir: pathlib.Path, *, speed: Speed | None = None,
                      config.last_step)
         export_model(config, state["ema"], first, workdir / MODEL)  # it may have been killed there
         return Outcome(first, False)
-      target = run.programs.batch_sharding
-      with (HostBatches(config, run.sources, target, first) as batches,
-            _writer(workdir, first) as writer, Profile(profile, workdir / "profile") as traced):
-        step, stopped = first, stop.reached(first)
-        while step < config.last_step and not stopped:
-          traced.at(step)
-          state = run.step(state, step, batches)
-          step += 1
-          run.report(writer)  # while the step runs, about those before it
-          run.due = step if _due(step, config.train.log_every) else None
-          stopped, last = stop.reached(step), step == config.last_step
-          if stopped or last or _due(step, config.train.checkpoint_every):
-            run.report(writer)
-            run.save(checkpoints, step, state)
-          if _due(step, config.train.preview_every):
-            with run.speed.paused():
-              run.previews.make(step, state["ema"], writer)
+      step, stopped = first, stop.reached(first)
+      with _writer(workdir, first) as writer, Profile(profile, workdir / "profile") as traced:
+        while step < config.last_step and not stopped and not missing:
+          with run.batches(step) as batches:
+            while step < batches.end and not stopped:
+              traced.at(step)
+              state = run.step(state, step, batches)
+              step += 1
+              run.report(writer)  # while the step runs, about those before it
+              run.due = step if _due(step, config.train.log_every) else None
+              stopped, last = stop.reached(step), step == config.last_step
+              if stopped or last or _due(step, config.train.checkpoint_every):
+                run.report(writer)
+                run.save(checkpoints, step, state)
+              if _due(step, config.train.preview_every):
+                with run.speed.paused():
+                  run.previews.make(step, state["ema"], writer)
+          missing = None if step == config.last_step or stopped else run.missing(step)
+        if missing:  # with the weights that its negatives are to be sampled from
+          run.report(writer)
+          run.save(checkpoints, step, state)
         checkpoints.wait()
+      if missing:
+        return _waiting(config, step, missing)
       if step == config.last_step:
         export_model(config, state["ema"], step, workdir / MODEL)
       return Outcome(step, step < config.last_step)
 
 
-def export(config: Config, workdir: pathlib.Path, folder: pathlib.Path | None = None) -> None:
+def _waiting(config: Config, step: int, missing: Need) -> Outcome:
+  logging.warning("Stopped at step %d of %d: %s, where there is no dataset yet. Once there is, the "
+                  "same command goes on.", step, config.last_step, missing)
+  return Outcome(step, True, missing)
+
+
+def export(config: Config, workdir: pathlib.Path, folder: pathlib.Path | None = None,
+           programs: Programs | None = None) -> None:
   """Writes the average of the weights of the newest checkpoint as a model folder.
 
   Args:
     config: the run's.
     workdir: its folder; a run may be at work there.
     folder: the model folder; None takes WORKDIR/model.
+    programs: as of `train`.
 
   Raises:
     InputError: there is no checkpoint, it is of another config, or the folder cannot be written.
@@ -193,8 +251,8 @@ def export(config: Config, workdir: pathlib.Path, folder: pathlib.Path | None = 
   if not (workdir / FOLDER).is_dir():
     raise InputError(f"{workdir} holds no checkpoints; give the --workdir of a run.")
   check_components(config)
-  programs = Programs(config)
-  description = identity.describe(config, Sources(config).digests())
+  programs = programs or Programs(config)
+  description = identity.describe(config, {})  # no dataset matters, and none need be there
   with Checkpoints(workdir, config, description, writing=False) as checkpoints:
     step = checkpoints.latest
     if step is None:

@@ -120,7 +120,7 @@ class HeldOut:
     self._rows = config.train.batch // config.train.accumulate
     dataset = Dataset(config.preview.held_out, config.model.transformer)
     order = Order(dataset.index.bucket_numbers(), self._rows, seed=None)
-    self._source = Source(config.preview.held_out, dataset, order, negative=False)
+    self._source = Source(config.preview.held_out, dataset, order, stage=None)
     self._batches = first_seen(order, len(dataset), config.preview.batches)
     self._run = programs.jit(self._measure, donate_argnums=(),
                              out_shardings=jax.NamedSharding(programs.mesh, jax.P()))

@@ -159,9 +159,3 @@ def test_flash_windows_repeat_the_ends():
   np.testing.assert_array_equal(got[..., 0, 0], [
       [0, 0, 0, 1, 2], [0, 0, 1, 2, 3], [0, 1, 2, 3, 4], [1, 2, 3, 4, 5], [2, 3, 4, 5, 5],
       [3, 4, 5, 5, 5]])
-
-
-def test_null_audio():
-  assert audio.null_audio("preview", 9, channels=48).shape == (18, 48)
-  flash = audio.null_audio("flash", 9, layers=3, channels=16)
-  assert flash.shape == (9, 5, 3, 16) and not flash.any()

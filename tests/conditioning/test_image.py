@@ -34,30 +34,12 @@ def test_lanczos_matches_golden():
   np.testing.assert_array_equal(got[0], want)
 
 
-def test_first_frame_of_video_matches_golden():
+def test_pixels_match_golden():
   case = golden_data.load("e2e", "image_io")
-  want = 2 * case["video_single"][0].transpose(1, 2, 3, 0) - 1
-  got = image.to_video(5, case["resized_lanczos_u8"])
+  want = 2 * case["video_single"][0, :, 0].transpose(1, 2, 0) - 1
+  got = image.to_pixels(case["resized_lanczos_u8"])
   assert got.dtype == np.float32
-  np.testing.assert_array_equal(got[0], want[0])
-  assert not got[1:].any()
-
-
-def test_several_first_images_match_golden():
-  case = golden_data.load("e2e", "image_io")
-  want = 2 * case["video_two_refs"][0].transpose(1, 2, 3, 0) - 1
-  images = np.rint(case["video_two_refs"][0, :, :2].transpose(1, 2, 3, 0) * 255).astype(np.uint8)
-  got = image.to_video(5, list(images))
-  np.testing.assert_array_equal(got[:2], want[:2])
-  assert not got[2:].any()
-
-
-def test_last_image_and_overfull_video():
-  black, white = np.zeros((16, 16, 3), np.uint8), np.full((16, 16, 3), 255, np.uint8)
-  got = image.to_video(5, black, white)
-  assert (got[0] == -1).all() and (got[4] == 1).all() and not got[1:4].any()
-  with pytest.raises(ValueError, match="2 first images"):
-    image.to_video(2, [black, black], white)
+  np.testing.assert_array_equal(got, want)
 
 
 @golden_data.cases("clip", "case_*")

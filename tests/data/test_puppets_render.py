@@ -12,7 +12,8 @@ from emv3_jax.data import puppets
 from emv3_jax.data.puppets import canvas, clips, face, palette, readers
 from emv3_jax.data.puppets.sentences import sentences
 from emv3_jax.errors import InputError
-from emv3_jax.io.video_files import read_metadata, read_video
+from emv3_jax.io.video_files import read_video
+from tests.io.metadata import metadata_of
 
 
 @functools.cache
@@ -147,7 +148,7 @@ def test_mp4s_and_their_manifest(tmp_path):
   video = read_video(tmp_path / rows[0]["video"])
   assert np.abs(video.frames.astype(int) - clip.frames).mean() < 6
   assert np.corrcoef(readers.opening(video.frames), clip.truth.opening)[0, 1] > 0.97
-  assert read_metadata(tmp_path / rows[0]["video"])["synthetic"] is True
+  assert metadata_of(tmp_path / rows[0]["video"])["synthetic"] is True
   assert rows[0]["prompt"] == clip.caption
   np.testing.assert_allclose(rows[0]["truth"]["opening"], clip.truth.opening)
   top, bottom, left, right = map(int, rows[0]["mouth_box"].split(","))

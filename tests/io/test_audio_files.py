@@ -121,3 +121,12 @@ def test_streamed_wav_without_a_known_size_is_read(tmp_path):
   content[4:8] = content[40:44] = b"\xff\xff\xff\xff"
   file.write_bytes(content)
   assert len(read_audio(file)[0]) == RATE
+
+
+def test_wav_with_latin_1_tags_is_read(tmp_path):
+  file = tmp_path / "a.wav"
+  soundfile.write(file, tone(), RATE, "PCM_16")
+  title = b"INFOINAM" + (6).to_bytes(4, "little") + "José!".encode("latin-1") + b"\0"
+  content = file.read_bytes() + b"LIST" + len(title).to_bytes(4, "little") + title
+  file.write_bytes(content[:4] + (len(content) - 8).to_bytes(4, "little") + content[8:])
+  assert len(read_audio(file)[0]) == RATE

@@ -1,7 +1,6 @@
 """MP4 files: what is written comes back; what is no video is refused with a reason."""
 
 from fractions import Fraction
-import json
 import resource
 import struct
 
@@ -10,7 +9,8 @@ import numpy as np
 import pytest
 
 from emv3_jax.errors import InputError
-from emv3_jax.io.video_files import read_metadata, read_video, stream_video, write_video
+from emv3_jax.io.video_files import read_video, stream_video, write_video
+from tests.io.metadata import metadata_of
 
 HEIGHT, WIDTH = 32, 48
 
@@ -65,7 +65,7 @@ def test_colours_come_back(tmp_path):
 
 
 def test_metadata_and_layout(clip):
-  assert read_metadata(clip) == {"synthetic": True, "seed": 7}
+  assert metadata_of(clip) == {"synthetic": True, "seed": 7}
   content = clip.read_bytes()
   assert 0 < content.find(b"moov") < content.find(b"mdat")
   assert [p.name for p in clip.parent.iterdir()] == ["clip.mp4"]
@@ -198,14 +198,11 @@ def test_not_a_video(tmp_path):
     read_video(tmp_path / "a.png")
 
 
-def test_file_without_our_metadata(tmp_path):
-  with av.open(str(tmp_path / "a.mp4"), "w") as container:
-    container.metadata["comment"] = json.dumps([1])
-    stream = container.add_stream("libx264", rate=25)
-    stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-    container.mux(stream.encode(av.VideoFrame.from_ndarray(numbered(1)[0], format="rgb24")))
-    container.mux(stream.encode(None))
-  assert read_metadata(tmp_path / "a.mp4") == {}
+def test_tags_that_are_no_utf8(clip, tmp_path):
+  content = clip.read_bytes()
+  assert content.count(b"synthetic") == 1
+  (tmp_path / "a.mp4").write_bytes(content.replace(b"synthetic", "synthétic".encode("latin-1")))
+  assert len(read_video(tmp_path / "a.mp4").frames) == 20
 
 
 def test_nothing_half_written_stays(tmp_path, rng):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from emv3_jax.models import clip
-from emv3_jax.models.precision import BFLOAT16, FLOAT32
+from emv3_jax.models.precision import FLOAT32, Precision
 from tests import golden_data
 from tests.models import official_encoders
 
@@ -40,7 +40,7 @@ def test_equals_reference(name, num_layers, key):
 
 def test_bfloat16_is_close():
   pixels = _pixels(golden_data.load("clip", "case_down_300x416"))
-  want, got = _encode(pixels), _encode(pixels, precision=BFLOAT16)
+  want, got = _encode(pixels), _encode(pixels, precision=Precision("bfloat16", "bfloat16"))
   assert got.dtype == jnp.float32
   assert np.linalg.norm(got - want) / np.linalg.norm(want) < 2e-2
 

@@ -10,7 +10,7 @@ import pytest
 from emv3_jax.models import transformer
 from emv3_jax.models.attention import attend_blocked, attend_xla
 from emv3_jax.models.network import named_leaves
-from emv3_jax.models.precision import BFLOAT16, FLOAT32
+from emv3_jax.models.precision import FLOAT32, Precision
 from emv3_jax.models.rope import Riflex, rope_table, time_sinusoid
 from tests import golden_data
 from tests.models import official_weights
@@ -98,7 +98,7 @@ def test_flash_equals_reference(name):
 
 def test_bfloat16_stays_near_float32():
   want = _velocity_once("preview", "case_a_f5")
-  got = _velocity("preview", "case_a_f5", precision=BFLOAT16)
+  got = _velocity("preview", "case_a_f5", precision=Precision("bfloat16", "bfloat16"))
   assert got.dtype == jnp.float32
   assert jnp.linalg.norm(got - want) <= 2e-2 * jnp.linalg.norm(want)
 

@@ -8,7 +8,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 import pytest
 
-from emv3_jax.models.precision import BFLOAT16
+from emv3_jax.models.precision import Precision
 from emv3_jax.models.vae import VAEConfig, network
 from tests import golden_data
 from tests.models import official_vae
@@ -181,7 +181,7 @@ def test_memory_does_not_grow_with_length(direction):
 
 
 def test_bfloat16_is_close(video, latents):
-  net = network(SMALL_CONFIG, BFLOAT16)
+  net = network(SMALL_CONFIG, Precision("bfloat16", "bfloat16"))
   params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), small_params())
   for function, x, dtype in ((encode, video, jnp.float32), (decode, latents, jnp.bfloat16)):
     want = np.asarray(function(SMALL, small_params(), x))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from emv3_jax.models import wav2vec2
-from emv3_jax.models.precision import BFLOAT16, FLOAT32
+from emv3_jax.models.precision import FLOAT32, Precision
 from tests import golden_data
 from tests.models import official_encoders
 
@@ -79,7 +79,7 @@ def test_resampling_keeps_both_ends_and_is_linear():
 
 def test_bfloat16_is_close(rng):
   waveform = rng.standard_normal((1, 16000), np.float32)
-  want, got = _encode(waveform), _encode(waveform, BFLOAT16)
+  want, got = _encode(waveform), _encode(waveform, Precision("bfloat16", "bfloat16"))
   assert got.dtype == jnp.float32
   assert np.linalg.norm(got - want) / np.linalg.norm(want) < 3e-2
 

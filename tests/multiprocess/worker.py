@@ -15,6 +15,7 @@ from emv3_jax.models.network import named_leaves
 from emv3_jax.sampling.denoise import Denoiser
 from emv3_jax.sampling.settings import SamplingConfig
 from emv3_jax.sharding.mesh import MeshConfig
+from tests.compiler import QUICK
 from tests.sharding import tiny
 
 
@@ -44,7 +45,7 @@ def main(address: str, processes: str, process: str, out: str) -> None:
   jax.config.update("jax_num_cpu_devices", 4)
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
   jax.distributed.initialize(address, int(processes), int(process))
-  jax.jit = functools.partial(jax.jit, compiler_options=tiny.QUICK)
+  jax.jit = functools.partial(jax.jit, compiler_options=QUICK)
   results = work()
   if jax.process_index() == 0:
     np.savez(out, **results)

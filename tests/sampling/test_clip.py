@@ -18,6 +18,7 @@ from emv3_jax.sampling import output
 from emv3_jax.sampling.clip import encode_text, sample
 from emv3_jax.sampling.model import load
 from emv3_jax.sampling.settings import Request
+from tests.io.metadata import metadata_of
 from tests.sampling.conftest import tiny_config
 
 BOX = "8,40,8,40"
@@ -166,7 +167,7 @@ def test_written_video_is_whole_and_says_what_it_is(model, files, tmp_path):
   assert sorted(path.name for path in video.parent.iterdir()) == [
       "clip.json", "clip.latents.npy", "clip.mp4"]
   assert np.array_equal(np.load(tmp_path / "deep/clip.latents.npy"), clip.latents)
-  metadata = video_files.read_metadata(video)
+  metadata = metadata_of(video)
   assert metadata["synthetic"] is True and metadata["seed"] == 9 and metadata["model"] == "tiny"
   report = json.loads((tmp_path / "deep/clip.json").read_text())
   assert report["seed"] == 9 and report["versions"]["jax"] and report["config"]["name"] == "tiny"

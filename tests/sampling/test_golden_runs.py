@@ -108,7 +108,7 @@ def test_one_program_serves_all_steps():
   case = golden_data.load("e2e", "std_dynamic")
   denoiser, params = denoiser_and_params(case)
   denoiser.run(params, channels_last(case["init_noise"]), conditions_of(case))
-  assert denoiser.compiled_steps() == 1
+  assert denoiser._step._cache_size() == 1
 
 
 def test_clips_of_a_batch_do_not_influence_each_other():

@@ -1,6 +1,5 @@
 """Manifests: done jobs are skipped, a failing one stays alone, changed ones run again."""
 
-import dataclasses
 import json
 
 from absl import logging
@@ -62,7 +61,8 @@ class Manifest:
 
   def _sample(self, model, request, progress):
     frames = np.zeros((5, 16, 16, 3), np.uint8)
-    report = {"seed": 1, "config": dataclasses.asdict(model.config), **fingerprint.for_report(model, request)}
+    report = {"seed": 1, "config": {"name": "tiny", "sampling": {"enlarge": 1}},
+              **fingerprint.for_report(model, request)}
     return Clip(frames=frames, fps=25, sound=(np.zeros((3200, 1), np.float32), 16000),
                 latents=np.zeros((2, 2, 2, 16), np.float32), report=report)
 

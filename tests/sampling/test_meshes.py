@@ -20,6 +20,7 @@ from emv3_jax.sampling.clip import sample
 from emv3_jax.sampling.model import Model, load
 from emv3_jax.sampling.settings import Request
 from emv3_jax.sharding import MeshConfig
+from tests.compiler import QUICK
 from tests.sampling.conftest import tiny_config
 from tests.sharding import tiny
 
@@ -33,7 +34,7 @@ PROGRAMS = ("_network", "_denoiser", "encoder", "vae_encode", "vae_decode")
 @pytest.fixture(scope="module", autouse=True)
 def quick_compilation():
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=tiny.QUICK))
+    patch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=QUICK))
     yield
   for name in PROGRAMS:
     getattr(programs, name).cache_clear()

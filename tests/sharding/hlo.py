@@ -10,7 +10,7 @@ import re
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from tests.sharding import tiny
+from tests.compiler import QUICK
 
 _START = re.compile(r"^(?:ENTRY )?%(\S+) .*\{$")
 _COLLECTIVE = re.compile(
@@ -35,7 +35,7 @@ def compile_with_collectives(lowered: jax.stages.Lowered, folder):
   """
   jax.config.update("jax_compilation_cache_dir", None)
   compilation_cache.reset_cache()
-  compiled = lowered.compile(compiler_options=tiny.QUICK | {
+  compiled = lowered.compile(compiler_options=QUICK | {
       "xla_dump_to": str(folder), "xla_dump_hlo_pass_re": "spmd-partitioning",
       "xla_dump_hlo_as_text": True})
   (path,) = folder.glob("*after_spmd-partitioning*.txt")

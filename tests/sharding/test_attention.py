@@ -12,6 +12,7 @@ from emv3_jax.errors import InputError
 from emv3_jax.models.attention import attend_xla
 from emv3_jax.sharding.mesh import MeshConfig
 from emv3_jax.splash_attention import attend_splash
+from tests.compiler import QUICK
 from tests.sharding import tiny
 
 
@@ -25,7 +26,7 @@ def _out_and_gradients(attend, qkv, mesh=None):
     qkv = sharding.replicate(qkv, mesh)
   loss = lambda *qkv: (lambda out: (jnp.sum(jnp.sin(out)), out))(attend(*qkv))
   program = jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))
-  (_, out), gradients = program.lower(*qkv).compile(tiny.QUICK)(*qkv)
+  (_, out), gradients = program.lower(*qkv).compile(QUICK)(*qkv)
   return out, *gradients
 
 

@@ -7,7 +7,8 @@ import pytest
 from emv3_jax import sharding
 from emv3_jax.models import clip, umt5, wav2vec2
 from emv3_jax.sharding.mesh import MeshConfig
-from tests.sharding import hlo, tiny
+from tests.compiler import QUICK
+from tests.sharding import hlo
 
 NETWORKS = {
     "text_encoder": umt5.network(umt5.UMT5Config(
@@ -34,7 +35,7 @@ def test_split_encoders_give_the_same_numbers(component, tmp_path):
   params = jax.tree.map(lambda leaf: 0.2 * rng.normal(size=leaf.shape).astype(np.float32),
                         net.abstract)
   program = jax.jit(lambda params, *inputs: net.bind(params)(*inputs))
-  want = program.lower(params, *inputs).compile(tiny.QUICK)(params, *inputs)
+  want = program.lower(params, *inputs).compile(QUICK)(params, *inputs)
   mesh = sharding.make_mesh(MeshConfig(fsdp=2, context=2, tensor=2))
   args = (sharding.place(params, mesh, component), *sharding.replicate(inputs, mesh))
   compiled, found = hlo.compile_with_collectives(program.lower(*args), tmp_path)

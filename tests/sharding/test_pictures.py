@@ -9,7 +9,7 @@ from emv3_jax.models import vae
 from emv3_jax.models.vae_layers import VIDEO_AXES
 from emv3_jax.sharding.mesh import MeshConfig
 from emv3_jax.sharding.pictures import check_split, nearest_sizes, picture_split
-from tests.sharding import tiny
+from tests.compiler import QUICK
 
 CONFIG = vae.VAEConfig(base_dim=4)
 SIZE8 = (4, 6)  # two devices split the columns, four the rows
@@ -58,7 +58,7 @@ def _run(method, x, mesh=None, folder=None):
     params, x = sharding.place(params, mesh, "vae"), sharding.replicate(x, mesh)
     how = dict(constrain=sharding.constrain_pictures(mesh, len(x), SIZE8))
   program = jax.jit(lambda params, x: getattr(net.bind(params), method)(x, **how))
-  compiled = program.lower(params, x).compile(tiny.QUICK)
+  compiled = program.lower(params, x).compile(QUICK)
   return np.asarray(compiled(params, x)), compiled
 
 

@@ -10,8 +10,8 @@ import sys
 import jax
 import numpy as np
 
+from tests.compiler import QUICK
 from tests.multiprocess import worker
-from tests.sharding import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -27,7 +27,7 @@ def test_two_processes_are_one(tmp_path, monkeypatch):
       cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
                for index in range(2)]
   try:
-    monkeypatch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=tiny.QUICK))
+    monkeypatch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=QUICK))
     want = worker.work()
     logs = [process.communicate(timeout=300)[0] for process in processes]
   finally:

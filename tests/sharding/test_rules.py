@@ -13,6 +13,7 @@ from emv3_jax.models import clip, transformer, umt5, vae, wav2vec2
 from emv3_jax.models.network import named_leaves
 from emv3_jax.sharding import rules
 from emv3_jax.sharding.mesh import MeshConfig
+from tests.compiler import QUICK
 from tests.sharding import tiny
 
 NETWORKS = {
@@ -106,7 +107,7 @@ def test_placed_parameters_keep_their_numbers():
 
 @pytest.mark.slow
 def test_initialisation_does_not_depend_on_the_mesh(monkeypatch):
-  monkeypatch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=tiny.QUICK))
+  monkeypatch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=QUICK))
   mesh = tiny.mesh_of(MeshConfig(fsdp=2, context=2))
   sharded = sharding.ShardedTransformer(tiny.CONFIG, mesh)
   params = sharded.init(jax.random.key(5))

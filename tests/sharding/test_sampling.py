@@ -12,6 +12,7 @@ from emv3_jax.models import transformer
 from emv3_jax.sampling.denoise import Denoiser
 from emv3_jax.sampling.settings import SamplingConfig
 from emv3_jax.sharding.mesh import MeshConfig
+from tests.compiler import QUICK
 from tests.sharding import tiny
 
 PREVIEW = SamplingConfig(steps=2, solver="unipc", neg_steps=0)
@@ -21,7 +22,7 @@ FLASH = SamplingConfig(steps=2, text_scale=6.0, audio_scale=3.0, dynamic_text=Fa
 
 @pytest.fixture(autouse=True)
 def quick_compilation(monkeypatch):
-  monkeypatch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=tiny.QUICK))
+  monkeypatch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=QUICK))
 
 
 @functools.cache
@@ -41,7 +42,7 @@ def _check(mesh_config, settings=PREVIEW, config=tiny.CONFIG, clips=1):
   got = denoiser.run(params, noise, tiny.conditions_of(clips, config))
   want = _on_one_device(config, settings, clips)
   np.testing.assert_allclose(got, want, atol=2e-5 * np.abs(want).max())
-  assert denoiser.compiled_steps() == 1
+  assert denoiser._step._cache_size() == 1
 
 
 @pytest.mark.parametrize("mesh_config", tiny.MESHES, ids=tiny.name_of)
@@ -69,4 +70,4 @@ def test_the_step_compiles_once_a_size(monkeypatch):
     monkeypatch.setattr(tiny, "GRID", grid)
     noise = sharding.replicate(tiny.noise_of(1), mesh)
     denoiser.run(params, noise, tiny.conditions_of(1, tiny.FLASH))
-    assert denoiser.compiled_steps() == compiled
+    assert denoiser._step._cache_size() == compiled

@@ -16,6 +16,7 @@ from emv3_jax.models.network import named_leaves
 from emv3_jax.models.precision import Precision
 from emv3_jax.models.rope import rope_table, time_sinusoid
 from emv3_jax.sharding.mesh import MeshConfig
+from tests.compiler import QUICK
 from tests.sharding import hlo, tiny
 
 MIXED = Precision(params="float32", compute="bfloat16")
@@ -28,7 +29,7 @@ def _inputs(batch=BATCH, net=tiny.CONFIG):
 
 def _gradients(args, **how):
   step = jax.value_and_grad(functools.partial(tiny.loss_and_velocity, **how), has_aux=True)
-  return jax.jit(step).lower(*args).compile(tiny.QUICK)(*args)
+  return jax.jit(step).lower(*args).compile(QUICK)(*args)
 
 
 @functools.cache

@@ -33,8 +33,6 @@ MESHES = (
     MeshConfig(fsdp=8),
 )
 GRID = (3, 4, 6)  # latent frames, rows and columns of tokens: an odd number of frames
-# The tests' time is compilation: four times less without optimisation.
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 ATTEND = functools.partial(attend_blocked, block=16)  # no length here is a multiple of 16
 
 

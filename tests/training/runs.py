@@ -27,10 +27,10 @@ NETWORK = dataclasses.replace(
     windows.CONFIG, dim=48, ffn_dim=64, num_heads=4, num_layers=2, freq_dim=16)
 STAGES = (Stage("base", 8, Mixture(i2v=1.0, flf2v=1.0), warmup=2, audio=False),
           Stage("all", 100, Mixture(1.0, 1.0, 1.0, 1.0), learning_rate=1e-3))
-QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 _FILE = """\
 import json
 import ml_collections
+from tests.compiler import QUICK_FLAGS
 
 def get_config():
   return ml_collections.ConfigDict(json.loads({text!r}))
@@ -62,7 +62,7 @@ def write_config(config: Config, path: pathlib.Path) -> pathlib.Path:
 
 def start(config_file, workdir, *arguments: str, devices: int = 1) -> subprocess.Popen:
   """`run_train.py` in a process of its own with so many CPU devices."""
-  flags = f"--xla_force_host_platform_device_count={devices} {QUICK}"
+  flags = f"--xla_force_host_platform_device_count={devices} {QUICK_FLAGS}"
   return subprocess.Popen(
       [sys.executable, "run_train.py", f"--config={config_file}", f"--workdir={workdir}",
        *arguments], cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},

@@ -80,6 +80,8 @@ def test_lost_conditions_are_those_that_guidance_has_none_of():
   for name in ("image", "mask", "masked_latents"):
     np.testing.assert_array_equal(got[name][1], batch[name][1])
     assert not np.any(got[name][2])
+  np.testing.assert_array_equal(got["face_mask"][1], batch["face_mask"][1])
+  assert np.all(got["face_mask"][2] == 1), "without a picture the audio acts everywhere"
 
 
 def test_dropout_that_adds_up_to_more_than_everything_is_refused():

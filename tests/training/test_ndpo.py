@@ -12,6 +12,7 @@ from emv3_jax.tasks.schedule import Stage
 from emv3_jax.training import ndpo
 from emv3_jax.training.draws import draw
 from emv3_jax.training.settings import MIXED, NDPOConfig, OptimizerConfig
+from tests.compiler import QUICK
 from tests.training import tiny
 
 LOG2 = np.float32(np.log(2))
@@ -74,7 +75,7 @@ def test_a_model_in_mixed_precision_predicts_what_its_reference_does():
   params, batch = tiny.params_of(forward.network), tiny.batch_of()
   draws = draw(config, jnp.int32(0), batch["example"], batch["latents"].shape[1:])
   velocity = jax.jit(lambda params: forward.velocity(
-      params, batch, draws, forward.rope(batch["latents"].shape)), compiler_options=tiny.QUICK)
+      params, batch, draws, forward.rope(batch["latents"].shape)), compiler_options=QUICK)
   reference = ndpo.reference_of(params, MIXED)
   np.testing.assert_array_equal(velocity(params), velocity(reference))
   whole = transformer.network(tiny.NETWORK).num_params()

@@ -83,7 +83,7 @@ def test_other_devices_and_processes_go_on(config_file, left_alone):
   pair = runs.start_all(config_file, workdir, *split, processes=2, devices=2)
   runs.wait_until(pair[0], lambda: runs.last_line(workdir) >= 6)
   pair[1].send_signal(signal.SIGTERM)
-  said = runs.finish(*pair)
+  said = runs.finish(*pair, code=75)
   assert said.count("the same command goes on") == 2
   stopped, = runs.saved_steps(workdir)
   assert 6 <= stopped < 40, "stopped too late to show anything"

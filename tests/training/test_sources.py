@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from emv3_jax import sharding
+from emv3_jax.data.pipeline import collate
 from emv3_jax.errors import InputError
 from emv3_jax.sharding import MeshConfig
 from emv3_jax.sharding import mesh as mesh_lib
 from emv3_jax.tasks.schedule import Mixture, Stage
-from emv3_jax.training.host_batches import HostBatches, local_rows
+from emv3_jax.training.host_batches import HostBatches, finished, local_rows
 from emv3_jax.training.settings import NDPOConfig
 from emv3_jax.training.sources import Sources
 from tests.data import windows
@@ -38,7 +39,7 @@ def test_batches_are_taken_one_after_the_other(folder, sft_weight, data):
   sources = Sources(config_of(folder, sft_weight))
   assert [sources.number(step, sources.data) for step in range(10)] == data
   negatives = sources.of_step(5)
-  assert negatives.negative and not sources.of_step(4).negative
+  assert negatives.stage == 1 and sources.of_step(4).stage is None
   assert [sources.number(step, negatives) for step in range(10)] == [0] * 6 + [1, 1, 1, 2]
 
 
@@ -52,10 +53,12 @@ def test_batches_on_the_mesh(folder):
   config = config_of(folder, sft_weight=0.5)
   sources = Sources(config)
   target = batch_sharding(data=2, context=2)
-  with HostBatches(config, sources, target, first=4) as batches:
+  with HostBatches(config, sources, target, first=4, end=7) as batches:
     learnt, unlearnt = batches.take(4), batches.take(5)
-    with pytest.raises(ValueError, match="step 9 was asked for, that of 6"):
+    with pytest.raises(ValueError, match="step 9 was asked for; they end before 7"):
       batches.take(9)
+    with pytest.raises(ValueError, match="step 5 was asked for, that of 6"):
+      batches.take(5)
   assert learnt.positives is None and unlearnt.positives is not None
   for batch, step in ((learnt.batch, 4), (unlearnt.batch, 5)):
     np.testing.assert_array_equal(batch["example"], sources.examples(step))
@@ -69,9 +72,27 @@ def test_batches_on_the_mesh(folder):
 def test_a_stage_without_sound(folder):
   stages = (Stage("silent", 1, audio=False), Stage("loud", 1))
   config = runs.config_of(folder, stages, batch=2)
-  with HostBatches(config, Sources(config), batch_sharding(), first=0) as batches:
+  with HostBatches(config, Sources(config), batch_sharding(), first=0, end=10) as batches:
     silent, loud = batches.take(0).batch["audio"], batches.take(1).batch["audio"]
   assert not np.any(silent) and np.all(np.any(loud, axis=(1, 2)))
+
+
+def test_negatives_keep_their_task_and_pairs_have_one(folder, tmp_path):
+  """The data are of version 1; of the negatives all but the last name their task."""
+  windows.write_dataset(tmp_path / "data", shards=((4, 0),), version=1)
+  windows.write_dataset(tmp_path / "negatives", shards=((4, 0),),
+                        task_of=["t2v", "lipsync", "flf2v", ""].__getitem__)
+  pairs = Stage("pairs", 8, Mixture(i2v=1.0), kind="dpo", negatives=str(tmp_path / "negatives"))
+  config = dataclasses.replace(runs.config_of(folder, (pairs,), batch=4), data=str(tmp_path / "data"))
+  wanted = np.array([0, 3, 2, 1])
+  with HostBatches(config, Sources(config), batch_sharding(), first=0) as batches:
+    made = batches.take(0)
+  for batch in (made.batch, made.positives):
+    np.testing.assert_array_equal(batch["task"], wanted[np.asarray(batch["example"])])
+  np.testing.assert_array_equal(made.batch["example"], made.positives["example"])
+  other = collate([windows.make_record(1, task="i2v")], np.arange(1), 8)
+  with pytest.raises(InputError, match="record 0 .* for the tasks i2v and lipsync; a pair needs one"):
+    finished(0, 0, pairs, collate([windows.make_record(1, task="lipsync")], np.arange(1), 8), other)
 
 
 def test_rows_of_a_process_need_not_lie_together():
@@ -89,7 +110,7 @@ def test_damaged_records_reach_the_loop(folder, tmp_path):
   data[len(data) // 4:] = bytes(len(data) - len(data) // 4)
   with open(shard, "r+b") as file:
     file.write(data)
-  with (HostBatches(config, sources, batch_sharding(), first=0) as batches,
+  with (HostBatches(config, sources, batch_sharding(), first=0, end=10) as batches,
         pytest.raises(InputError)):
     for step in range(8):
       batches.take(step)
@@ -99,8 +120,6 @@ def test_what_cannot_be_taken_from(folder, tmp_path):
   config = config_of(folder)
   with pytest.raises(InputError, match="names no dataset"):
     Sources(dataclasses.replace(config, data=""))
-  with pytest.raises(InputError, match="is no dataset"):
-    Sources(dataclasses.replace(config, data=str(tmp_path)))
   with pytest.raises(InputError, match="names no negatives"):
     Sources(dataclasses.replace(config, stages=(Stage("n", 1, kind="ndpo"),)))
   with pytest.raises(InputError, match="pairs record n"):
@@ -113,5 +132,5 @@ def test_what_cannot_be_taken_from(folder, tmp_path):
 
 def test_mixture_decides_tasks(folder):
   config = runs.config_of(folder, (Stage("lipsync", 1, Mixture(lipsync=1.0)),), batch=4)
-  with HostBatches(config, Sources(config), batch_sharding(fsdp=4), first=0) as batches:
+  with HostBatches(config, Sources(config), batch_sharding(fsdp=4), first=0, end=10) as batches:
     assert np.asarray(batches.take(0).batch["task"]).tolist() == [3] * 4

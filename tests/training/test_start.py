@@ -14,6 +14,7 @@ from emv3_jax.models.rope import rope_table, time_sinusoid
 from emv3_jax.sharding import make_mesh
 from emv3_jax.training.start import initial_params
 from emv3_jax.training.trainable import is_audio
+from tests.compiler import QUICK
 from tests.training import tiny
 
 NETWORKS = {"preview": tiny.NETWORK, "flash": dataclasses.replace(
@@ -49,7 +50,7 @@ def test_a_base_model_with_a_fresh_audio_path_predicts_what_it_did(variant, tmp_
   base = {name: leaf for name, leaf in whole.items() if not is_audio(name)}
   params = _start(config, checkpoint=_save(tmp_path, nested(base), "base"))
   velocity = jax.jit(lambda params, gain: _velocity(config, params, gain),
-                     compiler_options=tiny.QUICK)
+                     compiler_options=QUICK)
   np.testing.assert_array_equal(velocity(params, 1.0), velocity(nested(whole), 0.0))
   assert np.abs(velocity(nested(whole), 1.0) - velocity(nested(whole), 0.0)).max() > 1e-3
   assert not np.any(params["blocks"]["cross_attn"]["v_audio"]["kernel"])

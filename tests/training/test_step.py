@@ -19,6 +19,7 @@ from emv3_jax.training import draws, ndpo, sft
 from emv3_jax.training.settings import NDPOConfig, OptimizerConfig, TrainConfig
 from emv3_jax.training.step import StepFunction
 from emv3_jax.training.trainable import is_audio
+from tests.compiler import QUICK
 from tests.training import tiny
 
 PLAIN = OptimizerConfig(name="sgd", b1=0.0, weight_decay=0.0, clip=0.0)
@@ -85,7 +86,7 @@ def test_the_loss_is_that_of_examples_one_by_one(one_device):
   sinusoid_of = lambda tau: jax.pure_callback(
       lambda tau: time_sinusoid(tau, tiny.NETWORK.freq_dim),
       jax.ShapeDtypeStruct((1, tiny.NETWORK.freq_dim), jnp.float32), tau)
-  velocity_of = jax.jit(velocity, compiler_options=tiny.QUICK)
+  velocity_of = jax.jit(velocity, compiler_options=QUICK)
   want = [_slow_error(velocity_of, programs.config, BATCH, i) for i in range(8)]
   np.testing.assert_allclose(metrics["error"], want, rtol=2e-5)
   np.testing.assert_allclose(metrics["loss"], np.mean(want), rtol=2e-5)
@@ -108,7 +109,7 @@ def test_the_gradient_is_the_slope_of_the_loss(kind):
   else:
     objective = ndpo.objective(forward, step, rope, reference, ndpo.start_calibration())
   value_and_grad = jax.jit(jax.value_and_grad(objective, has_aux=True),
-                           compiler_options=tiny.QUICK)
+                           compiler_options=QUICK)
   (_, told), gradient = value_and_grad(params, batch)
   assert kind == "sft" or np.abs(told["d"] - told["d_ref"]).min() > 0.01
 

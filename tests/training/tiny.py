@@ -15,12 +15,12 @@ from emv3_jax.sharding import MeshConfig
 from emv3_jax.tasks.schedule import Stage
 from emv3_jax.training.programs import Programs
 from emv3_jax.training.settings import Config, LossConfig, TrainConfig
+from tests.compiler import QUICK
 
 NETWORK = TransformerConfig(
     dim=48, ffn_dim=64, num_heads=4, num_layers=2, freq_dim=16, text_dim=16, text_tokens=6,
     image_dim=16, image_tokens=3, audio_dim=8)
 GRID = (2, 4, 4)  # latent frames, rows and columns of tokens
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 EMPTY_TEXT = np.random.default_rng(9).normal(size=(2, 16)).astype(np.float32)
 
 

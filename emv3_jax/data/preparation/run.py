@@ -13,6 +13,7 @@ from emv3_jax.data import index as index_lib
 from emv3_jax.data import records
 from emv3_jax.data.index import INDEX, SHARDS, Index
 from emv3_jax.data.preparation import encoding, shards
+from emv3_jax.data.preparation.made import ENCODERS
 from emv3_jax.data.preparation.manifest import Clip
 from emv3_jax.data.preparation.settings import PrepareConfig
 from emv3_jax.errors import InputError
@@ -21,7 +22,6 @@ from emv3_jax.io.digests import file_digest
 from emv3_jax.sampling.model import Model
 
 SETTINGS, REJECTED = "settings.json", "rejected.jsonl"
-ENCODERS = ("vae", "text_encoder", "image_encoder", "audio_encoder")
 _SPEED_ONLY = ("text_batch", "image_batch", "video_batch")
 
 
@@ -114,9 +114,15 @@ def _finish(model: Model, tokenizer: text_lib.Tokenizer, settings: PrepareConfig
   if not made:
     raise InputError(f"No clip could be used; the first: {rejected[0].reason}\n"
                      f"{folder / REJECTED} has all reasons.")
+  makers = sorted({digest for note in notes for digest in note.made_by})
+  if len(makers) > 1:
+    logging.warning("The clips come from different weights, as their reports tell: %s. Negatives of a "
+                    "stage should come from the weights that it starts at.",
+                    ", ".join(maker or "unknown" for maker in makers))
   empty = encoding.encode_texts(model, tokenizer, [""], 1)[""]
   index = Index(**identity, records=sum(shard.records for shard in made),
                 clips=sum(note.clips for note in notes), rejected=len(rejected),
-                dtype=settings.dtype, stride=settings.step, buckets=settings.buckets, shards=made)
+                dtype=settings.dtype, stride=settings.step, buckets=settings.buckets, shards=made,
+                made_by=", ".join(filter(None, makers)))
   index_lib.write_index(folder, index, empty)
   return index
