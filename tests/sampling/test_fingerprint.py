@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from emv3_jax.errors import InputError
+from emv3_jax.io import checkpoints
 from emv3_jax.model_config import COMPONENTS
 from emv3_jax.models.precision import Precision
 from emv3_jax.sampling import clip
@@ -243,6 +244,19 @@ def test_the_weights_of_each_network_count(config, folder, monkeypatch, componen
   before = of(config, request_in(folder))
   monkeypatch.setattr(Model, "digest", lambda _, name: f"{name == component} digest of {name}")
   assert of(config, request_in(folder)) != before
+
+
+def test_two_exports_of_other_weights_are_told_apart(config, folder):
+  def export(value):
+    for name in COMPONENTS:
+      checkpoints.save_component(folder / "model", name, {"kernel": np.full(3, value, np.float32)},
+                                 config={}, variant="preview")
+    model = model_of(config)
+    model.card = checkpoints.read_model_card(folder / "model")
+    return lib.fingerprint(model, request_in(folder))
+
+  first, again, other = export(1), export(1), export(2)
+  assert first == again != other
 
 
 def test_the_numbers_of_the_code_count(config, folder, monkeypatch):
