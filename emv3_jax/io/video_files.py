@@ -85,20 +85,6 @@ def write_video(path: str | os.PathLike, frames: Iterable[np.ndarray], *, fps: i
       container.mux(stream.encode(None))
 
 
-def read_metadata(path: str | os.PathLike) -> dict:
-  """What `write_video` was given as metadata; {} for a file without such a comment.
-
-  Raises:
-    InputError: no such file, or no media file.
-  """
-  with _opened(path) as container:
-    try:
-      found = json.loads(container.metadata.get("comment", ""))
-    except json.JSONDecodeError:
-      return {}
-  return found if isinstance(found, dict) else {}
-
-
 def read_video(path: str | os.PathLike, fps: float | None = 25.0,
                max_frames: int | None = None) -> Video:
   """Decodes the first video track.
