@@ -54,7 +54,7 @@ def test_the_hugging_face_cache_is_searched(own_text_model, tmp_path, monkeypatc
   (snapshot / file.name).symlink_to(file)
   monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
   assert find(model)["text_encoder"].plan.checkpoint.files == (snapshot / file.name,)
-  (snapshot / file.name).unlink()
+  file.rename(sources / "moved")  # the cache's link dangles
   with pytest.raises(InputError, match="not in the Hugging Face cache .*hub"):
     find(model)
 
