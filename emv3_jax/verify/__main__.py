@@ -58,9 +58,9 @@ def _verify(card: ModelCard, components: list[str], parts: list[str], size: Size
     from emv3_jax.verify.checkout import Checkout
     from emv3_jax.verify.libraries import Libraries
     from emv3_jax.verify.theirs import Theirs
-  except ModuleNotFoundError as error:
-    raise InputError(f"The other side needs the package {error.name}; run "
-                     "pip install 'emv3-jax[parity]'.") from error
+  except ImportError as error:
+    raise InputError(f"The other side needs the package {error.name}, which cannot be imported "
+                     f"({error}); run pip install 'emv3-jax[parity]'.") from error
   implementation = Checkout(checkout, variant) if checkout else Libraries()
   found = originals.find_originals(card, components, places)
   ours = Ours(card, components, size.steps, audio_gain=float(implementation.hears))

@@ -17,8 +17,9 @@ from emv3_jax.sampling.settings import RELEASED
 from emv3_jax.tasks import masks
 
 _ASSETS = pathlib.Path(__file__).parents[1] / "assets/tiny"
-PROMPT = "A person is speaking to the camera, calm and friendly."
+PROMPT = " ".join(["A person is speaking to the camera, calm and friendly."] * 12)  # > 128 tokens
 TEXT_STEP = 64  # tokens; what is masked beyond them changes nothing
+DRAWN_TOKENS = 192
 TAUS = (1000.0, 637.0, 12.0)
 
 
@@ -121,8 +122,8 @@ def make_inputs(config: ModelConfig, variant: str | None, tokenizer: pathlib.Pat
     used = -(-int(mask.sum(axis=1).max()) // TEXT_STEP) * TEXT_STEP
     ids, mask = ids[:, :used] % text.vocab_size, mask[:, :used]
   else:
-    ids = draw.integers(0, text.vocab_size, (2, TEXT_STEP)).astype(np.int32)
-    mask = np.arange(TEXT_STEP) < np.array([[17], [TEXT_STEP]])
+    ids = draw.integers(0, text.vocab_size, (2, DRAWN_TOKENS)).astype(np.int32)
+    mask = np.arange(DRAWN_TOKENS) < np.array([[DRAWN_TOKENS], [17]])
 
   picture = load_image(_ASSETS / "portrait.png")
   side = config.image_encoder.image_size

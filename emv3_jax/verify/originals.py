@@ -99,8 +99,9 @@ def _weight_files(places: Sequence[str]) -> Iterator[pathlib.Path]:
       yield place
     elif place.is_dir():
       for folder, _, names in os.walk(place):
-        yield from (pathlib.Path(folder, name) for name in sorted(names)
-                    if name.endswith(WEIGHT_SUFFIXES))
+        paths = (pathlib.Path(folder, name) for name in sorted(names)
+                 if name.endswith(WEIGHT_SUFFIXES))
+        yield from (path for path in paths if path.is_file())  # the cache keeps dangling links
     elif places:
       raise InputError(f"--sources={place} does not exist; give the folders of the downloaded files.")
 

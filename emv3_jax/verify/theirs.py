@@ -36,11 +36,12 @@ class Theirs:
               **options) -> Iterator[Callable]:
     """The call of a filled module; nothing of it is left afterwards."""
     original = self._originals[name]
-    with torch.inference_mode():
+    with torch.no_grad():
       made = _built(make, original.config, *arguments)
       layout = weights.layout_of(name, made.names, self._variant)
       weights.fill(made.module, original, layout, **options)
       yield made.call
+      _emptied(made.module)
 
   def text(self, inputs: Inputs) -> np.ndarray:
     original = self._originals["text_encoder"]
@@ -48,13 +49,13 @@ class Theirs:
     rows = table.take(original.plan.tensors[table.theirs].make())[inputs.ids]
     x = torch.from_numpy(rows.astype(original.stored[table.ours]).astype(np.float32))
     mask = torch.from_numpy(inputs.mask).long()
-    with torch.inference_mode():
+    with torch.no_grad():
       layer = _built(self._implementation.text_layer, original.config)
       layout = weights.layout_of("text_encoder", layer.names)
       for index in range(original.config.num_layers):
         weights.fill(layer.module, original, layout, lambda name: name.startswith("blocks."), index)
         x = layer.call(x, mask)
-    del layer
+      _emptied(layer.module)
     with self._module("text_encoder", self._implementation.text_norm,
                       only=lambda name: name.startswith("norm.")) as norm:
       return norm(x).numpy()
@@ -130,6 +131,11 @@ def _built(make: Callable[..., Module], *arguments) -> Module:
     made = make(*arguments)
   made.module.eval()
   return made
+
+
+def _emptied(module: torch.nn.Module) -> None:
+  """Frees a module's memory, whoever still holds the module."""
+  torch.nn.Module.to(module, "meta")
 
 
 def _first(array: np.ndarray) -> torch.Tensor:

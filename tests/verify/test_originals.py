@@ -3,7 +3,6 @@
 import json
 import shutil
 
-import numpy as np
 import pytest
 
 from emv3_jax.errors import InputError
@@ -55,7 +54,7 @@ def test_the_hugging_face_cache_is_searched(own_text_model, tmp_path, monkeypatc
   (snapshot / file.name).symlink_to(file)
   monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
   assert find(model)["text_encoder"].plan.checkpoint.files == (snapshot / file.name,)
-  (snapshot / file.name).unlink()
+  file.rename(sources / "moved")  # the cache's link dangles
   with pytest.raises(InputError, match="not in the Hugging Face cache .*hub"):
     find(model)
 
@@ -110,10 +109,3 @@ def test_the_base_model_is_refused(own_text_model):
   assert originals.read_folder(model, PARTS).variant == "base"
   with pytest.raises(InputError, match="variant base.*no audio"):
     originals.read_folder(model, [*PARTS, "transformer"])
-
-
-def test_random_files_tell_something():
-  """No gain is one value, no bias zero: a swap of two tensors would be seen."""
-  for name in small_model.CONFIGS:
-    for key, tensor in small_model.random_tensors(name).items():
-      assert tensor.size == 1 or np.ptp(tensor.astype(np.float32)) > 0, (name, key)
