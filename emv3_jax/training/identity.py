@@ -75,10 +75,18 @@ def _config_of(config: dict) -> Config | None:
   """A config whose fields that are younger than it have their defaults; None where some are no more."""
   if config.get("stages"):  # beside which releases up to 0.1 let a schedule stand, without effect
     config = {name: value for name, value in config.items() if name != "schedule"}
+  # Up to 0.1 settings of sampling were the preview's, and a dtype of sums was asked for and not used.
+  config = {**config, "preview": _without(config["preview"], "sampling"),
+            "precision": {name: _without(dtypes, "accumulate")
+                          for name, dtypes in config["precision"].items()}}
   try:
     return config_lib.build(Config, config)
   except InputError:
     return None
+
+
+def _without(fields: dict, name: str) -> dict:
+  return {key: value for key, value in fields.items() if key != name}
 
 
 def _without_stages(config: Config) -> dict:
