@@ -134,6 +134,6 @@ def _by_number(stages: Sequence[Stage], datasets: dict) -> dict:
   """Digests with negatives by number of the stage; up to 0.1 they were kept by its name."""
   if isinstance(datasets.get("negatives"), dict):
     return datasets
-  return {"data": datasets["data"], "negatives": {
-      str(index): datasets[stage.name] for index, stage in enumerate(stages)
-      if stage.kind != "sft" and stage.name in datasets}}
+  negatives = {str(index): datasets[stage.name] for index, stage in enumerate(stages)
+               if stage.kind != "sft" and stage.name in datasets}
+  return {**datasets, "negatives": negatives}

@@ -3,6 +3,7 @@
 WORKDIR/config.json       the config, packages and devices of the newest start
 WORKDIR/metrics.jsonl     a line every train.log_every steps; tensorboard/ has the same
 WORKDIR/checkpoints/STEP  see `training.saving`
+WORKDIR/stage_start/STEP  see `training.stage_start`
 WORKDIR/previews/         see `training.previews`
 WORKDIR/model/            the average of the weights as a model folder, once the run has ended
 """
@@ -18,7 +19,7 @@ from emv3_jax import processes, sharding
 from emv3_jax.errors import InputError
 from emv3_jax.io.atomic import write_json
 from emv3_jax.tasks import schedule
-from emv3_jax.training import identity, metrics
+from emv3_jax.training import ema, identity, metrics
 from emv3_jax.training.divergence import diverged
 from emv3_jax.training.exporting import check_components, export_model
 from emv3_jax.training.host_batches import HostBatches
@@ -31,6 +32,7 @@ from emv3_jax.training.saving import FOLDER, Checkpoints
 from emv3_jax.training.settings import Config
 from emv3_jax.training.sources import Need, Sources
 from emv3_jax.training.speed import Speed
+from emv3_jax.training.stage_start import StageStart
 from emv3_jax.training.start import initial_params
 from emv3_jax.training.state import State
 from emv3_jax.training.stopping import StopRequests
@@ -68,6 +70,8 @@ class Run:
                      else None)
     self.description = identity.describe(config, self.sources.digests())
     self.empty_text: jax.Array | None = None  # of the stages that are run
+    self.stage_start = StageStart(workdir, self.programs)
+    self.share: float | None = None  # of the average, at the end of the stage that a line is due of
     self._called: set[tuple] = set()
     self.pending = metrics.Pending()
     self.rows: list[Row] = []  # since the last line
@@ -121,6 +125,10 @@ class Run:
     """One step; its metrics are read later."""
     batch = batches.take(step)
     state = self.programs.enter(state, step)
+    place = schedule.place_of(self.programs.stages, step)
+    if step == place.first:
+      with self.speed.paused():
+        self.stage_start.keep(step, state, place.stage)
     program = self.programs.program_at(step)
     shape = batch.batch["latents"].shape
     known = (program, shape) in self._called  # a first call places constants
@@ -131,6 +139,22 @@ class Run:
     self.pending.wait(RUNNING)
     self.speed.count(step, shape, batches.stalled)
     return state
+
+  def after(self, step: int, state: State) -> None:
+    """After `step` steps: whether a line is due, and at a stage's end what the average holds of it."""
+    ended = step in schedule.first_steps(self.programs.stages)[1:]
+    self.due = step if ended or _due(step, self.config.train.log_every) else None
+    if not ended:
+      return
+    place = schedule.place_of(self.programs.stages, step - 1)
+    with self.speed.paused():
+      self.share = self.stage_start.share(place.first, state)
+    if self.share is not None and self.share < ema.HELD and ema.follows(self.programs.stages,
+                                                                       place.index):
+      logging.warning(
+          "The average holds %.2f of what stages.%d (%r) changed, less than %.2f: too little of it "
+          "will ship. Lower its ema_decay, or leave it to the rule of its kind.", self.share,
+          place.index, place.stage.name, ema.HELD)
 
   def read_metrics(self, last: int) -> None:
     """Reads the metrics of steps up to `last`.
@@ -154,6 +178,9 @@ class Run:
     stage = schedule.place_of(self.programs.stages, last.step - 1).stage.name
     told = {"step": last.step, "stage": stage, "kind": last.kind, **metrics.line(rows),
             **self.speed.read()}
+    if self.share is not None:
+      told["ema_share"], self.share = self.share, None
+      logging.info("The average holds %.3f of what stage %s changed.", told["ema_share"], stage)
     if writer is not None:
       writer.write(told)
       logging.info("Step %d of %d, %s: loss %.4f, %.2f s a step.", last.step,
@@ -209,7 +236,7 @@ def train(config: Config, workdir: pathlib.Path, *, speed: Speed | None = None,
               state = run.step(state, step, batches)
               step += 1
               run.report(writer)  # while the step runs, about those before it
-              run.due = step if _due(step, config.train.log_every) else None
+              run.after(step, state)
               stopped, last = stop.reached(step), step == config.last_step
               if stopped or last or _due(step, config.train.checkpoint_every):
                 run.report(writer)
@@ -226,6 +253,8 @@ def train(config: Config, workdir: pathlib.Path, *, speed: Speed | None = None,
         return _waiting(config, step, missing)
       if step == config.last_step:
         export_model(config, state["ema"], step, workdir / MODEL)
+        if step >= schedule.first_steps(run.programs.stages)[-1]:
+          run.stage_start.remove()
       return Outcome(step, step < config.last_step)
 
 

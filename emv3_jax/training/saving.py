@@ -125,7 +125,18 @@ class Checkpoints:
   def _read(self, step: int, abstract: State) -> tuple[State, dict]:
     content = self.check(step)
     with self._readable(step):
-      return self._checkpointer.load(step, abstract), content
+      state = self._checkpointer.load(step, self._as_stored(step, abstract))
+      return {name: state[name] for name in abstract}, content
+
+  def _as_stored(self, step: int, abstract: State) -> State:
+    """With the reference that states had up to 0.1 though `absolute` did not use it."""
+    stored = self._checkpointer.metadata(step).metadata
+    if "params" not in abstract or "reference" not in stored.keys() - abstract.keys():
+      return abstract
+    reference = jax.tree.map(
+        lambda leaf, like: jax.ShapeDtypeStruct(like.shape, leaf.dtype, sharding=like.sharding),
+        stored["reference"], abstract["params"])
+    return {**abstract, "reference": reference}
 
   @contextlib.contextmanager
   def _readable(self, step: int):

@@ -85,7 +85,7 @@ def test_negatives_keep_their_task_and_pairs_have_one(folder, tmp_path):
   pairs = Stage("pairs", 8, Mixture(i2v=1.0), kind="dpo", negatives=str(tmp_path / "negatives"))
   config = dataclasses.replace(runs.config_of(folder, (pairs,), batch=4), data=str(tmp_path / "data"))
   wanted = np.array([0, 3, 2, 1])
-  with HostBatches(config, Sources(config), batch_sharding(), first=0) as batches:
+  with HostBatches(config, Sources(config), batch_sharding(), first=0, end=2) as batches:
     made = batches.take(0)
   for batch in (made.batch, made.positives):
     np.testing.assert_array_equal(batch["task"], wanted[np.asarray(batch["example"])])
@@ -128,6 +128,25 @@ def test_what_cannot_be_taken_from(folder, tmp_path):
   model = dataclasses.replace(config.model, transformer=network)
   with pytest.raises(InputError, match="audio_dim: 4 != 5"):
     Sources(dataclasses.replace(config, model=model))
+
+
+def test_datasets_are_told_apart_by_their_stage(folder):
+  """Whatever stages are called, and wherever folders lie; negatives that are the data are none."""
+  inside = folder / "negatives" / "inside"
+  if not inside.exists():
+    windows.write_dataset(inside, shards=((2, 0),))
+  stage = lambda negatives: Stage("data", 2, kind="ndpo", negatives=str(negatives))
+  stages = (stage(folder / "negatives"), stage(inside), stage(folder / "negatives"))
+  config = runs.config_of(folder, stages, batch=2)
+  sources = Sources(config)
+  told = sources.digests()
+  assert told["negatives"].keys() == {"0", "1", "2"} and "data" not in told
+  assert told["negatives"]["0"] == told["negatives"]["2"] != told["negatives"]["1"]
+  assert [len(sources.of_step(step).dataset) for step in range(6)] == [3, 3, 2, 2, 3, 3]
+  assert [sources.number(step, sources.of_step(step)) for step in range(6)] == [0, 1] * 3
+  same = dataclasses.replace(config, stages=(stage(folder / "negatives" / ".." / "data"),))
+  with pytest.raises(InputError, match=r"stages.0 \('data'\) takes its negatives from .* is the data"):
+    Sources(same)
 
 
 def test_mixture_decides_tasks(folder):
