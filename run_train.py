@@ -13,9 +13,7 @@ stage whose dataset is not there yet: the commands that make it are told.
 
 from collections.abc import Sequence
 import dataclasses
-import importlib
 import pathlib
-import shlex
 import sys
 
 from absl import logging
@@ -29,9 +27,7 @@ from emv3_jax.plan import utilisation
 from emv3_jax.training import loop
 from emv3_jax.training.divergence import Diverged
 from emv3_jax.training.settings import Config
-from emv3_jax.training.sources import Need
-
-SAMPLING_CONFIGS = ("tiny", "echomimic_v3_preview", "echomimic_v3_flash")
+from emv3_jax.training.waiting import how_to_make
 
 
 def make_parser() -> command_line.Parser:
@@ -88,40 +84,6 @@ def main(arguments: Sequence[str]) -> int:
                  config.last_step)
   logging.info("Seconds since the start: %s", start_up.describe())
   return command_line.STOPPED if outcome.stopped else 0
-
-
-def how_to_make(missing: Need, config: Config, workdir: pathlib.Path, command: list[str]) -> str:
-  """The commands that make a dataset that the run waits for.
-
-  Args:
-    missing: the dataset.
-    config: the run's.
-    workdir: its folder.
-    command: that the run was started with.
-  """
-  prepare = ["python", "-m", "emv3_jax.data.prepare", f"--out={missing.folder}"]
-  if not missing.negative:
-    model = config.components or config.checkpoint
-    return ("Clips become a dataset (docs/data.md) by\n  " + shlex.join(
-        [*prepare, "--manifest=clips.jsonl", f"--checkpoint={model}"]))
-  place = workdir / f"stage_{missing.stage}"
-  sample = ["python", "run_sample.py", f"--config={sampling_config(config)}",
-            f"--checkpoint={place / 'model'}", f"--manifest={place / 'jobs.jsonl'}",
-            f"--out={place / 'clips'}"]
-  commands = [[*command, f"--export={place / 'model'}"], sample,
-              [*prepare, f"--manifest={place / 'clips.jsonl'}", f"--checkpoint={place / 'model'}"]]
-  return (f"Its negatives are sampled from the average of the weights; write {place / 'jobs.jsonl'}, "
-          f"and then {place / 'clips.jsonl'} with the clips that show the stage's issue "
-          "(docs/stages.md):\n  " + "\n  ".join(map(shlex.join, commands)))
-
-
-def sampling_config(config: Config) -> str:
-  """The shipped sampling config of the network that is trained; `CONFIG` where there is none."""
-  for name in SAMPLING_CONFIGS:
-    found = importlib.import_module(f"configs.{name}").get_config()
-    if not config_lib.differences(found.model.transformer.to_dict(), config.model.transformer):
-      return f"configs/{name}.py"
-  return "CONFIG"
 
 
 def profile_steps(text: str) -> tuple[int, int]:

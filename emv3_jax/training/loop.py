@@ -129,6 +129,7 @@ class Run:
     if step == place.first:
       with self.speed.paused():
         self.stage_start.keep(step, state, place.stage)
+        self._check_maker(place)
     program = self.programs.program_at(step)
     shape = batch.batch["latents"].shape
     known = (program, shape) in self._called  # a first call places constants
@@ -139,6 +140,15 @@ class Run:
     self.pending.wait(RUNNING)
     self.speed.count(step, shape, batches.stalled)
     return state
+
+  def _check_maker(self, place: schedule.Place) -> None:
+    """Warns of negatives that other weights made than the average that the stage begins with."""
+    made_by = self.sources.made_by(place.index)
+    if made_by and processes.is_first() and made_by != self.stage_start.digest(place.first):
+      logging.warning(
+          "The negatives of stages.%d (%r) in %s were sampled from other weights (%s) than the average "
+          "that the stage starts with; what this model does wrong may be something else.",
+          place.index, place.stage.name, place.stage.negatives, made_by)
 
   def after(self, step: int, state: State) -> None:
     """After `step` steps: whether a line is due, and at a stage's end what the average holds of it."""

@@ -165,6 +165,10 @@ class Sources:
     source = self.data or self._negatives[index]
     return source.dataset.empty_text
 
+  def made_by(self, index: int) -> str:
+    """Digests of the weights that made the negatives of stage `index`; empty where none are known."""
+    return self._negatives[index].dataset.index.made_by if index in self._negatives else ""
+
   def of_step(self, step: int) -> Source:
     """What the batch of a step is taken from: negatives in ndpo and dpo steps."""
     if schedule.kind_at(self.stages, step) == "sft":

@@ -1,7 +1,7 @@
 """What a stage began with, kept on disk to its end: how much of its change the average holds.
 
-WORKDIR/stage_start/STEP   average and weights before the stage's first step, an Orbax checkpoint;
-                           weights that are the average are not there twice
+WORKDIR/stage_start/STEP/ema      the average before the stage's first step, an Orbax checkpoint
+WORKDIR/stage_start/STEP/params   the weights, where they are not the average
 
 With D the difference between a stage's end and its beginning, that share is
 
@@ -23,6 +23,7 @@ from orbax.checkpoint import v1 as ocp
 
 from emv3_jax import processes
 from emv3_jax.errors import InputError
+from emv3_jax.io.digests import component_digest
 from emv3_jax.models.network import Params, named_leaves, nested
 from emv3_jax.tasks.schedule import Stage
 from emv3_jax.training.programs import Programs
@@ -51,17 +52,20 @@ class StageStart:
     Raises:
       InputError: the disk is full.
     """
-    kept = {"ema": state["ema"]}
-    if stage.start == "online" and step:
-      kept["params"] = state["params"]
+    kept = ("ema", "params") if stage.start == "online" and step else ("ema",)
     self.remove()
     try:
-      with ocp.Context():
-        ocp.save(self._folder / str(step), kept)
+      for name in kept:
+        with ocp.Context():
+          ocp.save(self._folder / str(step) / name, state[name])
     except (OSError, ValueError, RuntimeError) as error:
       raise InputError(f"What the stage at step {step} starts with could not be written to "
                        f"{self._folder} ({(str(error).splitlines() or ['?'])[0][:300]}).\n"
                        "Free the disk and run the same command again.") from error
+
+  def digest(self, step: int) -> str:
+    """Of the average that the stage from step `step` on starts with: what `made_by` calls weights."""
+    return component_digest(self._folder / str(step) / "ema")
 
   def remove(self) -> None:
     """Removes what was kept."""
@@ -79,14 +83,15 @@ class StageStart:
       InputError: what was kept cannot be read.
     """
     path = self._folder / str(first)
-    if processes.anywhere(not ocp.is_orbax_checkpoint(path)):
+    kinds = [kind for kind in ("ema", "params") if ocp.is_orbax_checkpoint(path / kind)]
+    if processes.anywhere("ema" not in kinds):
       logging.info("%s is not there, so that the average's share is not known.", path)
       return None
     along = length = 0.0
     try:
-      stored = ocp.metadata(path).metadata
       for names in _batches(state["params"]):
-        begun = self._read(path, names, state, "params" in stored)
+        begun = {"params": None, **{kind: _read(path / kind, names, state[kind]) for kind in kinds}}
+        begun["params"] = begun["params"] or begun["ema"]
         now = {kind: {name: named_leaves(state[kind])[name] for name in names}
                for kind in ("params", "ema")}
         parts = jax.device_get(self._sums(begun, now))
@@ -96,17 +101,15 @@ class StageStart:
                        "remove that folder and run the same command again.") from error
     return along / length if length else None
 
-  def _read(self, path: pathlib.Path, names: list[str], state: State, online: bool) -> dict:
-    """Those leaves of what was kept: by kind and name."""
-    like = lambda kind: nested({
-        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
-        for name, leaf in named_leaves(state[kind]).items() if name in names})
-    context = ocp.Context()
-    context.pytree.loading.partial_load = True
-    with context:
-      found = ocp.load(path, {kind: like(kind) for kind in ("ema", *["params"] * online)})
-    leaves = {kind: named_leaves(tree) for kind, tree in found.items()}
-    return {"params": leaves["ema"], **leaves}
+
+def _read(path: pathlib.Path, names: list[str], like: Params) -> dict[str, jax.Array]:
+  """Those leaves of what was kept, by name, each where its like lies."""
+  wanted = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+            for name, leaf in named_leaves(like).items() if name in names}
+  context = ocp.Context()
+  context.pytree.loading.partial_load = True
+  with context:
+    return named_leaves(ocp.load(path, nested(wanted)))
 
 
 def _batches(params: Params) -> Iterator[list[str]]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from emv3_jax.io.digests import params_digest
 from emv3_jax.models.network import named_leaves
 from emv3_jax.tasks.schedule import Stage
 from emv3_jax.training import ema, loop
@@ -69,6 +70,7 @@ def test_the_share_by_hand_on_eight_devices(tmp_path):
   want = change["ema"] @ change["params"] / (change["params"] @ change["params"])
   assert start.share(0, state) == pytest.approx(want, rel=1e-5) and abs(want - 0.5) < 0.1
   assert start.share(3, state) is None, "nothing was kept there"
+  assert start.digest(0) == params_digest(begun)
 
   online = Stage("b", 5, start="online")
   state["ema"] = tiny.params_on(programs, 4)
