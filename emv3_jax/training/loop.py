@@ -202,6 +202,10 @@ class Run:
       return
     self.read_metrics(step)
     with self.speed.paused():
+      checkpoints.wait()
+      if checkpoints.latest is not None:
+        stages = self.programs.stages
+        self.stage_start.forget_before(schedule.place_of(stages, checkpoints.latest).first)
       checkpoints.save(step, state, self.rows)
 
 
