@@ -50,7 +50,7 @@ plan-gpu: $(ENV)/plan_gpu/.done  ## programs for GPUs that are not there; figure
 	$(ENV)/plan_gpu/bin/python -m pytest --slow tests/plan -k h100 --evidence=docs/evidence/plan_gpu.json
 
 parity: $(ENV)/.parity  ## the networks live against diffusers' and transformers' modules
-	$(BIN)/python -m pytest --parity tests/parity
+	$(BIN)/python -m pytest --parity tests/parity tests/verify
 
 bench: $(ENV)/.parity  ## CPU speed against diffusers' modules; figures go to docs/evidence/speed.json
 	$(BIN)/python -m benchmarks --json=docs/evidence/speed.json

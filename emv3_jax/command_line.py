@@ -6,6 +6,7 @@ import json
 import logging as std_logging
 import os
 import pathlib
+import signal
 import sys
 
 from absl import flags, logging
@@ -14,7 +15,9 @@ import ml_collections
 
 from emv3_jax import config as config_lib
 from emv3_jax import start_up
-from emv3_jax.errors import InputError
+from emv3_jax.errors import InputError, Stopped
+
+STOPPED = 75  # exit code: not finished, the same command goes on (EX_TEMPFAIL of sysexits.h)
 
 _PACKAGE = str(pathlib.Path(__file__).parent)
 _OVERRIDE = "--config."
@@ -133,7 +136,9 @@ def stay_on_cpu_without_accelerator() -> None:
 
 def run(main: Callable[[Sequence[str]], int]) -> None:
   """Runs a command line: an `InputError` ends in its message on stderr and exit code 2, a device
-  without enough memory in what would take less and exit code 1."""
+  without enough memory in what would take less and exit code 1, SIGTERM and Ctrl-C in a line and
+  exit code 75."""
+  signal.signal(signal.SIGTERM, _stop)
   start_up.watch()
   show_own_messages()
   stay_on_cpu_without_accelerator()
@@ -147,7 +152,14 @@ def run(main: Callable[[Sequence[str]], int]) -> None:
       raise
     sys.stderr.write(f"The device's memory is not enough: {str(error).splitlines()[0]}\n{_LESS}\n")
     code = 1
-  except KeyboardInterrupt:
-    sys.stderr.write("Interrupted.\n")
-    code = 130
+  except KeyboardInterrupt as asked:
+    how = str(asked) if isinstance(asked, Stopped) else "by Ctrl-C"
+    sys.stderr.write(f"\nStopped {how}; the same command goes on.\n")
+    code = STOPPED
   sys.exit(code)
+
+
+def _stop(number: int, _) -> None:
+  """Unwinds the program as Ctrl-C does, so that nothing half-written stays."""
+  signal.signal(number, signal.SIG_IGN)  # a second one would break into the cleaning up
+  raise Stopped("by SIGTERM")

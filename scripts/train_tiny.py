@@ -6,8 +6,8 @@
   python scripts/train_tiny.py --stage=model --workdir=DIR
   python scripts/train_tiny.py --stage=default --workdir=DIR --run=RUN
 
-A stage that is stopped goes on from its newest checkpoint when it is started again, and ends with
-the same weights. At its end, and with --check at any time, it is measured on held-out puppets; one
+A stage that is stopped (exit code 75) goes on from its newest checkpoint when it is started again,
+and ends with the same weights. At its end, and with --check at any time, it is measured on held-out puppets; one
 that falls short of its gate exits with 1. `wide` goes on with the VAE, on more puppets; its weights
 are what is kept.
 `model` writes DIR/model from the parts, with text and image encoders that stay random, and measures

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from emv3_jax.errors import InputError
 from emv3_jax.io.digests import file_digest
 from emv3_jax.model_config import COMPONENTS
 from emv3_jax.models.cross_attention import ALLOCATIONS
@@ -75,7 +76,7 @@ VALUES: dict[str, str | tuple[str, ...]] = {
               "dim ffn_dim num_layers num_heads conv_dim conv_kernels conv_strides "
               "position_kernel position_groups eps"),
     **{entry: path for name in COMPONENTS for entry, path in _fields(
-        f"precision.{name}", f"config.precision.{name}", "params compute accumulate").items()},
+        f"precision.{name}", f"config.precision.{name}", "params compute").items()},
 }
 
 # Files whose contents count: entry -> path of the field that names the file.
@@ -101,8 +102,8 @@ NOT_DECIDING = {
     "config.mesh.context": "rounding only",
     "config.mesh.tensor": "rounding only",
     "config.mesh.attention": "rounding only",
-    "config.sampling.preset": "a name; its settings are resolved",
-    "config.sampling.allow_mismatch": "a permission",
+    "config.sampling.preset": "a name; what it sets counts",
+    "config.sampling.allow_mismatch": "allows what counts",
     "config.sampling.attention": "rounding only",
     "config.sampling.branches": "rounding only",
     "config.sampling.token_blocks": "rounding only",
@@ -114,7 +115,8 @@ def fingerprint(model: Model, request: Request) -> str:
   """The fingerprint, in hex, of the clip that `sample(model, request)` makes.
 
   Raises:
-    InputError: a file of the request or a network cannot be read, or there is no such task.
+    InputError: a file of the request or a network cannot be read, a network is not in the model
+      folder, or there is no such task.
   """
   return digest_of(ingredients(model, request))
 
@@ -144,22 +146,27 @@ def ingredients(model: Model, request: Request) -> dict[str, Any]:
   unused = _unused(found, task)
   used = {entry: pathlib.Path(value) if entry in FILES else value for entry, value in found.items()
           if entry not in unused and value is not None}
-  used |= {f"weights.{name}": digest for name, digest in networks(model).items()}
+  digests = networks(model)
+  unknown = [name for name, digest in digests.items() if not digest]
+  if unknown:
+    raise InputError(f"The clip has no fingerprint: the weights of {', '.join(unknown)} are not in "
+                     "the model folder.")
+  used |= {f"weights.{name}": digest for name, digest in digests.items()}
   return {"version": VERSION, "numerics": NUMERICS, **_plain(used)}
 
 
 def networks(model: Model) -> dict[str, str]:
-  """Digest of each of the five networks.
+  """Digest of each of the five networks, "" of those that are not in the model folder.
 
   Raises:
-    InputError: one of them cannot be read.
+    InputError: one of them is not whole or cannot be read.
   """
   return {name: model.digest(name) for name in COMPONENTS}
 
 
 def for_report(model: Model, request: Request) -> dict[str, Any]:
-  """What a report says of where its clip comes from; nothing when a network is the caller's, whose
-  digest nobody knows.
+  """What a report says of where its clip comes from; nothing where a network is not in the model
+  folder, but the caller's.
 
   Raises:
     InputError: as `fingerprint`.

@@ -185,7 +185,7 @@ class Model:
     return self.folder / "tokenizer" / "tokenizer.json"
 
   def digest(self, name: str) -> str:
-    """Identifies a part's parameters by content; "" where they are the caller's.
+    """Identifies a part's parameters by content; "" where they are the caller's or there are none.
 
     Raises:
       InputError: the model folder does not have them whole.
@@ -194,7 +194,7 @@ class Model:
       return ""
     if self.card is None:
       return digests.untrained_digest(getattr(self.config.model, name), self.config.seed, name)
-    return digests.weights_digest(self.card, name)
+    return digests.weights_digest(self.card, name) if name in self.card.components else ""
 
 
 def load(checkpoint: str | pathlib.Path = "", config: Config | None = None,

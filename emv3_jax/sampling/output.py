@@ -54,10 +54,10 @@ def latents_path(video: pathlib.Path) -> pathlib.Path:
   return video.with_suffix(".latents.npy")
 
 
-def write(clip: Clip, video: str | pathlib.Path, *, save_latents: bool = False,
-          enlarge: int | None = None) -> None:
+def write(clip: Clip, video: str | pathlib.Path, *, save_latents: bool = False) -> None:
   """Writes `clip` as an MP4 with its sound and metadata, and a JSON beside it.
 
+  Pictures are written larger than they were made by the factor `enlarge` of the clip's settings.
   The JSON comes last and says what was written: where it is, the rest is whole. Of several processes
   the first one writes.
 
@@ -65,8 +65,6 @@ def write(clip: Clip, video: str | pathlib.Path, *, save_latents: bool = False,
     clip: from `sample`.
     video: path that ends in .mp4; its folder is made where absent.
     save_latents: also write the latents, as .latents.npy.
-    enlarge: whole factor by which the pictures are written larger than they were made; None takes
-      that of the clip's settings.
 
   Raises:
     InputError: it cannot be written there, or the disk is full; nothing half-written stays.
@@ -74,7 +72,7 @@ def write(clip: Clip, video: str | pathlib.Path, *, save_latents: bool = False,
   if not processes.is_first():
     return
   video = check_video_path(video)
-  enlarge = enlarge or clip.report["config"]["sampling"]["enlarge"]
+  enlarge = clip.report["config"]["sampling"]["enlarge"]
   metadata = {"synthetic": True, "model": clip.report["config"]["name"],
               "seed": clip.report["seed"], "generator": "emv3-jax"}
   _remove_report(video)
@@ -124,7 +122,7 @@ def reason_to_make(video: pathlib.Path, fingerprint: Callable[[], str], *,
   if not isinstance(report, dict):
     return f"{path.name} cannot be read"
   if "fingerprint" not in report:
-    return f"{path.name} has no fingerprint: version 0.1 wrote it"
+    return f"{path.name} has no fingerprint (version 0.1 wrote none)"
   if report["fingerprint"] != fingerprint():
     return "its inputs, settings or networks are others now"
   wanted = {"video": video} | ({"latents": latents_path(video)} if save_latents else {})

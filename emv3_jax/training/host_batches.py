@@ -38,24 +38,28 @@ class StepBatch:
 
 
 class HostBatches:
-  """Batches of the steps from `first` on, in order; a context manager.
+  """Batches of the steps from `first` up to `end`, in order; a context manager.
 
   Args:
     config: the run's.
     sources: its datasets.
     target: sharding of a batch's arrays: the leading axis is split, over which train.batch divides.
     first: the first step.
+    end: the step before which it stops reading ahead: what later steps take need not be there.
 
   Attributes:
+    end: as given.
     stalled: seconds that `take` has waited.
   """
 
-  def __init__(self, config: Config, sources: Sources, target: NamedSharding, first: int):
+  def __init__(self, config: Config, sources: Sources, target: NamedSharding, first: int,
+               end: int):
     self._config, self._sources, self._target = config, sources, target
     self._rows = local_rows(target, config.train.batch)
     self._iterators: dict[Source, grain.DatasetIterator] = {}
     self._queue: queue.Queue = queue.Queue(AHEAD)
     self._stopped = threading.Event()
+    self.end = end
     self._thread = threading.Thread(target=self._produce, args=(first,), daemon=True,
                                     name="host_batches")
     self.stalled = 0.0
@@ -74,7 +78,10 @@ class HostBatches:
 
     Raises:
       InputError: a damaged record, or a pair of two tasks.
+      ValueError: it is not the next one, or there is none.
     """
+    if step >= self.end:
+      raise ValueError(f"The batch of step {step} was asked for; they end before {self.end}.")
     start = time.perf_counter()
     made = self._queue.get()
     self.stalled += time.perf_counter() - start
@@ -85,7 +92,7 @@ class HostBatches:
     return made
 
   def _produce(self, step: int) -> None:
-    while not self._stopped.is_set():
+    while step < self.end and not self._stopped.is_set():
       try:
         made = self._make(step)
       except Exception as error:  # the taker raises it

@@ -104,8 +104,6 @@ class ClipPreview:
         audio=preview.audio, prompt=preview.prompt, task=preview.task,
         face_box=preview.face_box or None, image=preview.image or None)
     self._model = Model(settings, folder, parts=OTHERS)
-    if not self._model.digest("text_encoder"):  # nothing to know its embeddings by
-      self._model.config = dataclasses.replace(settings, prompt_cache="")
     self._model.denoiser()  # refuses settings that do not exist
     read_inputs(self._request, self._model.config, self._model.tokenizer_path)
 
@@ -122,7 +120,7 @@ class HeldOut:
     self._rows = config.train.batch // config.train.accumulate
     dataset = Dataset(config.preview.held_out, config.model.transformer)
     order = Order(dataset.index.bucket_numbers(), self._rows, seed=None)
-    self._source = Source(config.preview.held_out, dataset, order, negative=False)
+    self._source = Source(config.preview.held_out, dataset, order, stage=None)
     self._batches = first_seen(order, len(dataset), config.preview.batches)
     self._run = programs.jit(self._measure, donate_argnums=(),
                              out_shardings=jax.NamedSharding(programs.mesh, jax.P()))

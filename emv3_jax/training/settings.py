@@ -60,7 +60,8 @@ class TrainConfig:
     keep: newest checkpoints that are kept.
     keep_every: checkpoints at multiples of it are kept too; 0 keeps no others.
     data_threads: threads that read records.
-    max_loss: a step whose loss is above it stops the run, as NaN does.
+    max_loss: a step whose mean error of the velocity is above it stops the run, as NaN does: of data
+      or of negatives, whatever weight its loss has.
   """
 
   steps: int = 0
@@ -246,11 +247,11 @@ class Config:
       ends with; empty takes those of `checkpoint`.
     data: dataset folder.
     program_cache: folder of compiled programs; empty turns the cache off.
-    ema_decay: of the moving average that runs through all stages.
+    ema_decay: of the moving average that runs through all stages; see `Stage.ema_decay`.
     precision: of the networks; training wants the transformer's parameters in float32.
     sampling: settings that the model folder of this run recommends, and previews are made with;
       what is None is taken from `checkpoint`. Allocation is `loss.allocation`, and has to be it.
-    stages: the schedule; empty takes the one that `schedule` names.
+    stages: the schedule; empty takes the one that `schedule` names. One of both is given.
   """
 
   name: str
@@ -282,6 +283,11 @@ class Config:
       raise InputError(f"sampling.allocation is {self.sampling.allocation!r}, loss.allocation "
                        f"{self.loss.allocation!r}: a model is sampled as it was trained; leave "
                        "sampling.allocation out.")
+    if self.stages and self.schedule != ScheduleConfig():
+      given = ", ".join(f"schedule.{field.name}" for field in dataclasses.fields(ScheduleConfig)
+                        if getattr(self.schedule, field.name) != field.default)
+      raise InputError(f"The config has stages, beside which {given} would mean nothing; write it "
+                       "into the stages, or leave them out.")
     self.all_stages()  # a wrong schedule is refused at the door
 
   def all_stages(self) -> tuple[Stage, ...]:

@@ -16,6 +16,7 @@ from emv3_jax.data.preparation.manifest import Clip, read_manifest
 from emv3_jax.data.preparation.settings import PrepareConfig
 from emv3_jax.errors import InputError
 from emv3_jax.io import video_files
+from emv3_jax.io.digests import file_digest_now
 from emv3_jax.sampling import clip as clip_lib
 from emv3_jax.sampling import output
 from emv3_jax.sampling.settings import Request
@@ -42,19 +43,23 @@ def files(footage, tmp_path_factory) -> dict[str, pathlib.Path]:
   return paths
 
 
-def request_of(files, task: str) -> Request:
+def request_of(files, task: str, variant: str = "preview") -> Request:
+  masked = task == "lipsync" or variant == "preview" and task != "t2v"
   wanted = {"t2v": (), "i2v": ("image",), "flf2v": ("image", "last_image"), "lipsync": ("video",)}
   return Request(audio=files["audio"], prompt=f"a puppet, {task}", task=task, seconds=SECONDS[task],
-                 seed=3, face_box="16,48,16,48", **{field: files[field] for field in wanted[task]})
+                 seed=3, face_box="16,48,16,48" if masked else None,
+                 **{field: files[field] for field in wanted[task]})
 
 
 def lengthened(folder: pathlib.Path, rng) -> None:
   """From the clip of i2v one of nine frames with its latents."""
   values = json.loads((folder / "i2v.json").read_text())
   values = {**values, "frames": 9, "request": {**values["request"], "seconds": 0.36}}
-  (folder / "long.json").write_text(json.dumps(values))
   video_files.write_video(folder / "long.mp4", np.zeros((9, 384, 384, 3), np.uint8))
   np.save(folder / "long.latents.npy", rng.standard_normal((3, 8, 8, 16)).astype(np.float32))
+  for name, ending in (("video", "mp4"), ("latents", "latents.npy")):
+    values[name] = {"sha256": file_digest_now(folder / f"long.{ending}")}
+  (folder / "long.json").write_text(json.dumps(values))
 
 
 def sampled(model, request: Request, video: pathlib.Path, save_latents: bool = False):
@@ -74,7 +79,7 @@ def sampled(model, request: Request, video: pathlib.Path, save_latents: bool = F
     patch.setattr(clip_lib, "denoise", denoise)
     patch.setattr(clip_lib, "decode", decode)
     clip = clip_lib.sample(model, request)
-  output.write(clip, video, save_latents=save_latents, enlarge=model.config.enlarge)
+  output.write(clip, video, save_latents=save_latents)
   return given[0], clip
 
 
@@ -93,14 +98,16 @@ def made(request, files, footage, tmp_path_factory) -> Made:
   model = request.getfixturevalue({"preview": "model", "flash": "flash"}[request.param])
   folder, results = tmp_path_factory.mktemp("made"), {}
   for name in SECONDS:
-    results[name] = sampled(model, request_of(files, name), folder / f"{name}.mp4", name == SAVED)
+    asked = request_of(files, name, request.param)
+    results[name] = sampled(model, asked, folder / f"{name}.mp4", name == SAVED)
   lengthened(folder, np.random.default_rng(7))
   lines = [{"id": name, "video": f"{name}.mp4", "report": f"{name}.json"}
            for name in (*SECONDS, "long")]
   lines[1:1] = [rows_of(footage)[0], {"id": "typed", "video": "t2v.mp4", "report": ["t2v.json"]},
                 {"id": "untold", "video": "t2v.mp4", "report": "absent.json"}]
   index = prepare(model, write_manifest(folder / "clips.jsonl", lines), folder / "set")
-  assert (index.records, index.rejected, index.made_by) == (6, 2, "")
+  assert (index.records, index.rejected) == (6, 2)
+  assert index.made_by == model.digest("transformer")
   return Made(model, folder, *({name: result[part] for name, result in results.items()}
                                for part in (0, 1)), Dataset(folder / "set"))
 
@@ -196,12 +203,14 @@ def refused(made: Made, clip: Clip, said: str, **settings) -> None:
     ("request.seconds", 0.16, "tells of 5 frames, its audio .* makes 4: it has changed"),
     ("files.image", "0" * 64, "its image .* has changed since the clip was made"),
     ("frames", "5", "frames is '5', expected int"), ("frames", -5, "is damaged: -5 frames"),
-    ("frames", 9, "i2v.mp4 has 5 frames of 384x384 pixels, .* tells of 9"),
+    ("frames", 9, "tells of 9 frames, its audio .* makes 5"),
     ("frames", 4, "too short: it has 4 frames, a window takes 5; make it longer, or .*--save_latents"),
     ("size.height", 65, "is damaged: 5 frames of 64x65 pixels"),
     ("size.height", 32, "made at 64x32 pixels .* add .32, 64. to --config.prepare.sizes"),
-    ("config.enlarge", 1, "has 5 frames of 384x384 pixels, .* 5 of 64x64"),
-    ("seed", 4, "was made from seed 3, .* of seed 4"),
+    ("video.sha256", "0" * 64, "i2v.mp4 is not the one that its report .* tells of"),
+    ("video", None, "of another release, or no report: it has no video.sha256"),
+    ("latents", {"sha256": "0" * 64}, "i2v.latents.npy cannot be read: No such file"),
+    ("tokenizer", "0" * 64, "another model .*tokenizer"),
     ("config.model.transformer.text_dim", 7, "another model .*text_dim: 7 != 64"),
     ("networks", {"vae": "0" * 64}, "another model .*weights of vae"),
     ("networks", "none", "networks is 'none', expected dict")])
@@ -223,32 +232,32 @@ def test_damaged_reports(made, one, text, said):
 
 
 def test_windows_that_the_clip_does_not_fill(made, one):
-  clip, values = one
+  clip, _ = one
   refused(made, clip, "too short: it has 5 frames, a window takes 9; set .*frames=5.$", frames=9)
   report = made.folder / "flf2v.json"
   clip = Clip(1, "flf2v", made.folder / "flf2v.mp4", "", report=report)
   assert made_lib.read_made(clip, SETTINGS, made.model).latents is not None
-  values = json.loads(report.read_text())
   longer = dataclasses.replace(clip, report=clip.video.with_name("longer.json"))
-  longer.report.write_text(json.dumps({**values, "frames": 9}))
+  longer.report.write_text(json.dumps({**json.loads(report.read_text()), "frames": 9}))
   refused(made, longer, "too long: of its 9 frames a window takes 5, .* set .*frames=9")
 
 
-@pytest.mark.parametrize("spoil, said", [
-    (lambda path: path.write_bytes(b"no array"), "cannot be read"),
-    (lambda path: np.save(path, np.zeros((2, 8, 8, 4), np.float32)), "wanted finite float32"),
-    (lambda path: np.save(path, np.full((2, 8, 8, 16), np.nan, np.float32)), "wanted finite")])
-def test_latents_of_another_clip(made, one, spoil, said):
-  clip, _ = one
-  spoil(made_lib.latents_path(clip.video))
-  refused(made, clip, said)
+def test_latents_that_are_not_those_of_the_report(made, one):
+  clip, values = one
+  path = clip.video.with_suffix(".latents.npy")
+  np.save(path, np.zeros((2, 8, 8, 4), np.float32))
+  assert made_lib.read_made(clip, SETTINGS, made.model).latents is None, "the report tells of none"
+  clip.report.write_text(json.dumps({**values, "latents": {"sha256": file_digest_now(path)}}))
+  refused(made, clip, r"are float32 .2, 8, 8, 4., wanted finite float32 .2, 8, 8, 16.")
+  np.save(path, np.zeros((2, 8, 8, 16), np.float32))
+  refused(made, clip, "are not those that the report")
 
 
 def test_a_clip_that_is_written_anew_loses_latents_of_the_old_one(made, one):
   clip, _ = one
-  made_lib.latents_path(clip.video).write_bytes(b"of a clip before")
+  output.latents_path(clip.video).write_bytes(b"of a clip before")
   output.write(made.clips["i2v"], clip.video)
-  assert not made_lib.latents_path(clip.video).exists()
+  assert not output.latents_path(clip.video).exists()
 
 
 def test_weights_that_made_the_clips_are_told(model, files, tmp_path, caplog):

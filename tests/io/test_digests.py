@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import shutil
 
 from absl import logging
@@ -15,6 +16,7 @@ import pytest
 from emv3_jax.errors import InputError
 from emv3_jax.io import checkpoints, component_links, digests, model_card, stored_leaves
 
+ASSETS = pathlib.Path(checkpoints.__file__).parents[1] / "assets/tiny/model"
 PINNED = "1f670ab6a6efee4afbebdf2ebeb5a74470274b4e8632dfa5d8c6f40afb3b8fe9"  # of `params`
 
 
@@ -199,6 +201,12 @@ def test_a_folder_that_is_being_written_is_refused(tmp_path, params):
   next(path for path in (tmp_path / "transformer/state").rglob("*") if path.is_file()).unlink()
   with pytest.raises(InputError, match="transformer is not whole"):
     digests.verify_digests(tmp_path)
+
+
+def test_the_weights_of_the_package_have_their_digests():
+  found = digests.verify_digests(ASSETS)
+  recorded = checkpoints.read_model_card(ASSETS).components
+  assert found == {name: card.digest for name, card in recorded.items()} and len(found) == 5
 
 
 def test_files(tmp_path):

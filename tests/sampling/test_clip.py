@@ -150,8 +150,7 @@ def test_model_folder_gives_the_same_clip(model, files, tmp_path):
   for name in COMPONENTS:
     checkpoints.save_component(
         tmp_path / "model", name, model.network(name).untrained(model.config.seed),
-        config=dataclasses.asdict(getattr(model.config.model, name)), variant="preview",
-        sources=[{"file": name, "sha256": name, "bytes": 1}])
+        config=dataclasses.asdict(getattr(model.config.model, name)), variant="preview")
   config = dataclasses.replace(model.config, keep_parts=False,
                                prompt_cache=str(tmp_path / "cache"))
   from_folder = load(tmp_path / "model", config)

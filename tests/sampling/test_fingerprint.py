@@ -8,21 +8,26 @@ import numpy as np
 import pytest
 
 from emv3_jax.errors import InputError
+from emv3_jax.io import checkpoints
 from emv3_jax.model_config import COMPONENTS
 from emv3_jax.models.precision import Precision
+from emv3_jax.sampling import clip
 from emv3_jax.sampling import fingerprint as lib
 from emv3_jax.sampling.model import Model
 from emv3_jax.sampling.settings import Config, Request, SamplingConfig
 from tests.sampling.conftest import tiny_config
 
-PINNED = "820ca63f5306abca7bfe3851c0c5c5d0c970b2186a387587a01e8af7c425a45f"
+PINNED = "95c901cde7c54ecff2acd4c5f9014233528614e1700feb34cf93c8c463acccc6"
 FILES = ("audio", "image", "last_image", "video", "box.npy", "yunet.onnx", "tokenizer.json")
 
 
 @pytest.fixture(scope="module")
 def config() -> Config:
-  return tiny_config("sampling.solver=unipc", "sampling.text_scale=3.0", "sampling.neg_scale=1.5",
-                     "sampling.dynamic_text=False", "sampling.dynamic_audio=False")
+  """Every setting is said and has an effect."""
+  said = ("solver=unipc", "text_scale=3.0", "neg_scale=1.5", "dynamic_text=False",
+          "dynamic_audio=False")
+  settings = tiny_config(*(f"sampling.{setting}" for setting in said))
+  return Model(settings, None, parts=()).config
 
 
 @pytest.fixture
@@ -85,7 +90,8 @@ def test_a_fixed_example(folder, monkeypatch):
   sampling = SamplingConfig(
       solver="unipc", steps=25, shift=5.0, solver_shift=5.0, text_scale=4.0, audio_scale=2.9,
       dynamic_text=True, dynamic_audio=True, neg_scale=1.5, neg_steps=2, negative_prompt="blurred",
-      audio_gain=1.0, allocation="phased", riflex_k=0, max_area=768 * 768)
+      audio_gain=1.0, allocation="phased", riflex_k=0, max_area=768 * 768, height=0, width=0,
+      enlarge=1)
   example = Config("example", tokenizer=str(folder / "tokenizer.json"), sampling=sampling)
   request = request_in(folder, seed=7, seconds=2.5, face_box="1,2,3,4")
   assert of(example, request) == PINNED
@@ -123,7 +129,6 @@ DECIDING = {  # what changes: (task, change of the request, change of the config
     "means": ("i2v", {}, {"model__vae__latent_mean": (1.0,) * 16}),
     "weights": ("i2v", {}, {"precision__vae": Precision("bfloat16", "float32")}),
     "activations": ("i2v", {}, {"precision__transformer": Precision("float32", "bfloat16")}),
-    "sums": ("i2v", {}, {"precision__transformer": Precision(accumulate="bfloat16")}),
 }
 
 
@@ -141,6 +146,8 @@ NOT_DECIDING = {
     "prompt cache": ("i2v", {}, {"prompt_cache": "elsewhere"}),
     "program cache": ("i2v", {}, {"program_cache": "elsewhere"}),
     "kept parts": ("i2v", {}, {"keep_parts": False}),
+    "preset": ("i2v", {}, {"sampling__preset": "paper"}),
+    "allowed mismatch": ("i2v", {}, {"sampling__allow_mismatch": True}),
     "mesh": ("i2v", {}, {"mesh__data": 4, "mesh__tensor": 2}),
     "attention over the mesh": ("i2v", {}, {"mesh__attention": "allgather"}),
     "attention": ("i2v", {}, {"sampling__attention": "auto"}),
@@ -239,6 +246,19 @@ def test_the_weights_of_each_network_count(config, folder, monkeypatch, componen
   assert of(config, request_in(folder)) != before
 
 
+def test_two_exports_of_other_weights_are_told_apart(config, folder):
+  def export(value):
+    for name in COMPONENTS:
+      checkpoints.save_component(folder / "model", name, {"kernel": np.full(3, value, np.float32)},
+                                 config={}, variant="preview")
+    model = model_of(config)
+    model.card = checkpoints.read_model_card(folder / "model")
+    return lib.fingerprint(model, request_in(folder))
+
+  first, again, other = export(1), export(1), export(2)
+  assert first == again != other
+
+
 def test_the_numbers_of_the_code_count(config, folder, monkeypatch):
   before = of(config, request_in(folder))
   monkeypatch.setattr(lib, "NUMERICS", lib.NUMERICS + 1)
@@ -258,8 +278,25 @@ def test_what_a_report_says(config, folder):
   assert told["tokenizer"] == lib.ingredients(model, request)["file.tokenizer"]
   with model.using("transformer", {"kernel": np.zeros(3)}):
     assert lib.for_report(model, request) == {}  # nobody knows its digest
+    with pytest.raises(InputError, match="the weights of transformer are not in the model folder"):
+      lib.fingerprint(model, request)
 
 
 def test_an_unknown_task_is_refused(config, folder):
   with pytest.raises(InputError, match="Unknown task"):
     of(config, dataclasses.replace(request_in(folder), task="v2v"))
+
+
+def test_prompts_are_cached_by_all_that_their_embeddings_depend_on(config, folder, monkeypatch):
+  settings = changed(config, prompt_cache=str(folder), tokenizer=str(folder / "tokenizer.json"))
+  file = lambda **changes: clip.open_cache(model_of(settings, **changes)).file("hello")
+  before = file()
+  for same in ({"name": "other"}, {"sampling__steps": 3}, {"model__vae__base_dim": 8}):
+    assert file(**same) == before
+  others = [{"seed": 44}, {"model__text_encoder__eps": 1e-5}, {"model__transformer__text_tokens": 8},
+            {"precision__text_encoder": Precision(compute="bfloat16")},
+            {"tokenizer": str(folder / "audio")}]
+  found = {before, *(file(**other) for other in others)}
+  monkeypatch.setattr(Model, "digest", lambda _, name: f"digest of {name}")
+  assert len(found | {file()}) == len(others) + 2
+  assert clip.open_cache(model_of(settings, prompt_cache="")) is None

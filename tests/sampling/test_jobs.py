@@ -123,8 +123,8 @@ def test_a_report_of_version_0_1_is_not_done_and_says_why(manifest):
   del content["fingerprint"]
   report.write_text(json.dumps({**content, "digest": "0" * 64}))
   assert manifest.run() == MADE
-  assert manifest.told == ["Line 1 (clip) is made again: clip.json has no fingerprint: version 0.1 "
-                           "wrote it.", "Line 1 (clip) done."]
+  assert manifest.told == ["Line 1 (clip) is made again: clip.json has no fingerprint (version 0.1 "
+                           "wrote none).", "Line 1 (clip) done."]
 
 
 def test_no_report_stands_beside_a_video_that_it_is_not_of(manifest, monkeypatch):

@@ -10,6 +10,7 @@ from configs import tiny, train_sft_480p, train_tiny
 import emv3_jax
 from emv3_jax.config import build
 from emv3_jax.errors import InputError
+from emv3_jax.io import digests
 from emv3_jax.io.model_card import ModelCard, SamplingCard, read_model_card
 from emv3_jax.sampling import inputs, resolution
 from emv3_jax.sampling.model import load
@@ -112,6 +113,8 @@ def test_the_default_and_its_training_agree():
   assert shipped.sampling.recommended == made.recommended
   assert {name: value["compute"] for name, value in shipped.sampling.precision.items()} == {
       name: value["compute"] for name, value in made.precision.items()}
+  assert all(part.digest for part in shipped.components.values())
+  digests.verify_digests(ASSETS / "model")
 
 
 def test_load_takes_all_from_the_folder():

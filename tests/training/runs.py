@@ -19,6 +19,7 @@ from emv3_jax.models import transformer
 from emv3_jax.models.precision import FLOAT32
 from emv3_jax.tasks.schedule import Mixture, Stage
 from emv3_jax.training.settings import Config, OptimizerConfig
+from tests.compiler import QUICK_FLAGS
 from tests.data import windows
 from tests.training import tiny
 
@@ -30,7 +31,6 @@ STAGES = (Stage("base", 8, Mixture(i2v=1.0, flf2v=1.0), warmup=2, audio=False),
 _FILE = """\
 import json
 import ml_collections
-from tests.compiler import QUICK_FLAGS
 
 def get_config():
   return ml_collections.ConfigDict(json.loads({text!r}))

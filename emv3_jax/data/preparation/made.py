@@ -7,7 +7,6 @@ the record holds the portrait itself and the voice that drove it, not what the v
 from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
-import hashlib
 import pathlib
 
 import numpy as np
@@ -23,10 +22,12 @@ from emv3_jax.data.preparation.settings import PrepareConfig
 from emv3_jax.data.records import Record
 from emv3_jax.errors import InputError
 from emv3_jax.io import video_files
+from emv3_jax.io.digests import file_digest
 from emv3_jax.models.network import Params
 from emv3_jax.sampling import clip as clip_lib
 from emv3_jax.sampling.inputs import Inputs, named_files, read_inputs
 from emv3_jax.sampling.model import Model
+from emv3_jax.sampling.output import latents_path
 from emv3_jax.tasks.masks import LATENT_CHANNELS, SPATIAL, TEMPORAL, Task
 
 ENCODERS = ("vae", "text_encoder", "image_encoder", "audio_encoder")
@@ -40,14 +41,12 @@ class MadeClip:
     clip: its line of the manifest, with the request's prompt.
     made: its report.
     inputs: of the request, without its video and what is known of it.
-    digest: sha256 of the video.
     latents: file with the latents as the model made them; None where they were not saved.
   """
 
   clip: Clip
   made: MadeBy
   inputs: Inputs
-  digest: str
   latents: pathlib.Path | None
 
   @property
@@ -68,23 +67,15 @@ def read_made(clip: Clip, settings: PrepareConfig, model: Model) -> MadeClip:
       another size than any window's, shorter than a window, or of another model.
   """
   made = read_report(clip.report)
-  latents = latents_path(clip.video) if latents_path(clip.video).exists() else None
+  latents = latents_path(clip.video) if made.latents else None
   _check_model(made, model)
   _check_window(clip, made, settings, latents)
-  _check_files(made)
-  _check_video(clip.video, made)
+  _check_files(clip, made)
   if latents is not None:
     _read_latents(latents, made)
   inputs = _read_inputs(made, model)
-  with open(clip.video, "rb") as file:
-    digest = hashlib.file_digest(file, "sha256").hexdigest()
   light = dataclasses.replace(inputs, video=np.zeros(0), known=np.zeros(0), source=None, mouth=None)
-  return MadeClip(dataclasses.replace(clip, prompt=made.request.prompt), made, light, digest, latents)
-
-
-def latents_path(video: pathlib.Path) -> pathlib.Path:
-  """Where `run_sample.py --save_latents` keeps the latents of a video."""
-  return video.with_suffix(".latents.npy")
+  return MadeClip(dataclasses.replace(clip, prompt=made.request.prompt), made, light, latents)
 
 
 def files_of(clip: Clip) -> list[pathlib.Path]:
@@ -129,7 +120,7 @@ def make_record(clip: MadeClip, frames: int, latents: np.ndarray, known: np.ndar
   face = clip.inputs.face_mask
   mouth = 1 - mask[..., 0] if clip.made.task is Task.LIPSYNC else np.zeros_like(mask[..., 0])
   return Record(
-      id=clip.clip.id, index=0, start=0, caption=clip.clip.prompt, source=clip.digest,
+      id=clip.clip.id, index=0, start=0, caption=clip.clip.prompt, source=clip.made.video,
       task=clip.made.task.value, latents=latents, masked_latents=known[None, ..., TEMPORAL:],
       task_mask=mask, mouth_mask=mouth,
       face_mask=(np.ones(tokens) if face is None else face.reshape(tokens)).astype(np.uint8),
@@ -144,6 +135,8 @@ def _check_model(made: MadeBy, model: Model) -> None:
     told = made.networks.get(name)
     if told and told != model.digest(name):
       faults.append(f"weights of {name}")
+  if made.tokenizer and made.tokenizer != file_digest(model.tokenizer_path):
+    faults.append("tokenizer")
   if faults:
     raise InputError(f"Report {made.path} is of a clip of another model (report != these encoders): "
                      f"{'; '.join(faults)}. Prepare it with the config and checkpoint that made it.")
@@ -170,42 +163,30 @@ def _check_window(clip: Clip, made: MadeBy, settings: PrepareConfig,
                      f"--config.prepare.frames={sampled}.")
 
 
-def _check_files(made: MadeBy) -> None:
+def _check_files(clip: Clip, made: MadeBy) -> None:
   for name, path in named_files(made.request).items():
     where = f"Report {made.path}: its {name} {path}"
     if not path.is_file():
       raise InputError(f"{where} is not there; a relative path is looked for from the current folder, "
                        "as it was in sampling.")
-    with open(path, "rb") as file:
-      digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if made.files.get(name, digest) != digest:
+    if file_digest(path) != made.files.get(name):
       raise InputError(f"{where} has changed since the clip was made.")
-
-
-def _check_video(path: pathlib.Path, made: MadeBy) -> None:
-  count, shape = 0, None
-  for frame in video_files.stream_video(path, audio_lib.FPS):
-    count, shape = count + 1, frame.shape[:2]
-  height, width = (side * made.enlarge for side in made.size)
-  if (count, shape) != (made.frames, (height, width)):
-    raise InputError(f"Video {path} has {count} frames of {shape[1]}x{shape[0]} pixels, its report "
-                     f"{made.path} tells of {made.frames} of {width}x{height}: it is another's, or "
-                     "was changed.")
-  seed = video_files.read_metadata(path).get("seed", made.seed)
-  if seed != made.seed:
-    raise InputError(f"Video {path} was made from seed {seed}, its report {made.path} tells of seed "
-                     f"{made.seed}: it is another's.")
+  if file_digest(clip.video) != made.video:
+    raise InputError(f"Video {clip.video} is not the one that its report {made.path} tells of, or has "
+                     "changed since; sample it again.")
 
 
 def _read_inputs(made: MadeBy, model: Model) -> Inputs:
-  """What sampling read: at the size it took, whatever the settings that led to it."""
+  """What sampling read: at the size it took, whatever the settings that led to it. A negative prompt
+  is no condition of a record."""
   settings = dataclasses.replace(
       model.config.sampling, height=made.size[0], width=made.size[1], text_scale=1.0,
       max_frames=audio_lib.sample_frames(made.frames))
   config = dataclasses.replace(model.config, seed=made.seed, face_detector=made.face_detector,
                                sampling=settings)
   try:
-    inputs = read_inputs(made.request, config, model.tokenizer_path)
+    inputs = read_inputs(dataclasses.replace(made.request, negative_prompt=None), config,
+                         model.tokenizer_path)
   except InputError as error:
     raise InputError(f"Report {made.path}: {error}") from None
   if inputs.frames != made.frames:
@@ -218,7 +199,7 @@ def _latents(model: Model, params: Params, clip: MadeClip, frames: int) -> np.nd
   if clip.latents is not None:
     return np.array(_read_latents(clip.latents, clip.made)[:(frames - 1) // TEMPORAL + 1])
   pictures = video_files.read_video(clip.clip.video, audio_lib.FPS, frames).frames
-  if clip.made.enlarge > 1:
+  if pictures.shape[1:3] != clip.size:  # they were written larger
     pictures = image_lib.resize_lanczos(pictures, clip.size)
   return model.vae_encode(params, image_lib.to_pixels(pictures)[None])[0]
 
@@ -226,14 +207,13 @@ def _latents(model: Model, params: Params, clip: MadeClip, frames: int) -> np.nd
 def _read_latents(path: pathlib.Path, made: MadeBy) -> np.ndarray:
   shape = ((audio_lib.sample_frames(made.frames) - 1) // TEMPORAL + 1,
            made.size[0] // SPATIAL, made.size[1] // SPATIAL, LATENT_CHANNELS)
-  try:
-    latents = np.load(path, mmap_mode="r", allow_pickle=False)
-  except (OSError, ValueError, EOFError) as error:
-    raise InputError(f"Latents {path} cannot be read ({error}); remove them to encode the video "
-                     "instead.") from None
+  if file_digest(path) != made.latents:
+    raise InputError(f"Latents {path} are not those that the report {made.path} tells of, or have "
+                     "changed since; sample the clip again.")
+  latents = np.load(path, mmap_mode="r", allow_pickle=False)
   if latents.shape != shape or latents.dtype != np.float32 or not np.isfinite(latents).all():
     raise InputError(f"Latents {path} are {latents.dtype} {latents.shape}, wanted finite float32 "
-                     f"{shape}: they are another clip's. Remove them to encode the video instead.")
+                     f"{shape}; sample the clip again.")
   return latents
 
 

@@ -23,12 +23,15 @@ class MadeBy:
     request: what was asked for; relative paths are relative to the current folder, as they were then.
     seed: of the noise.
     frames: frames of the video.
-    size: (H, W) that it was sampled at, in pixels.
-    enlarge: the video's pictures are so many times as high and wide.
+    size: (H, W) that it was sampled at, in pixels; the video's pictures may be written larger.
     face_detector: that looked for the face.
     transformer: config of the transformer, as far as it is told.
-    files: sha256 of the request's files by field; none in reports that do not tell.
-    networks: digests of the networks' weights by component; none in reports that do not tell.
+    video: sha256 of the video as written.
+    latents: sha256 of the latents beside it; empty where they were not saved.
+    files: sha256 of the request's files by field.
+    networks: digests of the networks' weights by component; none where the report does not tell, as
+      when the transformer was in training.
+    tokenizer: sha256 of the tokenizer; empty likewise.
   """
 
   path: pathlib.Path
@@ -36,11 +39,13 @@ class MadeBy:
   seed: int
   frames: int
   size: tuple[int, int]
-  enlarge: int
   face_detector: str
   transformer: dict
+  video: str
+  latents: str
   files: dict
   networks: dict
+  tokenizer: str
 
   @property
   def task(self) -> Task:
@@ -69,15 +74,15 @@ def read_report(path: pathlib.Path) -> MadeBy:
     Task.parse(request["task"])
     made = MadeBy(
         path, config_lib.build(Request, request, "request"), get("seed", int), get("frames", int),
-        (get("size.height", int), get("size.width", int)), get("config.enlarge", int),
-        get("config.face_detector", str), get("config.model.transformer", dict),
-        get("files", dict, {}), get("networks", dict, {}))
+        (get("size.height", int), get("size.width", int)), get("config.face_detector", str),
+        get("config.model.transformer", dict), get("video.sha256", str),
+        get("latents.sha256", str, ""), get("files", dict), get("networks", dict, {}),
+        get("tokenizer", str, ""))
   except InputError as error:
     raise InputError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
   height, width = made.size
-  if min(made.frames, height, width, made.enlarge) < 1 or height % TOKEN or width % TOKEN:
-    raise InputError(f"{where} is damaged: {made.frames} frames of {width}x{height} pixels, enlarged "
-                     f"{made.enlarge} times; {_WANTED}.")
+  if min(made.frames, height, width) < 1 or height % TOKEN or width % TOKEN:
+    raise InputError(f"{where} is damaged: {made.frames} frames of {width}x{height} pixels; {_WANTED}.")
   return made
 
 
