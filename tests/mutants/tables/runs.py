@@ -115,7 +115,7 @@ MUTANTS = [
     *of("emv3_jax/training/saving.py", SAVING,
         ("the weights are exported in place of their average", "self._read(step, {\"ema\": abstract})[0][\"ema\"]",
          "self._read(step, {\"params\": abstract})[0][\"params\"]", "test_the_average_is_loaded_alone"),
-        ("checkpoints of another run are read", "identity.check(content, self._run, step, ", "str((content, self._run, step, ",
+        ("checkpoints of another run are read", "identity.check(content, self.run, step, f\"Checkpoint {where}\")", "pass",
          "test_a_checkpoint_of_another_run_is_refused")),
     *of("emv3_jax/training/metrics.py", METRICS,
         ("a loss of NaN goes on", "if not math.isfinite(self.values[name]):", "if False:", "test_faults"),
