@@ -32,11 +32,12 @@ def _raise(error):
 @pytest.mark.parametrize("main, code, said", [
     (lambda arguments: 0, 0, ""), (lambda arguments: 3, 3, ""),
     (lambda arguments: _raise(InputError("no such file")), 2, "no such file\n"),
-    (lambda arguments: _raise(KeyboardInterrupt), 130, "Interrupted.\n"),
+    (lambda arguments: _raise(KeyboardInterrupt), 75, "Stopped by Ctrl-C; the same command goes on.\n"),
     (lambda arguments: _raise(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 5 bytes")), 1,
      "memory is not enough"),
 ], ids=["done", "own code", "wrong input", "interrupt", "memory"])
-def test_codes_of_what_goes_wrong(main, code, said, capsys):
+def test_codes_of_what_goes_wrong(main, code, said, capsys, monkeypatch):
+  monkeypatch.setattr(command_line.signal, "signal", lambda *_: None)  # of the tests' process
   with pytest.raises(SystemExit) as ended:
     command_line.run(main)
   assert ended.value.code == code and said in capsys.readouterr().err
@@ -152,6 +153,12 @@ def test_divergence_ends_with_1(monkeypatch, tmp_path, capsys):
   monkeypatch.setattr(loop, "train", lambda *_, **__: _raise(Diverged("Stopped: in step 3")))
   assert run_train.main([*TRAIN, f"--workdir={tmp_path}"]) == 1
   assert capsys.readouterr().err.endswith("Stopped: in step 3\n")
+
+
+@pytest.mark.parametrize("stopped, code", [(False, 0), (True, 75)])
+def test_a_run_that_was_stopped_ends_with_75(stopped, code, monkeypatch, tmp_path):
+  monkeypatch.setattr(loop, "train", lambda *_, **__: loop.Outcome(3, stopped))
+  assert run_train.main([*TRAIN, f"--workdir={tmp_path}"]) == code
 
 
 def test_steps_to_profile():

@@ -20,7 +20,8 @@ from tests.mutants.mutant import Mutant, WrongMutant
 
 LEFT_OUT = ("build", "outputs", "runs", "data")  # at the root; so is what begins with a dot
 SECONDS = 300  # for the tests of one mutant
-BASELINE_SECONDS = 3600  # for all tests on the tree as it is
+BASELINE_SECONDS = 1800  # for the tests of some files on the tree as it is
+FILES = 8  # whose tests run together on the tree as it is
 _FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+\.py\S*)", re.MULTILINE)
 _CODES = {0: "survived", 1: "caught"}  # of pytest
 
@@ -221,16 +222,25 @@ def run(root: pathlib.Path, mutants: Sequence[Mutant], results: Results, program
 
 
 def _failing(tree: Tree, mutants: Sequence[Mutant], results: Results) -> set[str]:
-  """Those tests of the mutants that do not pass on the tree as it is."""
-  digest = tree_digest(tree.folder)
+  """Those tests of the mutants that do not pass on the tree as it is; some files at a time."""
+  digest, failing = tree_digest(tree.folder), set()
   tests = {test for mutant in mutants for test in mutant.tests} - results.passing(digest)
-  if not tests:
-    return set()
-  code, said = tree.pytest(sorted(tests), BASELINE_SECONDS)
-  if code not in (0, 1):
-    raise RuntimeError(f"The tests do not run on the tree as it is (code {code}):\n{said[-3000:]}")
-  broken = _FAILED.findall(said)
-  failing = {test for test in tests
-             if any(name == test or name.startswith((f"{test}[", f"{test}::")) for name in broken)}
-  results.put_passing(digest, tests - failing)
+  files = sorted({test.partition("::")[0] for test in tests})
+  for begin in range(0, len(files), FILES):
+    part = {test for test in tests if test.partition("::")[0] in files[begin:begin + FILES]}
+    found = _failing_of(tree, part)
+    results.put_passing(digest, part - found)
+    failing |= found
   return failing
+
+
+def _failing_of(tree: Tree, tests: set[str]) -> set[str]:
+  code, said = tree.pytest(sorted(tests), BASELINE_SECONDS)
+  broken = _FAILED.findall(said)
+  failing = {test for test in tests for name in broken
+             if test.startswith(f"{name}::") or f"{name}[".startswith((f"{test}[", f"{test}::"))}
+  if code in (0, 1):
+    return failing
+  if not failing:
+    raise RuntimeError(f"The tests do not run on the tree as it is (code {code}):\n{said[-3000:]}")
+  return failing | (_failing_of(tree, tests - failing) if tests - failing else set())

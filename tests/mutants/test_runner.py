@@ -65,6 +65,12 @@ def test_what_comes_of_mutants(project, tmp_path):
 
   mutants = [caught, survived]
   assert attempt() == found[:2] and not told, "results are kept"
+  (project / "checks/test_none.py").write_text("import no_such_module\n\ndef test_none(): pass\n")
+  mutants = [mutant("return a + b", "return 5", "test_zeros"),
+             mutant("def add(a", "def add(b", "checks/test_none.py::test_none")]
+  assert [result.outcome for result in attempt()] == ["caught", "error"]
+
+  mutants = [caught, survived]
   (project / "checks/test_sums.py").write_text(TESTS.replace("add(0, 0) == 0", "add(0, 1) == 1"))
   assert [result.outcome for result in attempt()] == ["caught"] * 2, "where nothing has changed"
 
