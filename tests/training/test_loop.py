@@ -274,7 +274,7 @@ def test_clips_of_the_average(folder, programs, tmp_path, monkeypatch):
     def sample(self, average):
       averages.append(jax.device_get(average))
       return Clip(np.full((3, 32, 32, 3), 90, np.uint8), 25, (np.zeros((1920, 1), np.float32), 16000),
-                  np.zeros(1), {"config": {"name": "tiny"}, "seed": 7})
+                  np.zeros(1), {"config": {"name": "tiny", "sampling": {"enlarge": 1}}, "seed": 7})
 
   monkeypatch.setattr(previews, "ClipPreview", Sampler)
   config = dataclasses.replace(runs.config_of(folder, steps=4, preview_every=2),
