@@ -11,7 +11,7 @@ At the stage's end the leaves come back from disk a few at a time, each to where
 mesh. So on the devices there is never a second copy of the weights.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import math
 import pathlib
 import shutil
@@ -46,14 +46,16 @@ class StageStart:
     whole = jax.NamedSharding(programs.mesh, jax.P())
     self._sums = programs.jit(_sums, donate_argnums=(), out_shardings=whole)
 
-  def keep(self, step: int, state: State, stage: Stage) -> None:
+  def keep(self, step: int, state: State, stage: Stage, earlier: int) -> None:
     """Writes what `stage`, whose first step is `step`, starts with.
+
+    What stages before step `earlier` started with is removed: no checkpoint goes on from there.
 
     Raises:
       InputError: the disk is full.
     """
     kept = ("ema", "params") if stage.start == "online" and step else ("ema",)
-    self.remove()
+    self.remove(lambda first: first < earlier or first == step)
     try:
       for name in kept:
         with ocp.Context():
@@ -67,11 +69,15 @@ class StageStart:
     """Of the average that the stage from step `step` on starts with: what `made_by` calls weights."""
     return component_digest(self._folder / str(step) / "ema")
 
-  def remove(self) -> None:
-    """Removes what was kept."""
-    if processes.is_first():
-      shutil.rmtree(self._folder, ignore_errors=True)
-    processes.anywhere(False)  # waits for it
+  def remove(self, chosen: Callable[[int], bool] = lambda first: True) -> None:
+    """Removes what stages started with, those of the first steps that are chosen."""
+    if processes.is_first() and self._folder.exists():
+      for path in self._folder.iterdir():
+        if not path.name.isdecimal() or chosen(int(path.name)):  # or what a killed run left
+          shutil.rmtree(path)
+      if not any(self._folder.iterdir()):
+        self._folder.rmdir()
+    processes.anywhere(False)  # the others wait for it
 
   def share(self, first: int, state: State) -> float | None:
     """The share of what the stage from step `first` on has changed that the average holds.
