@@ -121,13 +121,13 @@ class Run:
     logging.info("Going on from %s.", checkpoints.folder / str(step))
     return state, step
 
-  def step(self, state: State, step: int, batches: HostBatches, checkpoints: Checkpoints) -> State:
+  def step(self, state: State, step: int, batches: HostBatches) -> State:
     """One step; its metrics are read later."""
     batch = batches.take(step)
     state = self.programs.enter(state, step)
     if step == schedule.place_of(self.programs.stages, step).first:
       with self.speed.paused():
-        self._begin_stage(state, step, checkpoints)
+        self._begin_stage(state, step)
     program = self.programs.program_at(step)
     shape = batch.batch["latents"].shape
     known = (program, shape) in self._called  # a first call places constants
@@ -139,14 +139,10 @@ class Run:
     self.speed.count(step, shape, batches.stalled)
     return state
 
-  def _begin_stage(self, state: State, step: int, checkpoints: Checkpoints) -> None:
-    """Keeps what a stage starts with, and that of the stage which the newest checkpoint is in.
-
-    Warns of negatives that other weights made than the average that the stage starts with.
-    """
+  def _begin_stage(self, state: State, step: int) -> None:
+    """Keeps what a stage starts with; warns of negatives that other weights made than that average."""
     place = schedule.place_of(self.programs.stages, step)
-    resumed = schedule.place_of(self.programs.stages, checkpoints.latest or 0)
-    self.stage_start.keep(step, state, place.stage, resumed.first)
+    self.stage_start.keep(step, state, place.stage)
     made_by = self.sources.made_by(place.index)
     if made_by and processes.is_first() and made_by != self.stage_start.digest(place.first):
       logging.warning(
@@ -217,6 +213,10 @@ class Run:
       return
     self.read_metrics(step)
     with self.speed.paused():
+      checkpoints.wait()
+      if checkpoints.latest is not None:
+        stages = self.programs.stages
+        self.stage_start.forget_before(schedule.place_of(stages, checkpoints.latest).first)
       checkpoints.save(step, state, self.rows)
 
 
@@ -258,7 +258,7 @@ def train(config: Config, workdir: pathlib.Path, *, speed: Speed | None = None,
           with run.batches(step) as batches:
             while step < batches.end and not stopped:
               traced.at(step)
-              state = run.step(state, step, batches, checkpoints)
+              state = run.step(state, step, batches)
               step += 1
               run.report(writer)  # while the step runs, about those before it
               run.after(step, state)

@@ -11,7 +11,7 @@ At the stage's end the leaves come back from disk a few at a time, each to where
 mesh. So on the devices there is never a second copy of the weights.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 import math
 import pathlib
 import shutil
@@ -46,16 +46,16 @@ class StageStart:
     whole = jax.NamedSharding(programs.mesh, jax.P())
     self._sums = programs.jit(_sums, donate_argnums=(), out_shardings=whole)
 
-  def keep(self, step: int, state: State, stage: Stage, earlier: int) -> None:
+  def keep(self, step: int, state: State, stage: Stage) -> None:
     """Writes what `stage`, whose first step is `step`, starts with.
 
-    What stages before step `earlier` started with is removed: no checkpoint goes on from there.
+    What earlier stages began with stays: a run that is killed may go on within one of them.
 
     Raises:
       InputError: the disk is full.
     """
     kept = ("ema", "params") if stage.start == "online" and step else ("ema",)
-    self.remove(lambda first: first < earlier or first == step)
+    self._remove(self._folder / str(step))
     try:
       for name in kept:
         with ocp.Context():
@@ -69,15 +69,21 @@ class StageStart:
     """Of the average that the stage from step `step` on starts with: what `made_by` calls weights."""
     return component_digest(self._folder / str(step) / "ema")
 
-  def remove(self, chosen: Callable[[int], bool] = lambda first: True) -> None:
-    """Removes what stages started with, those of the first steps that are chosen."""
-    if processes.is_first() and self._folder.exists():
-      for path in self._folder.iterdir():
-        if not path.name.isdecimal() or chosen(int(path.name)):  # or what a killed run left
-          shutil.rmtree(path)
-      if not any(self._folder.iterdir()):
-        self._folder.rmdir()
-    processes.anywhere(False)  # the others wait for it
+  def forget_before(self, first: int) -> None:
+    """Removes what the stages before the one from step `first` on began with: the run never goes
+    back to them."""
+    folders = self._folder.iterdir() if self._folder.is_dir() else ()
+    self._remove(*(path for path in folders if path.name.isdecimal() and int(path.name) < first))
+
+  def remove(self) -> None:
+    """Removes all that was kept."""
+    self._remove(self._folder)
+
+  def _remove(self, *folders: pathlib.Path) -> None:
+    if processes.is_first():
+      for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+    processes.anywhere(False)  # waits for it
 
   def share(self, first: int, state: State) -> float | None:
     """The share of what the stage from step `first` on has changed that the average holds.

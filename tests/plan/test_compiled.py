@@ -35,8 +35,9 @@ def recorded(record_property):
 
 
 @pytest.fixture
-def plan(recorded):
+def plan(recorded, monkeypatch):
   """`planner.plan` where the target's compiler is; each program in a process of its own."""
+  monkeypatch.delenv("XLA_FLAGS", raising=False)  # full-size programs as users plan them
   def run(config, name, mesh=(), *names):
     target = targets.parse(name)
     try:

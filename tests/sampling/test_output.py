@@ -9,6 +9,7 @@ from emv3_jax.io import video_files
 from emv3_jax.io.audio_files import read_audio
 from emv3_jax.sampling import output
 from emv3_jax.sampling.clip import Clip
+from tests.io.metadata import metadata_of
 
 
 def clip(enlarge: int = 1, level: int = 90) -> Clip:
@@ -27,15 +28,15 @@ def test_what_is_written_beside_each_other(tmp_path):
   assert rate == 16000 and abs(len(samples) - 3200) <= 1
   wanted, _ = clip().sound
   assert np.corrcoef(samples[:3100, 0], wanted[:3100, 0])[0, 1] > 0.98
-  assert video_files.read_metadata(video).items() >= {"synthetic": True, "seed": 7, "model": "tiny"}.items()
+  assert metadata_of(video).items() >= {"synthetic": True, "seed": 7, "model": "tiny"}.items()
   report = json.loads((tmp_path / "clip.json").read_text())
   assert report["video"]["bytes"] == video.stat().st_size
   assert report["latents"]["bytes"] == (tmp_path / "clip.latents.npy").stat().st_size
 
 
-@pytest.mark.parametrize("given, size", [({}, (96, 144)), ({"enlarge": 1}, (32, 48))])
-def test_pictures_are_enlarged_as_the_settings_say(tmp_path, given, size):
-  output.write(clip(enlarge=3), tmp_path / "clip.mp4", **given)
+@pytest.mark.parametrize("enlarge, size", [(3, (96, 144)), (1, (32, 48))])
+def test_pictures_are_enlarged_as_the_settings_say(tmp_path, enlarge, size):
+  output.write(clip(enlarge=enlarge), tmp_path / "clip.mp4")
   assert video_files.read_video(tmp_path / "clip.mp4").frames.shape == (5, *size, 3)
 
 

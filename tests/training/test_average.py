@@ -60,7 +60,7 @@ def test_the_share_by_hand_on_eight_devices(tmp_path):
   programs = tiny.programs_of(config)
   state = {"params": tiny.params_on(programs), "ema": tiny.params_on(programs)}
   start, begun = StageStart(tmp_path, programs), tiny.params_of(programs.network)
-  start.keep(0, state, programs.stages[0], 0)
+  start.keep(0, state, programs.stages[0])
   state["params"], state["ema"] = tiny.params_on(programs, 2), tiny.params_on(programs, 3)
   change = {kind: np.concatenate([
       np.ravel(leaf - named_leaves(begun)[name])
@@ -73,10 +73,13 @@ def test_the_share_by_hand_on_eight_devices(tmp_path):
 
   online = Stage("b", 5, start="online")
   state["ema"] = tiny.params_on(programs, 4)
-  start.keep(5, state, online, 5)
+  start.keep(5, state, online)
   state["params"], state["ema"] = jax.tree.map(lambda a: a + 1, (state["params"], state["ema"]))
   assert start.share(5, state) == pytest.approx(1.0, rel=1e-5)
-  assert [path.name for path in (tmp_path / "stage_start").iterdir()] == ["5"]
+  there = lambda: sorted(path.name for path in (tmp_path / "stage_start").iterdir())
+  assert there() == ["0", "5"], "a run that is killed may go back to the stage before"
+  start.forget_before(5)
+  assert there() == ["5"]
 
 
 @pytest.fixture(scope="module")
@@ -131,3 +134,5 @@ def test_resumed_within_a_stage_it_says_the_same(cycle, tmp_path):
   loop.train(upto(50), tmp_path, programs=programs)
   share = lambda folder: [line["ema_share"] for line in runs.told(folder) if line["step"] == 45]
   assert share(tmp_path) == share(workdir)
+  loop.train(upto(52), tmp_path, programs=programs)
+  assert kept() == ["45"], "a checkpoint was whole beyond 45"

@@ -127,7 +127,9 @@ def test_the_gradient_is_the_slope_of_the_loss(kind):
 
 
 @pytest.mark.parametrize("sizes, parts", [
-    (dict(fsdp=2, context=2, tensor=2), 1), (dict(data=2, fsdp=4), 1), (dict(data=2, context=4), 4)],
+    (dict(fsdp=2, context=2, tensor=2), 1),
+    pytest.param(dict(data=2, fsdp=4), 1, marks=pytest.mark.slow),
+    (dict(data=2, context=4), 4)],
     ids=["fsdp2-context2-tensor2", "data2-fsdp4", "data2-context4-accumulate4"])
 def test_eight_devices_and_parts_of_a_batch_do_what_one_does(sizes, parts, one_device):
   train = TrainConfig(batch=8, accumulate=parts, remat="full", attention="blocked")
@@ -142,12 +144,14 @@ def test_eight_devices_and_parts_of_a_batch_do_what_one_does(sizes, parts, one_d
 
 def test_muon_takes_the_same_steps_on_eight_devices():
   """Its matrices are split over the mesh; what it makes of them has to see them whole."""
-  config = dataclasses.replace(CONFIG, optimizer=OptimizerConfig(name="muon"))
+  # Fewer matrices, a smaller program.
+  config = tiny.config_of(Stage("audio", 9, train="audio", learning_rate=RATE),
+                          optimizer=OptimizerConfig(name="muon"))
   _, want = tiny.run(config, 2, batch=BATCH)
   _, got = tiny.run(tiny.on_mesh(config, fsdp=2, context=2, tensor=2), 2, batch=BATCH)
   _close(got["params"], want["params"], tolerance=1e-3)
   before = named_leaves(tiny.params_of(tiny.programs_of(config).network))
-  name = "blocks.ffn.up.kernel"
+  name = "blocks.cross_attn.k_audio.kernel"
   assert np.abs(named_leaves(want["params"])[name] - before[name]).max() > 0.1 * RATE
 
 

@@ -109,7 +109,7 @@ def test_a_first_stage_that_unlearns_needs_no_data(folder, negatives, tmp_path, 
   """Its negatives come from the weights that the run starts from."""
   monkeypatch.setattr(loop.Run, "after", lambda *_: None)
   monkeypatch.setattr(loop.Run, "step", 
-                      lambda _, state, step, batches, __: (batches.take(step), state)[1])
+                      lambda _, state, step, batches: (batches.take(step), state)[1])
   config = dataclasses.replace(config_of(folder, log_every=9), stages=stages_of(folder)[1:],
                                data=str(tmp_path / "data"))
   programs = tiny.programs_of(config)

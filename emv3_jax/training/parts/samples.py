@@ -53,12 +53,12 @@ class Performance:
   told: np.ndarray | None = None
 
 
-def render(count: int, split: str = "held_out", frames: int = FRAMES,
-           seed: int = 0) -> list[puppets.Clip]:
-  """The first `count` clips of the world `seed`; held-out ones have puppets, voices and sentences
-  that no training knows."""
+def render(count: int, split: str = "held_out", frames: int = FRAMES, seed: int = 0,
+           first: int = 0) -> list[puppets.Clip]:
+  """`count` clips of the world `seed`, from number `first`; held-out ones have puppets, voices and
+  sentences that no training knows."""
   return [puppets.render_clip(puppets.clip_spec(seed, index, split, frames))
-          for index in range(count)]
+          for index in range(first, first + count)]
 
 
 class Actor:
