@@ -1,6 +1,7 @@
 """Reads and checks everything a request names, before any network is loaded."""
 
 import dataclasses
+import math
 import pathlib
 
 import numpy as np
@@ -135,8 +136,8 @@ def _check_used(request: Request, flash: bool, settings: SamplingConfig) -> None
 def _first_seconds(samples: np.ndarray, rate: int, request: Request) -> np.ndarray:
   if request.seconds is None:
     return samples
-  if not request.seconds > 0:
-    raise InputError(f"--seconds={request.seconds} is not positive.")
+  if not 0 < request.seconds < math.inf:
+    raise InputError(f"--seconds={request.seconds:g} is no length of time; give a number above 0.")
   return samples[:round(request.seconds * rate)]
 
 

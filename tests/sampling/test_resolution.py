@@ -19,7 +19,7 @@ from emv3_jax.sampling.settings import PRESETS, RELEASED, Request, SamplingConfi
 from emv3_jax.training import settings as training
 from emv3_jax.training.exporting import sampling_card
 import run_sample
-from tests.sampling.conftest import TINY
+from tests.sampling.conftest import TINY, tiny_config
 
 ASSETS = TINY.parents[1] / "emv3_jax/assets/tiny"
 
@@ -74,6 +74,21 @@ def test_a_setting_that_must_match_the_training_is_held(tmp_path):
 def test_a_model_json_that_is_wrong(tmp_path, wishes, said):
   with pytest.raises(InputError, match=said):
     resolve(SamplingConfig(), "preview", card(tmp_path, wishes))
+
+
+@pytest.mark.parametrize("name, value", [
+    ("steps", 0), ("steps", 1001), ("shift", 0.0), ("shift", float("nan")), ("solver_shift", -1.0),
+    ("text_scale", float("inf")), ("audio_scale", float("nan")), ("neg_scale", -0.5),
+    ("neg_steps", -2), ("audio_gain", float("-inf")), ("riflex_k", -1), ("token_blocks", -1),
+    ("max_frames", -3), ("max_area", 0), ("enlarge", 0), ("enlarge", 65)])
+def test_settings_out_of_range_are_refused(name, value):
+  with pytest.raises(InputError, match=f"sampling.{name} is .* at least"):
+    SamplingConfig(**{name: value})
+
+
+def test_a_riflex_frequency_that_the_network_does_not_have():
+  with pytest.raises(InputError, match="riflex_k is 99; this network has .* temporal frequencies"):
+    load(config=tiny_config("sampling.riflex_k=99"))
 
 
 def test_presets_that_are_none(tmp_path):
