@@ -1,6 +1,6 @@
-"""One of several processes, four CPU devices each, that sample and differentiate together.
+"""One of several processes, four CPU devices each, that sample or differentiate together.
 
-  python -m tests.multiprocess.worker ADDRESS PROCESSES PROCESS OUT.npz
+  python -m tests.multiprocess.worker latents|gradients ADDRESS PROCESSES PROCESS OUT.npz
 """
 
 import dataclasses
@@ -19,35 +19,38 @@ from tests.compiler import QUICK
 from tests.sharding import tiny
 
 
-def work() -> dict[str, np.ndarray]:
-  """A sampling run with fsdp over all processes, and a gradient with context over all of them."""
-  whole = lambda tree, mesh: jax.jit(
-      lambda tree: tree, out_shardings=jax.sharding.NamedSharding(mesh, jax.P()))(tree)
-
+def latents() -> dict[str, np.ndarray]:
+  """Of a sampling run with fsdp over all processes."""
   mesh = sharding.make_mesh(MeshConfig(fsdp=2, context=2, tensor=2))
   denoiser = Denoiser(sharding.ShardedTransformer(tiny.CONFIG, mesh), tiny.CONFIG,
                       SamplingConfig(steps=2, neg_steps=0), attend=tiny.ATTEND)
-  latents = denoiser.run(sharding.place(tiny.params_of(), mesh),
-                         sharding.replicate(tiny.noise_of(1), mesh), tiny.conditions_of(1))
+  return {"latents": denoiser.run(sharding.place(tiny.params_of(), mesh),
+                                  sharding.replicate(tiny.noise_of(1), mesh),
+                                  tiny.conditions_of(1))}
 
+
+def gradients() -> dict[str, np.ndarray]:
+  """With context over all processes."""
   config = MeshConfig(context=8, attention="allgather")
   mesh = sharding.make_mesh(config)
-  loss = functools.partial(tiny.loss_and_velocity, mesh=mesh, attention=config.attention,
-                           remat="none")
+  loss = functools.partial(tiny.loss_and_velocity, mesh=mesh, attention=config.attention)
   inputs = tiny.noise_of(1), dataclasses.asdict(tiny.conditions_of(1))
-  gradients, _ = jax.jit(jax.grad(loss, has_aux=True))(
+  whole = jax.sharding.NamedSharding(mesh, jax.P())
+  found, _ = jax.jit(jax.grad(loss, has_aux=True), out_shardings=whole)(
       sharding.place(tiny.params_of(), mesh), *sharding.replicate(inputs, mesh))
-  results = {"latents": latents, **named_leaves(whole(gradients, mesh))}
-  return {name: np.asarray(result) for name, result in results.items()}
+  return {name: np.asarray(leaf) for name, leaf in named_leaves(found).items()}
 
 
-def main(address: str, processes: str, process: str, out: str) -> None:
+WORK = {"latents": latents, "gradients": gradients}
+
+
+def main(work: str, address: str, processes: str, process: str, out: str) -> None:
   jax.config.update("jax_platforms", "cpu")
   jax.config.update("jax_num_cpu_devices", 4)
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
   jax.distributed.initialize(address, int(processes), int(process))
   jax.jit = functools.partial(jax.jit, compiler_options=QUICK)
-  results = work()
+  results = WORK[work]()
   if jax.process_index() == 0:
     np.savez(out, **results)
   jax.distributed.shutdown()
