@@ -5,7 +5,8 @@
   python run_sample.py --config=configs/echomimic_v3_preview.py --plan=v5e:2x4,h100:1x1x8
 
 Config fields are overridden as --config.sampling.steps=8. Exit code 0 only when all that was
-asked for was done; 1 when jobs of a manifest failed; 2 for wrong input.
+asked for was done; 1 when jobs of a manifest failed; 2 for wrong input; 75 when it was stopped by
+SIGTERM or Ctrl-C: the same command goes on.
 """
 
 from collections.abc import Collection, Sequence

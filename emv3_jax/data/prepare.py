@@ -5,7 +5,8 @@
 
 Fields of the config are overridden as --config.prepare.frames=81. A run that was stopped goes on where
 it was. Exit code 0 only when every clip was used; 1 when some were rejected (DIR/rejected.jsonl says
-why; the dataset of the others is complete), 0 then too with --skip_bad; 2 for wrong input.
+why; the dataset of the others is complete), 0 then too with --skip_bad; 2 for wrong input; 75
+when it was stopped by SIGTERM or Ctrl-C.
 """
 
 from collections.abc import Sequence

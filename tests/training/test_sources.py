@@ -59,6 +59,8 @@ def test_batches_on_the_mesh(folder):
       batches.take(9)
     with pytest.raises(ValueError, match="step 5 was asked for, that of 6"):
       batches.take(5)
+    batches._thread.join(10)
+    assert batches._queue.empty(), "it reads to the end and no further"
   assert learnt.positives is None and unlearnt.positives is not None
   for batch, step in ((learnt.batch, 4), (unlearnt.batch, 5)):
     np.testing.assert_array_equal(batch["example"], sources.examples(step))

@@ -164,3 +164,16 @@ def test_negatives_are_prepared_as_the_data_are(folder):
 def test_shipped_sampling_configs_are_known_by_their_network(name, network):
   values = importlib.import_module(f"configs.{name}").get_config()
   assert shipped(build(Config, values)) == network
+
+
+@pytest.mark.parametrize("made_by, warned", [("", False), ("this", False), ("other", True)])
+def test_negatives_of_other_weights_are_told(folder, programs, negatives, tmp_path, monkeypatch, caplog,
+                                             made_by, warned):
+  index = json.loads((negatives() / "index.json").read_text())
+  (folder / "negatives/index.json").write_text(json.dumps({**index, "made_by": made_by}))
+  run = loop.Run(config_of(folder), tmp_path, loop.Speed(), programs)
+  monkeypatch.setattr(run.stage_start, "keep", lambda *_: None)
+  monkeypatch.setattr(run.stage_start, "digest", {2: "this"}.get)
+  with caplog.at_level(std_logging.WARNING):
+    run._begin_stage({}, 2)
+  assert ("stages.1 ('hands')" in caplog.text and "other weights (other)" in caplog.text) == warned
