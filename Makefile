@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TINY := emv3_jax/assets/tiny
 
-.PHONY: demo test soak plan-gpu parity bench lint clean
+.PHONY: demo test judge soak plan-gpu parity bench lint clean
 
 .venv/.core: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -32,6 +32,9 @@ demo: .venv/.core  ## the main job on the embedded default -> outputs/demo/talki
 test: .venv/.test  ## style and tests, no network
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+
+judge: .venv/.core  ## the small default against docs/evidence/default.json; JUDGE_FLAGS=--write renews it
+	$(BIN)/python scripts/judge_tiny.py $(JUDGE_FLAGS)
 
 soak: .venv/.test  ## the long checks; figures go to docs/evidence/soak.json
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[parity]'
