@@ -7,7 +7,7 @@ BIN := $(ENV)/bin
 PIP_INSTALL := pip install --quiet --disable-pip-version-check
 TINY := emv3_jax/assets/tiny
 
-.PHONY: demo test soak mutants plan-gpu parity bench lint clean
+.PHONY: demo test judge soak mutants plan-gpu parity bench lint clean
 .PRECIOUS: %/.core %/.test %/.parity
 
 %/.core: pyproject.toml
@@ -37,6 +37,9 @@ demo: $(ENV)/.core  ## the main job on the embedded default -> outputs/demo/talk
 test: $(ENV)/.test  ## style and tests, no network
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+
+judge: $(ENV)/.core  ## the small default against docs/evidence/default.json; JUDGE_FLAGS=--write renews it
+	$(BIN)/python scripts/judge_tiny.py $(JUDGE_FLAGS)
 
 soak: $(ENV)/.test  ## the long checks, the networks as users compile them; figures go to docs/evidence/soak.json
 	$(BIN)/$(PIP_INSTALL) --editable '.[parity]'

@@ -26,15 +26,15 @@ from emv3_jax.training.parts import flaws, lip_sync, samples
 from emv3_jax.training.previews import HeldOut
 from emv3_jax.training.programs import Programs
 
-WORLD, FIRST, CLIPS = 2, 4, 3  # three puppets
-SILENCES, SWAPS = 1, 2
+WORLD, FIRST, CLIPS, FRAMES = 2, 4, 3, 49  # three puppets
+SILENCES = SWAPS = 1
 MEBIBYTES = 20
 
 
 @pytest.fixture(scope="module")
 def shown():
   actor = samples.Actor(load(config=build(Config, tiny.get_config())))
-  clips = samples.render(CLIPS, seed=WORLD, first=FIRST)
+  clips = samples.render(CLIPS, frames=FRAMES, seed=WORLD, first=FIRST)
   return list(samples.perform(actor, clips, seed=FIRST, silences=SILENCES, swaps=SWAPS, told=0))
 
 
@@ -49,7 +49,7 @@ def test_size():
 
 
 def test_mouths_follow_the_sound(found):
-  assert found["r"] >= 0.9 and found["least_r"] >= 0.8 and abs(found["offset"]) <= 1
+  assert found["r"] >= 0.9 and found["least_r"] >= 0.75 and abs(found["offset"]) <= 1
 
 
 def test_silence_keeps_the_mouth_shut(found):
@@ -61,7 +61,7 @@ def test_another_sound_moves_the_mouth_another_way(found):
 
 
 def test_colours_of_puppets_and_walls_stay_near(found):
-  assert found["identity_ratio"] <= 3.2 and found["background_ratio"] <= 2.2
+  assert found["identity_ratio"] <= 3.2 and found["background_ratio"] <= 2.5
   assert found["identities"] >= 0.6
 
 

@@ -206,7 +206,7 @@ def test_written_video_is_whole_and_says_what_it_is(model, files, tmp_path):
     ({"task": "i2vv"}, "Unknown task"),
     ({"image": None}, "needs image"),
     ({"video": "x.mp4"}, "does not use video"),
-    ({"seconds": -1.0}, "not positive"),
+    ({"seconds": -1.0}, "no length of time"),
     ({"seconds": 0.1}, "too short"),
     ({"audio": "absent.wav"}, "no such file"),
     ({"image": "absent.png"}, "absent.png"),
