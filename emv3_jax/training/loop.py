@@ -125,11 +125,9 @@ class Run:
     """One step; its metrics are read later."""
     batch = batches.take(step)
     state = self.programs.enter(state, step)
-    place = schedule.place_of(self.programs.stages, step)
-    if step == place.first:
+    if step == schedule.place_of(self.programs.stages, step).first:
       with self.speed.paused():
-        self.stage_start.keep(step, state, place.stage)
-        self._check_maker(place)
+        self._begin_stage(state, step)
     program = self.programs.program_at(step)
     shape = batch.batch["latents"].shape
     known = (program, shape) in self._called  # a first call places constants
@@ -141,8 +139,10 @@ class Run:
     self.speed.count(step, shape, batches.stalled)
     return state
 
-  def _check_maker(self, place: schedule.Place) -> None:
-    """Warns of negatives that other weights made than the average that the stage begins with."""
+  def _begin_stage(self, state: State, step: int) -> None:
+    """Keeps what a stage starts with; warns of negatives that other weights made than that average."""
+    place = schedule.place_of(self.programs.stages, step)
+    self.stage_start.keep(step, state, place.stage)
     made_by = self.sources.made_by(place.index)
     if made_by and processes.is_first() and made_by != self.stage_start.digest(place.first):
       logging.warning(
@@ -196,12 +196,27 @@ class Run:
       logging.info("Step %d of %d, %s: loss %.4f, %.2f s a step.", last.step,
                    self.config.last_step, stage, told["loss"], told["seconds_per_step"])
 
+  def keep(self, checkpoints: Checkpoints, step: int, state: State, writer: metrics.Writer | None,
+           stopped: bool) -> None:
+    """After `step` steps: a checkpoint and previews, where they are due."""
+    train = self.config.train
+    if stopped or step == self.config.last_step or _due(step, train.checkpoint_every):
+      self.report(writer)
+      self.save(checkpoints, step, state)
+    if _due(step, train.preview_every):
+      with self.speed.paused():
+        self.previews.make(step, state["ema"], writer)
+
   def save(self, checkpoints: Checkpoints, step: int, state: State) -> None:
     """Starts to write a checkpoint, once it is known that its state is sound, unless it is there."""
     if checkpoints.newest == step:
       return
     self.read_metrics(step)
     with self.speed.paused():
+      checkpoints.wait()
+      if checkpoints.latest is not None:
+        stages = self.programs.stages
+        self.stage_start.forget_before(schedule.place_of(stages, checkpoints.latest).first)
       checkpoints.save(step, state, self.rows)
 
 
@@ -247,13 +262,8 @@ def train(config: Config, workdir: pathlib.Path, *, speed: Speed | None = None,
               step += 1
               run.report(writer)  # while the step runs, about those before it
               run.after(step, state)
-              stopped, last = stop.reached(step), step == config.last_step
-              if stopped or last or _due(step, config.train.checkpoint_every):
-                run.report(writer)
-                run.save(checkpoints, step, state)
-              if _due(step, config.train.preview_every):
-                with run.speed.paused():
-                  run.previews.make(step, state["ema"], writer)
+              stopped = stop.reached(step)
+              run.keep(checkpoints, step, state, writer, stopped)
           missing = None if step == config.last_step or stopped else run.missing(step)
         if missing:  # with the weights that its negatives are to be sampled from
           run.report(writer)

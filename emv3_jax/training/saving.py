@@ -130,7 +130,7 @@ class Checkpoints:
 
   def _as_stored(self, step: int, abstract: State) -> State:
     """With the reference that states had up to 0.1 though `absolute` did not use it."""
-    stored = self._checkpointer.metadata(step).metadata
+    stored = self._checkpointer.metadata(step).metadata or {}
     if "params" not in abstract or "reference" not in stored.keys() - abstract.keys():
       return abstract
     reference = jax.tree.map(

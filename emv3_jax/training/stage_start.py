@@ -49,11 +49,13 @@ class StageStart:
   def keep(self, step: int, state: State, stage: Stage) -> None:
     """Writes what `stage`, whose first step is `step`, starts with.
 
+    What earlier stages began with stays: a run that is killed may go on within one of them.
+
     Raises:
       InputError: the disk is full.
     """
     kept = ("ema", "params") if stage.start == "online" and step else ("ema",)
-    self.remove()
+    self._remove(self._folder / str(step))
     try:
       for name in kept:
         with ocp.Context():
@@ -67,10 +69,20 @@ class StageStart:
     """Of the average that the stage from step `step` on starts with: what `made_by` calls weights."""
     return component_digest(self._folder / str(step) / "ema")
 
+  def forget_before(self, first: int) -> None:
+    """Removes what the stages before the one from step `first` on began with: the run never goes
+    back to them."""
+    folders = self._folder.iterdir() if self._folder.is_dir() else ()
+    self._remove(*(path for path in folders if path.name.isdecimal() and int(path.name) < first))
+
   def remove(self) -> None:
-    """Removes what was kept."""
+    """Removes all that was kept."""
+    self._remove(self._folder)
+
+  def _remove(self, *folders: pathlib.Path) -> None:
     if processes.is_first():
-      shutil.rmtree(self._folder, ignore_errors=True)
+      for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
     processes.anywhere(False)  # waits for it
 
   def share(self, first: int, state: State) -> float | None:

@@ -134,7 +134,7 @@ def _gradients(cached=False, attend=attend_xla, **how):
 @pytest.mark.parametrize("how", [
     dict(remat="full", cached=True),
     dict(remat="attention"),
-    dict(remat="dots_saveable"),
+    pytest.param(dict(remat="dots_saveable"), marks=pytest.mark.slow),
     dict(remat="dots_with_no_batch_dims_saveable"),
     dict(token_blocks=5, remat="full", attend=attend_blocked),
 ], ids=_named)

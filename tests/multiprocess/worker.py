@@ -32,7 +32,8 @@ def work() -> dict[str, np.ndarray]:
 
   config = MeshConfig(context=8, attention="allgather")
   mesh = sharding.make_mesh(config)
-  loss = functools.partial(tiny.loss_and_velocity, mesh=mesh, attention=config.attention)
+  loss = functools.partial(tiny.loss_and_velocity, mesh=mesh, attention=config.attention,
+                           remat="none")
   inputs = tiny.noise_of(1), dataclasses.asdict(tiny.conditions_of(1))
   gradients, _ = jax.jit(jax.grad(loss, has_aux=True))(
       sharding.place(tiny.params_of(), mesh), *sharding.replicate(inputs, mesh))

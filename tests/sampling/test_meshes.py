@@ -57,7 +57,8 @@ def on_mesh(model: Model, mesh: MeshConfig) -> Model:
   return Model(dataclasses.replace(model.config, mesh=mesh), model.folder)
 
 
-@pytest.mark.parametrize("mesh", MESHES, ids=tiny.name_of)
+@pytest.mark.parametrize("mesh", [pytest.param(MESHES[0], marks=pytest.mark.slow), MESHES[1]],
+                         ids=tiny.name_of)
 def test_a_clip_is_the_same_on_every_mesh(one_device, request_of, mesh):
   model, want = one_device
   split = on_mesh(model, mesh)

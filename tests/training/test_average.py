@@ -1,7 +1,6 @@
 """How much of a stage the average holds: the rule of decays, and what a run measures."""
 
 import dataclasses
-import json
 import logging as std_logging
 
 import jax
@@ -77,7 +76,10 @@ def test_the_share_by_hand_on_eight_devices(tmp_path):
   start.keep(5, state, online)
   state["params"], state["ema"] = jax.tree.map(lambda a: a + 1, (state["params"], state["ema"]))
   assert start.share(5, state) == pytest.approx(1.0, rel=1e-5)
-  assert [path.name for path in (tmp_path / "stage_start").iterdir()] == ["5"]
+  there = lambda: sorted(path.name for path in (tmp_path / "stage_start").iterdir())
+  assert there() == ["0", "5"], "a run that is killed may go back to the stage before"
+  start.forget_before(5)
+  assert there() == ["5"]
 
 
 @pytest.fixture(scope="module")
@@ -111,12 +113,26 @@ def test_a_run_says_what_its_average_holds(cycle, caplog):
   assert not (workdir / "stage_start").exists()
 
 
+class Dies(loop.Speed):
+  """Ends a run in its 48th step, as a fault would."""
+
+  def count(self, step, shape, stalled):
+    if step == 47:
+      raise RuntimeError("dies")
+    super().count(step, shape, stalled)
+
+
 def test_resumed_within_a_stage_it_says_the_same(cycle, tmp_path):
+  """Also where it had come to the next stage, and the newest checkpoint is from before."""
   config, programs, workdir = cycle
-  for steps in (30, 50):
-    loop.train(dataclasses.replace(config, train=dataclasses.replace(config.train, steps=steps)),
-               tmp_path, programs=programs)
-  told = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-  share, = [line["ema_share"] for line in told if line["step"] == 45]
-  assert share == next(line["ema_share"] for line in runs.told(workdir) if line["step"] == 45)
-  assert [path.name for path in (tmp_path / "stage_start").iterdir()] == ["45"]
+  upto = lambda steps: dataclasses.replace(config, train=dataclasses.replace(config.train, steps=steps))
+  loop.train(upto(30), tmp_path, programs=programs)
+  with pytest.raises(RuntimeError, match="dies"):
+    loop.train(upto(50), tmp_path, programs=programs, speed=Dies())
+  kept = lambda: sorted(path.name for path in (tmp_path / "stage_start").iterdir())
+  assert kept() == ["0", "45"]
+  loop.train(upto(50), tmp_path, programs=programs)
+  share = lambda folder: [line["ema_share"] for line in runs.told(folder) if line["step"] == 45]
+  assert share(tmp_path) == share(workdir)
+  loop.train(upto(52), tmp_path, programs=programs)
+  assert kept() == ["45"], "a checkpoint was whole beyond 45"

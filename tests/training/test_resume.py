@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.training import runs
+from tests.training.runs import STAGES
 
 STEPS, EVERY, KEPT = 30, 5, 10
 
@@ -35,6 +36,8 @@ def kill_and_resume(config_file, workdir, kills: int, steps: int, draw: random.R
   for kill in range(kills):
     process = runs.start(config_file, workdir, until)
     first, last = (1 + kill) * steps // (kills + 3), (2 + kill) * steps // (kills + 3)
+    if kill == 0:  # in the second stage, most likely before there is a checkpoint of it
+      first = last = STAGES[0].steps
     # Past the lines that are there, so that it is killed at work and not while it starts.
     step = max(draw.randint(first, last), runs.last_line(workdir) + 1)
     runs.wait_until(process, lambda step=step: runs.last_line(workdir) >= step)
@@ -79,9 +82,9 @@ def losses(workdir) -> list[float]:
 
 
 def test_other_devices_and_processes_go_on(config_file, left_alone):
-  """Two processes of two devices do what one of four does; SIGTERM to one stops both; one process
+  """Two processes of two devices do what one device does; SIGTERM to one stops both; one process
   of two devices goes on."""
-  workdir, alone = config_file.parent / "moved", config_file.parent / "one_process"
+  workdir = config_file.parent / "moved"
   split = ["--config.mesh.fsdp=2", "--config.mesh.context=2", "--config.train.checkpoint_every=0",
            "--config.train.log_every=1"]
   pair = runs.start_all(config_file, workdir, *split, processes=2, devices=2)
@@ -91,9 +94,6 @@ def test_other_devices_and_processes_go_on(config_file, left_alone):
   assert said.count("the same command goes on") == 2
   stopped, = runs.saved_steps(workdir)
   assert 6 <= stopped < 2 * KEPT, "stopped too late to show anything"
-  runs.finish(runs.start(config_file, alone, *split, "--config.train.steps=5", devices=4))
-  np.testing.assert_allclose(losses(alone), losses(workdir)[:5], rtol=1e-5)
-
   steps = (stopped // KEPT + 1) * KEPT
   said = runs.finish(runs.start(config_file, workdir, "--config.mesh.tensor=2", split[-1],
                                 f"--config.train.steps={steps}", devices=2))

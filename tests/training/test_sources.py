@@ -11,7 +11,7 @@ from emv3_jax.data.pipeline import collate
 from emv3_jax.errors import InputError
 from emv3_jax.sharding import MeshConfig
 from emv3_jax.sharding import mesh as mesh_lib
-from emv3_jax.tasks.schedule import Mixture, Stage
+from emv3_jax.tasks.schedule import Mixture, Stage, draw_tasks
 from emv3_jax.training.host_batches import HostBatches, finished, local_rows
 from emv3_jax.training.settings import NDPOConfig
 from emv3_jax.training.sources import Sources
@@ -67,6 +67,33 @@ def test_batches_on_the_mesh(folder):
     assert batch["latents"].sharding.is_equivalent_to(target, 5)
   want = sources.data.order.records(sources.number(5, sources.data))
   np.testing.assert_array_equal(unlearnt.positives["example"], want)
+
+
+def test_pairs_are_of_one_record(folder):
+  """Record n of the data beside record n of the negatives, in every batch."""
+  stage = Stage("pairs", 4, kind="dpo", negatives=str(folder / "pairs"))
+  config = runs.config_of(folder, (stage,), batch=2)
+  if not (folder / "pairs").exists():
+    windows.write_dataset(folder / "pairs")
+  sources = Sources(config)
+  with HostBatches(config, sources, batch_sharding(), first=0, end=4) as batches:
+    for step in range(4):
+      pair = batches.take(step)
+      np.testing.assert_array_equal(pair.positives["example"], sources.examples(step))
+      for row, example in enumerate(sources.examples(step)):
+        np.testing.assert_array_equal(pair.positives["latents"][row],
+                                      windows.make_record(example).latents)
+
+
+def test_tasks_are_drawn_anew_in_each_step(folder):
+  mixture = Mixture(1.0, 1.0, 1.0, 1.0)
+  config = runs.config_of(folder, (Stage("all", 6, mixture),), batch=4)
+  with HostBatches(config, Sources(config), batch_sharding(), first=0, end=6) as batches:
+    found = [batches.take(step).batch for step in range(6)]
+  drawn = lambda step, batch: draw_tasks(config.seed, step, np.asarray(batch["example"]), mixture)
+  for step, batch in enumerate(found):
+    np.testing.assert_array_equal(batch["task"], drawn(step, batch))
+  assert any((drawn(0, batch) != batch["task"]).any() for batch in found[1:])
 
 
 def test_a_stage_without_sound(folder):

@@ -1,8 +1,10 @@
 """A stage's dataset is needed when the stage begins: a run waits for it, and goes on once it is there."""
 
 import dataclasses
+import importlib
 import json
 import logging as std_logging
+import pathlib
 import shutil
 
 import jax
@@ -10,13 +12,15 @@ import numpy as np
 import pytest
 
 from emv3_jax import processes
+from emv3_jax.config import build
 from emv3_jax.errors import InputError
 from emv3_jax.io.checkpoints import load_component
 from emv3_jax.models.network import named_leaves
 from emv3_jax.tasks.schedule import Stage
 from emv3_jax.training import loop
-from emv3_jax.training.settings import NDPOConfig
+from emv3_jax.training.settings import Config, NDPOConfig
 from emv3_jax.training.sources import Need
+from emv3_jax.training.waiting import how_to_make, shipped
 import run_train
 from tests.data import windows
 from tests.training import runs, tiny
@@ -103,7 +107,9 @@ def test_what_is_there_is_checked_at_once(folder, programs, negatives, tmp_path)
 
 def test_a_first_stage_that_unlearns_needs_no_data(folder, negatives, tmp_path, monkeypatch):
   """Its negatives come from the weights that the run starts from."""
-  monkeypatch.setattr(loop.Run, "step", lambda _, state, step, batches: (batches.take(step), state)[1])
+  monkeypatch.setattr(loop.Run, "after", lambda *_: None)
+  monkeypatch.setattr(loop.Run, "step", 
+                      lambda _, state, step, batches: (batches.take(step), state)[1])
   config = dataclasses.replace(config_of(folder, log_every=9), stages=stages_of(folder)[1:],
                                data=str(tmp_path / "data"))
   programs = tiny.programs_of(config)
@@ -135,20 +141,26 @@ def test_the_command_line_says_how_to_go_on(folder, tmp_path, caplog):
                "--config.mesh.data=4", "--config.mesh.tensor=2"]
   with caplog.at_level(std_logging.INFO):
     assert run_train.main(arguments) == 75
-  assert f"'--out={tmp_path}/da ta' --manifest=clips.jsonl --checkpoint={folder}/weights" in caplog.text
-  told = run_train.how_to_make(Need("neg", 1, "hands", True), config, work,
-                               ["python", "run_train.py", *arguments])
+  assert (f"--checkpoint={folder}/weights --manifest=clips.jsonl '--out={tmp_path}/da ta'"
+          in caplog.text)
+
+
+def test_negatives_are_prepared_as_the_data_are(folder):
+  """In windows of their length and sizes, where these are not the default ones."""
+  command = ["python", "run_train.py", "--config=c.py", "--workdir=w"]
+  told = how_to_make(Need("neg", 1, "hands", True), config_of(folder), pathlib.Path("w"), command)
   assert told.splitlines()[1:] == [
-      f"  python run_train.py {' '.join(arguments)} --export={work}/stage_1/model",
-      f"  python run_sample.py --config=CONFIG --checkpoint={work}/stage_1/model "
-      f"--manifest={work}/stage_1/jobs.jsonl --out={work}/stage_1/clips",
-      f"  python -m emv3_jax.data.prepare --out=neg --manifest={work}/stage_1/clips.jsonl "
-      f"--checkpoint={work}/stage_1/model"]
+      "  python run_train.py --config=c.py --workdir=w --export=w/stage_1/model",
+      "  python run_sample.py --config=configs/SAMPLING.py --checkpoint=w/stage_1/model "
+      "--manifest=w/stage_1/jobs.jsonl --save_latents --out=w/stage_1/clips",
+      "  python -m emv3_jax.data.prepare --config.prepare.frames=5 "
+      "'--config.prepare.sizes=((32,48),(48,32))' --checkpoint=w/stage_1/model "
+      "--manifest=w/stage_1/clips.jsonl --out=neg",
+      "  python run_train.py --config=c.py --workdir=w"]
 
 
-def test_shipped_sampling_configs_are_known_by_their_network():
-  for name in ("train_tiny", "train_sft_480p"):
-    config = run_train.config_lib.build(run_train.Config, run_train.command_line.read_config(
-        f"configs/{name}.py", [], run_train.Config))
-    assert run_train.sampling_config(config) == {
-        "train_tiny": "configs/tiny.py", "train_sft_480p": "configs/echomimic_v3_preview.py"}[name]
+@pytest.mark.parametrize("name, network", [
+    ("train_tiny", "tiny"), ("train_sft_480p", "echomimic_v3_preview")])
+def test_shipped_sampling_configs_are_known_by_their_network(name, network):
+  values = importlib.import_module(f"configs.{name}").get_config()
+  assert shipped(build(Config, values)) == network
