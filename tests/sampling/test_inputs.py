@@ -62,6 +62,13 @@ def test_pictures_that_the_task_does_not_use_are_refused(read, files):
     read(task="flf2v")
 
 
+def test_what_would_not_be_used_is_refused(read):
+  with pytest.raises(InputError, match="Task i2v has no source to paste"):
+    read(paste=False)
+  with pytest.raises(InputError, match="negative prompt would not be used"):
+    read("sampling.text_scale=1.0", negative_prompt="bad hands")
+
+
 def test_lipsync_gives_all_but_the_mouth(read, footage):
   found = read(image=None, video=footage, task="lipsync", face_box="0,48,8,40")
   mouth = np.zeros((48, 48), bool)

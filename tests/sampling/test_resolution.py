@@ -47,6 +47,12 @@ def test_each_place_gives_way_to_those_before_it(tmp_path):
   assert again.settings == settings, "resolving twice changes nothing"
 
 
+def test_a_model_goes_by_its_own_name(tmp_path):
+  config = emv3_jax.Config("theirs")
+  for own, name in ((card(tmp_path), "mine"), (card(tmp_path, name=""), "theirs"), (None, "theirs")):
+    assert resolution.resolve_config(config, own)[0].name == name
+
+
 def test_every_field_has_its_place():
   of_the_run = set(field_names()) - set(RECOMMENDED) - set(MUST_MATCH)
   assert of_the_run == {"attention", "branches", "token_blocks"}
