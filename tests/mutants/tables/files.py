@@ -45,7 +45,7 @@ MUTANTS = [
          "test_colours_come_back"),
         ("the index stands at the end", "\"movflags\": \"+faststart\", ", "", "test_metadata_and_layout"),
         ("the number of threads is the machine's", "context.thread_count = ENCODER_THREADS", "pass",
-         "test_metadata_and_layout"),
+         "test_the_machine_does_not_choose_the_threads"),
         ("loud sound overflows", "np.clip(samples, -1, 1), rate", "samples, rate",
          "test_sound_beyond_full_scale_is_clipped"),
         ("the average of channels is their first", "samples.mean(1, keepdims=True)", "samples[:, :1]",
