@@ -7,7 +7,7 @@ BIN := $(ENV)/bin
 PIP_INSTALL := pip install --quiet --disable-pip-version-check
 TINY := emv3_jax/assets/tiny
 
-.PHONY: demo test soak plan-gpu parity bench lint clean
+.PHONY: demo test judge soak mutants plan-gpu parity bench lint clean
 .PRECIOUS: %/.core %/.test %/.parity
 
 %/.core: pyproject.toml
@@ -38,16 +38,22 @@ test: $(ENV)/.test  ## style and tests, no network
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
+judge: $(ENV)/.core  ## the small default against docs/evidence/default.json; JUDGE_FLAGS=--write renews it
+	$(BIN)/python scripts/judge_tiny.py $(JUDGE_FLAGS)
+
 soak: $(ENV)/.test  ## the long checks, the networks as users compile them; figures go to docs/evidence/soak.json
 	$(BIN)/$(PIP_INSTALL) --editable '.[parity]'
 	$(BIN)/python -m pytest --slow -m slow --evidence=docs/evidence/soak.json
 	$(BIN)/python -m pytest --optimized tests/models tests/sampling/test_golden_runs.py
 
+mutants: $(ENV)/.parity  ## breaks of the code, each of which some test has to notice; docs/evidence/mutants.json
+	$(BIN)/python -m tests.mutants --jobs=2 --evidence=docs/evidence/mutants.json
+
 plan-gpu: $(ENV)/plan_gpu/.done  ## programs for GPUs that are not there; figures go to docs/evidence/plan_gpu.json
 	$(ENV)/plan_gpu/bin/python -m pytest --slow tests/plan -k h100 --evidence=docs/evidence/plan_gpu.json
 
 parity: $(ENV)/.parity  ## the networks live against diffusers' and transformers' modules
-	$(BIN)/python -m pytest --parity tests/parity
+	$(BIN)/python -m pytest --parity tests/parity tests/verify
 
 bench: $(ENV)/.parity  ## CPU speed against diffusers' modules; figures go to docs/evidence/speed.json
 	$(BIN)/python -m benchmarks --json=docs/evidence/speed.json

@@ -5,10 +5,11 @@
   python run_sample.py --config=configs/echomimic_v3_preview.py --plan=v5e:2x4,h100:1x1x8
 
 Config fields are overridden as --config.sampling.steps=8. Exit code 0 only when all that was
-asked for was done; 1 when jobs of a manifest failed; 2 for wrong input.
+asked for was done; 1 when jobs of a manifest failed; 2 for wrong input; 75 when it was stopped by
+SIGTERM or Ctrl-C: the same command goes on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 import dataclasses
 import json
 import pathlib
@@ -20,10 +21,11 @@ import tqdm
 from emv3_jax import command_line, processes, program_cache, start_up
 from emv3_jax import config as config_lib
 from emv3_jax.errors import InputError
+from emv3_jax.io.model_card import ModelCard, read_model_card
 from emv3_jax.plan import command as plan
-from emv3_jax.sampling import jobs, output
+from emv3_jax.sampling import jobs, output, resolution
 from emv3_jax.sampling.clip import sample
-from emv3_jax.sampling.model import load
+from emv3_jax.sampling.model import UNTRAINED, load
 from emv3_jax.sampling.settings import Config, Request
 
 
@@ -38,21 +40,24 @@ def make_parser() -> command_line.Parser:
   parser.add_argument("--last_image", help="last frame (flf2v)")
   parser.add_argument("--video", help="video whose mouth is redrawn (lipsync)")
   parser.add_argument("--prompt", default="", help="what the video shows")
-  parser.add_argument("--negative_prompt", help="default: the config's")
+  parser.add_argument("--negative_prompt", help="default: the settings'")
   parser.add_argument("--task", default="i2v", help="i2v, t2v, flf2v or lipsync")
-  parser.add_argument("--face_box", default="auto",
-                      help="y1,y2,x1,x2 in the picture's pixels, a .npy, auto or none")
+  parser.add_argument("--face_box",
+                      help="y1,y2,x1,x2 in the picture's pixels, a .npy, auto or none; default: "
+                      "auto where a face is looked for")
   parser.add_argument("--seconds", type=float, help="use only so much of the audio")
   parser.add_argument("--seed", type=int, help="default: the config's")
   parser.add_argument("--no_paste", action="store_true",
                       help="lipsync: keep the model's pixels outside the mouth region too")
   parser.add_argument("--save_latents", action="store_true", help="write V.latents.npy as well")
+  parser.add_argument("--verify", action="store_true", help="before the work compare the weights, "
+                      "and with --manifest the clips that are there, with their digests")
   plan.add_flags(parser)
   parser.add_argument("--json", action="store_true",
                       help="write results to stdout, one JSON object a line: of --plan in place "
                       "of tables, else files made, and seconds by part and kind")
   processes.add_flags(parser)
-  parser.add_argument("--print_config", action="store_true", help="print the config and stop")
+  parser.add_argument("--print_config", action="store_true", help="print the config and where each value comes from, and stop")
   return parser
 
 
@@ -62,10 +67,14 @@ def progress_bar(steps):
 
 def main(arguments: Sequence[str]) -> int:
   flags, overrides = make_parser().parse(arguments)
-  config_dict = command_line.read_config(flags.config, overrides)
-  config = config_lib.build(Config, config_dict)
+  config = config_lib.build(Config, command_line.read_config(flags.config, overrides, Config))
+  said = command_line.said(overrides)
+  if flags.print_config or flags.plan:
+    config, found = resolution.resolve_config(config, find_card(flags.checkpoint, config), said)
   if flags.print_config:
-    command_line.print_config(config_dict)
+    origins = {f"sampling.{name}": origin for name, origin in found.origins.items()}
+    command_line.print_config(dataclasses.asdict(config), dataclasses.asdict(Config("")), overrides,
+                              origins)
     return 0
   if flags.plan:
     return plan.run(config, flags)
@@ -76,21 +85,31 @@ def main(arguments: Sequence[str]) -> int:
   if not flags.out:
     raise InputError("--out is missing; name the video to write, or the folder with --manifest.")
   if flags.manifest:
-    return run_manifest(config, flags)
-  return run_one(config, flags)
+    return run_manifest(config, flags, said)
+  return run_one(config, flags, said)
 
 
-def run_one(config: Config, flags) -> int:
+def find_card(checkpoint: str | None, config: Config) -> ModelCard | None:
+  """What the model folder says of itself; None where no folder is named."""
+  folder = checkpoint or config.checkpoint
+  return None if folder in ("", UNTRAINED) else read_model_card(folder)
+
+
+def run_one(config: Config, flags, said: Collection[str]) -> int:
   if not flags.audio:
     raise InputError("--audio is missing; name the file with the voice.")
   names = {field.name for field in dataclasses.fields(Request)} & vars(flags).keys()
-  request = Request(**{name: getattr(flags, name) for name in names}, paste=not flags.no_paste)
+  request = Request(**{name: getattr(flags, name) for name in names},
+                    paste=False if flags.no_paste else None)
   video = output.check_video_path(flags.out)
   use_program_cache(config)
-  clip = sample(load(flags.checkpoint, config), request, progress=progress_bar)
-  output.write(clip, video, save_latents=flags.save_latents, enlarge=config.enlarge)
+  model = load(flags.checkpoint, config, said=said)
+  if flags.verify:
+    jobs.verify_weights(model)
+  clip = sample(model, request, progress=progress_bar)
+  output.write(clip, video, save_latents=flags.save_latents)
   seconds = ", ".join(f"{name} {value:.1f}" for name, value in clip.report["seconds"].items())
-  height, width = (side * config.enlarge for side in clip.frames.shape[1:3])
+  height, width = (side * model.config.sampling.enlarge for side in clip.frames.shape[1:3])
   logging.info("Wrote %s: %d frames, %dx%d. Seconds: %s.", video, len(clip.frames), width, height,
                seconds)
   summarise(flags, {"video": str(video), "frames": len(clip.frames),
@@ -110,14 +129,15 @@ def summarise(flags, made: dict) -> None:
     sys.stdout.write(json.dumps({**made, **start_up.spent()}) + "\n")
 
 
-def run_manifest(config: Config, flags) -> int:
+def run_manifest(config: Config, flags, said: Collection[str]) -> int:
   single = [name for name in ("audio", "image", "last_image", "video") if getattr(flags, name)]
   if single:
     raise InputError(f"--{single[0]} does not go with --manifest; write it into the manifest.")
   todo = jobs.read_manifest(flags.manifest)
   use_program_cache(config)
-  outcome = jobs.run_jobs(load(flags.checkpoint, config), todo, pathlib.Path(flags.out),
-                          save_latents=flags.save_latents, progress=progress_bar)
+  outcome = jobs.run_jobs(load(flags.checkpoint, config, said=said), todo, pathlib.Path(flags.out),
+                          save_latents=flags.save_latents, verify=flags.verify,
+                          progress=progress_bar)
   logging.info("%d done, %d skipped as done before, %d failed.", outcome.done, outcome.skipped,
                outcome.failed)
   summarise(flags, dataclasses.asdict(outcome))

@@ -7,10 +7,12 @@
   python run_train.py --config=configs/train_sft_480p.py --plan=v5e:16x16 --config.train.batch=64
 
 A run goes on from the newest checkpoint in its folder; the same command starts it and resumes it.
-SIGTERM to any of its processes, or Ctrl-C, stops it with a checkpoint and exit code 0.
+SIGTERM to any of its processes, or Ctrl-C, stops it with a checkpoint and exit code 75; so does a
+stage whose dataset is not there yet: the commands that make it are told.
 """
 
 from collections.abc import Sequence
+import dataclasses
 import pathlib
 import sys
 
@@ -25,6 +27,7 @@ from emv3_jax.plan import utilisation
 from emv3_jax.training import loop
 from emv3_jax.training.divergence import Diverged
 from emv3_jax.training.settings import Config
+from emv3_jax.training.waiting import how_to_make
 
 
 def make_parser() -> command_line.Parser:
@@ -40,16 +43,15 @@ def make_parser() -> command_line.Parser:
   plan.add_flags(parser)
   parser.add_argument("--json", action="store_true",
                       help="with --plan: one JSON object a line in place of tables")
-  parser.add_argument("--print_config", action="store_true", help="print the config and stop")
+  parser.add_argument("--print_config", action="store_true", help="print the config and where each value comes from, and stop")
   return parser
 
 
 def main(arguments: Sequence[str]) -> int:
   flags, overrides = make_parser().parse(arguments)
-  config_dict = command_line.read_config(flags.config, overrides)
-  config = config_lib.build(Config, config_dict)
+  config = config_lib.build(Config, command_line.read_config(flags.config, overrides, Config))
   if flags.print_config:
-    command_line.print_config(config_dict)
+    command_line.print_config(dataclasses.asdict(config), dataclasses.asdict(Config("")), overrides)
     return 0
   if flags.plan:
     return plan.run(config, flags)
@@ -59,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
   if not flags.workdir:
     raise InputError("--workdir is missing; name the folder of the run.")
   profile = profile_steps(flags.profile_steps) if flags.profile_steps else None
-  processes.join(flags)
+  processes.join(flags, stop_at_steps=True)
   program_cache.use(config.program_cache,
                     required=config.program_cache != Config.program_cache)
   workdir = pathlib.Path(flags.workdir)
@@ -73,11 +75,15 @@ def main(arguments: Sequence[str]) -> int:
   except Diverged as error:
     sys.stderr.write(f"{error}\n")
     return 1
-  if outcome.stopped:
+  if outcome.missing:
+    command = ["python", "run_train.py", f"--config={flags.config}", f"--workdir={workdir}",
+               *(f"--config.{override}" for override in overrides)]
+    logging.info("%s", how_to_make(outcome.missing, config, workdir, command))
+  elif outcome.stopped:
     logging.info("Stopped at step %d of %d; the same command goes on from there.", outcome.step,
                  config.last_step)
   logging.info("Seconds since the start: %s", start_up.describe())
-  return 0
+  return command_line.STOPPED if outcome.stopped else 0
 
 
 def profile_steps(text: str) -> tuple[int, int]:

@@ -6,8 +6,9 @@ from benchmarks import cases, pytorch
 from emv3_jax.errors import InputError
 
 try:
-  import diffusers
   import torch
+
+  from emv3_jax.verify import libraries
 except ModuleNotFoundError as error:
   raise InputError(f"The comparison with diffusers needs the package {error.name}; run "
                    "pip install -e '.[parity]'.") from error
@@ -38,11 +39,7 @@ def _program(case: cases.Case):
 
 def _transformer(case: cases.Transformer):
   config = case.config
-  module = diffusers.WanTransformer3DModel(
-      num_attention_heads=config.num_heads, attention_head_dim=config.head_dim,
-      in_channels=config.in_channels, out_channels=config.out_channels, text_dim=config.text_dim,
-      freq_dim=config.freq_dim, ffn_dim=config.ffn_dim, num_layers=config.num_layers,
-      image_dim=config.image_dim, added_kv_proj_dim=config.dim, eps=config.eps)
+  module = libraries.wan_transformer(config)
   return module.eval(), (
       torch.randn(1, config.in_channels, *case.latent_grid), torch.tensor([700]),
       torch.randn(1, config.text_tokens, config.text_dim),
@@ -50,5 +47,5 @@ def _transformer(case: cases.Transformer):
 
 
 def _vae(case: cases.VAE):
-  module = diffusers.AutoencoderKLWan(base_dim=case.config.base_dim).eval()
+  module = libraries.wan_vae(case.config).eval()
   return getattr(module, case.direction), (pytorch.vae_input(case),)

@@ -122,9 +122,10 @@ def main(arguments: Sequence[str]) -> int:
   if flags.program == "attention":
     line = attention_errors()
   else:
-    config_dict = command_line.read_config(flags.config, overrides)
-    kind = next(s for s in subjects.SUBJECTS.values() if ("data" in config_dict) == s.trains)
-    config = config_lib.build(kind.config, config_dict)
+    values = config_lib.read_config_file(flags.config)
+    kind = next(s for s in subjects.SUBJECTS.values() if ("data" in values) == s.trains)
+    config_lib.override(values, overrides, kind.config)
+    config = config_lib.build(kind.config, values)
     window = kind.window(config)
     window = programs.Window(**{name: getattr(flags, name) or value
                                 for name, value in dataclasses.asdict(window).items()})

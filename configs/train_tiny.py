@@ -19,9 +19,10 @@ import dataclasses
 
 import ml_collections
 
-from configs.tiny import ASSETS, MODEL, SAMPLING
+from configs.tiny import ASSETS, MODEL
 from emv3_jax.model_config import PrecisionConfig
 from emv3_jax.models.precision import FLOAT32
+from emv3_jax.sampling.settings import SamplingConfig
 from emv3_jax.tasks.schedule import ALL_TASKS, BASE_TASKS, Stage
 from emv3_jax.training.settings import (
     Config,
@@ -41,7 +42,12 @@ PREVIEW = PreviewConfig(
     prompt=(ASSETS / "prompt.txt").read_text().strip(),
     face_box=(ASSETS / "face_box.txt").read_text().strip(),
     tokenizer=str(ASSETS / "tokenizer.json"),
-    held_out="data/puppets_held_out_records", batches=6, sampling=SAMPLING)
+    held_out="data/puppets_held_out_records", batches=6)
+
+SAMPLING = SamplingConfig(  # what the model folder recommends; docs/training.md has the sweep
+    solver="euler", steps=10, shift=2.0, solver_shift=5.0, text_scale=1.05, audio_scale=1.8,
+    dynamic_text=False, dynamic_audio=False, neg_scale=1.0, neg_steps=0, max_frames=129,
+    negative_prompt="six fingers, jerky motion, drifting colours", enlarge=6)
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -57,5 +63,6 @@ def get_config() -> ml_collections.ConfigDict:
       stages=STAGES,
       optimizer=OptimizerConfig(name="muon", b1=0.95, b2=0.99),
       preview=PREVIEW,
+      sampling=SAMPLING,
       train=TrainConfig(batch=16, remat="none", attention="xla", log_every=25, checkpoint_every=100,
                         preview_every=1300))))

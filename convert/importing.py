@@ -12,7 +12,9 @@ from convert.plan import COMPONENTS, Plan, Unrecognised, identify
 from convert.sources import Checkpoint, Source
 from emv3_jax.errors import InputError
 from emv3_jax.io.checkpoints import read_model_card, save_component, write_tokenizer
-from emv3_jax.io.model_card import CARD, ModelCard
+from emv3_jax.io.model_card import CARD, TRANSFORMER, ModelCard, SamplingCard
+from emv3_jax.sampling.resolution import MUST_MATCH, RECOMMENDED
+from emv3_jax.sampling.settings import RELEASED
 
 CHOICES = ("auto", *COMPONENTS, "tokenizer")
 
@@ -86,7 +88,8 @@ def convert(source: Source, folder: pathlib.Path, component: str = "auto", dtype
       continue
     logging.info("Converting %s.", plan.checkpoint.name)
     save_component(folder, name, plan.params(dtype), config=dataclasses.asdict(plan.config),
-                   variant=plan.layout.variant, sources=sources)
+                   variant=plan.layout.variant, sources=sources,
+                   **_model_of(plan.layout.variant if name == TRANSFORMER else None))
     unused = ", ".join(f"{pattern} ({count})" for pattern, count in plan.unused.items())
     lines.append(f"{name}: {plan.num_params:,} parameters, {stored}"
                  f"{f', variant {plan.layout.variant}' if plan.layout.variant else ''}"
@@ -95,6 +98,16 @@ def convert(source: Source, folder: pathlib.Path, component: str = "auto", dtype
     write_tokenizer(folder, source.tokenizer)
     lines.append("tokenizer: copied")
   return lines
+
+
+def _model_of(variant: str | None) -> dict:
+  """What the model folder says of itself with a released transformer."""
+  if variant not in RELEASED:
+    return {}
+  released = RELEASED[variant]
+  return {"model_name": f"echomimic_v3_{variant}", "sampling": SamplingCard(
+      must_match={name: released[name] for name in MUST_MATCH},
+      recommended={name: released[name] for name in RECOMMENDED})}
 
 
 def digests(checkpoint: Checkpoint) -> list[dict]:

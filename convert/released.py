@@ -8,16 +8,18 @@ DTYPES = {  # of the released files
     "image_encoder": "float32", "audio_encoder": "float32"}
 
 
-def tensors(component: str, variant: str | None = None) -> dict[str, tuple[tuple[int, ...], str]]:
+def tensors(component: str, variant: str | None = None, config=None,
+            ) -> dict[str, tuple[tuple[int, ...], str]]:
   """{official name: (shape, dtype)} of what the released file of a component holds for its network.
 
   Args:
     component: a name of `COMPONENTS`.
     variant: `preview` or `flash`, for the transformer.
+    config: the network's config where it is not of the released sizes.
   """
   part = COMPONENTS[component]
   layout = next(layout for layout in part.layouts if layout.variant in (None, variant))
-  config = part.config(**({"variant": variant} if variant else {}))
+  config = config or part.config(**({"variant": variant} if variant else {}))
   ours = named_leaves(part.abstract(config, variant))
   found = {}
   for leaf in layout.leaves:

@@ -1,11 +1,12 @@
 """What the command lines share: flags, config overrides, how errors look."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import json
 import logging as std_logging
 import os
 import pathlib
+import signal
 import sys
 
 from absl import flags, logging
@@ -14,7 +15,9 @@ import ml_collections
 
 from emv3_jax import config as config_lib
 from emv3_jax import start_up
-from emv3_jax.errors import InputError
+from emv3_jax.errors import InputError, Stopped
+
+STOPPED = 75  # exit code: not finished, the same command goes on (EX_TEMPFAIL of sysexits.h)
 
 _PACKAGE = str(pathlib.Path(__file__).parent)
 _OVERRIDE = "--config."
@@ -56,16 +59,50 @@ class Parser(argparse.ArgumentParser):
     return flags, overrides
 
 
-def read_config(path: str, overrides: Sequence[str]) -> ml_collections.ConfigDict:
-  """Config file plus overrides; see `emv3_jax.config`."""
+def read_config(path: str, overrides: Sequence[str], cls) -> ml_collections.ConfigDict:
+  """Config file plus overrides, for the dataclass `cls`; see `emv3_jax.config`."""
   config = config_lib.read_config_file(path)
-  config_lib.override(config, overrides)
+  config_lib.override(config, overrides, cls)
   return config
 
 
-def print_config(config: ml_collections.ConfigDict) -> None:
-  """Writes the resolved config to stdout as JSON."""
-  sys.stdout.write(json.dumps(config.to_dict(), indent=2, ensure_ascii=False) + "\n")
+def said(overrides: Sequence[str]) -> frozenset[str]:
+  """Dotted names of the fields that the command line sets."""
+  return frozenset(assignment.partition("=")[0] for assignment in overrides)
+
+
+def print_config(config: Mapping, defaults: Mapping, overrides: Sequence[str],
+                 origins: Mapping[str, str] | None = None) -> None:
+  """Writes a config to stdout as JSON, with the origin of every value as `origins`.
+
+  Args:
+    config: nested, plain values.
+    defaults: those of the code, nested likewise.
+    overrides: `a.b=value` of the command line.
+    origins: by dotted name, where they are known better.
+  """
+  named, code = _flat(config), _flat(defaults)
+  on_command_line = said(overrides)
+
+  def origin(name: str) -> str:
+    if name in on_command_line:
+      return "command line"
+    return "code" if name in code and repr(code[name]) == repr(named[name]) else "config"
+
+  found = {name: origin(name) for name in named} | dict(origins or {})
+  text = json.dumps({**config, "origins": found}, indent=2, ensure_ascii=False)
+  sys.stdout.write(text + "\n")
+
+
+def _flat(values: Mapping, before: str = "") -> dict:
+  """Nested values by dotted name; lists as tuples."""
+  flat = {}
+  for name, value in values.items():
+    if isinstance(value, Mapping) and value:
+      flat |= _flat(value, f"{before}{name}.")
+    else:
+      flat[before + name] = tuple(value) if isinstance(value, list) else value
+  return flat
 
 
 def show_own_messages() -> None:
@@ -99,7 +136,9 @@ def stay_on_cpu_without_accelerator() -> None:
 
 def run(main: Callable[[Sequence[str]], int]) -> None:
   """Runs a command line: an `InputError` ends in its message on stderr and exit code 2, a device
-  without enough memory in what would take less and exit code 1."""
+  without enough memory in what would take less and exit code 1, SIGTERM and Ctrl-C in a line and
+  exit code 75."""
+  signal.signal(signal.SIGTERM, _stop)
   start_up.watch()
   show_own_messages()
   stay_on_cpu_without_accelerator()
@@ -113,7 +152,14 @@ def run(main: Callable[[Sequence[str]], int]) -> None:
       raise
     sys.stderr.write(f"The device's memory is not enough: {str(error).splitlines()[0]}\n{_LESS}\n")
     code = 1
-  except KeyboardInterrupt:
-    sys.stderr.write("Interrupted.\n")
-    code = 130
+  except KeyboardInterrupt as asked:
+    how = str(asked) if isinstance(asked, Stopped) else "by Ctrl-C"
+    sys.stderr.write(f"\nStopped {how}; the same command goes on.\n")
+    code = STOPPED
   sys.exit(code)
+
+
+def _stop(number: int, _) -> None:
+  """Unwinds the program as Ctrl-C does, so that nothing half-written stays."""
+  signal.signal(number, signal.SIG_IGN)  # a second one would break into the cleaning up
+  raise Stopped("by SIGTERM")

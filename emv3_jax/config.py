@@ -46,8 +46,16 @@ def read_config_file(path: str | pathlib.Path) -> ml_collections.ConfigDict:
   return module.get_config()
 
 
-def override(config: ml_collections.ConfigDict, assignments: Sequence[str]) -> None:
-  """Applies `a.b=value` assignments in place; a value takes the type of the one it replaces.
+def override(config: ml_collections.ConfigDict, assignments: Sequence[str], cls) -> None:
+  """Applies `a.b=value` assignments in place.
+
+  A value takes the type of the one it replaces; where that is None, the type that the field has in
+  the dataclass.
+
+  Args:
+    config: what a config file gave.
+    assignments: `a.b=value`.
+    cls: the dataclass that `config` is for.
 
   Raises:
     InputError: unknown field (with the nearest name), wrong type, or no `=`.
@@ -65,8 +73,27 @@ def override(config: ml_collections.ConfigDict, assignments: Sequence[str]) -> N
       parent, node, seen = node, node[part], f"{seen}.{part}"
     if isinstance(node, ml_collections.ConfigDict):
       raise InputError(f"--config.{name} is a group of fields; set one of: {', '.join(node)}.")
-    with parent.unlocked():
-      parent[last] = _parse_value(name, text, node)
+    value = _parse_value(name, text, node if node is not None else _example(cls, name))
+    with parent.unlocked(), parent.ignore_type():
+      parent[last] = value
+
+
+_EXAMPLES = {str: "text", bool: False, int: 1, float: 1.0, tuple: ()}
+
+
+def _example(cls, name: str):
+  """Some value of the type that the field `name`, a dotted path, has in the dataclass `cls`."""
+  hint = cls
+  for part in name.split("."):
+    hint = next(h for h in _alternatives(typing.get_type_hints(hint)[part]))
+  return _EXAMPLES[typing.get_origin(hint) or hint]
+
+
+def _alternatives(hint) -> list:
+  """The types of a union other than None; else the type itself."""
+  if typing.get_origin(hint) in (typing.Union, types.UnionType):
+    return [part for part in typing.get_args(hint) if part is not type(None)]
+  return [hint]
 
 
 def _parse_value(name: str, text: str, old):
@@ -125,8 +152,7 @@ def _convert(hint, value, where: str):
       return None
     if any(isinstance(h, type) and type(value) is h for h in parameters):
       return value
-    hint = next(parameter for parameter in parameters if parameter is not type(None))
-    return _convert(hint, value, where)
+    return _convert(_alternatives(hint)[0], value, where)
   if dataclasses.is_dataclass(hint):
     if not isinstance(value, (Mapping, ml_collections.ConfigDict)):
       raise InputError(f"{where} is {value!r}; expected a group of fields.")

@@ -1,4 +1,4 @@
-"""The one exception that stands for a mistake outside the program."""
+"""What ends a program from outside: mistakes, and being asked to stop."""
 
 
 class InputError(ValueError):
@@ -6,4 +6,12 @@ class InputError(ValueError):
 
   The message is one or two lines: the thing, what was found, what was wanted, what to do.
   Command lines print it to stderr without a traceback and exit with code 2.
+  """
+
+
+class Stopped(KeyboardInterrupt):
+  """The program was asked to stop; like Ctrl-C this passes every `except Exception`.
+
+  The message says how, or where: "by SIGTERM". Command lines exit with code 75: what was asked for
+  is not done, the same command goes on.
   """

@@ -28,8 +28,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--num_processes", type=int)
 
 
-def join(flags: argparse.Namespace) -> None:
+def join(flags: argparse.Namespace, *, stop_at_steps: bool = False) -> None:
   """Joins the processes of a run, before anything asks JAX for devices.
+
+  Args:
+    flags: see `add_flags`.
+    stop_at_steps: leaves SIGTERM to JAX's service, by which processes find a step that they all
+      stop at (`training.stopping`); else each process hears its own.
 
   Raises:
     InputError: flags that do not go together, or the others are not there.
@@ -42,6 +47,7 @@ def join(flags: argparse.Namespace) -> None:
     return
   if not flags.distributed and None in given:
     raise InputError("--coordinator, --process_id and --num_processes go together.")
+  jax.config.update("jax_enable_preemption_service", stop_at_steps)
   try:
     jax.distributed.initialize(*given)
   except (RuntimeError, ValueError) as error:

@@ -1,47 +1,112 @@
-"""Measures how well the small default's puppets speak: held-out puppets, voices and sentences.
+"""Watches the small default: held-out puppets, voices and sentences, held to what was found before.
 
-  python scripts/judge_tiny.py                              # the weights that ship, 20 clips
-  python scripts/judge_tiny.py --checkpoint=DIR --clips=6 --config.sampling.audio_scale=3
+  python scripts/judge_tiny.py                              # the weights that ship; three worlds
+  python scripts/judge_tiny.py --worlds=2 --clips=6         # less, in a tenth of the time
+  python scripts/judge_tiny.py --write                      # docs/evidence/default.json anew
+  python scripts/judge_tiny.py --checkpoint=DIR --worlds=0 --clips=6 --config.sampling.audio_scale=3
   python scripts/judge_tiny.py --checkpoint=DIR --sweep=docs/images/tiny_guidance.png
 
-Prints one line of JSON; see `emv3_jax.training.parts.lip_sync.figures` for what is in it. --sweep
-goes through scales of guidance, prints a line for each and draws them (`pip install matplotlib`).
+Prints a line of JSON for each world; `emv3_jax.training.parts.judge.figures` tells what is in it.
+Exits with 1 where a figure is further from the evidence than chance makes it, and names it; other
+weights (--checkpoint) are measured only. Videos are kept in --kept by all that decides their pixels,
+the code of sampling included: a run that was stopped goes on. --sweep goes through scales of
+guidance, prints a line for each and draws them (`pip install matplotlib`).
 """
 
 import dataclasses
+import datetime
 import itertools
 import json
 import pathlib
 import sys
 
+from absl import logging
+
 from emv3_jax import command_line, program_cache
 from emv3_jax import config as config_lib
-from emv3_jax.data import puppets
 from emv3_jax.errors import InputError
-from emv3_jax.sampling.model import load
+from emv3_jax.io import atomic
+from emv3_jax.sampling.model import Model, load
 from emv3_jax.sampling.settings import Config
-from emv3_jax.training.parts import lip_sync
+from emv3_jax.training.parts import judge, lip_sync, samples
 
+EVIDENCE = pathlib.Path(__file__).parents[1] / "docs/evidence/default.json"
+CHANGED = 1  # exit code where figures have changed
 TEXT_SCALES, AUDIO_SCALES = (1.05, 2.0), (1.0, 1.3, 1.8, 2.9)
-SEEDS = {"judge": 2, "sweep": 1}  # of the puppets' world: what is chosen is judged on others
+WORLDS = "2,3,4"  # seeds of the puppets' worlds
+SWEPT = "1"  # what is chosen is judged on others
 
 
-def judge(config: Config, checkpoint: str | None, clips: list[puppets.Clip],
-          **options) -> dict[str, float]:
-  figures = lip_sync.figures(load(checkpoint, config), clips, **options)
-  return {name: round(value, 4) for name, value in figures.items()}
+def rows_of(actor: samples.Actor, world: str, flags) -> list[dict]:
+  clips, rows = samples.render(flags.clips, flags.split, flags.frames, int(world)), []
+  for shown in samples.perform(actor, clips, seed=flags.seed):
+    rows.append(judge.row(shown))
+    logging.info("World %s: %d of %d clips.", world, len(rows), len(clips))
+  return rows
 
 
-def sweep(config: Config, checkpoint: str | None, clips: list[puppets.Clip],
-          picture: pathlib.Path) -> None:
-  rows = []
+def watch(model: Model, flags) -> int:
+  """Measures, and holds what was found to the evidence or writes it anew."""
+  known = None if flags.write or flags.checkpoint else known_figures(flags)
+  actor, rows, found = samples.Actor(model, flags.kept), {}, {}
+  for world in flags.worlds.split(","):
+    rows[world] = rows_of(actor, world, flags)
+    found[world] = judge.figures(rows[world])
+    tell({"world": world, **found[world]})
+  weights = samples.weights_digest(model)
+  if flags.write:
+    atomic.write_json(EVIDENCE, judge.evidence(
+        rows, date=datetime.date.today().isoformat(), command=" ".join(["python", *sys.argv]),
+        split=flags.split, frames=flags.frames, seed=flags.seed, weights=weights,
+        sampling=dataclasses.asdict(model.config.sampling)))
+  if known is None:
+    return 0
+  if weights != known["weights"]:
+    logging.info("The weights are others than those of %s.", EVIDENCE)
+  return report(judge.changes(found, flags.clips, known))
+
+
+def known_figures(flags) -> dict:
+  """The evidence.
+
+  Raises:
+    InputError: it is not there, or is of other clips.
+  """
+  try:
+    known = json.loads(EVIDENCE.read_text(encoding="utf-8"))
+  except FileNotFoundError:
+    raise InputError(f"There is no {EVIDENCE} to compare with; --write it.") from None
+  for name in ("split", "frames"):
+    if getattr(flags, name) != known[name]:
+      raise InputError(f"{EVIDENCE} is of {name} {known[name]}, not {getattr(flags, name)}; leave "
+                       f"--{name} out.")
+  strange = set(flags.worlds.split(",")) - set(known["worlds"])
+  if strange:
+    raise InputError(f"{EVIDENCE} does not know the worlds {', '.join(sorted(strange))}; there are "
+                     f"{', '.join(known['worlds'])}.")
+  return known
+
+
+def report(lines: list[str]) -> int:
+  for line in lines:
+    sys.stderr.write(f"{line}\n")
+  if lines:
+    sys.stderr.write(f"{len(lines)} figures have changed by more than chance since {EVIDENCE} was "
+                     "written; if that is wanted, write it anew: --write.\n")
+  return CHANGED if lines else 0
+
+
+def sweep(config: Config, flags) -> None:
+  clips, rows = samples.render(flags.clips, flags.split, flags.frames, int(flags.worlds)), []
   for text, audio in itertools.product(TEXT_SCALES, AUDIO_SCALES):
     sampling = dataclasses.replace(config.sampling, text_scale=text, audio_scale=audio)
-    figures = judge(dataclasses.replace(config, sampling=sampling), checkpoint, clips, swaps=0,
-                    silences=1)
-    rows.append({"text_scale": text, "audio_scale": audio, **figures})
+    actor = samples.Actor(load(flags.checkpoint, dataclasses.replace(config, sampling=sampling)),
+                          flags.kept)
+    shown = samples.perform(actor, clips, seed=flags.seed, swaps=0, silences=1, told=0)
+    rows.append({"text_scale": text, "audio_scale": audio,
+                 **lip_sync.figures([lip_sync.row(each) for each in shown])})
     tell(rows[-1])
-  draw(rows, picture)
+  draw(rows, flags.sweep)
 
 
 def draw(rows: list[dict], picture: pathlib.Path) -> None:
@@ -65,8 +130,10 @@ def draw(rows: list[dict], picture: pathlib.Path) -> None:
   figure.savefig(picture, dpi=100)
 
 
-def tell(figures: dict) -> None:
-  sys.stdout.write(json.dumps(figures) + "\n")
+def tell(told: dict) -> None:
+  plain = {name: round(value, 4) if isinstance(value, float) else value
+           for name, value in told.items()}
+  sys.stdout.write(json.dumps(plain) + "\n")
   sys.stdout.flush()
 
 
@@ -74,23 +141,29 @@ def main(arguments) -> int:
   parser = command_line.Parser(description=__doc__)
   parser.add_argument("--config", default="configs/tiny.py")
   parser.add_argument("--checkpoint", help="model folder; default: the config's")
-  parser.add_argument("--clips", type=int, default=20)
+  parser.add_argument("--clips", type=int, default=20, help="of each world")
+  parser.add_argument("--worlds", help=f"seeds, by commas; default: {WORLDS}, of a sweep {SWEPT}")
   parser.add_argument("--split", default="held_out", help="of the puppets' world, docs/puppets.md")
-  parser.add_argument("--seed", type=int, help="of the puppets' world; default: 2, of a sweep 1")
-  parser.add_argument("--frames", type=int, default=lip_sync.FRAMES, help="of a clip, 4k + 1")
+  parser.add_argument("--seed", type=int, default=0, help="of the first clip's noise")
+  parser.add_argument("--frames", type=int, default=samples.FRAMES, help="of a clip, 4k + 1")
+  parser.add_argument("--kept", type=pathlib.Path, default="outputs/judge", help="folder of videos")
+  parser.add_argument("--write", action="store_true", help=f"write {EVIDENCE}")
   parser.add_argument("--sweep", metavar="PNG", type=pathlib.Path)
   flags, overrides = parser.parse(arguments)
   if flags.clips < 2:
     raise InputError(f"--clips={flags.clips}; at least 2 are needed, to swap their sounds.")
-  config = config_lib.build(Config, command_line.read_config(flags.config, overrides))
+  flags.worlds = flags.worlds or (SWEPT if flags.sweep else WORLDS)
+  wanted = flags.worlds.split(",")
+  if not all(world.isdecimal() for world in wanted) or (flags.sweep and len(wanted) > 1):
+    raise InputError(f"--worlds={flags.worlds}; give numbers, as in --worlds={WORLDS}, and one for "
+                     "a sweep.")
+  config = samples.sized(config_lib.build(
+      Config, command_line.read_config(flags.config, overrides, Config)))
   program_cache.use(config.program_cache)
-  seed = SEEDS["sweep" if flags.sweep else "judge"] if flags.seed is None else flags.seed
-  clips = lip_sync.render(flags.clips, flags.split, flags.frames, seed)
   if flags.sweep:
-    sweep(config, flags.checkpoint, clips, flags.sweep)
-  else:
-    tell(judge(config, flags.checkpoint, clips))
-  return 0
+    sweep(config, flags)
+    return 0
+  return watch(load(flags.checkpoint, config), flags)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@
   python scripts/train_tiny.py --stage=model --workdir=DIR
   python scripts/train_tiny.py --stage=default --workdir=DIR --run=RUN
 
-A stage that is stopped goes on from its newest checkpoint when it is started again, and ends with
-the same weights. At its end, and with --check at any time, it is measured on held-out puppets; one
+A stage that is stopped (exit code 75) goes on from its newest checkpoint when it is started again,
+and ends with the same weights. At its end, and with --check at any time, it is measured on held-out puppets; one
 that falls short of its gate exits with 1. `wide` goes on with the VAE, on more puppets; its weights
 are what is kept.
 `model` writes DIR/model from the parts, with text and image encoders that stay random, and measures
@@ -193,12 +193,14 @@ def write_default(workdir: pathlib.Path, run: pathlib.Path, out: pathlib.Path) -
   """Writes the model folder that ships: all five networks in bfloat16, and the tokenizer."""
   network = transformer.network(tiny.MODEL.transformer)
   params = checkpoints.load_component(run / "model", "transformer", network.abstract)
+  wishes = checkpoints.read_model_card(run / "model").sampling
   params = jax.tree.map(lambda leaf: np.asarray(leaf).astype(jnp.bfloat16), params)
   for name in OTHERS:
     link_component(out, name, workdir / "model")
   checkpoints.save_component(
       out, "transformer", params, variant="preview", config=dataclasses.asdict(tiny.MODEL.transformer),
-      sources=[{"file": f"run_train.py {_config_of(run)}", **content(params)}])
+      sources=[{"file": f"run_train.py {_config_of(run)}", **content(params)}],
+      model_name=tiny.get_config().name, sampling=wishes)
   checkpoints.write_tokenizer(out, tiny.ASSETS / "tokenizer.json")
 
 

@@ -49,7 +49,7 @@ def test_every_config_of_preparation_builds(path):
 
 def test_overrides_take_the_type_of_what_they_replace():
   values = config()
-  config_lib.override(values, ["inner.steps=8", "inner.shift=3", "inner.sizes=[4,5,6]", "on=true"])
+  config_lib.override(values, ["inner.steps=8", "inner.shift=3", "inner.sizes=[4,5,6]", "on=true"], Outer)
   built = config_lib.build(Outer, values)
   assert built == Outer(Inner(8, 3.0, (4, 5, 6)), True)
   assert type(built.inner.shift) is float
@@ -67,7 +67,7 @@ def test_overrides_take_the_type_of_what_they_replace():
 ])
 def test_wrong_overrides_are_named(assignment, said):
   with pytest.raises(InputError, match=None) as caught:
-    config_lib.override(config(), [assignment])
+    config_lib.override(config(), [assignment], Outer)
   assert said in str(caught.value)
 
 
@@ -101,3 +101,20 @@ def test_differences_name_the_path():
   assert config_lib.differences(dataclasses.asdict(left), left) == []
   found = config_lib.differences(left, right)
   assert [line.split(":")[0] for line in found] == ["inner.sizes", "inner.steps", "on"]
+
+
+def test_false_is_an_override_too():
+  values = config()
+  for text, want in (("True", True), ("false", False), ("1", True), ("0", False)):
+    config_lib.override(values, [f"on={text}"], Outer)
+    assert values.on is want
+
+
+def test_tuples_of_fixed_length_are_counted():
+  @dataclasses.dataclass(frozen=True)
+  class Size:
+    sides: tuple[int, int]
+
+  assert config_lib.build(Size, {"sides": [1, 2]}) == Size((1, 2))
+  with pytest.raises(InputError, match="sides has 3 values; expected 2"):
+    config_lib.build(Size, {"sides": [1, 2, 3]})

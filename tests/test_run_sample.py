@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+import re
+import shutil
 import subprocess
 import sys
 
@@ -108,6 +110,18 @@ def test_wrong_arguments(arguments, said, tmp_path, monkeypatch):
   with pytest.raises(InputError) as caught:
     run_sample.main([*arguments, NO_CACHE])
   assert said in str(caught.value)
+
+
+def test_verify_refuses_weights_that_are_not_those_of_the_folder(tmp_path):
+  shutil.copytree(TINY / "model", tmp_path / "model")
+  card = tmp_path / "model/model.json"
+  card.write_text(re.sub(r'"digest": "......', '"digest": "000000', card.read_text(), count=1))
+  arguments = [CONFIG, NO_CACHE, f"--checkpoint={tmp_path}/model", "--verify"]
+  (tmp_path / "jobs.jsonl").write_text('{"audio": "absent.wav"}')
+  for job in (["--audio=absent.wav", f"--out={tmp_path}/clip.mp4"],
+              [f"--manifest={tmp_path}/jobs.jsonl", f"--out={tmp_path}/clips"]):
+    with pytest.raises(InputError, match="audio_encoder: the weights are not those"):
+      run_sample.main([*arguments, *job])
 
 
 def test_print_config(capsys):

@@ -1,9 +1,11 @@
 """Prompts: umT5 tokens, and a cache of their embeddings on disk."""
 
 from collections.abc import Sequence
+import contextlib
 import hashlib
 import os
 import pathlib
+import time
 
 from absl import logging
 from jaxtyping import Bool, Int32
@@ -19,6 +21,8 @@ from emv3_jax.io.atomic import atomic_file
 MAX_LENGTH = 512
 PAD_ID = 0
 END = "</s>"
+CACHE_BYTES = 2 << 30
+_LEFT_OVER = 3600  # seconds after which a temporary file is nobody's
 _SHOWN = 100  # characters at either end of what was cut
 
 
@@ -83,18 +87,22 @@ class PromptCache:
 
   Where the folder cannot be written a warning says so once and nothing is cached; a damaged file
   counts as missing, with a warning. Files appear whole or not at all, so that several processes
-  may share a folder.
+  may share a folder. Where it grows beyond its limit it loses what was not used for longest,
+  whichever encoder it was of.
 
   Args:
     folder: made when the first embedding is kept.
-    encoder_digest: sha256 of the text encoder's source and whatever else the embedding depends on
-      besides prompt and precision (tokenizer, length).
+    encoder_digest: identifies the text encoder's weights and whatever else the embedding depends on
+      besides prompt and precision (config, tokenizer, length).
     precision: name of the dtypes that the encoder ran in.
+    limit: bytes that all entries of the folder may take.
   """
 
-  def __init__(self, folder: str | os.PathLike, encoder_digest: str, precision: str):
+  def __init__(self, folder: str | os.PathLike, encoder_digest: str, precision: str,
+               limit: int = CACHE_BYTES):
     self._folder = pathlib.Path(folder)
     self._encoder = (encoder_digest, precision)
+    self._limit = limit
     self._writable = True
 
   def file(self, prompt: str) -> pathlib.Path:
@@ -111,12 +119,16 @@ class PromptCache:
       with safe_open(file, "np") as content:
         embedding = content.get_tensor("embedding")
         intact = (content.metadata() or {}).get("sha256") == _digest(embedding)
+    except FileNotFoundError:  # another process made room
+      return None
     except (OSError, SafetensorError) as error:
       logging.warning("Prompt cache: %s cannot be read (%s); computing it again.", file, error)
       return None
     if not intact:
       logging.warning("Prompt cache: %s is damaged; computing it again.", file)
       return None
+    with contextlib.suppress(OSError):  # of somebody else, or gone
+      os.utime(file)  # entries are lost in the order of these times
     return embedding
 
   def put(self, prompt: str, embedding: np.ndarray) -> None:
@@ -129,9 +141,27 @@ class PromptCache:
       self._folder.mkdir(parents=True, exist_ok=True)
       with atomic_file(self.file(prompt)) as temporary:
         temporary.write_bytes(content)
+      self._make_room()
     except (OSError, InputError) as error:
       self._writable = False
       logging.warning("Prompt cache: %s Prompts are not cached.", error)
+
+  def _make_room(self) -> None:
+    """Removes entries, the longest unused first, until the folder keeps to its limit."""
+    entries, now = [], time.time()
+    for path in self._folder.glob("*.safetensors"):
+      with contextlib.suppress(FileNotFoundError):  # other processes make room too
+        status = path.stat()
+        unfinished = path.name.startswith(".")  # of a process that writes, or was killed
+        if not unfinished or status.st_mtime < now - _LEFT_OVER:
+          entries.append((0 if unfinished else status.st_mtime_ns, status.st_size, path))
+    size = sum(size for _, size, _ in entries)
+    for _, freed, path in sorted(entries):
+      if size <= self._limit:
+        break
+      with contextlib.suppress(OSError):  # gone, or of a user whose files must stay
+        path.unlink()
+      size -= freed
 
 
 def _digest(array: np.ndarray) -> str:

@@ -64,6 +64,8 @@ class Shard:
 class Index:
   """The dataset. Records are numbered through all shards from 0: the global record index.
 
+  An index of version 1 is read too; its records name no task.
+
   Attributes:
     schema, version: of the records.
     records: their number.
@@ -75,6 +77,8 @@ class Index:
     encoders: of each encoder: its config, precision, and the digest of its parameters.
     settings: all settings of the preparation.
     shards: the files.
+    made_by: of clips that the model made: the digest of the transformer's weights that made them, as
+      their reports name it; several, sorted, with commas between; empty where none is known.
   """
 
   schema: str
@@ -89,6 +93,7 @@ class Index:
   encoders: dict
   settings: dict
   shards: tuple[Shard, ...]
+  made_by: str = ""
 
   def bucket_numbers(self) -> np.ndarray:
     """int32 [records]: the bucket of each record."""
@@ -118,9 +123,9 @@ def read_index(folder: str | os.PathLike) -> Index:
   folder = pathlib.Path(folder)
   values = _read_json(folder)
   found = values.get("schema"), values.get("version")
-  if found != (records.SCHEMA, records.VERSION):
-    raise InputError(f"Dataset {folder} has schema {found[0]} version {found[1]}; this release reads "
-                     f"{records.SCHEMA} version {records.VERSION}. Prepare the clips again.")
+  if found not in [(records.SCHEMA, version) for version in records.READABLE]:
+    raise InputError(f"Dataset {folder} has schema {found[0]} version {found[1]}; "
+                     f"{records.readable()}")
   index = config_lib.build(Index, values, str(folder / INDEX))
   for shard in index.shards:
     _check_shard(folder / shard.file, shard)

@@ -24,6 +24,9 @@ from emv3_jax.data.order import Order
 from emv3_jax.data.records import Record
 from emv3_jax.errors import InputError
 from emv3_jax.models.transformer import TransformerConfig
+from emv3_jax.tasks.conditions import ANY_TASK
+from emv3_jax.tasks.masks import TEMPORAL
+from emv3_jax.tasks.schedule import TASKS
 
 Batch = dict[str, np.ndarray]
 Finish = Callable[[int, Batch], Mapping[str, np.ndarray]]
@@ -151,10 +154,25 @@ def collate(found: Sequence[Record], numbers: np.ndarray, text_tokens: int) -> B
     text_tokens: length that texts are zero-padded to.
 
   Returns:
-    The arrays of `Record`, stacked: floating ones float32, masks uint8; and `example`, uint32 [b].
+    The arrays of `Record`, stacked: floating ones float32, masks uint8; `task` int32 [b], positions
+    in `tasks.schedule.TASKS` or -1 for any; and `example`, uint32 [b]. Records for one task fill
+    all places of `masked_latents` and `image` with their own; `lipsync_mask` and `task_mask` are 0
+    in the records that have none.
   """
+  shape = found[0].latents.shape[:3]
+  masks = {"lipsync_mask": np.zeros(shape, np.uint8),
+           "task_mask": np.zeros((*shape, TEMPORAL), np.uint8)}
+  places = {"masked_latents": len(records.MASKED_TASKS), "image": 2}
   batch = {name: np.stack([getattr(record, name) for record in found])
-           for name in records.ARRAYS if name != "text"}
+           for name in ("latents", "mouth_mask", "face_mask", "audio")}
+  for name, count in places.items():
+    arrays = [getattr(record, name) for record in found]
+    batch[name] = np.stack([np.broadcast_to(array, (count, *array.shape[1:])) for array in arrays])
+  for name, none in masks.items():
+    arrays = [getattr(record, name) for record in found]
+    batch[name] = np.stack([none if array is None else array for array in arrays])
+  batch["task"] = np.array([TASKS.index(record.task) if record.task else ANY_TASK
+                            for record in found], np.int32)
   dim = found[0].text.shape[1]
   batch["text"] = np.zeros((len(found), text_tokens, dim), np.float32)
   for row, record in enumerate(found):

@@ -5,7 +5,8 @@
 
 Fields of the config are overridden as --config.prepare.frames=81. A run that was stopped goes on where
 it was. Exit code 0 only when every clip was used; 1 when some were rejected (DIR/rejected.jsonl says
-why; the dataset of the others is complete), 0 then too with --skip_bad; 2 for wrong input.
+why; the dataset of the others is complete), 0 then too with --skip_bad; 2 for wrong input; 75
+when it was stopped by SIGTERM or Ctrl-C.
 """
 
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ from emv3_jax.sampling.settings import Config
 def make_parser() -> command_line.Parser:
   parser = command_line.Parser(prog="python -m emv3_jax.data.prepare", description=__doc__)
   parser.add_argument("--manifest", help="clips, one JSON object a line: id, video, prompt, face_box, "
-                      "mouth_box")
+                      "mouth_box; or id, video, report: a clip that the model made")
   parser.add_argument("--out", help="folder of the dataset")
   parser.add_argument("--config", help="a sampling config, with or without a group `prepare`; "
                       "default: the networks of the checkpoint")
@@ -51,7 +52,7 @@ def read_settings(path: str | None, overrides: Sequence[str]
   if "prepare" not in values:
     with values.unlocked():
       values.prepare = ml_collections.ConfigDict(dataclasses.asdict(PrepareConfig()))
-  config_lib.override(values, overrides)
+  config_lib.override(values, overrides, Config)
   networks = {name: value for name, value in values.items() if name != "prepare"}
   settings = config_lib.build(PrepareConfig, values.prepare, "config.prepare")
   return values, config_lib.build(Config, networks) if path else None, settings
@@ -61,7 +62,8 @@ def main(arguments: Sequence[str]) -> int:
   flags, overrides = make_parser().parse(arguments)
   values, config, settings = read_settings(flags.config, overrides)
   if flags.print_config:
-    command_line.print_config(values)
+    defaults = {**dataclasses.asdict(Config("")), "prepare": dataclasses.asdict(PrepareConfig())}
+    command_line.print_config(values.to_dict(), defaults, overrides)
     return 0
   for name in ("manifest", "out"):
     if not getattr(flags, name):

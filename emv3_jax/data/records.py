@@ -19,8 +19,10 @@ import numpy as np
 from emv3_jax.conditioning.audio import WINDOW, flash_windows
 from emv3_jax.errors import InputError
 from emv3_jax.io.atomic import atomic_file
+from emv3_jax.tasks.masks import TEMPORAL, Task
 
-SCHEMA, VERSION = "emv3_jax.window", 1
+SCHEMA, VERSION = "emv3_jax.window", 2
+READABLE = (1, 2)  # versions; records of version 1 name no task
 DTYPES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16),
           "float32": np.dtype(np.float32)}
 MASKED_TASKS = ("i2v", "flf2v", "lipsync")  # the order of masked_latents
@@ -29,7 +31,7 @@ _CONTEXT = WINDOW // 2  # frames of flash features to either side of the window
 _STORED = {"F16": DTYPES["float16"], "BF16": DTYPES["bfloat16"], "F32": DTYPES["float32"],
            "U8": np.dtype(np.uint8)}
 _NAMES = {dtype: name for name, dtype in _STORED.items()}
-_STRINGS = ("id", "caption", "source")
+_STRINGS = ("id", "caption", "source", "task")
 _INTEGERS = ("index", "start")
 # One record a chunk, so that reading one decodes nothing else.
 _WRITER_OPTIONS = "group_size:1"
@@ -47,14 +49,19 @@ class Record:
     start: its first frame in the clip, at 25 frames a second.
     caption: what was encoded as text.
     source: sha256 of the clip's file.
+    task: the only task that the record is for, by its name in `tasks.masks.Task`, for a clip that the
+      model made: its conditions are those that it was made under. Empty: any task.
     latents: the VAE's normalised mean of the video.
-    masked_latents: likewise of what each of MASKED_TASKS knows of it, the rest mid grey.
-    lipsync_mask: 1 where lip-sync knows a cell, 0 where it draws it anew.
+    masked_latents: likewise of what each of MASKED_TASKS knows of it, the rest mid grey; with a
+      task, of what was known (n = 1), zeros for t2v.
     mouth_mask: 1 where a cell holds a part of the mouth; for losses.
     face_mask: 1 for tokens (2x2 cells) of the face, where the audio acts.
     text: umT5 states of the caption without padding.
-    image: CLIP states of the first frame, and of it with what lip-sync draws greyed.
+    image: CLIP states of the first frame, and of it with what lip-sync draws greyed; with a task,
+      those that it was given (k = 1).
     audio: wav2vec2 features: preview [2F, dim], flash [F, 5, layers, dim].
+    lipsync_mask: 1 where lip-sync knows a cell, 0 where it draws it anew; None with a task.
+    task_mask: with a task, the network's mask channels: 1 where known; else None.
   """
 
   id: str
@@ -63,17 +70,21 @@ class Record:
   caption: str
   source: str
   latents: Float[np.ndarray, "f h8 w8 16"]
-  masked_latents: Float[np.ndarray, "3 f h8 w8 16"]
-  lipsync_mask: UInt8[np.ndarray, "f h8 w8"]
+  masked_latents: Float[np.ndarray, "n f h8 w8 16"]
   mouth_mask: UInt8[np.ndarray, "f h8 w8"]
   face_mask: UInt8[np.ndarray, "h w"]
   text: Float[np.ndarray, "m text_dim"]
-  image: Float[np.ndarray, "2 image_tokens image_dim"]
+  image: Float[np.ndarray, "k image_tokens image_dim"]
   audio: Float[np.ndarray, "..."]
+  lipsync_mask: UInt8[np.ndarray, "f h8 w8"] | None = None
+  task: str = ""
+  task_mask: UInt8[np.ndarray, "f h8 w8 4"] | None = None
 
 
-ARRAYS = tuple(field.name for field in dataclasses.fields(Record)
-               if field.name not in _STRINGS + _INTEGERS)
+def arrays_of(task: str) -> tuple[str, ...]:
+  """Names of the arrays of a record for `task`, or for any task ("")."""
+  return ("latents", "masked_latents", "task_mask" if task else "lipsync_mask", "mouth_mask",
+          "face_mask", "text", "image", "audio")
 
 
 def encode(record: Record, dtype: str) -> bytes:
@@ -90,7 +101,7 @@ def encode(record: Record, dtype: str) -> bytes:
     ValueError: shapes that do not belong together.
   """
   _check_shapes(record)
-  arrays = {name: np.asarray(getattr(record, name)) for name in ARRAYS}
+  arrays = {name: np.asarray(getattr(record, name)) for name in arrays_of(record.task)}
   if arrays["audio"].ndim == 4:
     windows = arrays["audio"]
     arrays["audio"] = np.concatenate([windows[0, :_CONTEXT], windows[:, _CONTEXT],
@@ -120,18 +131,28 @@ def decode(data: bytes, where: str = "record") -> Record:
   header, begin = _read_header(data, where)
   metadata = header.pop("__metadata__", {})
   found = metadata.get("schema"), metadata.get("version")
-  if found != (SCHEMA, str(VERSION)):
-    raise InputError(f"{where} has schema {found[0]} version {found[1]}; this release reads "
-                     f"{SCHEMA} version {VERSION}. Prepare the clips again.")
-  if set(header) != set(ARRAYS):
+  if found not in [(SCHEMA, str(version)) for version in READABLE]:
+    raise InputError(f"{where} has schema {found[0]} version {found[1]}; {readable()}")
+  strings = {"task": "", **metadata}
+  task, wanted = strings["task"], set(arrays_of(strings["task"]))
+  if task and task not in list(Task):
+    raise InputError(f"{where} is for task {task!r}; known: {', '.join(Task)}. Prepare the clips "
+                     "again.")
+  if set(header) != wanted:
     raise InputError(f"{where} holds {', '.join(sorted(header))}; expected "
-                     f"{', '.join(sorted(ARRAYS))}. Prepare the clips again.")
+                     f"{', '.join(sorted(wanted))}. Prepare the clips again.")
   arrays = {name: _read_array(data, begin, entry, f"{where}, {name}")
             for name, entry in header.items()}
   if arrays["audio"].ndim == 3:
     arrays["audio"] = flash_windows(arrays["audio"])[_CONTEXT:-_CONTEXT]
-  return Record(**{name: metadata[name] for name in _STRINGS},
+  return Record(**{name: strings[name] for name in _STRINGS},
                 **{name: int(metadata[name]) for name in _INTEGERS}, **arrays)
+
+
+def readable() -> str:
+  """The end of messages about another schema."""
+  return (f"this release reads {SCHEMA} version {' and '.join(map(str, READABLE))}. Prepare the "
+          "clips again.")
 
 
 def write_shard(path: str | os.PathLike, records: Iterable[bytes]) -> int:
@@ -177,11 +198,14 @@ def _close_quietly(writer: ArrayRecordWriter) -> None:
 def _check_shapes(record: Record) -> None:
   f, h8, w8, _ = record.latents.shape
   frames = 4 * (f - 1) + 1
-  wanted = {"masked_latents": (len(MASKED_TASKS), *record.latents.shape),
-            "lipsync_mask": (f, h8, w8), "mouth_mask": (f, h8, w8), "face_mask": (h8 // 2, w8 // 2)}
-  for name, shape in wanted.items():
-    if getattr(record, name).shape != shape:
-      raise ValueError(f"{name} is {getattr(record, name).shape}, expected {shape}.")
+  kinds = 1 if record.task else len(MASKED_TASKS)
+  wanted = {"masked_latents": (kinds, *record.latents.shape), "mouth_mask": (f, h8, w8),
+            "face_mask": (h8 // 2, w8 // 2), "lipsync_mask": (f, h8, w8),
+            "task_mask": (f, h8, w8, TEMPORAL)}
+  for name in arrays_of(record.task):
+    shape = np.shape(getattr(record, name))
+    if shape != wanted.get(name, shape):
+      raise ValueError(f"{name} is {shape}, expected {wanted[name]}.")
   lengths = {2: 2 * frames, 3: frames + 2 * _CONTEXT, 4: frames}
   if len(record.audio) != lengths[record.audio.ndim]:
     raise ValueError(f"audio is {record.audio.shape} for {frames} frames.")

@@ -1,6 +1,7 @@
 """The model folder: one Orbax checkpoint per component, and `model.json` that says what they are.
 
-    DIR/model.json        schema, variant, and of every component: config, dtype, sources, size
+    DIR/model.json        schema, variant, and of every component: config, dtype, sources, size,
+                          digest of the weights
     DIR/transformer/      an Orbax checkpoint (likewise vae, text_encoder, image_encoder,
                           audio_encoder)
     DIR/tokenizer/        tokenizer.json
@@ -28,10 +29,13 @@ from orbax.checkpoint import v1 as ocp
 from emv3_jax import start_up
 from emv3_jax.errors import InputError
 from emv3_jax.io.atomic import atomic_file
+from emv3_jax.io.digests import component_digest
 from emv3_jax.io.model_card import (
   CARD,
+  TRANSFORMER,
   ComponentCard,
   ModelCard,
+  SamplingCard,
   measure,
   read_model_card,
   write_model_card,
@@ -65,7 +69,8 @@ class LazyArray:
 
 def save_component(folder: str | os.PathLike, name: str, params: Params, *, config: Mapping,
                    variant: str | None = None, dtype: str | None = None,
-                   sources: Sequence[Mapping] = ()) -> None:
+                   sources: Sequence[Mapping] = (), model_name: str = "",
+                   sampling: SamplingCard | None = None) -> None:
   """Writes one component into a model folder, which is made where absent.
 
   A component of that name is replaced. Every process calls this with its shards of `params`.
@@ -78,6 +83,7 @@ def save_component(folder: str | os.PathLike, name: str, params: Params, *, conf
     variant: recorded as the variant of the whole folder; None leaves what is there.
     dtype: what the leaves are cast to; None keeps them as they are.
     sources: {"file", "sha256", "bytes"} of each file the parameters came from.
+    model_name, sampling: of a transformer: what the model is called and how it wants to be sampled.
 
   Raises:
     InputError: the folder is not writable or the disk is full.
@@ -95,8 +101,8 @@ def save_component(folder: str | os.PathLike, name: str, params: Params, *, conf
     dtypes = _write_leaves(fresh, params, dtype)
     if first:
       card = ComponentCard(dict(config), dtypes.pop() if len(dtypes) == 1 else "mixed",
-                           tuple(map(dict, sources)), *measure(fresh))
-      _put_in_place(folder, name, fresh, card, variant)
+                           tuple(map(dict, sources)), *measure(fresh), component_digest(fresh))
+      _put_in_place(folder, name, fresh, card, variant, model_name, sampling)
     _barrier(f"save_{name}_end")
   except OSError as error:
     raise InputError(f"{folder}: {name} could not be written ({error.strerror or error}).\n"
@@ -186,7 +192,7 @@ def _check_place(final: pathlib.Path) -> None:
 
 
 def _put_in_place(folder: pathlib.Path, name: str, fresh: pathlib.Path, card: ComponentCard,
-                  variant: str | None) -> None:
+                  variant: str | None, model_name: str, sampling: SamplingCard | None) -> None:
   """Renames a finished component; the card never lists one that is not there."""
   final, superseded = folder / name, folder / f"{name}.superseded"
   old = read_model_card(folder) if (folder / CARD).exists() else ModelCard(folder, variant, {})
@@ -196,7 +202,10 @@ def _put_in_place(folder: pathlib.Path, name: str, fresh: pathlib.Path, card: Co
     write_model_card(dataclasses.replace(old, components=others))
     final.rename(superseded)
   fresh.rename(final)
-  write_model_card(ModelCard(folder, variant or old.variant, {**others, name: card}))
+  if name != TRANSFORMER:
+    model_name, sampling = old.name, old.sampling
+  write_model_card(ModelCard(folder, variant or old.variant, {**others, name: card}, model_name,
+                             sampling))
   _remove(superseded)
 
 

@@ -6,6 +6,7 @@ import pathlib
 import shutil
 
 from emv3_jax.errors import InputError
+from emv3_jax.io.digests import weights_digest
 from emv3_jax.io.model_card import CARD, ModelCard, measure, read_model_card, write_model_card
 
 
@@ -19,7 +20,8 @@ def link_component(folder: str | os.PathLike, name: str, source: str | os.PathLi
     InputError: the source does not have it whole, or it cannot be written.
   """
   folder, source = pathlib.Path(folder), pathlib.Path(source)
-  card = read_model_card(source).require(name)
+  origin = read_model_card(source)
+  card = dataclasses.replace(origin.require(name), digest=weights_digest(origin, name))
   fresh, final = folder / f"{name}.unfinished", folder / name
   own = read_model_card(folder) if (folder / CARD).exists() else ModelCard(folder, None, {})
   others = {key: value for key, value in own.components.items() if key != name}

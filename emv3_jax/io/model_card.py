@@ -1,7 +1,8 @@
-"""`model.json`: what a model folder holds, and whether all of it is there.
+"""`model.json`: what a model folder holds, whether all of it is there, and how it wants to be sampled.
 
 The card of a component records how many files and bytes its folder has, so that a folder that lost
-some of them, or never got them, is recognised before anything is read.
+some of them, or never got them, is recognised before anything is read, and a digest of its weights.
+Folders of schema 1 (version 0.1) have no digests and no `sampling`; they are read all the same.
 """
 
 import dataclasses
@@ -12,8 +13,10 @@ import pathlib
 from emv3_jax.errors import InputError
 from emv3_jax.io.atomic import write_json
 
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, SCHEMA)
 CARD = "model.json"
+TRANSFORMER = "transformer"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +29,7 @@ class ComponentCard:
     sources: {"file", "sha256", "bytes"} of the files it was converted from.
     files: number of files in the component's folder.
     bytes: their total size.
+    digest: of its weights, see `io.digests`; empty in folders of schema 1.
   """
 
   config: dict
@@ -33,15 +37,41 @@ class ComponentCard:
   sources: tuple[dict, ...] = ()
   files: int = 0
   bytes: int = 0
+  digest: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingCard:
+  """How a model wants to be sampled; see `sampling.resolution` for what is made of it.
+
+  Attributes:
+    must_match: settings that have to be those of the training, by field of SamplingConfig.
+    recommended: further settings, by field of SamplingConfig, that a user may change.
+    precision: dtypes by component, for callers that give no config.
+  """
+
+  must_match: dict = dataclasses.field(default_factory=dict)
+  recommended: dict = dataclasses.field(default_factory=dict)
+  precision: dict = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelCard:
-  """`model.json` of `folder`; `variant` is the transformer's, None where there is none."""
+  """`model.json` of `folder`.
+
+  Attributes:
+    folder: where it lies.
+    variant: the transformer's; None where there is none.
+    components: by name.
+    name: what reports and metadata call the model; empty in folders of schema 1.
+    sampling: of the transformer; None where the folder does not say.
+  """
 
   folder: pathlib.Path
   variant: str | None
   components: dict[str, ComponentCard]
+  name: str = ""
+  sampling: SamplingCard | None = None
 
   def require(self, name: str, variant: str | None = None) -> ComponentCard:
     """The card of component `name`, whose files are all there.
@@ -54,6 +84,10 @@ class ModelCard:
       InputError: the component is absent or half-written, or the folder is of another variant.
     """
     if name not in self.components:
+      if any(self.folder.glob(f"{name}.unfinished*")):
+        raise InputError(f"{self.folder / name} is being written, or its writing was cut off: "
+                         f"{self.folder} has {name}.unfinished only.\n"
+                         "Wait for the end of the writing, or write it again.")
       present = ", ".join(sorted(self.components)) or "none"
       raise InputError(f"{self.folder} has no component {name}; present: {present}.\n"
                        f"Add it: python -m convert SOURCE {self.folder}")
@@ -90,14 +124,17 @@ def read_model_card(folder: str | os.PathLike) -> ModelCard:
                      f"the end.\nMake one: python -m convert SOURCE {folder}")
   try:
     content = json.loads(path.read_text())
-    if content["schema"] == SCHEMA:
+    if content["schema"] in READABLE:
       components = {name: ComponentCard(**_tuples(card))
                     for name, card in content["components"].items()}
-      return ModelCard(folder, content.get("variant"), components)
+      wishes = content.get("sampling")
+      return ModelCard(folder, content.get("variant"), components, content.get("name", ""),
+                       None if wishes is None else SamplingCard(**_tuples(wishes)))
   except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
     raise InputError(f"{path} cannot be read ({type(error).__name__}: {error}).\n"
                      "Convert the model again.") from error
-  raise InputError(f"{path} has schema version {content['schema']!r}, this program reads {SCHEMA}.\n"
+  raise InputError(f"{path} has schema version {content['schema']!r}, this program reads "
+                   f"{' and '.join(map(str, READABLE))}.\n"
                    "Convert the model again, or use the version of the program that wrote it.")
 
 
@@ -107,7 +144,8 @@ def write_model_card(card: ModelCard) -> None:
   Raises:
     InputError: it cannot be written.
   """
-  content = {"schema": SCHEMA, "variant": card.variant,
+  content = {"schema": SCHEMA, "name": card.name, "variant": card.variant,
+             "sampling": card.sampling and dataclasses.asdict(card.sampling),
              "components": {name: dataclasses.asdict(component)
                             for name, component in sorted(card.components.items())}}
   write_json(card.folder / CARD, content)

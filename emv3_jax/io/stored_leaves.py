@@ -5,7 +5,8 @@ Orbax keeps each leaf as a zarr3 array under its dotted name in one OCDBT store.
 without its neighbours: a text encoder larger than memory runs layer by layer.
 """
 
-import itertools
+from collections.abc import Iterator
+import math
 import os
 import pathlib
 
@@ -58,18 +59,29 @@ class StoredLeaf:
     return finish
 
   def whole(self) -> np.ndarray:
-    """All of it, read piece by piece along the first axis: little memory beside the result."""
+    """All of it, read piece by piece: little memory beside the result."""
     if not self.shape or 0 in self.shape:
       return self[...]
-    result = np.empty(self.shape, self.dtype)
-    rows = max(1, self.shape[0] * PIECE_BYTES // max(result.nbytes, 1))
+    result, row = np.empty(self.shape, self.dtype), 0
+    for piece in self.pieces():
+      result[row:row + len(piece)] = piece
+      row += len(piece)
+    return result
+
+  def pieces(self) -> Iterator[np.ndarray]:
+    """All of it in pieces of about `PIECE_BYTES` along the first axis, in order; the next one is read
+    in the background."""
+    if not self.shape or 0 in self.shape:
+      yield self[...]
+      return
+    size = math.prod(self.shape) * self.dtype.itemsize
+    rows = max(1, self.shape[0] * PIECE_BYTES // size)
     pieces = [slice(start, min(start + rows, self.shape[0]))
               for start in range(0, self.shape[0], rows)]
     reading = self.start(pieces[0])
-    for piece, following in itertools.zip_longest(pieces, pieces[1:]):
+    for following in (*pieces[1:], None):
       finish, reading = reading, following and self.start(following)
-      result[piece] = finish()
-    return result
+      yield finish()
 
 
 class ComponentStream:

@@ -181,7 +181,7 @@ def _first_fitting(alternatives: Iterator[Alternative], window: programs.Window,
 def _other_settings(config: Config, target: targets.Target, line: dict) -> Iterator[Alternative]:
   """The same machine and mesh, less at once."""
   mesh = MeshConfig(**line["mesh"])
-  if line["program"] == "sample_step" and config.sampling.branches == "batched":
+  if line["program"] == "sample_step" and config.settings.branches == "batched":
     sampling = dataclasses.replace(config.sampling, branches="in_turn")
     in_turn = dataclasses.replace(config, sampling=sampling)
     yield "--config.sampling.branches=in_turn", in_turn, target, mesh

@@ -93,7 +93,7 @@ class Program:
 
 def largest_window(config: Config) -> Window:
   """The config's window at its largest size: fixed, or the square of its largest area."""
-  settings = config.sampling
+  settings = config.settings
   side = math.isqrt(settings.max_area) // SIDE * SIDE
   return Window(settings.max_frames, settings.height or side, settings.width or side)
 
@@ -101,14 +101,14 @@ def largest_window(config: Config) -> Window:
 @functools.cache
 def num_rows(config: Config) -> int:
   """Rows of the batch that a sampling step runs at once for one clip."""
-  if config.sampling.branches == "in_turn":
+  if config.settings.branches == "in_turn":
     return 1
   return len(_denoiser(config).guidance.branches)
 
 
 def _denoiser(config: Config, **options) -> Denoiser:
   network = transformer.network(config.model.transformer, config.precision.transformer)
-  return Denoiser(network, config.model.transformer, config.sampling, **options)
+  return Denoiser(network, config.model.transformer, config.settings, **options)
 
 
 def _conditions(config: Config, window: Window, array: Callable) -> Conditions:
@@ -134,7 +134,7 @@ def sample_step(config: Config, window: Window, place: Place) -> Program:
                                place.platform)
   traced = denoiser.trace_step(
       network.abstract, place.whole(noise), _conditions(config, window, place.whole),
-      place=lambda context: _placed(context, place.mesh, config.sampling.branches == "in_turn"))
+      place=lambda context: _placed(context, place.mesh, config.settings.branches == "in_turn"))
 
   plain = _denoiser(config, attend=attend_xla)
   counted = plain.trace_step(transformer.network(net, precision).abstract, jax.ShapeDtypeStruct(noise, jnp.float32),

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 import dataclasses
-import hashlib
 import pathlib
 
 import numpy as np
@@ -12,9 +11,10 @@ from emv3_jax.conditioning import audio as audio_lib
 from emv3_jax.conditioning import image as image_lib
 from emv3_jax.conditioning import text as text_lib
 from emv3_jax.diffusion.noise import initial_noise
-from emv3_jax.sampling import lipsync
+from emv3_jax.io.digests import file_digest
+from emv3_jax.sampling import fingerprint, lipsync
 from emv3_jax.sampling.denoise import Conditions
-from emv3_jax.sampling.inputs import Inputs, read_inputs
+from emv3_jax.sampling.inputs import Inputs, named_files, read_inputs
 from emv3_jax.sampling.model import Model
 from emv3_jax.sampling.report import Report, versions
 from emv3_jax.sampling.settings import FPS, Request
@@ -32,8 +32,9 @@ class Clip:
     fps: frames a second.
     sound: (samples float32 [n, channels], rate) as in the request's audio file.
     latents: float32 [f, H/8, W/8, 16], before decoding; surplus frames are still in it.
-    report: request, config, seed, versions, seconds and peak memory by part, and as `start_up` the
-      seconds of the process up to here by kind; JSON-able.
+    report: fingerprint and digests of the networks, request, sha256 of its files, config, seed,
+      versions, seconds and peak memory by part, and as `start_up` the seconds of the process up to
+      here by kind; JSON-able.
   """
 
   frames: np.ndarray
@@ -59,6 +60,8 @@ def sample(model: Model, request: Request, *, progress: Callable | None = None) 
   report = Report()
   with report.part("inputs"):
     inputs = processes.together(lambda: _read(model, request))
+    identity = processes.together(lambda: fingerprint.for_report(model, request))
+    files = {name: file_digest(path) for name, path in named_files(request).items()}
   with report.part("text_encoder"):
     text = encode_text(model, inputs)
   with report.part("audio_encoder"):
@@ -73,10 +76,10 @@ def sample(model: Model, request: Request, *, progress: Callable | None = None) 
     latents = denoise(model, inputs, conditions, progress or iter)
   with report.part("vae_decode"):
     frames = decode(model, latents)[:inputs.frames]
-  if request.task == "lipsync" and request.paste:
+  if request.task == "lipsync" and request.paste is not False:
     frames = lipsync.paste(frames, inputs.source[:inputs.frames], inputs.mouth)
   return Clip(frames=frames, fps=FPS, sound=inputs.sound, latents=latents,
-              report=_describe(model, request, inputs, report))
+              report={**identity, **_describe(model, request, files, inputs, report)})
 
 
 def _read(model: Model, request: Request) -> Inputs:
@@ -111,13 +114,13 @@ def encode_text(model: Model, inputs: Inputs) -> dict[str, np.ndarray]:
 
 def open_cache(model: Model) -> text_lib.PromptCache | None:
   """The prompt cache of the config; what an embedding depends on is in its digest."""
-  if not model.config.prompt_cache:
+  config = model.config
+  if not config.prompt_cache:
     return None
-  tokenizer = hashlib.sha256(model.tokenizer_path.read_bytes()).hexdigest()
-  digest = (f"{model.digest('text_encoder')} {tokenizer} "
-            f"{model.config.model.transformer.text_tokens}")
-  return text_lib.PromptCache(pathlib.Path(model.config.prompt_cache).expanduser(), digest,
-                              repr(model.config.precision.text_encoder))
+  digest = repr((model.digest("text_encoder"), config.model.text_encoder,
+                 file_digest(model.tokenizer_path), config.model.transformer.text_tokens))
+  return text_lib.PromptCache(pathlib.Path(config.prompt_cache).expanduser(), digest,
+                              repr(config.precision.text_encoder), config.prompt_cache_mib << 20)
 
 
 def encode_audio(model: Model, inputs: Inputs) -> np.ndarray:
@@ -168,14 +171,18 @@ def decode(model: Model, latents: np.ndarray) -> np.ndarray:
     return model.vae_decode(params, latents[None])[0]
 
 
-def _describe(model: Model, request: Request, inputs: Inputs, report: Report) -> dict:
+def _describe(model: Model, request: Request, files: dict[str, str], inputs: Inputs,
+              report: Report) -> dict:
   plain = lambda value: str(value) if isinstance(value, pathlib.Path) else value
   return {
       "request": {name: plain(value) for name, value in dataclasses.asdict(request).items()},
+      "files": files,
       "seed": inputs.seed,
       "frames": inputs.frames,
       "size": {"height": inputs.size[0], "width": inputs.size[1]},
       "config": dataclasses.asdict(model.config),
+      "origins": model.resolved.origins,
+      "mismatches": model.resolved.mismatches,
       "versions": versions(),
       "start_up": start_up.spent(),
       **report.as_dict(),

@@ -70,7 +70,8 @@ class Denoiser:
   def __init__(self, network: Network, config: transformer.TransformerConfig,
                settings: SamplingConfig, *, attend: Callable = attention.attend_blocked,
                constrain: Callable = identity, length_shards: int = 1):
-    self.config, self.settings = config, settings
+    self.config, self.settings = config, settings.completed(config.variant)
+    settings = self.settings
     self.solver = solvers.make_solver(
         settings.solver, settings.steps, settings.shift, settings.solver_shift)
     self.guidance = guidance_lib.Guidance(
@@ -78,6 +79,10 @@ class Denoiser:
         text_scale=settings.text_scale, audio_scale=settings.audio_scale,
         dynamic_text=settings.dynamic_text, dynamic_audio=settings.dynamic_audio,
         neg_scale=settings.neg_scale, neg_steps=settings.neg_steps)
+    temporal = rope.axis_pairs(config.head_dim)[0]
+    if settings.riflex_k > temporal:
+      raise InputError(f"sampling.riflex_k is {settings.riflex_k}; this network has {temporal} "
+                       "temporal frequencies, counted from 1 (0 is off).")
     self.tables = self._tables()
     self._network, self._attend, self._constrain = network, attend, constrain
     self._length_shards = length_shards

@@ -1,6 +1,7 @@
 """Reads and checks everything a request names, before any network is loaded."""
 
 import dataclasses
+import math
 import pathlib
 
 import numpy as np
@@ -12,8 +13,9 @@ from emv3_jax.conditioning import text as text_lib
 from emv3_jax.diffusion.randomness import Purpose, key_for
 from emv3_jax.errors import InputError
 from emv3_jax.io import audio_files, image_files, video_files
-from emv3_jax.sampling.settings import FPS, Config, Request
+from emv3_jax.sampling.settings import FPS, Config, Request, SamplingConfig
 from emv3_jax.tasks import masks
+from emv3_jax.tasks.masks import Task
 
 _NEEDS = {"i2v": ("image",), "t2v": (), "flf2v": ("image", "last_image"), "lipsync": ("video",)}
 _PICTURES = ("image", "last_image", "video")
@@ -59,24 +61,25 @@ def read_inputs(request: Request, config: Config, tokenizer_path: pathlib.Path) 
     InputError: unknown task, a picture missing or not wanted by it, a file that cannot be used,
       audio that is too short or longer than the config's window, no face.
   """
+  flash, settings = config.model.transformer.variant == "flash", config.settings
   _check_pictures(request)
+  _check_used(request, flash, settings)
   seed = config.seed if request.seed is None else request.seed
   key_for(seed, Purpose.INITIAL_NOISE)  # refuses a seed out of range
-  flash = config.model.transformer.variant == "flash"
   samples, rate = audio_files.read_audio(request.audio)
   samples = _first_seconds(samples, rate, request)
   voice = audio_lib.to_voice(samples, rate, request.audio)
   frames = audio_lib.num_frames(voice.seconds)
   sample_frames = audio_lib.sample_frames(frames)
-  if sample_frames > config.sampling.max_frames:
+  if sample_frames > settings.max_frames:
     raise InputError(
         f"{request.audio}: {frames / FPS:.2f} s of audio need {sample_frames} frames, one window "
-        f"holds {config.sampling.max_frames}; use only the first part with "
-        f"--seconds={config.sampling.max_frames / FPS:g}, or raise --config.sampling.max_frames.")
+        f"holds {settings.max_frames}; use only the first part with "
+        f"--seconds={settings.max_frames / FPS:g}, or raise --config.sampling.max_frames.")
   prepare = audio_lib.flash_waveform if flash else audio_lib.preview_waveform
   prompts = {"prompt": request.prompt}
-  if config.sampling.text_scale > 1 and not flash:
-    prompts["negative"] = (config.sampling.negative_prompt if request.negative_prompt is None
+  if _guided_by_text(flash, settings):
+    prompts["negative"] = (settings.negative_prompt if request.negative_prompt is None
                            else request.negative_prompt)
   pictures = {"t2v": _text_only, "lipsync": _lipsync}.get(request.task, _from_images)(
       request, config, frames, sample_frames)
@@ -91,8 +94,16 @@ def read_inputs(request: Request, config: Config, tokenizer_path: pathlib.Path) 
       seed=seed, **pictures)
 
 
+def named_files(request: Request) -> dict[str, pathlib.Path]:
+  """The files that a request names, by its fields."""
+  found = {name: getattr(request, name) for name in ("audio", *_PICTURES)}
+  if (request.face_box or "").endswith(".npy"):
+    found["face_box"] = request.face_box
+  return {name: pathlib.Path(path) for name, path in found.items() if path is not None}
+
+
 def _check_pictures(request: Request) -> None:
-  task = masks.Task.parse(request.task)
+  task = Task.parse(request.task)
   for name in _PICTURES:
     given, needed = getattr(request, name) is not None, name in _NEEDS[task]
     if needed and not given:
@@ -102,23 +113,43 @@ def _check_pictures(request: Request) -> None:
                        "--task.")
 
 
+def _guided_by_text(flash: bool, settings: SamplingConfig) -> bool:
+  return settings.text_scale > 1 and not flash
+
+
+def _check_used(request: Request, flash: bool, settings: SamplingConfig) -> None:
+  """Refuses what would be read and then not used."""
+  task = Task.parse(request.task)
+  if request.negative_prompt is not None and not _guided_by_text(flash, settings):
+    why = ("flash is not guided by text" if flash else
+           f"there is no guidance at sampling.text_scale={settings.text_scale:g}")
+    raise InputError(f"The negative prompt would not be used: {why}. Leave --negative_prompt out.")
+  if request.face_box not in (None, "none") and task is not Task.LIPSYNC and (
+      flash or task is Task.T2V):
+    why = "flash has no face mask" if flash else "task t2v has no picture"
+    raise InputError(f"The face box would not be used: {why}, the voice acts everywhere. Leave "
+                     "--face_box out.")
+  if request.paste is not None and task is not Task.LIPSYNC:
+    raise InputError(f"Task {task} has no source to paste; leave --no_paste out.")
+
+
 def _first_seconds(samples: np.ndarray, rate: int, request: Request) -> np.ndarray:
   if request.seconds is None:
     return samples
-  if not request.seconds > 0:
-    raise InputError(f"--seconds={request.seconds} is not positive.")
+  if not 0 < request.seconds < math.inf:
+    raise InputError(f"--seconds={request.seconds:g} is no length of time; give a number above 0.")
   return samples[:round(request.seconds * rate)]
 
 
 def _size(config: Config, height: int, width: int) -> tuple[int, int]:
-  settings = config.sampling
+  settings = config.settings
   if settings.height:
     return settings.height, settings.width
   return image_lib.sample_size(height, width, settings.max_area)
 
 
 def _text_only(request: Request, config: Config, frames: int, sample_frames: int) -> dict:
-  settings = config.sampling
+  settings = config.settings
   if not settings.height:
     raise InputError("Task t2v has no picture to take the size from; set "
                      "--config.sampling.height and --config.sampling.width.")
@@ -163,11 +194,11 @@ def _lipsync(request: Request, config: Config, frames: int, sample_frames: int) 
 
 def _find_face(request: Request, config: Config, pictures: np.ndarray) -> face_lib.FaceBox | None:
   """Face box of a picture [H, W, 3], or the one around the faces of a video [F, H, W, 3]."""
-  detector = config.face_detector or None
+  detector, source = config.face_detector or None, request.face_box or "auto"
   if pictures.ndim == 3:
-    return face_lib.parse_face_box(request.face_box, pictures, detector)
-  if request.face_box != "auto":
-    return face_lib.parse_face_box(request.face_box, pictures[0], detector)
+    return face_lib.parse_face_box(source, pictures, detector)
+  if source != "auto":
+    return face_lib.parse_face_box(source, pictures[0], detector)
   looked_at = pictures[np.linspace(0, len(pictures) - 1, num=min(9, len(pictures)), dtype=int)]
   boxes = [face_lib.detect_face(frame, detector) for frame in looked_at]
   return dataclasses.replace(

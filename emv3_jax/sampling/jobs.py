@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 import dataclasses
-import hashlib
 import json
 import pathlib
 import re
@@ -12,8 +11,10 @@ from absl import logging
 from emv3_jax import config as config_lib
 from emv3_jax import processes
 from emv3_jax.errors import InputError
+from emv3_jax.io import digests
 from emv3_jax.sampling import output
 from emv3_jax.sampling.clip import sample
+from emv3_jax.sampling.fingerprint import fingerprint
 from emv3_jax.sampling.model import Model
 from emv3_jax.sampling.settings import Request
 
@@ -91,43 +92,50 @@ def _read_line(number: int, line: str, folder: pathlib.Path) -> Job:
     return Job(number, name, None, str(error))
 
 
-def job_digest(model: Model, request: Request) -> str:
-  """Identifies a job: request, contents of its files, config and weights decide it."""
-  digest = hashlib.sha256(repr((request, model.config)).encode())
-  for name in _PATHS:
-    path = getattr(request, name)
-    if path is not None and pathlib.Path(path).is_file():
-      digest.update(pathlib.Path(path).read_bytes())
-  digest.update(model.digest("transformer").encode())
-  return digest.hexdigest()
+def verify_weights(model: Model) -> None:
+  """Compares the weights of the model's folder with their digests; untrained ones have none.
+
+  Raises:
+    InputError: they are not those that were written, or are not there to the end.
+  """
+  if model.folder is not None:
+    processes.together(lambda: digests.verify_digests(model.folder))
 
 
 def run_jobs(model: Model, jobs: list[Job], folder: str | pathlib.Path, *,
-             save_latents: bool = False,
+             save_latents: bool = False, verify: bool = False,
              progress: Callable | None = None) -> Outcome:
   """Makes every job's clip in `folder`, in order; skips those that are done already.
 
-  A job is done when its video and its JSON are there and the JSON's digest is the job's. A job
-  that fails through its inputs is reported and the next one runs.
+  A job is done when its video and its JSON are there, the video has the size that the JSON says, and the
+  JSON's fingerprint is the job's; with `save_latents` its latents likewise. A job that fails through
+  its inputs is reported and the next one runs.
+
+  Args:
+    save_latents: write the latents too, as .latents.npy.
+    verify: before the work compare the weights with their digests, and count a job as done only
+      when its files are to the last byte what was written.
+    progress: wraps the iterator of solver steps, e.g. a `tqdm`.
+
+  Raises:
+    InputError: the folder cannot be written to, or the weights are not those that were written.
   """
   folder = pathlib.Path(folder)
   output.make_folder(folder)
+  if verify:
+    verify_weights(model)
   done = skipped = failed = 0
   for job in jobs:
-    video = folder / f"{job.name}.mp4"
-    if job.request is None:
-      logging.error("Line %d (%s) failed: %s", job.line, job.name, job.fault)
-      failed += 1
-      continue
-    digest = job_digest(model, job.request)
-    if not processes.anywhere(processes.is_first() and not output.is_done(video, digest)):
-      logging.info("Line %d (%s) is done already.", job.line, job.name)
-      skipped += 1
-      continue
     try:
+      if job.request is None:
+        raise InputError(job.fault)
+      video = folder / f"{job.name}.mp4"
+      if _is_done(model, job, video, save_latents, verify):
+        logging.info("Line %d (%s) is done already.", job.line, job.name)
+        skipped += 1
+        continue
       clip = sample(model, job.request, progress=progress)
-      output.write(clip, video, digest=digest, save_latents=save_latents,
-                   enlarge=model.config.enlarge)
+      output.write(clip, video, save_latents=save_latents)
     except InputError as error:
       logging.error("Line %d (%s) failed: %s", job.line, job.name, error)
       failed += 1
@@ -135,3 +143,17 @@ def run_jobs(model: Model, jobs: list[Job], folder: str | pathlib.Path, *,
     logging.info("Line %d (%s) done.", job.line, job.name)
     done += 1
   return Outcome(done, skipped, failed)
+
+
+def _is_done(model: Model, job: Job, video: pathlib.Path, save_latents: bool,
+             verify: bool) -> bool:
+  """Process 0 looks, all know; tells why a clip that is there has to be made again."""
+  def look() -> str | None:
+    return output.reason_to_make(
+        video, lambda: fingerprint(model, job.request), save_latents=save_latents,
+        verify=verify) if processes.is_first() else None
+
+  reason = processes.together(look)
+  if reason is not None and video.exists():
+    logging.info("Line %d (%s) is made again: %s.", job.line, job.name, reason)
+  return not processes.anywhere(reason is not None)

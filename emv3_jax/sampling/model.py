@@ -1,6 +1,6 @@
 """A model as sampling sees it: a folder of parts that are loaded, used and freed in turn."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 import contextlib
 import dataclasses
 import gc
@@ -13,11 +13,11 @@ import numpy as np
 from emv3_jax import config as config_lib
 from emv3_jax import sharding, start_up
 from emv3_jax.errors import InputError
-from emv3_jax.io import checkpoints
-from emv3_jax.model_config import COMPONENTS
+from emv3_jax.io import checkpoints, digests
+from emv3_jax.model_config import COMPONENTS, PrecisionConfig
 from emv3_jax.models import umt5
 from emv3_jax.models.network import Network, Params
-from emv3_jax.sampling import programs
+from emv3_jax.sampling import programs, resolution
 from emv3_jax.sampling.denoise import Denoiser
 from emv3_jax.sampling.settings import RELEASED, Config
 
@@ -31,8 +31,11 @@ class Model:
     config: the sampling config.
     folder: model folder as `python -m convert` writes it; None for untrained random parameters.
     parts: the components that will be used; the folder need not hold others.
+    said: dotted names of the fields that the command line set.
 
   Attributes:
+    config: the config, its settings without gaps; see `sampling.resolution`.
+    resolved: these settings, and where each comes from.
     mesh: the devices that every part runs on.
 
   Raises:
@@ -41,7 +44,7 @@ class Model:
   """
 
   def __init__(self, config: Config, folder: pathlib.Path | None,
-               parts: Sequence[str] = COMPONENTS):
+               parts: Sequence[str] = COMPONENTS, said: Collection[str] = ()):
     self.config, self.folder = config, folder
     self.mesh = programs.mesh_of(config.mesh)
     self.card = None
@@ -53,6 +56,10 @@ class Model:
     else:
       self.card = checkpoints.read_model_card(folder)
       self._check_card(parts)
+    own = self.card if "transformer" in parts else None  # else another model's settings
+    if own is not None:
+      resolution.warn_of_old_card(own)
+    self.config, self.resolved = resolution.resolve_config(config, own, said)
     if "transformer" in parts:
       self.denoiser()  # solver, guidance and allocation are checked before any work is done
 
@@ -178,43 +185,53 @@ class Model:
     return self.folder / "tokenizer" / "tokenizer.json"
 
   def digest(self, name: str) -> str:
-    """Identifies a part's parameters by content, for caches."""
+    """Identifies a part's parameters by content; "" where they are the caller's or there are none.
+
+    Raises:
+      InputError: the model folder does not have them whole.
+    """
+    if name in self._lent:
+      return ""
     if self.card is None:
-      return f"{UNTRAINED}-{self.config.name}-{self.config.seed}"
-    sources = self.card.components[name].sources
-    return " ".join(source["sha256"] for source in sources)
+      return digests.untrained_digest(getattr(self.config.model, name), self.config.seed, name)
+    return digests.weights_digest(self.card, name) if name in self.card.components else ""
 
 
 def load(checkpoint: str | pathlib.Path = "", config: Config | None = None,
-         parts: Sequence[str] = COMPONENTS) -> Model:
+         parts: Sequence[str] = COMPONENTS, said: Collection[str] = ()) -> Model:
   """Opens a model.
 
   Args:
     checkpoint: model folder as `python -m convert` writes it, or `untrained` for random
       parameters; empty takes the config's.
-    config: a sampling config; None takes the networks from the folder and the released settings
-      of its variant; all components have to be in the folder then.
+    config: a sampling config; None takes networks, name, dtypes and settings from the folder, all
+      of whose components have to be there then.
     parts: the components that will be used; with a config the folder need not hold others.
+    said: dotted names of the fields of `config` that a command line set, for reports and messages.
 
   Raises:
-    InputError: no checkpoint named, or it is missing, incomplete or of another model.
+    InputError: no checkpoint named, or it is missing, incomplete or of another model; a setting
+      contradicts what the model says has to match its training.
   """
   checkpoint = str(checkpoint or (config.checkpoint if config else ""))
   if not checkpoint:
     raise InputError("No checkpoint named; pass --checkpoint=DIR, a folder written by "
                      "`python -m convert`.")
   if checkpoint == UNTRAINED and config is not None:
-    return Model(config, None, parts)
+    return Model(config, None, parts, said)
   if config is None:
     config = _config_of_folder(checkpoints.read_model_card(checkpoint))
-  return Model(config, pathlib.Path(checkpoint), parts)
+  return Model(config, pathlib.Path(checkpoint), parts, said)
 
 
 def _config_of_folder(card: checkpoints.ModelCard) -> Config:
   if card.variant not in RELEASED:
-    raise InputError(f"{card.folder} is of variant {card.variant}, which has no released "
-                     f"settings (known: {', '.join(RELEASED)}); give a config.")
+    raise InputError(f"{card.folder} is of variant {card.variant}, which cannot be sampled (known: "
+                     f"{', '.join(RELEASED)}); give a config.")
   networks = {name: card.require(name).config for name in COMPONENTS}
+  precision = dataclasses.asdict(PrecisionConfig())
+  if card.sampling is not None:
+    precision |= card.sampling.precision
   return config_lib.build(Config, {
-      "name": f"echomimic_v3_{card.variant}", "model": networks,
-      "sampling": dataclasses.asdict(RELEASED[card.variant])}, str(card.folder))
+      "name": card.name or f"echomimic_v3_{card.variant}", "model": networks,
+      "precision": precision}, str(card.folder))

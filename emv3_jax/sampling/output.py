@@ -1,5 +1,6 @@
 """Writes what sampling made: the video, a JSON beside it, the latents on request."""
 
+from collections.abc import Callable
 import json
 import os
 import pathlib
@@ -9,6 +10,7 @@ import numpy as np
 from emv3_jax import processes
 from emv3_jax.errors import InputError
 from emv3_jax.io import atomic, pixels, video_files
+from emv3_jax.io.digests import file_digest_now
 from emv3_jax.sampling.clip import Clip
 
 
@@ -47,18 +49,22 @@ def report_path(video: pathlib.Path) -> pathlib.Path:
   return video.with_suffix(".json")
 
 
-def write(clip: Clip, video: str | pathlib.Path, *, digest: str = "",
-          save_latents: bool = False, enlarge: int = 1) -> None:
+def latents_path(video: pathlib.Path) -> pathlib.Path:
+  """The latents beside a video, where they were asked for."""
+  return video.with_suffix(".latents.npy")
+
+
+def write(clip: Clip, video: str | pathlib.Path, *, save_latents: bool = False) -> None:
   """Writes `clip` as an MP4 with its sound and metadata, and a JSON beside it.
 
-  The JSON comes last: where it is, the rest is whole. Of several processes the first one writes.
+  Pictures are written larger than they were made by the factor `enlarge` of the clip's settings.
+  The JSON comes last and says what was written: where it is, the rest is whole. Of several processes
+  the first one writes.
 
   Args:
     clip: from `sample`.
     video: path that ends in .mp4; its folder is made where absent.
-    digest: identifies the job, kept in the JSON.
     save_latents: also write the latents, as .latents.npy.
-    enlarge: whole factor by which the pictures are written larger than they were made.
 
   Raises:
     InputError: it cannot be written there, or the disk is full; nothing half-written stays.
@@ -66,21 +72,69 @@ def write(clip: Clip, video: str | pathlib.Path, *, digest: str = "",
   if not processes.is_first():
     return
   video = check_video_path(video)
+  enlarge = clip.report["config"]["sampling"]["enlarge"]
   metadata = {"synthetic": True, "model": clip.report["config"]["name"],
               "seed": clip.report["seed"], "generator": "emv3-jax"}
+  _remove_report(video)
+  written = {"video": video}
   if save_latents:
-    with atomic.atomic_file(video.with_suffix(".latents.npy")) as temporary:
+    written["latents"] = latents_path(video)
+    with atomic.atomic_file(latents_path(video)) as temporary:
       with open(temporary, "wb") as file:
         np.save(file, clip.latents)
+  else:
+    video.with_suffix(".latents.npy").unlink(missing_ok=True)  # of another clip, made before
   video_files.write_video(video, pixels.enlarged(clip.frames, enlarge), fps=clip.fps,
                           audio=clip.sound, metadata=metadata)
-  atomic.write_json(report_path(video), {**clip.report, "digest": digest})
+  atomic.write_json(report_path(video), {**clip.report, **{
+      name: {"bytes": path.stat().st_size, "sha256": file_digest_now(path)}
+      for name, path in written.items()}})
 
 
-def is_done(video: pathlib.Path, digest: str) -> bool:
-  """Whether `video` is there, whole, and came from the job with this digest."""
+def _remove_report(video: pathlib.Path) -> None:
+  """What it tells of is about to be replaced."""
   try:
-    report = json.loads(report_path(video).read_text())
-  except (OSError, json.JSONDecodeError):
+    report_path(video).unlink(missing_ok=True)
+  except OSError as error:
+    raise InputError(f"{report_path(video)} is in the way ({error.strerror}); remove it.") from error
+
+
+def reason_to_make(video: pathlib.Path, fingerprint: Callable[[], str], *,
+                   save_latents: bool = False, verify: bool = False) -> str | None:
+  """Why the clip of a job has to be made; None when it is there, whole, and that of the job.
+
+  Args:
+    video: where it is or would be.
+    fingerprint: gives the job's; called where there is a report to compare it with.
+    save_latents: its latents are wanted too.
+    verify: read what is there to the last byte; otherwise its size is enough.
+
+  Raises:
+    InputError: from `fingerprint`.
+  """
+  path = report_path(video)
+  if not path.exists():
+    return f"there is no {path.name}"
+  try:
+    report = json.loads(path.read_text(encoding="utf-8"))
+  except (OSError, ValueError):
+    report = None
+  if not isinstance(report, dict):
+    return f"{path.name} cannot be read"
+  if "fingerprint" not in report:
+    return f"{path.name} has no fingerprint (version 0.1 wrote none)"
+  if report["fingerprint"] != fingerprint():
+    return "its inputs, settings or networks are others now"
+  wanted = {"video": video} | ({"latents": latents_path(video)} if save_latents else {})
+  for name, file in wanted.items():
+    if not file.is_file():
+      return f"there is no {file.name}"
+    if not _is_as_written(file, report.get(name), verify):
+      return f"{file.name} is not as it was written"
+  return None
+
+
+def _is_as_written(file: pathlib.Path, written: dict | None, verify: bool) -> bool:
+  if not isinstance(written, dict) or file.stat().st_size != written.get("bytes"):
     return False
-  return video.is_file() and report.get("digest") == digest
+  return not verify or file_digest_now(file) == written.get("sha256")

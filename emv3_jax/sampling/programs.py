@@ -74,7 +74,7 @@ def denoiser(config: Config, mesh: Mesh, platform: str | None = None) -> Denoise
   Raises:
     InputError: heads or parameters do not divide over the mesh, or settings do not exist.
   """
-  return _denoiser(config.model.transformer, config.precision.transformer, config.sampling, mesh,
+  return _denoiser(config.model.transformer, config.precision.transformer, config.settings, mesh,
                    config.mesh.attention, platform)
 
 

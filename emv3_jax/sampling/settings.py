@@ -1,6 +1,7 @@
-"""What sampling can be told: the settings of a config and the request of one clip."""
+"""What sampling is given: the settings of a config and the request of one clip."""
 
 import dataclasses
+import math
 import pathlib
 
 from emv3_jax.errors import InputError
@@ -10,22 +11,36 @@ from emv3_jax.sharding import MeshConfig
 FPS = 25  # the rate the released weights were trained at; audio features are tied to it
 
 
+_LARGEST = 1e6  # of scales, factors and shifts: beyond it there is no picture
+_RANGES = {  # least and largest value; height and width have a check of their own
+    "steps": (1, 1000), "shift": (1e-3, _LARGEST), "solver_shift": (1e-3, _LARGEST),
+    "text_scale": (-_LARGEST, _LARGEST), "audio_scale": (-_LARGEST, _LARGEST),
+    "neg_scale": (0, _LARGEST), "neg_steps": (-1, math.inf), "audio_gain": (-_LARGEST, _LARGEST),
+    "riflex_k": (0, math.inf), "token_blocks": (0, math.inf), "max_frames": (1, math.inf),
+    "max_area": (256, math.inf), "enlarge": (1, 64)}
+
+
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
-  """Settings of a sampling run.
+  """Settings of a sampling run. None leaves a field to the preset, then to the model folder's
+  `model.json`, then to the released settings of the variant; see `sampling.resolution`.
 
   Attributes:
+    preset: a name of PRESETS, settings that go before those of `model.json`; empty for none.
+    allow_mismatch: samples with an allocation other than that of the training, for ablations.
     solver: `euler`, `unipc` or `dpmpp`.
     steps: number of solver steps.
     shift: timestep shift of the schedule.
     solver_shift: shift in the solver's own configuration; the released preview scripts leave 5
       there (so that it acts twice), flash sets 1.
-    text_scale, audio_scale: guidance scales; text guidance is off at text_scale <= 1.
+    text_scale, audio_scale: guidance scales. At text_scale <= 1 there is no guidance at all, by
+      audio neither, as in the released code.
     dynamic_text, dynamic_audio: decay of the scales over the steps, as released.
     neg_scale, neg_steps: released compounding scale on the negative prompt's embedding.
     negative_prompt: what text guidance moves away from.
     audio_gain: factor on the audio expert's output (the released `audio_scale`).
     allocation: name of a phase-aware allocation of modalities (PhDA); `released` is 1 throughout.
+      It has to be that of the training.
     riflex_k: RIFLEx temporal frequency index, counted from 1; 0 is off.
     attention: backend of local attention, see `emv3_jax.attention_backends`; `auto` takes the fast
       kernel of the platform, which on TPU and GPU wants bfloat16.
@@ -35,56 +50,89 @@ class SamplingConfig:
     max_frames: longest clip in one window, 4k+1 frames.
     max_area: pictures with more pixels than this are scaled down to it.
     height, width: fixed size in pixels, multiples of 16; 0 takes the picture's.
+    enlarge: whole factor by which pictures are written larger than they are made.
   """
 
-  solver: str = "euler"
-  steps: int = 25
-  shift: float = 5.0
-  solver_shift: float = 5.0
-  text_scale: float = 4.0
-  audio_scale: float = 2.9
-  dynamic_text: bool = True
-  dynamic_audio: bool = True
-  neg_scale: float = 1.5
-  neg_steps: int = 2
-  negative_prompt: str = ""
-  audio_gain: float = 1.0
-  allocation: str = "released"
-  riflex_k: int = 0
-  attention: str = "auto"
-  branches: str = "batched"
-  token_blocks: int = 0
-  max_frames: int = 113
-  max_area: int = 768 * 768
-  height: int = 0
-  width: int = 0
+  preset: str = ""
+  allow_mismatch: bool = False
+  solver: str | None = None
+  steps: int | None = None
+  shift: float | None = None
+  solver_shift: float | None = None
+  text_scale: float | None = None
+  audio_scale: float | None = None
+  dynamic_text: bool | None = None
+  dynamic_audio: bool | None = None
+  neg_scale: float | None = None
+  neg_steps: int | None = None
+  negative_prompt: str | None = None
+  audio_gain: float | None = None
+  allocation: str | None = None
+  riflex_k: int | None = None
+  attention: str | None = None
+  branches: str | None = None
+  token_blocks: int | None = None
+  max_frames: int | None = None
+  max_area: int | None = None
+  height: int | None = None
+  width: int | None = None
+  enlarge: int | None = None
 
   def __post_init__(self):
-    if self.steps < 1:
-      raise InputError(f"sampling.steps is {self.steps}; at least 1 is needed.")
-    if self.token_blocks < 0:
-      raise InputError(f"sampling.token_blocks is {self.token_blocks}; 0 (automatic) or more.")
-    if self.max_frames % 4 != 1:
+    if self.preset and self.preset not in PRESETS:
+      raise InputError(f"sampling.preset is {self.preset!r}; known: {', '.join(PRESETS)}.")
+    for name, (least, most) in _RANGES.items():
+      value = getattr(self, name)
+      if value is not None and not least <= value <= most:  # NaN is in no range
+        end = "" if most == math.inf else f", at most {most:g}"
+        raise InputError(f"sampling.{name} is {value:g}; at least {least:g} is needed{end}.")
+    if self.max_frames is not None and self.max_frames % 4 != 1:
       raise InputError(f"sampling.max_frames is {self.max_frames}; it must be 4k+1, "
                        f"e.g. {self.max_frames // 4 * 4 + 1}.")
-    if self.branches not in ("batched", "in_turn"):
+    if self.branches not in (None, "batched", "in_turn"):
       raise InputError(f"sampling.branches is {self.branches!r}; known: batched, in_turn.")
     if bool(self.height) != bool(self.width):
       raise InputError("sampling.height and sampling.width go together; set both or neither.")
     for name in ("height", "width"):
       side = getattr(self, name)
-      if side % 16 or side < 0:
+      if side is not None and (side % 16 or side < 0):
         raise InputError(f"sampling.{name} is {side}; it must be a multiple of 16, "
                          f"e.g. {max(16, round(side / 16) * 16)}.")
 
+  def completed(self, variant: str) -> "SamplingConfig":
+    """With the released settings of `variant` where nothing is said."""
+    return dataclasses.replace(self, **{
+        name: value for name, value in RELEASED[variant].items() if getattr(self, name) is None})
 
-RELEASED = {  # settings of the released scripts, by variant
-    "preview": SamplingConfig(negative_prompt=(
+
+def field_names() -> tuple[str, ...]:
+  """The fields that settings can come from several places for."""
+  return tuple(field.name for field in dataclasses.fields(SamplingConfig) if field.default is None)
+
+
+_RELEASED = dict(
+    solver="euler", steps=25, shift=5.0, solver_shift=5.0, text_scale=4.0, audio_scale=2.9,
+    dynamic_text=True, dynamic_audio=True, neg_scale=1.5, neg_steps=2,
+    negative_prompt=(
         "Gesture is bad. Gesture is unclear. Strange and twisted hands. Bad hands. Bad fingers. "
-        "Unclear and blurry hands. 手部快速摆动, 手指频繁抽搐, 夸张手势, 重复机械性动作.")),
-    "flash": SamplingConfig(
-        solver="unipc", steps=8, solver_shift=1.0, text_scale=6.0, audio_scale=3.0,
-        dynamic_text=False, dynamic_audio=False, neg_scale=1.0, neg_steps=-1, max_frames=81),
+        "Unclear and blurry hands. 手部快速摆动, 手指频繁抽搐, 夸张手势, 重复机械性动作."),
+    audio_gain=1.0, allocation="released", riflex_k=0, attention="auto", branches="batched",
+    token_blocks=0, max_frames=113, max_area=768 * 768, height=0, width=0, enlarge=1)
+_RELEASED_FLASH = _RELEASED | dict(
+    solver="unipc", steps=8, solver_shift=1.0, text_scale=6.0, audio_scale=3.0,
+    dynamic_text=False, dynamic_audio=False, neg_scale=1.0, neg_steps=-1, negative_prompt="",
+    max_frames=81)
+# Settings of the released scripts, by variant: what the code falls back on.
+RELEASED = {"preview": _RELEASED, "flash": _RELEASED_FLASH}
+# How many pixels and frames fit where is no matter of guidance, and a model's own.
+_OF_GUIDANCE = ("solver", "steps", "shift", "solver_shift", "text_scale", "audio_scale",
+                "dynamic_text", "dynamic_audio", "neg_scale", "neg_steps", "negative_prompt")
+PRESETS = {  # name -> variant -> settings
+    "released": {variant: {name: settings[name] for name in _OF_GUIDANCE}
+                 for variant, settings in RELEASED.items()},
+    # The paper gives the two scales, and names neither a decay nor a factor on the negative prompt.
+    "paper": {"preview": dict(text_scale=3.0, audio_scale=9.0, dynamic_text=False,
+                              dynamic_audio=False, neg_scale=1.0, neg_steps=0)},
 }
 
 
@@ -97,6 +145,7 @@ class Config:
     checkpoint: model folder, or `untrained` for random parameters.
     tokenizer: tokenizer.json to use; empty takes the model folder's.
     prompt_cache: folder of prompt embeddings; empty turns the cache off.
+    prompt_cache_mib: what it may take; then it loses what was not used for longest.
     mesh: how the work is split over all devices: the transformer by every axis, the encoders'
       weights and the VAE's pictures over all of them together; all 1 runs on the first device.
     program_cache: folder of compiled programs; empty turns the cache off.
@@ -104,26 +153,26 @@ class Config:
     seed: seed of the noise when the request has none.
     keep_parts: keep every network loaded between uses instead of freeing it; for small models
       and for many clips where memory allows.
-    enlarge: whole factor by which pictures are written larger than they are made.
   """
 
   name: str
   checkpoint: str = ""
   tokenizer: str = ""
   prompt_cache: str = "~/.cache/emv3_jax/prompts"
+  prompt_cache_mib: int = 2048
   program_cache: str = "~/.cache/emv3_jax/programs"
   face_detector: str = ""
   seed: int = 43
   keep_parts: bool = False
-  enlarge: int = 1
   model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
   precision: PrecisionConfig = dataclasses.field(default_factory=PrecisionConfig)
   sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
   mesh: MeshConfig = MeshConfig()
 
-  def __post_init__(self):
-    if self.enlarge < 1:
-      raise InputError(f"enlarge is {self.enlarge}; it must be 1 (as made) or more.")
+  @property
+  def settings(self) -> SamplingConfig:
+    """`sampling`, with the released settings of the variant where nothing is said."""
+    return self.sampling.completed(self.model.transformer.variant)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,11 +187,12 @@ class Request:
     video: source whose mouth is redrawn (task lipsync).
     task: `i2v`, `t2v`, `flf2v` or `lipsync`.
     face_box: `y1,y2,x1,x2` in pixels of the picture, a `.npy` as the released scripts store it,
-      `auto` (detect, an error when there is no face) or `none` (audio acts everywhere).
+      `auto` (detect, an error when there is no face) or `none` (audio acts everywhere); None is
+      `auto` where a face is looked for. Only for a picture of the preview variant, and for lipsync.
     seed: seed of the noise; None takes the config's.
-    negative_prompt: None takes the config's.
+    negative_prompt: None takes the settings'; only where text guidance is on.
     seconds: use only so much of the audio; None uses all.
-    paste: lipsync only: put the source's pixels back outside the mouth region.
+    paste: lipsync only: put the source's pixels back outside the mouth region; None does.
   """
 
   audio: str | pathlib.Path
@@ -151,8 +201,8 @@ class Request:
   last_image: str | pathlib.Path | None = None
   video: str | pathlib.Path | None = None
   task: str = "i2v"
-  face_box: str = "auto"
+  face_box: str | None = None
   seed: int | None = None
   negative_prompt: str | None = None
   seconds: float | None = None
-  paste: bool = True
+  paste: bool | None = None

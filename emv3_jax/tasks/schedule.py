@@ -22,6 +22,7 @@ Kind = Literal["sft", "ndpo", "dpo"]
 Start = Literal["ema", "online"]
 Trained = Literal["all", "audio"]
 Decay = Literal["constant", "linear", "cosine"]
+Warmup = Literal["restart", "continue"]
 TASKS = tuple(Task)  # the order of task numbers
 
 
@@ -73,6 +74,10 @@ class Stage:
     negatives: dataset of the negatives of an ndpo or dpo stage: the model's own videos that show
       one issue.
     audio: whether the clips come with their sound; without, a stage makes a base model.
+    ema_decay: of the moving average; None takes the run's in sft stages, and in ndpo and dpo stages
+      and the one after them at most what lets the average follow the stage (`training.ema`).
+    ema_warmup: whether the average's warm-up begins anew with the stage (`restart`) or is the run's
+      (`continue`); None restarts it where the average has to follow the stage.
 
   Raises:
     InputError: a field out of range.
@@ -91,6 +96,8 @@ class Stage:
   train: Trained = "all"
   negatives: str = ""
   audio: bool = True
+  ema_decay: float | None = None
+  ema_warmup: Warmup | None = None
 
   def __post_init__(self):
     where = f"Stage {self.name!r}"
@@ -102,6 +109,11 @@ class Stage:
                          ("final_share", 0)):
       if getattr(self, field) < least:
         raise InputError(f"{where}: {field} is {getattr(self, field)}; it must be {least} or more.")
+    if self.ema_warmup is not None and self.ema_warmup not in get_args(Warmup):
+      raise InputError(f"{where}: ema_warmup is {self.ema_warmup!r}; known: "
+                       f"{', '.join(get_args(Warmup))}, or None for the rule of its kind.")
+    if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+      raise InputError(f"{where}: ema_decay is {self.ema_decay}; it must be from 0 to below 1.")
     if self.warmup > self.steps:
       raise InputError(f"{where}: its warm-up of {self.warmup} steps is longer than its "
                        f"{self.steps} steps.")

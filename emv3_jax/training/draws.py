@@ -89,7 +89,8 @@ def drop(batch: dict[str, jax.Array], dropped: Dropped, empty_text: jax.Array) -
   """The batch with conditions replaced by what the branches of guidance have in their place.
 
   Args:
-    batch: with text [b, m, text_dim], image, audio, mask and masked_latents, see `training.forward`.
+    batch: with text [b, m, text_dim], image, audio, mask, masked_latents and face_mask, see
+      `training.forward`.
     dropped: per example.
     empty_text: [m', text_dim], m' <= m: umT5 states of the empty string.
   """
@@ -102,4 +103,5 @@ def drop(batch: dict[str, jax.Array], dropped: Dropped, empty_text: jax.Array) -
       **batch, "text": where(dropped.text, batch["text"], empty_text),
       "audio": where(dropped.audio, batch["audio"], 0),
       **{name: where(dropped.image, batch[name], 0)
-         for name in ("image", "mask", "masked_latents")}}
+         for name in ("image", "mask", "masked_latents")},
+      "face_mask": where(dropped.image, batch["face_mask"], 1)}

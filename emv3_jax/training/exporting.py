@@ -8,13 +8,13 @@ from absl import logging
 from emv3_jax import processes
 from emv3_jax.io.checkpoints import save_component, write_tokenizer
 from emv3_jax.io.component_links import link_component
-from emv3_jax.io.model_card import read_model_card
+from emv3_jax.io.model_card import TRANSFORMER, SamplingCard, read_model_card
 from emv3_jax.model_config import COMPONENTS
 from emv3_jax.models.network import Params
+from emv3_jax.sampling.resolution import RECOMMENDED
 from emv3_jax.training.settings import Config
 from emv3_jax.training.start import UNTRAINED
 
-TRANSFORMER = "transformer"
 OTHERS = tuple(name for name in COMPONENTS if name != TRANSFORMER)
 
 
@@ -38,6 +38,25 @@ def check_components(config: Config) -> None:
         card.require(name)
 
 
+def sampling_card(config: Config) -> SamplingCard:
+  """What the model folder of this run says of how it wants to be sampled.
+
+  The allocation has to be that of the loss. What the config does not recommend is taken from the
+  checkpoint that the run starts from.
+  """
+  given = {name: getattr(config.sampling, name) for name in RECOMMENDED}
+  given = {name: value for name, value in given.items() if value is not None}
+  start, before = config.checkpoint, {}
+  if start not in ("", UNTRAINED):
+    found = read_model_card(start).sampling
+    before = found.recommended if found is not None else {}
+  compute = lambda precision: {"params": precision.compute, "compute": precision.compute}
+  return SamplingCard(
+      must_match={"allocation": config.loss.allocation}, recommended={**before, **given},
+      precision={**{name: dataclasses.asdict(getattr(config.precision, name)) for name in OTHERS},
+                 TRANSFORMER: compute(config.precision.transformer)})
+
+
 def export_model(config: Config, average: Params, step: int, folder: pathlib.Path) -> None:
   """Writes `average` (float32) as the transformer of `folder`, the other networks beside it.
 
@@ -48,7 +67,8 @@ def export_model(config: Config, average: Params, step: int, folder: pathlib.Pat
   """
   transformer = config.model.transformer
   save_component(folder, TRANSFORMER, average, config=dataclasses.asdict(transformer),
-                 variant=transformer.variant)
+                 variant=transformer.variant, model_name=config.name,
+                 sampling=sampling_card(config))
   source = components_folder(config)
   if processes.is_first():
     if source is None:

@@ -18,7 +18,7 @@ from emv3_jax.training.settings import Config
 Batch = dict[str, jax.Array]
 FIELDS = ("latents", "mask", "masked_latents", "text", "image", "audio", "face_mask", "mouth_mask",
           "task", "example")
-OPTIONAL = ("frame_mask",)
+OPTIONAL = ("face_region", "frame_mask")
 
 
 class Forward:
@@ -33,6 +33,7 @@ class Forward:
     image           [b, image_tokens, image_dim], zeros without a picture
     audio           [b, 2 F, audio_dim] (preview), [b, F, 5, audio_layers, audio_dim] (flash)
     face_mask       [b, h * w] where the audio acts
+    face_region     [b, h * w] the face, for the loss; may be absent: `face_mask`
     mouth_mask      [b, f, H8, W8], for the loss
     task            [b] int32, positions in `tasks.schedule.TASKS`, for metrics
     example         [b] uint32 number of the record in its dataset

@@ -3,6 +3,7 @@
 WORKDIR/config.json       the config, packages and devices of the newest start
 WORKDIR/metrics.jsonl     a line every train.log_every steps; tensorboard/ has the same
 WORKDIR/checkpoints/STEP  see `training.saving`
+WORKDIR/stage_start/STEP  see `training.stage_start`
 WORKDIR/previews/         see `training.previews`
 WORKDIR/model/            the average of the weights as a model folder, once the run has ended
 """
@@ -18,7 +19,7 @@ from emv3_jax import processes, sharding
 from emv3_jax.errors import InputError
 from emv3_jax.io.atomic import write_json
 from emv3_jax.tasks import schedule
-from emv3_jax.training import identity, metrics
+from emv3_jax.training import ema, identity, metrics
 from emv3_jax.training.divergence import diverged
 from emv3_jax.training.exporting import check_components, export_model
 from emv3_jax.training.host_batches import HostBatches
@@ -29,8 +30,9 @@ from emv3_jax.training.profiling import Profile
 from emv3_jax.training.programs import Programs
 from emv3_jax.training.saving import FOLDER, Checkpoints
 from emv3_jax.training.settings import Config
-from emv3_jax.training.sources import Sources
+from emv3_jax.training.sources import Need, Sources
 from emv3_jax.training.speed import Speed
+from emv3_jax.training.stage_start import StageStart
 from emv3_jax.training.start import initial_params
 from emv3_jax.training.state import State
 from emv3_jax.training.stopping import StopRequests
@@ -45,11 +47,13 @@ class Outcome:
 
   Attributes:
     step: number of steps done.
-    stopped: whether it was asked to stop before its last step.
+    stopped: whether that was before its last step: it was asked to, or a dataset is not there yet.
+    missing: that dataset.
   """
 
   step: int
   stopped: bool
+  missing: Need | None = None
 
 
 class Run:
@@ -64,12 +68,48 @@ class Run:
     sharding.check_batch(self.programs.mesh, config.train.batch)
     self.previews = (Previews(config, self.programs, workdir) if config.train.preview_every
                      else None)
-    self.empty_text = sharding.replicate(self.sources.data.dataset.empty_text, self.programs.mesh)
     self.description = identity.describe(config, self.sources.digests())
+    self.empty_text: jax.Array | None = None  # of the stages that are run
+    self.stage_start = StageStart(workdir, self.programs)
+    self.share: float | None = None  # of the average, at the end of the stage that a line is due of
     self._called: set[tuple] = set()
     self.pending = metrics.Pending()
     self.rows: list[Row] = []  # since the last line
     self.due: int | None = None  # step that a line is due of
+
+  def missing(self, step: int) -> Need | None:
+    """A dataset that the stage of `step` needs and that is not there; every process calls this.
+
+    What has appeared since the run began is opened and checked.
+
+    Raises:
+      InputError: one that is there cannot be used.
+    """
+    index = schedule.place_of(self.programs.stages, step).index
+    return self._missing(index)
+
+  def _missing(self, index: int) -> Need | None:
+    found = processes.together(lambda: self.sources.missing(index))
+    if processes.anywhere(found is not None):  # perhaps on another host only
+      return found or self.sources.needs(index)[-1]
+    return None
+
+  def ready_until(self, step: int) -> int:
+    """The step before which all datasets are there, from a step on whose are."""
+    stages = self.programs.stages
+    firsts = schedule.first_steps(stages)
+    for index in range(schedule.place_of(stages, step).index + 1, len(stages)):
+      if firsts[index] < self.config.last_step and self._missing(index):
+        return firsts[index]
+    return self.config.last_step
+
+  def batches(self, step: int) -> HostBatches:
+    """Those from `step` on, as far as their datasets are there; `missing` said that it is so."""
+    index = schedule.place_of(self.programs.stages, step).index
+    end = self.ready_until(step)
+    self.description["datasets"] = self.sources.digests()  # for the checkpoints from here on
+    self.empty_text = sharding.replicate(self.sources.empty_text(index), self.programs.mesh)
+    return HostBatches(self.config, self.sources, self.programs.batch_sharding, step, end)
 
   def start(self, checkpoints: Checkpoints) -> tuple[State, int]:
     """The state to begin with, and the number of steps that it has behind it."""
@@ -85,6 +125,9 @@ class Run:
     """One step; its metrics are read later."""
     batch = batches.take(step)
     state = self.programs.enter(state, step)
+    if step == schedule.place_of(self.programs.stages, step).first:
+      with self.speed.paused():
+        self._begin_stage(state, step)
     program = self.programs.program_at(step)
     shape = batch.batch["latents"].shape
     known = (program, shape) in self._called  # a first call places constants
@@ -95,6 +138,33 @@ class Run:
     self.pending.wait(RUNNING)
     self.speed.count(step, shape, batches.stalled)
     return state
+
+  def _begin_stage(self, state: State, step: int) -> None:
+    """Keeps what a stage starts with; warns of negatives that other weights made than that average."""
+    place = schedule.place_of(self.programs.stages, step)
+    self.stage_start.keep(step, state, place.stage)
+    made_by = self.sources.made_by(place.index)
+    if made_by and processes.is_first() and made_by != self.stage_start.digest(place.first):
+      logging.warning(
+          "The negatives of stages.%d (%r) in %s were sampled from other weights (%s) than the average "
+          "that the stage starts with; what this model does wrong may be something else.",
+          place.index, place.stage.name, place.stage.negatives, made_by)
+
+  def after(self, step: int, state: State) -> None:
+    """After `step` steps: whether a line is due, and at a stage's end what the average holds of it."""
+    ended = step in schedule.first_steps(self.programs.stages)[1:]
+    self.due = step if ended or _due(step, self.config.train.log_every) else None
+    if not ended:
+      return
+    place = schedule.place_of(self.programs.stages, step - 1)
+    with self.speed.paused():
+      self.share = self.stage_start.share(place.first, state)
+    if self.share is not None and self.share < ema.HELD and ema.follows(self.programs.stages,
+                                                                       place.index):
+      logging.warning(
+          "The average holds %.2f of what stages.%d (%r) changed, less than %.2f: too little of it "
+          "will ship. Lower its ema_decay, or leave it to the rule of its kind.", self.share,
+          place.index, place.stage.name, ema.HELD)
 
   def read_metrics(self, last: int) -> None:
     """Reads the metrics of steps up to `last`.
@@ -118,15 +188,35 @@ class Run:
     stage = schedule.place_of(self.programs.stages, last.step - 1).stage.name
     told = {"step": last.step, "stage": stage, "kind": last.kind, **metrics.line(rows),
             **self.speed.read()}
+    if self.share is not None:
+      told["ema_share"], self.share = self.share, None
+      logging.info("The average holds %.3f of what stage %s changed.", told["ema_share"], stage)
     if writer is not None:
       writer.write(told)
       logging.info("Step %d of %d, %s: loss %.4f, %.2f s a step.", last.step,
                    self.config.last_step, stage, told["loss"], told["seconds_per_step"])
 
+  def keep(self, checkpoints: Checkpoints, step: int, state: State, writer: metrics.Writer | None,
+           stopped: bool) -> None:
+    """After `step` steps: a checkpoint and previews, where they are due."""
+    train = self.config.train
+    if stopped or step == self.config.last_step or _due(step, train.checkpoint_every):
+      self.report(writer)
+      self.save(checkpoints, step, state)
+    if _due(step, train.preview_every):
+      with self.speed.paused():
+        self.previews.make(step, state["ema"], writer)
+
   def save(self, checkpoints: Checkpoints, step: int, state: State) -> None:
-    """Starts to write a checkpoint, once it is known that its state is sound."""
+    """Starts to write a checkpoint, once it is known that its state is sound, unless it is there."""
+    if checkpoints.newest == step:
+      return
     self.read_metrics(step)
     with self.speed.paused():
+      checkpoints.wait()
+      if checkpoints.latest is not None:
+        stages = self.programs.stages
+        self.stage_start.forget_before(schedule.place_of(stages, checkpoints.latest).first)
       checkpoints.save(step, state, self.rows)
 
 
@@ -148,6 +238,12 @@ def train(config: Config, workdir: pathlib.Path, *, speed: Speed | None = None,
   with StopRequests() as stop, locked(workdir):
     run = processes.together(lambda: Run(config, workdir, speed or Speed(), programs))
     with Checkpoints(workdir, config, run.description) as checkpoints:
+      first = checkpoints.latest
+      if first is not None:
+        processes.together(lambda: checkpoints.check(first))
+      missing = None if (first or 0) >= config.last_step else run.missing(first or 0)
+      if missing and (first is not None or not missing.negative):
+        return _waiting(config, first or 0, missing)
       state, first = run.start(checkpoints)
       if processes.is_first():
         write_json(workdir / "config.json", run.description)
@@ -156,36 +252,47 @@ def train(config: Config, workdir: pathlib.Path, *, speed: Speed | None = None,
                      config.last_step)
         export_model(config, state["ema"], first, workdir / MODEL)  # it may have been killed there
         return Outcome(first, False)
-      target = run.programs.batch_sharding
-      with (HostBatches(config, run.sources, target, first) as batches,
-            _writer(workdir, first) as writer, Profile(profile, workdir / "profile") as traced):
-        step, stopped = first, stop.reached(first)
-        while step < config.last_step and not stopped:
-          traced.at(step)
-          state = run.step(state, step, batches)
-          step += 1
-          run.report(writer)  # while the step runs, about those before it
-          run.due = step if _due(step, config.train.log_every) else None
-          stopped, last = stop.reached(step), step == config.last_step
-          if stopped or last or _due(step, config.train.checkpoint_every):
-            run.report(writer)
-            run.save(checkpoints, step, state)
-          if _due(step, config.train.preview_every):
-            with run.speed.paused():
-              run.previews.make(step, state["ema"], writer)
+      step, stopped = first, stop.reached(first)
+      with _writer(workdir, first) as writer, Profile(profile, workdir / "profile") as traced:
+        while step < config.last_step and not stopped and not missing:
+          with run.batches(step) as batches:
+            while step < batches.end and not stopped:
+              traced.at(step)
+              state = run.step(state, step, batches)
+              step += 1
+              run.report(writer)  # while the step runs, about those before it
+              run.after(step, state)
+              stopped = stop.reached(step)
+              run.keep(checkpoints, step, state, writer, stopped)
+          missing = None if step == config.last_step or stopped else run.missing(step)
+        if missing:  # with the weights that its negatives are to be sampled from
+          run.report(writer)
+          run.save(checkpoints, step, state)
         checkpoints.wait()
+      if missing:
+        return _waiting(config, step, missing)
       if step == config.last_step:
         export_model(config, state["ema"], step, workdir / MODEL)
+        if step >= schedule.first_steps(run.programs.stages)[-1]:
+          run.stage_start.remove()
       return Outcome(step, step < config.last_step)
 
 
-def export(config: Config, workdir: pathlib.Path, folder: pathlib.Path | None = None) -> None:
+def _waiting(config: Config, step: int, missing: Need) -> Outcome:
+  logging.warning("Stopped at step %d of %d: %s, where there is no dataset yet. Once there is, the "
+                  "same command goes on.", step, config.last_step, missing)
+  return Outcome(step, True, missing)
+
+
+def export(config: Config, workdir: pathlib.Path, folder: pathlib.Path | None = None,
+           programs: Programs | None = None) -> None:
   """Writes the average of the weights of the newest checkpoint as a model folder.
 
   Args:
     config: the run's.
     workdir: its folder; a run may be at work there.
     folder: the model folder; None takes WORKDIR/model.
+    programs: as of `train`.
 
   Raises:
     InputError: there is no checkpoint, it is of another config, or the folder cannot be written.
@@ -193,8 +300,8 @@ def export(config: Config, workdir: pathlib.Path, folder: pathlib.Path | None = 
   if not (workdir / FOLDER).is_dir():
     raise InputError(f"{workdir} holds no checkpoints; give the --workdir of a run.")
   check_components(config)
-  programs = Programs(config)
-  description = identity.describe(config, Sources(config).digests())
+  programs = programs or Programs(config)
+  description = identity.describe(config, {})  # no dataset matters, and none need be there
   with Checkpoints(workdir, config, description, writing=False) as checkpoints:
     step = checkpoints.latest
     if step is None:

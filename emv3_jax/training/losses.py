@@ -24,8 +24,8 @@ def cell_weights(config: LossConfig, batch: dict[str, jax.Array]) -> jax.Array:
 
   Args:
     config: what is added in face and mouth.
-    batch: latents [b, f, H8, W8, 16]; face_mask [b, h * w] of tokens of 2 x 2 cells and
-      mouth_mask [b, f, H8, W8], 1 inside; frame_mask [b, f], 0 for padded frames, may be absent.
+    batch: latents [b, f, H8, W8, 16]; face_region [b, h * w] of tokens of 2 x 2 cells
+      (absent: face_mask) and mouth_mask [b, f, H8, W8], 1 inside; frame_mask [b, f], 0 for padded frames, may be absent.
 
   Returns:
     float32 [b, f, H8, W8], of mean 1 for each example.
@@ -33,7 +33,7 @@ def cell_weights(config: LossConfig, batch: dict[str, jax.Array]) -> jax.Array:
   b, f, height, width, _ = batch["latents"].shape
   weights = jnp.ones((b, f, height, width), jnp.float32)
   if config.face:
-    face = batch["face_mask"].astype(jnp.float32).reshape(b, 1, height // 2, width // 2)
+    face = batch.get("face_region", batch["face_mask"]).astype(jnp.float32).reshape(b, 1, height // 2, width // 2)
     weights += config.face * jnp.repeat(jnp.repeat(face, 2, axis=2), 2, axis=3)
   if config.mouth:
     weights += config.mouth * batch["mouth_mask"].astype(jnp.float32)

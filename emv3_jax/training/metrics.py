@@ -23,6 +23,7 @@ from emv3_jax.training.board import Board
 BANDS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # of sigma
 _LAST = ("learning_rate", "ema_decay")  # of which the last value is reported
 _LABELS = ("task", "sigma")
+_WATCHED = ("d", "d_positive", "positive_error")  # errors of steps whose loss is none
 _ERRORS = ("error", "d")  # by example, of sft and of negative DPO; told by task and sigma
 
 
@@ -45,8 +46,16 @@ class Row:
     for name in ("loss", "grad_norm"):
       if not math.isfinite(self.values[name]):
         return f"{name} is {self.values[name]}"
-    loss = self.values["loss"]
-    return f"loss is {loss:g}, above train.max_loss {max_loss:g}" if loss > max_loss else None
+    for name, error in self._errors().items():
+      if error > max_loss:
+        return f"{name} is {error:g}, above train.max_loss {max_loss:g}"
+    return None
+
+  def _errors(self) -> dict[str, float]:
+    """Mean errors of the velocity. That of an sft step is its loss; other losses are none."""
+    if self.kind == "sft":
+      return {"loss": self.values["loss"]}
+    return {name: float(np.mean(self.values[name])) for name in _WATCHED if name in self.values}
 
 
 class Pending:

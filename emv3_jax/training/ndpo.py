@@ -1,7 +1,7 @@
 """Negative DPO and paired Diffusion-DPO: away from clips that the model made and should not have.
 
-A stage treats one issue. Its negatives are sampled from the average of the weights that the stage
-starts from, and that same tree, frozen, is the reference. Both models see the same sigma and noise.
+A stage treats one issue. Its negatives are sampled from the average of the weights as it is when the
+stage starts, and that same tree, frozen, is the reference. Both models see the same sigma and noise.
 """
 
 from collections.abc import Callable
@@ -13,12 +13,19 @@ import jax.numpy as jnp
 from emv3_jax.models.network import Params, param_name
 from emv3_jax.models.precision import Precision
 from emv3_jax.models.rope import RopeTable
+from emv3_jax.tasks.schedule import Stage
 from emv3_jax.training import losses
 from emv3_jax.training.draws import draw
 from emv3_jax.training.forward import Batch, Forward
+from emv3_jax.training.settings import Reading
 
 # What the network reads in float32 whatever it computes in; everything else it casts.
 _FLOAT32 = re.compile(r"time_(embedding|projection)\..*|.*\bmodulation|.*\bnorm\w*\.(scale|bias)")
+
+
+def has_reference(stage: Stage, reading: Reading) -> bool:
+  """Whether a stage measures against the frozen model; `absolute` does not."""
+  return stage.kind == "dpo" or stage.kind == "ndpo" and reading == "reference"
 
 
 def reference_of(params: Params, precision: Precision) -> Params:
@@ -52,9 +59,14 @@ def measured_beta(calibration: dict, d: jax.Array) -> jax.Array:
   return jax.lax.stop_gradient(1 / jnp.where(count > 0, mean, d))
 
 
-def objective(forward: Forward, step: jax.Array, rope: RopeTable, reference: Params,
+def objective(forward: Forward, step: jax.Array, rope: RopeTable, reference: Params | None,
               calibration: dict) -> Callable[[Params, Batch], tuple[jax.Array, dict]]:
   """The negative DPO loss of a batch of negatives with the conditions that they were made on.
+
+  Args:
+    forward, step, rope: of the run and the step.
+    reference: the frozen model; the reading `absolute` has none.
+    calibration: what `absolute` has measured so far.
 
   Returns:
     A function of parameters and batch that gives the mean loss, and by example, each [b]: `d`,

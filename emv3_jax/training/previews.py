@@ -21,15 +21,17 @@ from emv3_jax.data.order import Order
 from emv3_jax.data.pipeline import Dataset
 from emv3_jax.diffusion import flow
 from emv3_jax.errors import InputError
+from emv3_jax.io.model_card import TRANSFORMER, ModelCard
 from emv3_jax.models.network import Params
 from emv3_jax.sampling import output
 from emv3_jax.sampling import settings as sampling
 from emv3_jax.sampling.clip import sample
 from emv3_jax.sampling.inputs import read_inputs
 from emv3_jax.sampling.model import Model
+from emv3_jax.sampling.resolution import resolve_config
 from emv3_jax.tasks.schedule import TASKS, Mixture, Stage
 from emv3_jax.training.draws import draw
-from emv3_jax.training.exporting import OTHERS, TRANSFORMER, components_folder
+from emv3_jax.training.exporting import OTHERS, components_folder, sampling_card
 from emv3_jax.training.forward import Batch
 from emv3_jax.training.host_batches import finished, local_rows, on_mesh
 from emv3_jax.training.metrics import BANDS, Writer
@@ -93,16 +95,17 @@ class ClipPreview:
                        "that has them, or leave preview.audio empty.")
     settings = sampling.Config(
         name=config.name, tokenizer=preview.tokenizer, seed=config.seed, model=config.model,
-        precision=config.precision, sampling=preview.sampling, mesh=config.mesh)
-    named = {field.name: getattr(preview, field.name) for field in dataclasses.fields(preview)}
+        precision=config.precision, sampling=config.sampling, mesh=config.mesh)
+    # As the model folder of this run will be sampled.
+    card = ModelCard(folder, config.model.transformer.variant, {}, config.name,
+                     sampling_card(config))
+    settings, _ = resolve_config(settings, card)
     self._request = sampling.Request(
-        **{name: named[name] for name in ("audio", "prompt", "task", "face_box")},
-        image=preview.image or None)
+        audio=preview.audio, prompt=preview.prompt, task=preview.task,
+        face_box=preview.face_box or None, image=preview.image or None)
     self._model = Model(settings, folder, parts=OTHERS)
-    if not self._model.digest("text_encoder"):  # nothing to know its embeddings by
-      self._model.config = dataclasses.replace(settings, prompt_cache="")
     self._model.denoiser()  # refuses settings that do not exist
-    read_inputs(self._request, settings, self._model.tokenizer_path)
+    read_inputs(self._request, self._model.config, self._model.tokenizer_path)
 
   def sample(self, average: Params):
     with self._model.using(TRANSFORMER, average):
@@ -117,7 +120,7 @@ class HeldOut:
     self._rows = config.train.batch // config.train.accumulate
     dataset = Dataset(config.preview.held_out, config.model.transformer)
     order = Order(dataset.index.bucket_numbers(), self._rows, seed=None)
-    self._source = Source(config.preview.held_out, dataset, order, negative=False)
+    self._source = Source(config.preview.held_out, dataset, order, stage=None)
     self._batches = first_seen(order, len(dataset), config.preview.batches)
     self._run = programs.jit(self._measure, donate_argnums=(),
                              out_shardings=jax.NamedSharding(programs.mesh, jax.P()))

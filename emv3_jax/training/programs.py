@@ -16,6 +16,7 @@ from emv3_jax.models.network import Params
 from emv3_jax.sharding import mesh as mesh_lib
 from emv3_jax.tasks import schedule
 from emv3_jax.tasks.schedule import Kind, Stage, Trained
+from emv3_jax.training import ndpo
 from emv3_jax.training import state as state_lib
 from emv3_jax.training.forward import FIELDS, OPTIONAL, Batch, Forward
 from emv3_jax.training.optimizer import make_optimizer
@@ -45,7 +46,7 @@ class Programs:
     self.forward = Forward(config, self.mesh, platform)
     self.network = self.forward.network
     self.optimizer = make_optimizer(config.optimizer)
-    self._run = self.optimizer, config.precision.transformer
+    self._run = self.optimizer, config.precision.transformer, config.ndpo.reading
     self.jit = functools.partial(jax.jit, donate_argnums=0, compiler_options=compiler_options)
     self._programs: dict[tuple, Program] = {}
 
@@ -80,8 +81,8 @@ class Programs:
   def program_at(self, step: int) -> "Program":
     """The program of a step of the run; the same object for steps that do the same."""
     place = schedule.place_of(self.stages, step)
-    kind, with_reference = place.stage.kind_of(step - place.first), place.stage.kind != "sft"
-    key = kind, place.stage.train, with_reference
+    kind = place.stage.kind_of(step - place.first)
+    key = kind, place.stage.train, ndpo.has_reference(place.stage, self.config.ndpo.reading)
     if key not in self._programs:
       shardings = self._shardings(place.stage)
       self._programs[key] = Program(self, kind, place.stage.train, shardings)

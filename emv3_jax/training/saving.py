@@ -35,10 +35,14 @@ class Checkpoints:
     run: `identity.describe` of the run.
     writing: whether this is the run itself, which also removes what a killed one left unfinished;
       else parts of a state can be loaded.
+
+  Attributes:
+    folder: that they lie in.
+    run: as given; what the next checkpoint says.
   """
 
   def __init__(self, workdir: pathlib.Path, config: Config, run: dict, writing: bool = True):
-    self.folder, self._run, self._saving = workdir / FOLDER, run, None
+    self.folder, self.run, self._saving = workdir / FOLDER, run, None
     policies = ocp.training.preservation_policies
     kept = [policies.LatestN(config.train.keep)]
     if config.train.keep_every:
@@ -58,6 +62,11 @@ class Checkpoints:
       self.wait()
     with contextlib.suppress(Exception):
       self._checkpointer.close()
+
+  @property
+  def newest(self) -> int | None:
+    """Step of the newest checkpoint, be it still being written."""
+    return self.latest if self._saving is None else self._saving
 
   @property
   def latest(self) -> int | None:
@@ -81,7 +90,7 @@ class Checkpoints:
       self._check_space(state)
       self._saving = step
       self._checkpointer.save_async(step, state, force=True, custom_metadata={
-          **self._run, "data": {"next_step": step},
+          **self.run, "data": {"next_step": step},
           "rows": [dataclasses.asdict(row) for row in rows]})
 
   def wait(self) -> None:
@@ -105,17 +114,39 @@ class Checkpoints:
     state, content = self._read(step, abstract)
     return state, [Row(**row) for row in content["rows"]]
 
-  def _read(self, step: int, abstract: State) -> tuple[State, dict]:
+  def check(self, step: int) -> dict:
+    """What else `save` was given, once it is known that the run may go on from it; raises as `load`."""
     where = self.folder / str(step)
-    try:
+    with self._readable(step):
       content = self._checkpointer.metadata(step).custom_metadata
-      identity.check(content, self._run, f"Checkpoint {where}")
-      return self._checkpointer.load(step, abstract), content
+      identity.check(content, self.run, step, f"Checkpoint {where}")
+      return content
+
+  def _read(self, step: int, abstract: State) -> tuple[State, dict]:
+    content = self.check(step)
+    with self._readable(step):
+      state = self._checkpointer.load(step, self._as_stored(step, abstract))
+      return {name: state[name] for name in abstract}, content
+
+  def _as_stored(self, step: int, abstract: State) -> State:
+    """With the reference that states had up to 0.1 though `absolute` did not use it."""
+    stored = self._checkpointer.metadata(step).metadata or {}
+    if "params" not in abstract or "reference" not in stored.keys() - abstract.keys():
+      return abstract
+    reference = jax.tree.map(
+        lambda leaf, like: jax.ShapeDtypeStruct(like.shape, leaf.dtype, sharding=like.sharding),
+        stored["reference"], abstract["params"])
+    return {**abstract, "reference": reference}
+
+  @contextlib.contextmanager
+  def _readable(self, step: int):
+    try:
+      yield
     except InputError:
       raise
     except (OSError, ValueError, KeyError, TypeError) as error:
-      raise InputError(f"Checkpoint {where} cannot be read: {_first_line(error)}.\nRemove that "
-                       "folder to go on from the checkpoint before it.") from error
+      raise InputError(f"Checkpoint {self.folder / str(step)} cannot be read: {_first_line(error)}.\n"
+                       "Remove that folder to go on from the checkpoint before it.") from error
 
   def load_average(self, step: int, abstract: Params) -> Params:
     """The average of the weights after `step` steps, alone; raises as `load`."""

@@ -60,7 +60,8 @@ class TrainConfig:
     keep: newest checkpoints that are kept.
     keep_every: checkpoints at multiples of it are kept too; 0 keeps no others.
     data_threads: threads that read records.
-    max_loss: a step whose loss is above it stops the run, as NaN does.
+    max_loss: a step whose mean error of the velocity is above it stops the run, as NaN does: of data
+      or of negatives, whatever weight its loss has.
   """
 
   steps: int = 0
@@ -210,9 +211,8 @@ class PreviewConfig:
   """What is made of the average of the weights every train.preview_every steps.
 
   Attributes:
-    audio, image, prompt, task, face_box: of a clip to sample, as in `sampling.settings.Request`;
-      without audio none is.
-    sampling: settings of that clip.
+    audio, image, prompt, task, face_box: of a clip to sample, as in `sampling.settings.Request`
+      (empty: not given); without audio none is.
     tokenizer: tokenizer.json to use; empty takes that of the folder with the other networks.
     held_out: dataset of clips that are not trained on, for the loss by band of sigma and task;
       empty measures none.
@@ -223,8 +223,7 @@ class PreviewConfig:
   image: str = ""
   prompt: str = ""
   task: str = "i2v"
-  face_box: str = "auto"
-  sampling: SamplingConfig = SamplingConfig()
+  face_box: str = ""
   tokenizer: str = ""
   held_out: str = ""
   batches: int = 1
@@ -248,9 +247,11 @@ class Config:
       ends with; empty takes those of `checkpoint`.
     data: dataset folder.
     program_cache: folder of compiled programs; empty turns the cache off.
-    ema_decay: of the moving average that runs through all stages.
+    ema_decay: of the moving average that runs through all stages; see `Stage.ema_decay`.
     precision: of the networks; training wants the transformer's parameters in float32.
-    stages: the schedule; empty takes the one that `schedule` names.
+    sampling: settings that the model folder of this run recommends, and previews are made with;
+      what is None is taken from `checkpoint`. Allocation is `loss.allocation`, and has to be it.
+    stages: the schedule; empty takes the one that `schedule` names. One of both is given.
   """
 
   name: str
@@ -264,6 +265,7 @@ class Config:
   model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
   precision: PrecisionConfig = dataclasses.field(
       default_factory=lambda: PrecisionConfig(transformer=MIXED))
+  sampling: SamplingConfig = SamplingConfig()
   mesh: MeshConfig = MeshConfig()
   train: TrainConfig = TrainConfig()
   schedule: ScheduleConfig = ScheduleConfig()
@@ -277,6 +279,15 @@ class Config:
   def __post_init__(self):
     if not 0 <= self.ema_decay < 1:
       raise InputError(f"ema_decay is {self.ema_decay}; it must be from 0 to below 1.")
+    if self.sampling.allocation not in (None, self.loss.allocation):
+      raise InputError(f"sampling.allocation is {self.sampling.allocation!r}, loss.allocation "
+                       f"{self.loss.allocation!r}: a model is sampled as it was trained; leave "
+                       "sampling.allocation out.")
+    if self.stages and self.schedule != ScheduleConfig():
+      given = ", ".join(f"schedule.{field.name}" for field in dataclasses.fields(ScheduleConfig)
+                        if getattr(self.schedule, field.name) != field.default)
+      raise InputError(f"The config has stages, beside which {given} would mean nothing; write it "
+                       "into the stages, or leave them out.")
     self.all_stages()  # a wrong schedule is refused at the door
 
   def all_stages(self) -> tuple[Stage, ...]:

@@ -1,7 +1,11 @@
 """The datasets of a run, and which of their records each step takes.
 
-The k-th step that takes from a dataset takes its k-th batch. So which records make a step's batch is
-a function of (datasets, schedule, batch size, seed, step) alone.
+The k-th step that takes from the data takes its k-th batch; the k-th of a stage that takes negatives,
+their k-th. So which records make a step's batch is a function of (datasets, schedule, batch size,
+seed, step) alone.
+
+A stage's datasets are needed when it begins: its negatives are sampled from weights that are not
+there before.
 """
 
 import dataclasses
@@ -27,13 +31,13 @@ class Source:
     folder: as the config names it.
     dataset: what is there.
     order: of its records in batches.
-    negative: whether it is taken from as negatives, or as the run's own data.
+    stage: number of the stage whose negatives it holds; None for the run's own data.
   """
 
   folder: str
   dataset: Dataset
   order: Order
-  negative: bool
+  stage: int | None
 
   def records(self, numbers: np.ndarray) -> Batch:
     """The records of these numbers."""
@@ -46,54 +50,130 @@ class Source:
     return hashlib.sha256(index.read_bytes()).hexdigest()
 
 
+@dataclasses.dataclass(frozen=True)
+class Need:
+  """A dataset that a stage takes from.
+
+  Attributes:
+    folder: as the config names it.
+    stage: number of the stage.
+    name: of the stage.
+    negative: whether it holds the stage's negatives, or the run's own data.
+  """
+
+  folder: str
+  stage: int
+  name: str
+  negative: bool
+
+  def __str__(self) -> str:
+    takes = "takes its negatives" if self.negative else "learns"
+    return f"stages.{self.stage} ({self.name!r}) {takes} from {self.folder}"
+
+  def is_there(self) -> bool:
+    """Whether the folder holds a dataset that is whole, if perhaps a wrong one."""
+    return (pathlib.Path(self.folder) / index_lib.INDEX).exists()
+
+
+def needs_data(config: Config, stage: Stage) -> bool:
+  """Whether a stage takes from the run's own data."""
+  return stage.kind != "ndpo" or stage.every > 1 or config.ndpo.sft_weight > 0
+
+
 class Sources:
-  """All datasets of a run, opened and checked.
+  """All datasets of a run; those that are there are opened and checked at once.
 
   Args:
     config: names them.
 
   Attributes:
     stages: of the run.
-    data: the run's own dataset.
+    data: the run's own dataset; None while it is not there.
 
   Raises:
-    InputError: none is named; one is missing, incomplete, or for another model; pairs that are none.
+    InputError: a stage names none; one that is there is incomplete or for another model; pairs that
+      are none; negatives that are the data.
   """
 
   def __init__(self, config: Config):
     self._config, self.stages = config, config.all_stages()
-    if not config.data:
+    self.data: Source | None = None
+    self._negatives: dict[int, Source] = {}
+    for index in range(len(self.stages)):
+      self._check_names(index)
+    for index in range(len(self.stages)):
+      self.missing(index)
+
+  def _check_names(self, index: int) -> None:
+    config, stage = self._config, self.stages[index]
+    if needs_data(config, stage) and not config.data:
       raise InputError("The config names no dataset; set --config.data=DIR, a folder written by "
                        "python -m emv3_jax.data.prepare.")
-    self.data = self._open(config.data, negative=False)
-    self._negatives: dict[str, Source] = {}
-    for stage in self.stages:
-      if stage.kind != "sft":
-        self._add_negatives(stage)
+    if stage.kind == "sft":
+      return
+    where = f"stages.{index} ({stage.name!r})"
+    if not stage.negatives:
+      raise InputError(f"{where} is of kind {stage.kind} and names no negatives; set them to a "
+                       "dataset of the model's own videos.")
+    if config.data and pathlib.Path(config.data).resolve() == pathlib.Path(stage.negatives).resolve():
+      raise InputError(f"{where} takes its negatives from {stage.negatives}, which is the data that "
+                       "the run learns from; give them a folder of their own.")
 
-  def _open(self, folder: str, negative: bool) -> Source:
+  def needs(self, index: int) -> list[Need]:
+    """The datasets that stage `index` takes from."""
+    stage, needs = self.stages[index], []
+    if needs_data(self._config, stage):
+      needs.append(Need(self._config.data, index, stage.name, negative=False))
+    if stage.kind != "sft":
+      needs.append(Need(stage.negatives, index, stage.name, negative=True))
+    return needs
+
+  def missing(self, index: int) -> Need | None:
+    """A dataset that stage `index` takes from and that is not there yet; opens those that are.
+
+    Raises:
+      InputError: one that is there cannot be used.
+    """
+    found = None
+    for need in self.needs(index):
+      is_open = index in self._negatives if need.negative else self.data is not None
+      if not is_open and not need.is_there():
+        found = found or need
+      elif not is_open and need.negative:
+        self._negatives[index] = self._open(need.folder, index)
+      elif not is_open:
+        self.data = self._open(need.folder, None)
+    if found is None and self.stages[index].kind == "dpo":
+      self._check_pairs(index)
+    return found
+
+  def _open(self, folder: str, stage: int | None) -> Source:
     dataset = Dataset(folder, self._config.model.transformer)
     order = Order(dataset.index.bucket_numbers(), self._config.train.batch, self._config.seed)
-    return Source(folder, dataset, order, negative)
+    return Source(folder, dataset, order, stage)
 
-  def _add_negatives(self, stage: Stage) -> None:
-    if not stage.negatives:
-      raise InputError(f"Stage {stage.name!r} is of kind {stage.kind} and names no negatives; set "
-                       "them to a dataset of the model's own videos.")
-    if stage.negatives not in self._negatives:
-      self._negatives[stage.negatives] = self._open(stage.negatives, negative=True)
-    found, data = self._negatives[stage.negatives].dataset, self.data.dataset
-    if stage.kind == "dpo" and not np.array_equal(found.index.bucket_numbers(),
-                                                  data.index.bucket_numbers()):
-      raise InputError(f"Stage {stage.name!r} pairs record n of {stage.negatives} with record n of "
-                       f"{self.data.folder}; they hold {len(found)} and {len(data)} records, or "
-                       "windows of other sizes.")
+  def _check_pairs(self, index: int) -> None:
+    found, data = self._negatives[index], self.data
+    buckets = [source.dataset.index.bucket_numbers() for source in (found, data)]
+    if not np.array_equal(*buckets):
+      raise InputError(f"stages.{index} ({self.stages[index].name!r}) pairs record n of "
+                       f"{found.folder} with record n of {data.folder}; they hold {len(buckets[0])} "
+                       f"and {len(buckets[1])} records, or windows of other sizes.")
+
+  def empty_text(self, index: int) -> np.ndarray:
+    """float32 [m, text_dim]: umT5 states of the empty string, as stage `index` needs them."""
+    source = self.data or self._negatives[index]
+    return source.dataset.empty_text
+
+  def made_by(self, index: int) -> str:
+    """Digests of the weights that made the negatives of stage `index`; empty where none are known."""
+    return self._negatives[index].dataset.index.made_by if index in self._negatives else ""
 
   def of_step(self, step: int) -> Source:
     """What the batch of a step is taken from: negatives in ndpo and dpo steps."""
     if schedule.kind_at(self.stages, step) == "sft":
       return self.data
-    return self._negatives[schedule.place_of(self.stages, step).stage.negatives]
+    return self._negatives[schedule.place_of(self.stages, step).index]
 
   def learns_beside_negatives(self, stage: Stage) -> bool:
     """Whether ndpo steps of the stage learn a batch of the data too."""
@@ -102,14 +182,16 @@ class Sources:
   def number(self, step: int, source: Source) -> int:
     """How many batches the steps before `step` take from a source."""
     place = schedule.place_of(self.stages, step)
-    return sum(self._taken(stage, stage.steps, source) for stage in self.stages[:place.index]
-               ) + self._taken(place.stage, step - place.first, source)
+    return sum(self._taken(index, stage.steps, source)
+               for index, stage in enumerate(self.stages[:place.index])
+               ) + self._taken(place.index, step - place.first, source)
 
-  def _taken(self, stage: Stage, steps: int, source: Source) -> int:
+  def _taken(self, index: int, steps: int, source: Source) -> int:
     """Likewise of the first `steps` steps of a stage."""
+    stage = self.stages[index]
     special = 0 if stage.kind == "sft" else steps // stage.every
-    if source.negative:
-      return special if stage.negatives == source.folder else 0
+    if source.stage is not None:
+      return special if index == source.stage else 0
     return steps if self.learns_beside_negatives(stage) else steps - special
 
   def examples(self, step: int) -> np.ndarray:
@@ -117,8 +199,8 @@ class Sources:
     source = self.of_step(step)
     return source.order.records(self.number(step, source))
 
-  def digests(self) -> dict[str, str]:
-    """Identity of the data, and of the negatives by stage."""
-    return {"data": self.data.digest(), **{
-        stage.name: self._negatives[stage.negatives].digest()
-        for stage in self.stages if stage.kind != "sft"}}
+  def digests(self) -> dict:
+    """Identity of the data, and of the negatives by number of the stage, as far as they are there."""
+    told: dict = {"negatives": {str(index): source.digest()
+                                for index, source in sorted(self._negatives.items())}}
+    return told if self.data is None else {"data": self.data.digest(), **told}

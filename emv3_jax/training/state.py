@@ -5,7 +5,7 @@
     ema          their moving average, float32
     opt_state    of the parameters that the stage trains
     calibration  of negative DPO's reading `absolute`
-    reference    the frozen model; in ndpo and dpo stages only
+    reference    the frozen model, in stages that measure against it (`ndpo.has_reference`)
 
 All of it goes into a checkpoint, and with the seed it determines everything that follows.
 """
@@ -20,25 +20,27 @@ from emv3_jax.models.precision import Precision
 from emv3_jax.sharding import param_shardings
 from emv3_jax.tasks.schedule import Stage, Trained
 from emv3_jax.training import ema, ndpo, trainable
+from emv3_jax.training.settings import Reading
 
 State = dict
 
 
 def fresh(params: Params, stage: Stage, optimizer: optax.GradientTransformation,
-          precision: Precision) -> State:
+          precision: Precision, reading: Reading) -> State:
   """The state before the first step, in the run's first stage."""
   params = jax.tree.map(lambda leaf: leaf.astype(precision.param_dtype), params)
   state = {"step": jnp.zeros((), jnp.int32), "params": params, "ema": ema.start(params)}
-  return _begun(state, stage, optimizer, precision, _moments(params, stage.train, optimizer))
+  return _begun(state, stage, precision, reading, _moments(params, stage.train, optimizer))
 
 
 def begin_stage(state: State, stage: Stage, previous: Stage,
-                optimizer: optax.GradientTransformation, precision: Precision) -> State:
+                optimizer: optax.GradientTransformation, precision: Precision,
+                reading: Reading) -> State:
   """The state at the first step of a stage, from that at the end of the previous one.
 
   A stage that starts from the average has fresh moments. One that goes on with the weights keeps
-  its moments too, if it trains the same parameters. Negative DPO's frozen reference is what the
-  stage starts with.
+  its moments too, if it trains the same parameters. Negative DPO's frozen reference is the average
+  in either case: what its negatives were sampled from.
   """
   params, kept = state["params"], state["opt_state"]
   if stage.start == "ema":
@@ -46,14 +48,14 @@ def begin_stage(state: State, stage: Stage, previous: Stage,
                           state["ema"], params)
   if stage.start == "ema" or stage.train != previous.train:
     kept = _moments(params, stage.train, optimizer)
-  return _begun({**state, "params": params}, stage, optimizer, precision, kept)
+  return _begun({**state, "params": params}, stage, precision, reading, kept)
 
 
-def _begun(state, stage, optimizer, precision, opt_state) -> State:
+def _begun(state: State, stage: Stage, precision: Precision, reading: Reading, opt_state) -> State:
   begun = {**state, "opt_state": opt_state, "calibration": ndpo.start_calibration()}
   begun.pop("reference", None)
-  if stage.kind != "sft":
-    begun["reference"] = ndpo.reference_of(begun["params"], precision)
+  if ndpo.has_reference(stage, reading):
+    begun["reference"] = ndpo.reference_of(begun["ema"], precision)
   return begun
 
 
@@ -62,16 +64,18 @@ def _moments(params: Params, trained: Trained, optimizer: optax.GradientTransfor
 
 
 def shardings(abstract: Params, mesh: Mesh, stage: Stage,
-              optimizer: optax.GradientTransformation, precision: Precision) -> State:
+              optimizer: optax.GradientTransformation, precision: Precision,
+              reading: Reading) -> State:
   """Shardings of the state in `stage`, a tree like the state itself.
 
   Args:
     abstract: parameters of the network, shapes and dtypes.
     mesh: the mesh.
     stage: the reference and what is trained depend on it.
-    optimizer, precision: of the run.
+    optimizer, precision, reading: of the run.
   """
-  shapes = jax.eval_shape(lambda params: fresh(params, stage, optimizer, precision), abstract)
+  run = optimizer, precision, reading
+  shapes = jax.eval_shape(lambda params: fresh(params, stage, *run), abstract)
   whole = NamedSharding(mesh, PartitionSpec())
   like_params = param_shardings(abstract, mesh)
   trained, _ = trainable.split(like_params, stage.train)
@@ -86,9 +90,10 @@ def shardings(abstract: Params, mesh: Mesh, stage: Stage,
 
 
 def abstract(params: Params, mesh: Mesh, stage: Stage, optimizer: optax.GradientTransformation,
-             precision: Precision) -> State:
+             precision: Precision, reading: Reading) -> State:
   """Shapes, dtypes and shardings of the state in `stage`; arguments as of `shardings`."""
-  shapes = jax.eval_shape(lambda params: fresh(params, stage, optimizer, precision), params)
+  run = optimizer, precision, reading
+  shapes = jax.eval_shape(lambda params: fresh(params, stage, *run), params)
   return jax.tree.map(
       lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-      shapes, shardings(params, mesh, stage, optimizer, precision))
+      shapes, shardings(params, mesh, stage, *run))

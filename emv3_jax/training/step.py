@@ -57,7 +57,7 @@ class StepFunction:
       return [(lambda params, of: supervised(params, of["batch"]), 1.0, "")]
     if self._kind == "dpo":
       return [(ndpo.paired_objective(forward, step, rope, state["reference"]), 1.0, "")]
-    negative = ndpo.objective(forward, step, rope, state["reference"], state["calibration"])
+    negative = ndpo.objective(forward, step, rope, state.get("reference"), state["calibration"])
     objectives = [(lambda params, of: negative(params, of["batch"]), 1.0, "")]
     weight = self._config.ndpo.sft_weight
     if weight:
@@ -110,8 +110,9 @@ class StepFunction:
       trained = jax.tree.map(lambda leaf, direction: (leaf - rate * direction).astype(leaf.dtype),
                              trained, directions)
       params = trainable.merge(trained, frozen)
-      average = ema.track(state["ema"], params, step, config.ema_decay)
+      decay = ema.decay_in(self._stages, step, config.ema_decay)
+      average = ema.mixed(state["ema"], params, decay)
     new = {**state, "step": step + 1, "params": params, "ema": average, "opt_state": opt_state}
     return new, {"grad_norm": norm, "learning_rate": rate,
                  "update_norm": rate * optimizer_lib.global_norm(directions),
-                 "ema_decay": ema.decay_at(step, config.ema_decay)}
+                 "ema_decay": decay}

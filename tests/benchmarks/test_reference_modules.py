@@ -20,25 +20,6 @@ def checkout(tmp_path, monkeypatch):
       del sys.modules[name]
 
 
-def test_reference_is_imported_from_the_checkout(checkout):
-  (checkout / "src/wan_vae.py").write_text("class AutoencoderKLWan: here = __file__\n")
-  found = reference_modules.load(str(checkout), *reference_modules.VAE)
-  assert found.here == str(checkout / "src/wan_vae.py")
-
-
-@pytest.mark.parametrize("content, message", [
-    (None, "there is no src/wan_vae.py; expected a checkout"),
-    ("import no_such_package\n", "cannot import .*no_such_package.*install what that code needs"),
-    ("raise OSError('no GPU')\n", r"cannot import .*OSError: no GPU"),
-    ("", "cannot import AutoencoderKLWan from src.wan_vae"),
-])
-def test_reference_that_cannot_be_imported(checkout, content, message):
-  if content is not None:
-    (checkout / "src/wan_vae.py").write_text(content)
-  with pytest.raises(InputError, match=message):
-    reference_modules.load(str(checkout), *reference_modules.VAE)
-
-
 TRANSFORMER = """
 import torch
 

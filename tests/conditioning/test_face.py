@@ -154,3 +154,10 @@ def test_mouth_is_the_lower_half_of_the_box():
   scaled = face.mouth_region(box, (200, 200), fraction=0.25)  # twice as high
   rows, columns = np.nonzero(scaled)
   assert (rows.min(), rows.max(), columns.min(), columns.max()) == (100, 119, 10, 49)
+
+
+def test_the_mouth_is_scaled_along_both_axes():
+  """A pixel is redrawn if its centre lies in the region: the right edge is at 3.5 here."""
+  region = face.mouth_region(FaceBox(0, 20, 0, 7, 20, 10), (10, 5))
+  rows, columns = np.nonzero(region)
+  assert (rows.min(), rows.max(), columns.min(), columns.max()) == (5, 9, 0, 2)

@@ -1,3 +1,4 @@
+import concurrent.futures
 import os
 
 from absl import logging
@@ -157,3 +158,51 @@ def test_a_failed_write_leaves_nothing(tmp_path, rng, monkeypatch, warnings_seen
   monkeypatch.setattr(os, "replace", fail)
   PromptCache(tmp_path, "abc", "float32").put("a", np.ones((2, 2), np.float32))
   assert not list(tmp_path.iterdir()) and "No space left" in warnings_seen[0]
+
+
+def kept(cache, prompts) -> str:
+  return "".join(prompt for prompt in prompts if cache.file(prompt).exists())
+
+
+def test_the_longest_unused_entries_make_room(tmp_path, warnings_seen):
+  old = PromptCache(tmp_path, "of another encoder", "float32")
+  old.put("x", np.zeros((8, 16), np.float32))
+  size = old.file("x").stat().st_size
+  cache = PromptCache(tmp_path, "abc", "float32", limit=3 * size)
+  for second, prompt in enumerate("abc"):
+    cache.put(prompt, np.full((8, 16), second, np.float32))
+    os.utime(cache.file(prompt), (second + 2, second + 2))
+    assert old.file("x").exists() is (prompt != "c")  # entries of all encoders count
+    if prompt == "a":
+      os.utime(old.file("x"), (1, 1))
+  assert kept(cache, "abc") == "abc"
+  np.testing.assert_array_equal(cache.get("a"), 0)  # is used: b is next
+  cache.put("d", np.zeros((8, 16), np.float32))
+  assert kept(cache, "abcd") == "acd"
+  cache.put("large", np.zeros((99, 16), np.float32))
+  assert kept(cache, "acd") == "" and not cache.file("large").exists()
+  assert not warnings_seen
+
+
+def test_only_what_a_killed_process_left_is_removed_of_temporary_files(tmp_path):
+  cache = PromptCache(tmp_path, "abc", "float32", limit=500)
+  left, writing = (tmp_path / f".{name}.part.safetensors" for name in ("left", "writing"))
+  for path in (left, writing):
+    path.write_bytes(b"1" * 500)
+  os.utime(left, (1, 1))
+  cache.put("a", np.zeros((2, 16), np.float32))
+  assert not left.exists() and writing.exists() and cache.file("a").exists()
+
+
+def test_many_writers_of_a_small_cache_get_in_nobodys_way(tmp_path, warnings_seen):
+  def work(prompt):
+    cache = PromptCache(tmp_path, "abc", "float32", limit=2000)
+    for _ in range(20):
+      cache.put(prompt, np.full((8, 16), ord(prompt), np.float32))
+      found = cache.get(prompt)
+      assert found is None or (found == ord(prompt)).all()
+
+  with concurrent.futures.ThreadPoolExecutor(6) as threads:
+    list(threads.map(work, "abcdef"))
+  assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 2000
+  assert not warnings_seen

@@ -13,7 +13,7 @@ from convert.names_transformer import COMPONENT as TRANSFORMER
 from convert.plan import COMPONENTS
 from convert.sources import find
 from emv3_jax.errors import InputError
-from emv3_jax.io.checkpoints import load_component, read_model_card
+from emv3_jax.io.checkpoints import load_component, read_model_card, save_component
 from emv3_jax.models.clip import CLIPVisionConfig
 from emv3_jax.models.network import named_leaves
 from emv3_jax.models.transformer import TransformerConfig
@@ -221,3 +221,22 @@ def test_export_names_what_is_not_there(tmp_path, rng):
   with pytest.raises(InputError, match="does not exist"):
     export(tmp_path / "m", tmp_path / "nowhere" / "out.safetensors", "text_encoder")
   assert sorted(path.name for path in tmp_path.iterdir()) == ["in.safetensors", "m"]
+
+
+def test_exported_data_are_aligned(tmp_path, rng):
+  """At eight bytes, so that any reader may map them."""
+  tensors, given = official("wav2vec2", rng)
+  save_file(tensors, tmp_path / "in.safetensors")
+  convert(find(str(tmp_path / "in.safetensors")), tmp_path / "m", given=given)
+  export(tmp_path / "m", tmp_path / "out.safetensors", "audio_encoder")
+  data = (tmp_path / "out.safetensors").read_bytes()
+  assert int.from_bytes(data[:8], "little") % 8 == 0
+  assert json.loads(data[8:8 + int.from_bytes(data[:8], "little")])["__metadata__"] == {"format": "pt"}
+
+
+def test_parameters_without_an_official_name_are_not_exported(tmp_path, rng):
+  params = {"norm": {"scale": rng.standard_normal(3)}, "lora": {"a": rng.standard_normal(3)}}
+  save_component(tmp_path / "m", "text_encoder", params, config={})
+  with pytest.raises(InputError, match="without an official name: lora.a"):
+    export(tmp_path / "m", tmp_path / "out.safetensors", "text_encoder")
+  assert not (tmp_path / "out.safetensors").exists()

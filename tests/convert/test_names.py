@@ -241,3 +241,11 @@ def test_no_two_leaves_of_a_table_share_a_name():
       leaves = layout.leaves
       assert len({leaf.ours for leaf in leaves}) == len(leaves)
       assert len({(leaf.theirs, leaf.third) for leaf in leaves}) == len(leaves)
+
+
+def test_statistics_of_latents_come_from_the_config_file(identify):
+  mean, std = [float(i) for i in range(16)], [1.0 + i for i in range(16)]
+  vae = released_names.checkpoint("wan_vae")
+  config = identify(vae, beside={"latents_mean": mean, "latents_std": std}).config
+  assert (config.latent_mean, config.latent_std) == (tuple(mean), tuple(std))
+  assert identify(vae).config == type(config)()

@@ -70,6 +70,12 @@ def test_sizes_take_turns():
     assert sum(sizes[begin:begin + 3]) == 1
 
 
+def test_sizes_have_orders_of_their_own():
+  order = Order(np.repeat([0, 1], [30, 30]), 1, seed=0)
+  found = np.concatenate([order.records(step) for step in range(60)])
+  assert (found[found < 30].tolist()) != (found[found >= 30] - 30).tolist()
+
+
 @pytest.mark.parametrize("counts", [(1,), (7, 3), (1, 100), (5, 5, 5), (0, 4, 0, 9), (13, 2, 31)])
 def test_every_step_has_its_turn(counts):
   order = Order(np.repeat(np.arange(len(counts)), counts), 2, seed=None)
@@ -113,10 +119,11 @@ def test_what_a_batch_holds(dataset):
   shapes = {name: (array.shape, array.dtype.name) for name, array in batch.items()}
   assert shapes == {
       "latents": ((4, f, h8, w8, 16), "float32"), "masked_latents": ((4, 3, f, h8, w8, 16), "float32"),
-      "lipsync_mask": ((4, f, h8, w8), "uint8"), "mouth_mask": ((4, f, h8, w8), "uint8"),
+      "lipsync_mask": ((4, f, h8, w8), "uint8"), "task_mask": ((4, f, h8, w8, 4), "uint8"),
+      "mouth_mask": ((4, f, h8, w8), "uint8"),
       "face_mask": ((4, 2, 3), "uint8"), "text": ((4, 8, 6), "float32"),
       "image": ((4, 2, 3, 5), "float32"), "audio": ((4, 10, 4), "float32"),
-      "example": ((4,), "uint32")}
+      "task": ((4,), "int32"), "example": ((4,), "uint32")}
   record = dataset[batch["example"][2]]
   np.testing.assert_array_equal(batch["latents"][2], record.latents)
   np.testing.assert_array_equal(batch["text"][2, :len(record.text)], record.text)
@@ -164,9 +171,29 @@ def test_a_cut_shard_is_named(broken):
 
 
 def test_another_schema_or_version(broken):
-  change_index(broken, version=2)
-  with pytest.raises(InputError, match="schema emv3_jax.window version 2; .* version 1"):
+  change_index(broken, version=3)
+  with pytest.raises(InputError, match="schema emv3_jax.window version 3; .* version 1 and 2"):
     Dataset(broken)
+
+
+def test_a_dataset_of_version_1(dataset, tmp_path):
+  old = Dataset(windows.write_dataset(tmp_path / "set", shards=((6, 4), (14, 0), (0, 6)), version=1))
+  assert (old.index.version, old.index.made_by, dataset.index.version) == (1, "", 2)
+  jax.tree.map(np.testing.assert_array_equal, *(next(of.batches(5, seed=1)) for of in (old, dataset)))
+
+
+def test_records_for_one_task_and_for_all_in_a_batch(tmp_path):
+  folder = windows.write_dataset(tmp_path / "set", shards=((2, 0),), task_of=["", "lipsync"].__getitem__)
+  batch = next(Dataset(folder).batches(2, seed=None))
+  both, alone = windows.make_record(0), windows.make_record(1, task="lipsync")
+  assert batch["task"].tolist() == [-1, 3]
+  np.testing.assert_array_equal(batch["masked_latents"][0], both.masked_latents)
+  for place in range(3):
+    np.testing.assert_array_equal(batch["masked_latents"][1, place], alone.masked_latents[0])
+  np.testing.assert_array_equal(batch["image"][1], alone.image[[0, 0]])
+  np.testing.assert_array_equal(batch["task_mask"][1], alone.task_mask)
+  np.testing.assert_array_equal(batch["lipsync_mask"][0], both.lipsync_mask)
+  assert not batch["task_mask"][0].any() and not batch["lipsync_mask"][1].any()
 
 
 def test_no_dataset(tmp_path):

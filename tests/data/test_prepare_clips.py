@@ -167,7 +167,15 @@ def test_manifest(tmp_path, caplog):
 @pytest.mark.parametrize("line, said", [
     ("{", "not JSON"), ("[1]", "is list, expected a JSON object"),
     ({"id": "a", "video": "v"}, "prompt missing"), ({"prompt": ""}, "id and video missing"),
-    ({"id": "a", "video": 3, "prompt": ""}, "video is 3, expected a string")])
+    ({"id": "a", "video": 3, "prompt": ""}, "video is 3, expected a string"),
+    ({"id": ["a"], "video": "v", "prompt": {"b": 1}}, "id is ['a'], expected a string"),
+    ({"id": "a", "video": "v\0", "prompt": ""}, "video is 'v\\x00', expected a string"),
+    ({"id": "\ud800", "video": "v", "prompt": ""}, "id is '\\ud800', expected a string"),
+    ({"id": "a", "video": "v", "prompt": True}, "prompt is True"),
+    ({"id": "a", "video": "v", "prompt": "", "mouth_box": 1.5}, "mouth_box is 1.5"),
+    ({"id": "a", "video": "v", "report": 7}, "report is 7, expected a string"),
+    ("[" * 100_000, "not JSON"), ("9" * 5000, "not JSON"), ("7", "is int, expected"),
+    ("null", "is NoneType")])
 def test_a_line_that_is_no_clip_says_why(tmp_path, line, said):
   (clip,) = read_manifest(write_lines(tmp_path / "clips.jsonl", line))
   assert said in clip.fault

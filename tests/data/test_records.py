@@ -13,7 +13,7 @@ from safetensors.numpy import load, save
 from emv3_jax.conditioning.audio import flash_windows
 from emv3_jax.data import records
 from emv3_jax.errors import InputError
-from tests.data.windows import make_record
+from tests.data.windows import as_version_1, make_record
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 0), ("float16", 2e-3), ("bfloat16", 2e-2)])
@@ -27,6 +27,29 @@ def test_round_trip(dtype, tolerance):
       np.testing.assert_allclose(value, wanted, atol=tolerance, err_msg=field.name)
     else:
       assert value == wanted
+
+
+def test_a_record_for_one_task():
+  record = make_record(5, task="flf2v")
+  got = records.decode(records.encode(record, "float32"))
+  assert got.task == "flf2v" and got.lipsync_mask is None
+  assert got.masked_latents.shape == (1, 2, 4, 6, 16) and got.image.shape == (1, 3, 5)
+  np.testing.assert_array_equal(got.task_mask, record.task_mask)
+
+
+def test_version_1_is_still_read():
+  record = make_record(3)
+  got = records.decode(as_version_1(records.encode(record, "float32")))
+  assert got.task == "" and got.task_mask is None and got.id == record.id
+  for name in records.arrays_of(""):
+    np.testing.assert_array_equal(getattr(got, name), getattr(record, name))
+
+
+def test_an_unknown_task_is_named():
+  data = records.encode(make_record(task="i2v"), "float32")
+  metadata = {"schema": records.SCHEMA, "version": "2", "task": "v2v"}
+  with pytest.raises(InputError, match="record is for task 'v2v'; known: t2v, i2v"):
+    records.decode(save(load(data), metadata))
 
 
 def test_any_safetensors_reader_gets_the_arrays():
@@ -53,7 +76,7 @@ def test_a_value_too_large_for_float16_is_not_stored():
 
 
 @pytest.mark.parametrize("change", [
-    {"audio": np.zeros((9, 4), np.float32)}, {"mouth_mask": np.zeros((2, 4, 5), np.uint8)},
+    {"audio": np.zeros((9, 4), np.float32)}, {"lipsync_mask": None}, {"mouth_mask": np.zeros((2, 4, 5), np.uint8)},
     {"face_mask": np.zeros((4, 6), np.uint8)}])
 def test_shapes_that_do_not_belong_together(change):
   with pytest.raises(ValueError, match=next(iter(change))):
@@ -62,8 +85,9 @@ def test_shapes_that_do_not_belong_together(change):
 
 def test_another_schema_is_named():
   data = records.encode(make_record(), "float32")
-  other = save(load(data), {"schema": "emv3_jax.window", "version": "2"})
-  with pytest.raises(InputError, match="record 3 has schema emv3_jax.window version 2; .* version 1"):
+  other = save(load(data), {"schema": "emv3_jax.window", "version": "3"})
+  with pytest.raises(InputError,
+                     match="record 3 has schema emv3_jax.window version 3; .* version 1 and 2"):
     records.decode(other, "record 3")
   with pytest.raises(InputError, match="schema None"):
     records.decode(save(load(data)))

@@ -51,6 +51,12 @@ def test_dynamic_scale_falls_to_half():
   assert all(a >= b for a, b in zip(scales, scales[1:], strict=False))
 
 
+def test_each_scale_has_its_own_decay():
+  for dynamic_text, dynamic_audio in ((True, False), (False, True)):
+    scales = Guidance(dynamic_text=dynamic_text, dynamic_audio=dynamic_audio).scales(5)
+    assert (np.ptp(scales.text) > 0, np.ptp(scales.audio) > 0) == (dynamic_text, dynamic_audio)
+
+
 def test_negative_scale_from_the_first_step_or_never():
   np.testing.assert_array_equal(negative_prompt_scales(2.0, 0, 3), [2, 2, 2])
   np.testing.assert_array_equal(negative_prompt_scales(2.0, -1, 3), [1, 1, 1])

@@ -38,6 +38,13 @@ def test_purposes_and_indices_give_different_keys():
   assert len({purpose.value for purpose in Purpose}) == len(Purpose.__members__)
 
 
+def test_the_numbers_of_purposes_stay():
+  """Another number would be other draws under the same seed."""
+  assert {purpose.name: purpose.value for purpose in Purpose}.items() >= {
+      "PARAMETERS": 0, "INITIAL_NOISE": 1, "TRAINING_SIGMA": 2, "TRAINING_NOISE": 3,
+      "CONDITION_DROPOUT": 4, "TASK": 5, "PHASE_JITTER": 6, "DATA_ORDER": 7}.items()
+
+
 @pytest.mark.parametrize("seed", [-1, 2**32])
 def test_seed_out_of_range(seed):
   with pytest.raises(InputError, match=f"seed is {seed}; it must be from 0 to 4294967295"):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from emv3_jax.errors import InputError
-from emv3_jax.io import checkpoints, stored_leaves
+from emv3_jax.io import checkpoints, model_card, stored_leaves
 from emv3_jax.io.stored_leaves import StoredLeaf
 from emv3_jax.models.network import named_leaves
 
@@ -60,9 +60,31 @@ def test_a_saved_component_comes_back_with_its_card(tmp_path, params):
   hash(component.config["kernels"])
   assert_same(checkpoints.load_component(tmp_path / "m", "transformer", abstract(params)), params)
   content = json.loads((tmp_path / "m" / "model.json").read_text())
-  assert content["schema"] == 1 and content["components"]["vae"]["dtype"] == "float32"
+  assert content["schema"] == 2 and content["components"]["vae"]["dtype"] == "float32"
   assert sorted(path.name for path in (tmp_path / "m").iterdir()) == ["model.json", "transformer",
                                                                       "vae"]
+
+
+def test_how_a_model_wants_to_be_sampled_stays_with_its_transformer(tmp_path, params):
+  wishes = model_card.SamplingCard({"allocation": "phased"}, {"steps": 10}, {})
+  save(tmp_path, params, variant="preview", model_name="mine", sampling=wishes)
+  save(tmp_path, params, name="vae")
+  card = checkpoints.read_model_card(tmp_path)
+  assert (card.name, card.sampling) == ("mine", wishes)
+  save(tmp_path, params, variant="preview", model_name="another")
+  card = checkpoints.read_model_card(tmp_path)
+  assert (card.name, card.sampling) == ("another", None)
+
+
+def test_a_folder_of_schema_1_is_read(tmp_path, params):
+  save(tmp_path, params, variant="preview")
+  path = tmp_path / "model.json"
+  content = json.loads(path.read_text())
+  del content["components"]["transformer"]["digest"]
+  path.write_text(json.dumps({"schema": 1, "variant": content["variant"],
+                              "components": content["components"]}))
+  card = checkpoints.read_model_card(tmp_path)
+  assert card.sampling is None and card.require("transformer", "preview").digest == ""
 
 
 def test_lazy_and_device_arrays_are_the_same_bits(tmp_path, params):
@@ -113,6 +135,9 @@ def test_shards_are_read_where_they_belong(tmp_path, params):
   save(tmp_path / "again", loaded)
   assert_same(checkpoints.load_component(tmp_path / "again", "transformer", abstract(params)),
               params)
+  first, again = (checkpoints.read_model_card(path).components["transformer"].digest
+                  for path in (tmp_path, tmp_path / "again"))
+  assert first == again
 
 
 def test_a_stream_reads_layers_parts_and_rows(tmp_path, params):

@@ -17,4 +17,5 @@ def test_enlarged_keeps_edges_where_they_are(rng):
   large = enlarged(frames, 3)
   assert large.shape == (2, 48, 24, 3) and large.dtype == np.uint8
   assert (large[:, :20, :, 0] >= 190).all() and (large[:, 28:, :, 0] <= 10).all()
+  assert len(np.unique(large[0, :, 0, 0])) > 3, "the edge is smooth"
   assert enlarged(frames, 1) is frames

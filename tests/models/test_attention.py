@@ -55,6 +55,14 @@ def test_bfloat16_accumulates_in_float32(rng, attend):
   np.testing.assert_allclose(np.asarray(out, np.float32), _formula(0 * q, k, v), rtol=2 ** -8)
 
 
+@pytest.mark.parametrize("attend", [attend_xla, attend_blocked])
+def test_logits_of_bfloat16_are_not_rounded(rng, attend):
+  """At 30 bfloat16 has steps of 1/8, a weight would be off by as much."""
+  q, k, v = _qkv(rng, 16, 16, dtype=jnp.bfloat16)
+  out, want = attend(10 * q, k, v), _formula(10 * q, k, v)
+  np.testing.assert_allclose(np.asarray(out, np.float32), want, atol=2e-2)
+
+
 def test_blocked_never_holds_all_logits():
   abstract = jax.ShapeDtypeStruct((1, 4096, 4, 8), jnp.float32)
   loss = lambda q, k, v: attend_blocked(q, k, v, block=256).sum()

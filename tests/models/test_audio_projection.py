@@ -68,3 +68,16 @@ def test_flash_shapes_and_refusals(rng):
   assert jax.eval_shape(projection, audio[:, :1]).shape == (2, 1, 32, 6)
   with pytest.raises(ValueError, match="4k\\+1"):
     projection(audio[:, :8])
+
+
+def test_flash_tokens_are_those_of_the_formula(rng):
+  """Three layers, ReLU after the first two; the first latent frame has a first layer of its own."""
+  projection = ap.FlashAudioProjection(2, 2, 6, 3, 4, precision=FLOAT32, rngs=nnx.Rngs(0))
+  for layer in (projection.proj1, projection.proj1_vf, projection.proj2, projection.proj3):
+    layer.bias[...] = jnp.asarray(rng.normal(size=layer.bias.shape), jnp.float32)
+  audio = jnp.asarray(rng.normal(size=(1, 5, 5, 2, 2)), jnp.float32)
+  first, later = (window.reshape(-1) for window in ap.flash_windows(audio))
+  relu = lambda x: np.maximum(x, 0)
+  for frame, hidden in enumerate((projection.proj1(first), projection.proj1_vf(later))):
+    want = projection.proj3(relu(projection.proj2(relu(hidden)))).reshape(3, 4)
+    np.testing.assert_allclose(projection(audio)[0, frame], projection.norm(want), atol=1e-5)

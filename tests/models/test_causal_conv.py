@@ -97,3 +97,13 @@ def test_nested_pieces(rng, size):
   others, _ = run_in_pieces(run, memory.kept, 1, 8, size)
   got = np.concatenate([first, others], axis=1)
   np.testing.assert_allclose(got, feed(conv, x, (1, 7)), atol=1e-6)
+
+
+def test_even_kernels_pad_the_larger_half_behind(rng):
+  """A window of two at row i covers rows i and i + 1; a 0 stands below the last."""
+  conv = make_conv(kernel_size=(1, 2, 1))
+  x = rng.normal(size=(1, 1, 3, 1, 2)).astype(np.float32)
+  kernel = np.asarray(conv.kernel[...])[0, :, 0]
+  below = np.pad(x[0, 0, 1:, 0], ((0, 1), (0, 0)))
+  want = x[0, 0, :, 0] @ kernel[0] + below @ kernel[1] + np.arange(3.0)
+  np.testing.assert_allclose(conv(x, Memory())[0, 0, :, 0], want, atol=1e-5)

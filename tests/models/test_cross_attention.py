@@ -64,8 +64,9 @@ def test_equal_critical_timesteps_are_a_step():
 
 def test_default_and_released_allocations():
   assert (cdca.PHASED.weights(TAUS)[:, 0] == 1).all()
-  np.testing.assert_allclose(cdca.PHASED.weights(jnp.array([100.0, 300.0, 450.0])),
-                             [[1, 0.5, 0.5], [1, 0.75, 0.5], [1, 1, 0.5]])
+  np.testing.assert_allclose(
+      cdca.PHASED.weights(jnp.array([100.0, 300.0, 450.0, 650.0, 800.0])),
+      [[1, 0.5, 0.5], [1, 0.75, 0.5], [1, 1, 0.5], [1, 1, 0.75], [1, 1, 1]])
   assert (cdca.RELEASED.weights(TAUS) == 1).all()
 
 

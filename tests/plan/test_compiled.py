@@ -149,3 +149,8 @@ def test_training_steps(plan, target, batch, limit):
   assert train["collectives"]["all-to-all"]["count"] == 12
   assert ndpo["collectives"]["all-to-all"]["count"] == 16
   assert not train["warnings"] and not ndpo["warnings"]
+
+
+def test_shares_of_memory_add_up():
+  shares = compile_one._shares(8 * 2 ** 30, 3 * 2 ** 30, 5 * 2 ** 30)
+  assert shares == {"peak_gib": 8, "parameters_gib": 3, "inputs_gib": 2, "activations_gib": 3}

@@ -103,6 +103,12 @@ def test_loops_count_as_often_as_they_run():
     flops.count(jax.jit(endless).trace(x))
 
 
+def test_of_branches_the_most_expensive_counts():
+  x = jax.ShapeDtypeStruct((4, 4), jnp.float32)
+  branched = lambda x: jax.lax.cond(x[0, 0] > 0, lambda x: x @ x @ x, lambda x: x @ x, x)
+  assert flops.count(jax.jit(branched).trace(x)) == 2 * 2 * 4 ** 3
+
+
 def test_the_vae_is_counted_per_frame():
   cfg = config()
   counts = [programs.vae_decode(cfg, dataclasses.replace(WINDOW, frames=frames), place()).flops

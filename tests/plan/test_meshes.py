@@ -1,5 +1,6 @@
 """Meshes from text, and the likeliest ones."""
 
+import dataclasses
 import math
 
 import pytest
@@ -63,3 +64,15 @@ def test_training_splits_clips_first_then_tokens_and_pads_nothing(target, rows, 
   found = meshes.likely(targets.parse(target), step)
   assert found[0] == best
   assert all(rows % (mesh.data * mesh.fsdp) == 0 for mesh in found)
+
+
+def test_slow_links_make_a_step_slower():
+  """Tokens of a clip split over two nodes of eight GPUs cross the network between them."""
+  target, step = targets.parse("h100:1x2x8"), meshes.Step(NET, 1, 60 * 104, 29)
+  one_node = dataclasses.replace(target, chip=dataclasses.replace(target.chip, near_devices=16))
+  mesh = MeshConfig(context=16, attention="allgather")
+  assert meshes.seconds(mesh, target, step) > 1.5 * meshes.seconds(mesh, one_node, step)
+
+
+def test_times_within_a_percent_are_one():
+  assert [meshes.pace(time, (2.0, 3.0)) for time in (2.0, 2.01, 2.03, 3.0)] == [100, 100, 101, 150]

@@ -9,7 +9,7 @@ from configs import echomimic_v3_preview, train_tiny
 from configs.tiny import MODEL
 from emv3_jax import config as config_lib
 from emv3_jax.errors import InputError
-from emv3_jax.plan import planner, programs, report, subjects, targets, training_programs
+from emv3_jax.plan import meshes, planner, programs, report, subjects, targets, training_programs
 from emv3_jax.sampling.settings import Config
 from emv3_jax.sharding import MeshConfig
 from emv3_jax.training.settings import Config as TrainConfig
@@ -61,6 +61,15 @@ def test_meshes_are_ranked_for_each_program(compiled):
   assert [(line["program"], line["rank"], line["mesh"]["context"]) for line in lines] == [
       (name, rank, {1: 4, 2: 1}[rank])
       for name in ("sample_step", "vae_decode", "vae_encode") for rank in (1, 2)]
+
+
+def test_what_fits_comes_first():
+  """What does not is last, however fast it is and however little it takes."""
+  target, step = targets.parse("v5e:2x2"), meshes.Step(CONFIG.model.transformer, 3, 48 * 48, 29)
+  line = lambda fits, peak, **mesh: {"fits": fits, "peak_gib": peak, "mesh": vars(MeshConfig(**mesh))}
+  lines = [line(False, 1.0, context=4), line(True, 3.0, fsdp=4), line(True, 2.0, fsdp=4)]
+  ranked = planner._ranked(target, step, lines)
+  assert [(found["peak_gib"], found["rank"]) for found in ranked] == [(2.0, 1), (3.0, 2), (1.0, 3)]
 
 
 def test_all_means_several_meshes_and_none_the_likeliest(compiled):

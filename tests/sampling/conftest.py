@@ -17,7 +17,7 @@ TINY = pathlib.Path(__file__).parents[2] / "configs/tiny.py"
 def tiny_config(*overrides: str) -> Config:
   values = config_lib.read_config_file(TINY)
   config_lib.override(values, ["checkpoint=untrained", "sampling.steps=2", "sampling.max_area=2304",
-                              *overrides])
+                              *overrides], Config)
   return config_lib.build(Config, values)
 
 

@@ -2,10 +2,15 @@
 
 import json
 
+from absl import logging
+import numpy as np
 import pytest
 
 from emv3_jax.errors import InputError
-from emv3_jax.sampling import jobs
+from emv3_jax.io import checkpoints, digests
+from emv3_jax.sampling import fingerprint, jobs
+from emv3_jax.sampling.clip import Clip
+from emv3_jax.sampling.jobs import Outcome
 
 
 def write_manifest(path, lines) -> None:
@@ -34,7 +39,139 @@ def test_done_jobs_are_skipped_and_failing_ones_stay_alone(model, files, tmp_pat
   write_manifest(manifest, [{**good, "seed": 11}])
   outcome = jobs.run_jobs(model, jobs.read_manifest(manifest), tmp_path / "out")
   assert outcome == jobs.Outcome(done=1, skipped=0, failed=0)
-  assert json.loads((tmp_path / "out/good.json").read_text())["seed"] == 11
+  report = json.loads((tmp_path / "out/good.json").read_text())
+  assert report["seed"] == 11
+  (job,) = jobs.read_manifest(manifest)
+  assert report["fingerprint"] == fingerprint.fingerprint(model, job.request)
+  assert report["networks"]["vae"] == model.digest("vae") and len(report["tokenizer"]) == 64
+  video = tmp_path / "out/good.mp4"
+  assert report["video"] == {"bytes": video.stat().st_size,
+                             "sha256": digests.file_digest_now(video)}
+
+
+class Manifest:
+  """One job, of which nothing but the files is made, and what is logged of it."""
+
+  def __init__(self, model, files, folder, monkeypatch):
+    self.model, self.folder, self.told = model, folder, []
+    self.request = {"name": "clip", "audio": str(files["audio"]), "image": str(files["image"])}
+    monkeypatch.setattr(jobs, "sample", self._sample)
+    for level in ("info", "error"):
+      monkeypatch.setattr(logging, level, lambda text, *values: self.told.append(text % values))
+
+  def _sample(self, model, request, progress):
+    frames = np.zeros((5, 16, 16, 3), np.uint8)
+    report = {"seed": 1, "config": {"name": "tiny", "sampling": {"enlarge": 1}},
+              **fingerprint.for_report(model, request)}
+    return Clip(frames=frames, fps=25, sound=(np.zeros((3200, 1), np.float32), 16000),
+                latents=np.zeros((2, 2, 2, 16), np.float32), report=report)
+
+  def run(self, **options) -> Outcome:
+    del self.told[:]
+    write_manifest(self.folder / "jobs.jsonl", [self.request])
+    return jobs.run_jobs(self.model, jobs.read_manifest(self.folder / "jobs.jsonl"),
+                         self.folder / "out", **options)
+
+
+MADE, SKIPPED, FAILED = Outcome(1, 0, 0), Outcome(0, 1, 0), Outcome(0, 0, 1)
+
+
+@pytest.fixture
+def manifest(model, files, tmp_path, monkeypatch):
+  return Manifest(model, files, tmp_path, monkeypatch)
+
+
+def test_a_job_whose_files_are_not_as_written_is_made_again(manifest):
+  video, report = manifest.folder / "out/clip.mp4", manifest.folder / "out/clip.json"
+  assert manifest.run() == MADE and manifest.told == ["Line 1 (clip) done."]
+  whole = video.read_bytes()
+  assert manifest.run() == manifest.run(verify=True) == SKIPPED
+
+  video.write_bytes(whole[:-1])
+  assert manifest.run() == MADE
+  assert manifest.told[0] == "Line 1 (clip) is made again: clip.mp4 is not as it was written."
+  video.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+  assert manifest.run() == SKIPPED  # one byte of the same length shows to --verify alone
+  assert manifest.run(verify=True) == MADE
+  assert manifest.run(verify=True) == SKIPPED
+  video.unlink()
+  assert manifest.run() == MADE
+
+  for damaged in ("{", "[]", json.dumps({**json.loads(report.read_text()), "video": None})):
+    report.write_text(damaged)
+    assert manifest.run() == MADE, damaged
+    assert manifest.run() == SKIPPED
+
+
+def test_latents_that_are_asked_for_later_make_the_job_again(manifest):
+  latents = manifest.folder / "out/clip.latents.npy"
+  assert manifest.run() == MADE and not latents.exists()
+  assert manifest.run(save_latents=True) == MADE
+  assert "there is no clip.latents.npy" in manifest.told[0]
+  assert manifest.run(save_latents=True, verify=True) == manifest.run() == SKIPPED
+  latents.write_bytes(latents.read_bytes()[:-1])
+  assert manifest.run() == SKIPPED
+  assert manifest.run(save_latents=True) == MADE
+  latents.write_bytes(latents.read_bytes()[:-1] + b"1")
+  assert manifest.run(save_latents=True, verify=True) == MADE
+
+
+def test_a_report_of_version_0_1_is_not_done_and_says_why(manifest):
+  assert manifest.run() == MADE
+  report = manifest.folder / "out/clip.json"
+  content = json.loads(report.read_text())
+  del content["fingerprint"]
+  report.write_text(json.dumps({**content, "digest": "0" * 64}))
+  assert manifest.run() == MADE
+  assert manifest.told == ["Line 1 (clip) is made again: clip.json has no fingerprint (version 0.1 "
+                           "wrote none).", "Line 1 (clip) done."]
+
+
+def test_no_report_stands_beside_a_video_that_it_is_not_of(manifest, monkeypatch):
+  """A run that was killed between the two files leaves none."""
+  assert manifest.run() == MADE
+  report = manifest.folder / "out/clip.json"
+
+  def killed(*_, **__):
+    assert not report.exists()
+    raise KeyboardInterrupt
+
+  manifest.request["seed"] = 5
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(jobs.output.video_files, "write_video", killed)
+    manifest.run()
+  del manifest.request["seed"]
+  assert manifest.run() == MADE
+  report.unlink()
+  report.mkdir()
+  assert manifest.run() == FAILED and "clip.json is in the way" in manifest.told[-1]
+
+
+def test_each_file_is_read_once_and_changed_ones_again(manifest, files, tmp_path, monkeypatch):
+  audio = tmp_path / "voice.wav"
+  audio.write_bytes(files["audio"].read_bytes())
+  manifest.request["audio"] = str(audio)
+  assert manifest.run() == MADE
+  reads, read = [], digests.file_digest_now
+  monkeypatch.setattr(digests, "file_digest_now", lambda path: reads.append(path) or read(path))
+  assert manifest.run() == SKIPPED and not reads
+  audio.write_bytes(audio.read_bytes() + b"1")
+  assert manifest.run() == MADE and reads == [str(audio)]
+  audio.unlink()
+  assert manifest.run() == FAILED and f"{audio} cannot be read" in manifest.told[-1]
+
+
+def test_weights_are_verified_before_the_work(manifest, tmp_path, monkeypatch):
+  folder = tmp_path / "model"
+  checkpoints.save_component(folder, "vae", {"kernel": np.zeros(4, np.float32)}, config={})
+  monkeypatch.setattr(manifest.model, "folder", folder)
+  assert manifest.run(verify=True) == MADE
+  content = json.loads((folder / "model.json").read_text())
+  content["components"]["vae"]["digest"] = "0" * 64
+  (folder / "model.json").write_text(json.dumps(content))
+  assert manifest.run() == SKIPPED
+  with pytest.raises(InputError, match="vae: the weights are not those that were written"):
+    manifest.run(verify=True)
 
 
 def test_paths_are_relative_to_the_manifest(tmp_path):

@@ -3,6 +3,7 @@
 import pathlib
 import subprocess
 import sys
+import types
 
 import jax
 import pytest
@@ -60,6 +61,28 @@ def test_ulysses_over_eight_is_impossible():
   sharding.check_heads(mesh, 12, "allgather")
   with pytest.raises(InputError, match="12 heads .* tensor 8; possible: 1, 2, 3, 4, 6, 12"):
     sharding.check_heads(tiny.mesh_of(MeshConfig(tensor=8)), 12, "allgather")
+
+
+def test_ulysses_counts_context_times_tensor():
+  with pytest.raises(InputError, match="12 heads .* context 4 x tensor 2 = 8"):
+    sharding.check_heads(sharding.make_mesh(MeshConfig(context=4, tensor=2)), 12, "ulysses")
+
+
+def test_slices_are_joined_by_data_alone(monkeypatch):
+  """Two slices of four chips each, which only say what they are."""
+  devices = [types.SimpleNamespace(platform="tpu", slice_index=i // 4) for i in range(8)]
+  seen = []
+
+  def stop(*arguments, **_):
+    seen.append(arguments)
+    raise NotImplementedError
+
+  monkeypatch.setattr(mesh_lib.mesh_utils, "create_hybrid_device_mesh", stop)
+  with pytest.raises(NotImplementedError):
+    sharding.make_mesh(MeshConfig(data=4, context=2), devices)
+  assert seen == [((2, 1, 2, 1), (2, 1, 1, 1), devices)]
+  with pytest.raises(InputError, match="mesh.data is 1, the devices are 2 slices"):
+    sharding.make_mesh(MeshConfig(fsdp=8), devices)
 
 
 def test_batch_names_both_numbers():

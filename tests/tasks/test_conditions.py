@@ -41,12 +41,35 @@ def test_examples_keep_apart(batch):
       np.testing.assert_array_equal(mixed[name][row:row + 1], alone[name], err_msg=name)
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_a_record_that_names_its_task_is_given_what_it_holds(task):
+  own, other = make_record(1, task=task), make_record(2)
+  batch = collate([own, other], np.arange(2), CONFIG.text_tokens)
+  got = assemble(batch, [TASKS.index(Task.FLF2V), TASKS.index(Task.I2V)])
+  assert got["task"].tolist() == [TASKS.index(task), TASKS.index(Task.I2V)]
+  np.testing.assert_array_equal(got["mask"][0], own.task_mask)
+  np.testing.assert_array_equal(got["masked_latents"][1], other.masked_latents[0])
+  if task is Task.T2V:
+    assert (got["face_mask"][0] == 1).all() and not got["image"][0].any()
+  else:
+    np.testing.assert_array_equal(got["masked_latents"][0], own.masked_latents[0])
+    np.testing.assert_array_equal(got["image"][0], own.image[0])
+    np.testing.assert_array_equal(got["face_mask"][0], own.face_mask.ravel())
+
+
 def test_shapes_and_dtypes(batch):
   got = assemble(batch, [0, 1, 2, 3])
   assert {name: (array.shape, array.dtype.name) for name, array in got.items()} == {
       "latents": ((4, 2, 4, 6, 16), "float32"), "mask": ((4, 2, 4, 6, 4), "float32"),
       "masked_latents": ((4, 2, 4, 6, 16), "float32"), "text": ((4, 8, 6), "float32"),
       "image": ((4, 3, 5), "float32"), "audio": ((4, 10, 4), "float32"),
-      "face_mask": ((4, 6), "float32"), "mouth_mask": ((4, 2, 4, 6), "float32"),
-      "task": ((4,), "int32"), "example": ((4,), "uint32")}
+      "face_mask": ((4, 6), "float32"), "face_region": ((4, 6), "float32"),
+      "mouth_mask": ((4, 2, 4, 6), "float32"), "task": ((4,), "int32"), "example": ((4,), "uint32")}
   np.testing.assert_array_equal(got["face_mask"][2].reshape(2, 3), batch["face_mask"][2])
+
+
+def test_text_to_video_hears_everywhere_and_its_loss_knows_the_face(batch):
+  got = assemble(batch, [0, 1, 2, 3])
+  assert (got["face_mask"][0] == 1).all()
+  np.testing.assert_array_equal(got["face_mask"][1:], got["face_region"][1:])
+  np.testing.assert_array_equal(got["face_region"].reshape(4, 2, 3), batch["face_mask"])

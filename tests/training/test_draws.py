@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from emv3_jax.diffusion.flow import SigmaDensity
+from emv3_jax.diffusion.randomness import Purpose, key_for
 from emv3_jax.errors import InputError
 from emv3_jax.models.cross_attention import PHASED
 from emv3_jax.training import draws
@@ -46,6 +47,16 @@ def test_noise_is_standard_normal_and_each_example_has_its_own():
   assert np.abs(np.corrcoef(noise[:20].reshape(20, -1)) - np.eye(20)).max() < 0.6
 
 
+def test_sigma_and_noise_are_independent():
+  """Each has a key of its own, of the seed, its purpose, the step and the example."""
+  config = tiny.config_of()
+  drawn = _draw(config, 3, [5])
+  keys = [key_for(config.seed, purpose, 3, 5) for purpose in (Purpose.TRAINING_SIGMA,
+                                                              Purpose.TRAINING_NOISE)]
+  np.testing.assert_array_equal(drawn.sigma[0], config.loss.sigma.draw(keys[0]))
+  np.testing.assert_array_equal(drawn.noise[0], jax.random.normal(keys[1], SHAPE))
+
+
 def test_phase_weights_are_those_of_sigma_and_jitter_moves_them():
   config = tiny.config_of(loss=LossConfig(allocation="phased"))
   drawn = _draw(config, 0, range(200))
@@ -80,6 +91,8 @@ def test_lost_conditions_are_those_that_guidance_has_none_of():
   for name in ("image", "mask", "masked_latents"):
     np.testing.assert_array_equal(got[name][1], batch[name][1])
     assert not np.any(got[name][2])
+  np.testing.assert_array_equal(got["face_mask"][1], batch["face_mask"][1])
+  assert np.all(got["face_mask"][2] == 1), "without a picture the audio acts everywhere"
 
 
 def test_dropout_that_adds_up_to_more_than_everything_is_refused():

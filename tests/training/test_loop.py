@@ -175,12 +175,12 @@ def test_a_folder_that_cannot_be_used(folder, tmp_path):
 def test_another_config_is_refused(folder, programs, tmp_path):
   config = runs.config_of(folder, steps=2, log_every=1)
   loop.train(config, tmp_path, programs=programs)
-  stage = dataclasses.replace(config.stages[1], learning_rate=0.5)
-  other = dataclasses.replace(config, seed=8, ema_decay=0.5, stages=(config.stages[0], stage),
+  stage = dataclasses.replace(config.stages[0], learning_rate=0.5)
+  other = dataclasses.replace(config, seed=8, ema_decay=0.5, stages=(stage, config.stages[1]),
                               train=dataclasses.replace(config.train, batch=2))
   with pytest.raises(InputError) as refused:
     loop.train(other, tmp_path, programs=programs)
-  for field in ("seed: 7 != 8", "ema_decay: 0.9 != 0.5", "stages.1.learning_rate: 0.001 != 0.5",
+  for field in ("seed: 7 != 8", "ema_decay: 0.9 != 0.5", "stages.0.learning_rate: 0.0001 != 0.5",
                 "train.batch: 4 != 2"):
     assert field in str(refused.value)
 
@@ -274,7 +274,7 @@ def test_clips_of_the_average(folder, programs, tmp_path, monkeypatch):
     def sample(self, average):
       averages.append(jax.device_get(average))
       return Clip(np.full((3, 32, 32, 3), 90, np.uint8), 25, (np.zeros((1920, 1), np.float32), 16000),
-                  np.zeros(1), {"config": {"name": "tiny"}, "seed": 7})
+                  np.zeros(1), {"config": {"name": "tiny", "sampling": {"enlarge": 1}}, "seed": 7})
 
   monkeypatch.setattr(previews, "ClipPreview", Sampler)
   config = dataclasses.replace(runs.config_of(folder, steps=4, preview_every=2),

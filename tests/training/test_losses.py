@@ -31,6 +31,14 @@ def test_flow_matching_error_is_the_slow_one(face, mouth, rng):
   np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
+def test_the_loss_knows_the_face_where_the_audio_acts_everywhere(rng):
+  batch, config = tiny.batch_of(range(3)), LossConfig(face=1.5, mouth=0.0)
+  everywhere = {**batch, "face_mask": np.ones_like(batch["face_mask"]),
+                "face_region": batch["face_mask"]}
+  np.testing.assert_array_equal(losses.cell_weights(config, everywhere),
+                                losses.cell_weights(config, batch))
+
+
 def test_padded_frames_have_no_part_in_the_loss(rng):
   batch = tiny.batch_of(range(3))
   batch["frame_mask"] = np.array([[1, 1], [1, 0], [0, 1]], np.float32)

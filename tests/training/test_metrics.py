@@ -41,11 +41,19 @@ def test_kinds_are_told_apart():
   assert told["positive_error"] == 4.0 and "error" not in told
 
 
-@pytest.mark.parametrize("values, fault", [
-    ({}, None), ({"loss": float("nan")}, "loss is nan"), ({"grad_norm": float("inf")}, "grad_norm"),
-    ({"loss": 11.0}, "above train.max_loss 10")])
-def test_faults(values, fault):
-  found = row(1, **values).fault(max_loss=10.0)
+@pytest.mark.parametrize("kind, values, fault", [
+    ("sft", {}, None), ("sft", {"loss": float("nan")}, "loss is nan"),
+    ("sft", {"grad_norm": float("inf")}, "grad_norm"),
+    ("sft", {"loss": 11.0, "error": [9.0, 13.0]}, "loss is 11, above train.max_loss 10"),
+    ("ndpo", {"loss": 250.0, "d": [0.5, 0.7], "positive_error": [0.9, 1.1]}, None),
+    ("ndpo", {"loss": 0.1, "d": [9.0, 13.0], "positive_error": [1.0]}, "d is 11, above"),
+    ("ndpo", {"loss": 0.1, "d": [1.0], "positive_error": [12.0]}, "positive_error is 12, above"),
+    ("dpo", {"loss": 20.0, "d": [1.0], "d_positive": [1.0]}, None),
+    ("dpo", {"loss": 0.1, "d": [1.0], "d_positive": [12.0]}, "d_positive is 12, above"),
+    ("ndpo", {"loss": float("inf"), "d": [1.0]}, "loss is inf")])
+def test_faults(kind, values, fault):
+  """The error is watched, not the loss of a preference nor lambda times an error."""
+  found = row(1, kind, **values).fault(max_loss=10.0)
   assert found is None if fault is None else fault in found
 
 

@@ -25,6 +25,12 @@ def test_learning_rates_of_all_stages():
       0.5, 1.0, 1.0, 1.0, *linear, *cosine, 0.0, 0.0], atol=1e-6)
 
 
+def test_decay_begins_after_warm_up():
+  np.testing.assert_allclose(
+      _rates(Stage("a", 6, learning_rate=1.0, warmup=2, decay="linear"), steps=6),
+      [0.5, 1.0, 1.0, 0.75, 0.5, 0.25], atol=1e-6)
+
+
 def test_the_rate_goes_on_at_the_last_stage_s_end():
   np.testing.assert_allclose(
       _rates(Stage("a", 2, learning_rate=1.0, decay="linear", final_share=0.1), steps=5),

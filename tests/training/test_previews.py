@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import tiny
+from configs import tiny, train_tiny
 from emv3_jax.config import build
 from emv3_jax.data.order import Order
 from emv3_jax.diffusion import flow
@@ -39,11 +39,11 @@ def components(tmp_path_factory):
 
 
 def config_of(components, **preview) -> Config:
-  settings = dataclasses.replace(SAMPLING.sampling, steps=2)
+  settings = dataclasses.replace(train_tiny.SAMPLING, steps=2)
   return Config("preview", checkpoint="untrained", components=str(components), model=SAMPLING.model,
-                precision=SAMPLING.precision, preview=PreviewConfig(
+                precision=SAMPLING.precision, sampling=settings, preview=PreviewConfig(
                     audio=str(ASSETS / "speech.wav"), image=str(ASSETS / "portrait.png"),
-                    prompt="a puppet", face_box="8,56,8,56", sampling=settings, **preview))
+                    prompt="a puppet", face_box="8,56,8,56", **preview))
 
 
 @pytest.mark.slow
@@ -56,8 +56,9 @@ def test_previews_are_samples_of_the_exported_model(components, tmp_path, monkey
   assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(average))
 
   export_model(config, average, 1, tmp_path / "model")
-  model = load(tmp_path / "model", dataclasses.replace(
-      SAMPLING, sampling=config.preview.sampling, tokenizer=""))
+  model = load(tmp_path / "model")  # and nothing else is said
+  assert model.resolved.origins["steps"] == "model.json"
+  assert model.config.sampling.allocation == config.loss.allocation == "phased"
   made = sample(model, sampling.Request(
       audio=ASSETS / "speech.wav", image=ASSETS / "portrait.png", prompt="a puppet",
       face_box="8,56,8,56", seed=config.seed))

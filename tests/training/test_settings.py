@@ -13,12 +13,12 @@ from emv3_jax.training.settings import Config, ScheduleConfig, TrainConfig
 
 def _built(config: Config, *assignments: str) -> Config:
   tree = ml_collections.ConfigDict(dataclasses.asdict(config))
-  config_lib.override(tree, assignments)
+  config_lib.override(tree, assignments, Config)
   return config_lib.build(Config, tree)
 
 
 def test_a_config_survives_the_door():
-  stages = (Stage("a", 10, Mixture(i2v=1, lipsync=2)), Stage("b", 5, kind="ndpo", every=3))
+  stages = (Stage("a", 10, Mixture(i2v=1, lipsync=2)), Stage("b", 5, kind="ndpo", every=3, ema_decay=0.5, ema_warmup="restart"))
   for config in (Config("plain"), Config("staged", stages=stages)):
     assert _built(config) == config
 
@@ -26,6 +26,13 @@ def test_a_config_survives_the_door():
 def test_stages_can_be_given_on_the_command_line():
   config = _built(Config("a"), "stages=({'name': 'x', 'steps': 7, 'mixture': {'lipsync': 1}},)")
   assert config.all_stages() == (Stage("x", 7, Mixture(lipsync=1.0)),)
+
+
+def test_a_schedule_beside_stages_is_refused():
+  stages = (Stage("x", 10),)
+  with pytest.raises(InputError, match="stages, beside which schedule.steps, schedule.warmup would"):
+    Config("a", stages=stages, schedule=ScheduleConfig(steps=50, warmup=3))
+  assert Config("a", stages=stages, schedule=ScheduleConfig()).last_step == 10
 
 
 def test_runs_stop_at_the_end_of_the_schedule_or_where_they_are_told_to():
@@ -47,6 +54,8 @@ def test_runs_stop_at_the_end_of_the_schedule_or_where_they_are_told_to():
     ("ema_decay=1.0", "ema_decay is 1.0"),
     ("stages=({'name': 'x', 'steps': 1, 'kind': 'rlhf'},)", "kind is 'rlhf'"),
     ("stages=({'name': 'x', 'stesp': 1},)", "no field 'stesp'; did you mean 'steps'"),
+    ("stages=({'name': 'x', 'steps': 1, 'ema_warmup': 'again'},)", "ema_warmup is 'again'"),
+    ("stages=({'name': 'x', 'steps': 1, 'ema_decay': 1.0},)", "ema_decay is 1.0"),
 ])
 def test_what_cannot_be_is_refused(assignment, message):
   with pytest.raises(InputError, match=message):

@@ -7,12 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from emv3_jax.errors import InputError
 from emv3_jax.models.network import named_leaves
 from emv3_jax.models.precision import Precision
 from emv3_jax.sharding import MeshConfig
 from emv3_jax.tasks.schedule import Stage
+from emv3_jax.training import identity
 from emv3_jax.training.ndpo import reference_of
-from emv3_jax.training.settings import MIXED
+from emv3_jax.training.saving import Checkpoints
+from emv3_jax.training.settings import MIXED, NDPOConfig
 from tests.training import tiny
 
 
@@ -20,14 +23,14 @@ def _after_some_training(state):
   """A state as a few steps leave it: average, moments and weights all differ."""
   def shifted(path, leaf):
     name = jax.tree_util.keystr(path)
-    by = {"['params']": 1, "['ema']": 2, "['opt_state']": 3}
+    by = {"['params']": 1, "['ema']": 2, "['opt_state']": 3, "['calibration']": 4}
     return leaf + leaf.dtype.type(next((x for prefix, x in by.items() if name.startswith(prefix)), 0))
   return jax.tree_util.tree_map_with_path(shifted, state) | {"step": jnp.int32(2)}
 
 
-def _begun(stage: Stage):
+def _begun(stage: Stage, **fields):
   """State at the end of a first stage, and at the start of `stage`; on the host."""
-  config = tiny.config_of(Stage("first", 2), stage)
+  config = tiny.config_of(Stage("first", 2), stage, **fields)
   programs = tiny.programs_of(config)
   state = _after_some_training(programs.new_state(tiny.params_on(programs)))
   before = jax.device_get(state)
@@ -70,12 +73,38 @@ def test_moments_are_fresh_where_others_are_trained():
   assert not any(np.any(leaf) for leaf in moments.values())
 
 
-def test_negative_dpo_has_its_start_as_the_reference():
-  before, after, programs = _begun(Stage("next", 2, kind="ndpo"))
-  assert _equal(after["reference"], before["ema"]) and _equal(after["params"], before["ema"])
-  assert not any(np.any(leaf) for leaf in after["calibration"].values())
+@pytest.mark.parametrize("start, part", [("ema", "ema"), ("online", "params")])
+def test_the_reference_is_what_negatives_are_sampled_from(start, part):
+  """The average, whatever the stage starts from."""
+  before, after, programs = _begun(Stage("next", 2, kind="ndpo", start=start))
+  assert _equal(after["reference"], before["ema"]) and _equal(after["params"], before[part])
   assert "reference" not in programs.abstract_state(2)  # as the stage before left it
   assert "reference" in programs.abstract_state(3)
+
+
+@pytest.mark.parametrize("kind", ["ndpo", "dpo"])
+def test_absolute_measures_anew_in_each_stage_and_without_a_reference(kind):
+  """But paired DPO, which has one whatever the reading."""
+  before, after, _ = _begun(Stage("next", 2, kind=kind), ndpo=NDPOConfig("absolute"))
+  assert before["calibration"]["count"] == 4 and before["calibration"]["total"] == 4
+  assert not any(np.any(leaf) for leaf in after["calibration"].values())
+  assert ("reference" in after) == (kind == "dpo")
+
+
+def test_states_of_version_0_1_had_a_reference_they_did_not_use(tmp_path):
+  """What is left over in a checkpoint is left there; what is missing is told."""
+  whole = jax.NamedSharding(jax.make_mesh((1,), ("data",), devices=jax.devices()[:1]), jax.P())
+  state = {name: jax.device_put(np.arange(3.0), whole) for name in ("params", "reference")}
+  abstract = lambda *names: {
+      name: jax.ShapeDtypeStruct((3,), np.float32, sharding=whole) for name in names}
+  config = tiny.config_of()
+  with Checkpoints(tmp_path, config, identity.describe(config, {})) as checkpoints:
+    checkpoints.save(4, state, ())
+    checkpoints.wait()
+    found, _ = checkpoints.load(4, abstract("params"))
+    assert found.keys() == {"params"} and np.array_equal(found["params"], np.arange(3.0))
+    with pytest.raises(InputError, match="checkpoints/4 cannot be read"):
+      checkpoints.load(4, abstract("params", "ema"))
 
 
 def test_nothing_happens_but_where_a_stage_begins():

@@ -59,6 +59,11 @@ class Footage:
   windows: tuple[Window, ...]
   rejected: tuple[Rejection, ...] = ()
 
+  @property
+  def size(self) -> tuple[int, int]:
+    """(H, W) of its windows, in pixels."""
+    return self.framing.size
+
 
 def read_footage(clip: Clip, settings: PrepareConfig, detector: str | None = None) -> Footage:
   """Reads and checks a clip; its pictures are streamed, not kept.

@@ -9,7 +9,8 @@ from absl import logging
 from emv3_jax.errors import InputError
 
 _NEEDED = ("id", "video", "prompt")
-_OPTIONAL = ("face_box", "mouth_box")
+_OPTIONAL = ("face_box", "mouth_box", "report")
+_OF_REPORTS = ("prompt", "face_box", "mouth_box")  # what a report tells of a clip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Clip:
       `auto` (looked for in each window) or `none` (audio acts everywhere).
     mouth_box: `y1,y2,x1,x2`; empty takes the lower part of the face box.
     fault: why the line cannot be used; then the rest may be empty.
+    report: of a clip that the model made: the JSON that sampling wrote beside it, which tells the
+      prompt, the face box and all else; None for ordinary footage.
   """
 
   line: int
@@ -34,6 +37,7 @@ class Clip:
   face_box: str = "auto"
   mouth_box: str = ""
   fault: str = ""
+  report: pathlib.Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +74,7 @@ def read_manifest(path: str | pathlib.Path) -> list[Clip]:
       raise InputError(f"Manifest {path}: lines {lines_of[clip.id]} and {clip.line} both have id "
                        f"{clip.id!r}; give each clip an id of its own.")
     lines_of[clip.id] = clip.line
-    if not clip.fault and not clip.prompt.strip():
+    if not clip.fault and clip.report is None and not clip.prompt.strip():
       logging.warning("Clip %s (line %d) has an empty prompt: it teaches nothing about text.",
                       clip.id, clip.line)
   return clips
@@ -80,21 +84,40 @@ def _read_line(number: int, line: str, folder: pathlib.Path) -> Clip:
   values, fault = {}, ""
   try:
     values = json.loads(line)
-  except json.JSONDecodeError as error:
+  except (ValueError, RecursionError) as error:  # numbers and nesting beyond Python's limits too
     fault = f"not JSON: {error}"
   if not fault and not isinstance(values, dict):
     values, fault = {}, f"is {type(values).__name__}, expected a JSON object"
   found = {name: values[name] for name in _NEEDED + _OPTIONAL if values.get(name) is not None}
-  wrong = [name for name, value in found.items() if not isinstance(value, str)]
-  missing = [name for name in _NEEDED if not found.get(name) and name != "prompt" or name not in found]
+  wrong = [name for name, value in found.items() if not _is_text(value)]
+  needed = [name for name in _NEEDED if name not in _OF_REPORTS or "report" not in found]
+  missing = [name for name in needed if not found.get(name) and name != "prompt" or name not in found]
   if not fault and wrong:
-    fault = f"{wrong[0]} is {found[wrong[0]]!r}, expected a string"
+    fault = f"{wrong[0]} is {ascii(found[wrong[0]])[:60]}, expected a string"
   elif not fault and missing:
-    fault = f"{' and '.join(missing)} missing; wanted id, video and prompt"
+    fault = f"{' and '.join(missing)} missing; wanted id, video and prompt, or id, video and report"
   if fault:
     name = found.get("id")
-    return Clip(number, name if isinstance(name, str) and name else f"line {number}",
-                pathlib.Path(), "", fault=fault)
+    return Clip(number, name if _is_text(name) and name else f"line {number}", pathlib.Path(), "",
+                fault=fault)
+  if "report" in found:
+    return _read_made(number, found, folder)
   if found.get("face_box", "").endswith(".npy"):
     found["face_box"] = str(folder / found["face_box"])
   return Clip(number, **{**found, "video": folder / found["video"]})
+
+
+def _read_made(number: int, found: dict[str, str], folder: pathlib.Path) -> Clip:
+  unused = [name for name in _OF_REPORTS if name in found]
+  if unused:
+    logging.warning("Clip %s (line %d): %s of the line is not used; its report tells.",
+                    found["id"], number, " and ".join(unused))
+  return Clip(number, found["id"], folder / found["video"], "", report=folder / found["report"])
+
+
+def _is_text(value) -> bool:
+  """Whether it is a string that a file or a file's name can hold."""
+  try:
+    return isinstance(value, str) and b"\0" not in value.encode()
+  except UnicodeEncodeError:  # half of a surrogate pair
+    return False

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 import dataclasses
-import hashlib
 import json
 import pathlib
 
@@ -14,14 +13,15 @@ from emv3_jax.data import index as index_lib
 from emv3_jax.data import records
 from emv3_jax.data.index import INDEX, SHARDS, Index
 from emv3_jax.data.preparation import encoding, shards
+from emv3_jax.data.preparation.made import ENCODERS
 from emv3_jax.data.preparation.manifest import Clip
 from emv3_jax.data.preparation.settings import PrepareConfig
 from emv3_jax.errors import InputError
 from emv3_jax.io import atomic
+from emv3_jax.io.digests import file_digest
 from emv3_jax.sampling.model import Model
 
 SETTINGS, REJECTED = "settings.json", "rejected.jsonl"
-ENCODERS = ("vae", "text_encoder", "image_encoder", "audio_encoder")
 _SPEED_ONLY = ("text_batch", "image_batch", "video_batch")
 
 
@@ -62,31 +62,14 @@ def _identity(model: Model, settings: PrepareConfig) -> dict:
   """All that records depend on beside the clips; JSON-able."""
   encoders = {name: {"config": dataclasses.asdict(getattr(model.config.model, name)),
                      "precision": dataclasses.asdict(getattr(model.config.precision, name)),
-                     "digest": digest(model, name)} for name in ENCODERS}
+                     "digest": model.digest(name)} for name in ENCODERS}
   kept = {name: value for name, value in dataclasses.asdict(settings).items()
           if name not in _SPEED_ONLY}
   identity = {"schema": records.SCHEMA, "version": records.VERSION, "encoders": encoders,
               "conditions": index_lib.condition_fields(model.config.model.transformer),
               "settings": {**kept, "face_detector": model.config.face_detector,
-                           "tokenizer": _sha256(model.tokenizer_path)}}
+                           "tokenizer": file_digest(model.tokenizer_path)}}
   return json.loads(json.dumps(identity))
-
-
-def digest(model: Model, name: str) -> str:
-  """Identifies an encoder's parameters: by the files they were converted from, or, where none are
-  recorded, by the files they are stored in."""
-  if model.card is None or model.card.components[name].sources:
-    return model.digest(name)
-  total = hashlib.sha256()
-  for path in sorted((model.folder / name).rglob("*")):
-    if path.is_file():
-      total.update(f"{path.relative_to(model.folder)} {_sha256(path)}\n".encode())
-  return total.hexdigest()
-
-
-def _sha256(path: pathlib.Path) -> str:
-  with open(path, "rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _enter(folder: pathlib.Path, identity: dict, groups: int) -> None:
@@ -104,8 +87,11 @@ def _enter(folder: pathlib.Path, identity: dict, groups: int) -> None:
       raise InputError(f"{path} cannot be read: {error}; choose another --out.") from None
     faults = config_lib.differences(found, identity)
     if faults:
+      earlier = any(".digest: " in fault for fault in faults)
       raise InputError(f"{folder} was prepared with other settings (there != now): "
-                       f"{'; '.join(faults[:4])}.\nChoose another --out, or go on with the same.")
+                       f"{'; '.join(faults[:4])}.\nChoose another --out, or go on with the same"
+                       f"{' (one that version 0.1 began cannot be gone on with)' if earlier else ''}"
+                       ".")
   beyond = [note for note in (folder / SHARDS).glob("*.json") if int(note.stem) >= groups]
   if beyond:
     raise InputError(f"{folder} holds shards of a longer manifest ({groups + len(beyond)} of them, "
@@ -128,9 +114,15 @@ def _finish(model: Model, tokenizer: text_lib.Tokenizer, settings: PrepareConfig
   if not made:
     raise InputError(f"No clip could be used; the first: {rejected[0].reason}\n"
                      f"{folder / REJECTED} has all reasons.")
+  makers = sorted({digest for note in notes for digest in note.made_by})
+  if len(makers) > 1:
+    logging.warning("The clips come from different weights, as their reports tell: %s. Negatives of a "
+                    "stage should come from the weights that it starts at.",
+                    ", ".join(maker or "unknown" for maker in makers))
   empty = encoding.encode_texts(model, tokenizer, [""], 1)[""]
   index = Index(**identity, records=sum(shard.records for shard in made),
                 clips=sum(note.clips for note in notes), rejected=len(rejected),
-                dtype=settings.dtype, stride=settings.step, buckets=settings.buckets, shards=made)
+                dtype=settings.dtype, stride=settings.step, buckets=settings.buckets, shards=made,
+                made_by=", ".join(filter(None, makers)))
   index_lib.write_index(folder, index, empty)
   return index

@@ -7,6 +7,7 @@ the same clips, the shard is whole.
 from collections.abc import Iterator, Sequence
 import dataclasses
 import hashlib
+import itertools
 import json
 import pathlib
 import time
@@ -19,7 +20,9 @@ from emv3_jax.conditioning import text as text_lib
 from emv3_jax.data import records
 from emv3_jax.data.index import SHARDS, Shard
 from emv3_jax.data.preparation import encoding
+from emv3_jax.data.preparation import made as made_lib
 from emv3_jax.data.preparation.footage import Footage, Window, read_footage, stream_windows
+from emv3_jax.data.preparation.made import MadeClip
 from emv3_jax.data.preparation.manifest import Clip, Rejection
 from emv3_jax.data.preparation.settings import PrepareConfig
 from emv3_jax.data.records import Record
@@ -27,6 +30,8 @@ from emv3_jax.errors import InputError
 from emv3_jax.io import atomic
 from emv3_jax.sampling.model import Model
 from emv3_jax.tasks import masks
+
+Usable = Footage | MadeClip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +43,14 @@ class Note:
     shard: for the index; None where no clip could be used.
     clips: clips with a record.
     rejected: clips and windows that could not be used.
+    made_by: digests of the weights that made clips with a report, sorted; "" stands for unknown.
   """
 
   clips_digest: str
   shard: Shard | None
   clips: int
   rejected: tuple[Rejection, ...]
+  made_by: tuple[str, ...] = ()
 
 
 def finished(folder: pathlib.Path, number: int, clips: Sequence[Clip]) -> Note | None:
@@ -68,19 +75,19 @@ def make_shard(model: Model, tokenizer: text_lib.Tokenizer, settings: PrepareCon
     InputError: the folder cannot be written to, or the disk is full.
   """
   begin, digest = time.monotonic(), clips_digest(clips)
-  footage, rejected = _usable(model, settings, clips)
+  usable, rejected = _usable(model, settings, clips)
   file = f"{SHARDS}/{number:05d}.array_record"
   _note_path(folder, number).unlink(missing_ok=True)
   shard = None
-  if footage:
+  if usable:
     runs: dict[int, int] = {}
-    records.write_shard(folder / file,
-                        _encoded(model, tokenizer, settings, footage, runs))
+    records.write_shard(folder / file, _encoded(model, tokenizer, settings, usable, runs))
     shard = Shard(file, (folder / file).stat().st_size, tuple(runs.items()))
-  note = Note(digest, shard, len(footage), tuple(rejected))
+  makers = {clip.transformer for clip in usable if isinstance(clip, MadeClip)}
+  note = Note(digest, shard, len(usable), tuple(rejected), tuple(sorted(makers)))
   atomic.write_json(_note_path(folder, number), dataclasses.asdict(note))
   logging.info("Shard %d: %d windows of %d clips, %d rejected, %.1f s.", number,
-               shard.records if shard else 0, len(footage), len(rejected), time.monotonic() - begin)
+               shard.records if shard else 0, len(usable), len(rejected), time.monotonic() - begin)
   return note
 
 
@@ -88,7 +95,10 @@ def clips_digest(clips: Sequence[Clip]) -> str:
   """Identifies clips by their lines and by the size and time of their files."""
   told = []
   for clip in clips:
-    paths = [clip.video] + [pathlib.Path(clip.face_box)] * clip.face_box.endswith(".npy")
+    if clip.report is None:
+      paths = [clip.video] + [pathlib.Path(clip.face_box)] * clip.face_box.endswith(".npy")
+    else:
+      paths = made_lib.files_of(clip)
     stats = [path.stat() if path.is_file() else None for path in paths]
     told.append((repr(clip), [stat and (stat.st_size, stat.st_mtime_ns) for stat in stats]))
   return hashlib.sha256(repr(told).encode()).hexdigest()
@@ -99,40 +109,69 @@ def _note_path(folder: pathlib.Path, number: int) -> pathlib.Path:
 
 
 def _usable(model: Model, settings: PrepareConfig, clips: Sequence[Clip]
-            ) -> tuple[list[Footage], list[Rejection]]:
+            ) -> tuple[list[Usable], list[Rejection]]:
   """Clips that can be used, ordered by bucket, and what cannot."""
-  footage, rejected = [], []
+  usable, rejected = [], []
   for clip in clips:
     try:
-      footage.append(read_footage(clip, settings, model.config.face_detector or None))
-      rejected += footage[-1].rejected
+      if clip.report is not None:
+        usable.append(made_lib.read_made(clip, settings, model))
+        continue
+      usable.append(read_footage(clip, settings, model.config.face_detector or None))
+      rejected += usable[-1].rejected
     except InputError as error:
       rejected.append(Rejection(clip.line, clip.id, str(clip.video), None, str(error)))
   for entry in rejected:
     where = f"Clip {entry.id}" + ("" if entry.window is None else f", window {entry.window}")
     logging.warning("%s (line %d) rejected: %s", where, entry.line, entry.reason)
-  return sorted(footage, key=lambda clip: settings.sizes.index(clip.framing.size)), rejected
+  return sorted(usable, key=lambda clip: settings.sizes.index(clip.size)), rejected
 
 
 def _encoded(model: Model, tokenizer: text_lib.Tokenizer, settings: PrepareConfig,
-             footage: Sequence[Footage], runs: dict[int, int]) -> Iterator[bytes]:
+             usable: Sequence[Usable], runs: dict[int, int]) -> Iterator[bytes]:
   """Records' bytes in order; counts them by bucket in `runs`."""
-  windows = [window for clip in footage for window in clip.windows]
-  texts = encoding.encode_texts(model, tokenizer, (clip.clip.prompt for clip in footage),
+  texts = encoding.encode_texts(model, tokenizer, (clip.clip.prompt for clip in usable),
                                 settings.text_batch)
-  images = encoding.encode_images(model, windows, settings.image_batch)
-  sounds = encoding.encode_sounds(model, footage, settings)
-  conditions = dict(zip(windows, zip(images, sounds, strict=True), strict=True))
-  clip_of = {window: clip for clip in footage for window in clip.windows}
+  states = _states(model, settings, usable)
   for bucket, size in enumerate(settings.sizes):
-    same = [clip for clip in footage if clip.framing.size == size]
-    stream = (pair for clip in same for pair in stream_windows(clip, settings))
-    for window, latents in encoding.encode_videos(model, stream, settings.video_batch):
-      clip = clip_of[window]
-      image, audio = conditions[window]
-      yield records.encode(_record(clip, window, settings, latents, texts[clip.clip.prompt], image,
-                                   audio), settings.dtype)
-      runs[bucket] = runs.get(bucket, 0) + 1
+    same = [clip for clip in usable if clip.size == size]
+    for kind, clips in itertools.groupby(same, key=type):
+      made = _made_records if kind is MadeClip else _window_records
+      for record in made(model, settings, list(clips), texts, states):
+        yield records.encode(record, settings.dtype)
+        runs[bucket] = runs.get(bucket, 0) + 1
+
+
+def _states(model: Model, settings: PrepareConfig, usable: Sequence[Usable]) -> dict:
+  """(image, audio) of each window of footage, and of each clip that the model made."""
+  footage = [clip for clip in usable if isinstance(clip, Footage)]
+  made = [clip for clip in usable if isinstance(clip, MadeClip)]
+  states = {}
+  if footage:
+    windows = [window for clip in footage for window in clip.windows]
+    images = encoding.encode_images(model, windows, settings.image_batch)
+    sounds = encoding.encode_sounds(model, footage, settings)
+    states |= dict(zip(windows, zip(images, sounds, strict=True), strict=True))
+  if made:
+    states |= dict(zip(made, made_lib.encode_states(model, made), strict=True))
+  return states
+
+
+def _window_records(model: Model, settings: PrepareConfig, footage: Sequence[Footage], texts: dict,
+                    states: dict) -> Iterator[Record]:
+  clip_of = {window: clip for clip in footage for window in clip.windows}
+  stream = (pair for clip in footage for pair in stream_windows(clip, settings))
+  for window, latents in encoding.encode_videos(model, stream, settings.video_batch):
+    clip = clip_of[window]
+    yield _record(clip, window, settings, latents, texts[clip.clip.prompt], *states[window])
+
+
+def _made_records(model: Model, settings: PrepareConfig, clips: Sequence[MadeClip], texts: dict,
+                  states: dict) -> Iterator[Record]:
+  pictures = made_lib.encode_pictures(model, clips, settings.frames)
+  for clip, (latents, known) in zip(clips, pictures, strict=True):
+    yield made_lib.make_record(clip, settings.frames, latents, known, texts[clip.clip.prompt],
+                               *states[clip])
 
 
 def _record(clip: Footage, window: Window, settings: PrepareConfig, latents: np.ndarray,

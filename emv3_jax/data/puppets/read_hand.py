@@ -1,5 +1,6 @@
-"""Counting fingers: which of the hands that could be drawn explains the white that is seen?"""
+"""Finding the hand: which of those that could be drawn explains the white that is seen?"""
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -18,26 +19,46 @@ _MARGIN = 2 * _REACH
 _SHAPE = (SIZE - _TOP + _MARGIN, SIZE + _MARGIN)
 
 
-def count_fingers(video: np.ndarray) -> np.ndarray:
-  """How many fingers are held up in each frame, [F] int64; 0 where there is no hand.
+@dataclasses.dataclass(frozen=True)
+class Hand:
+  """The hand in each of F frames.
+
+  Attributes:
+    fingers: [F] int64, how many are held up, 1 to 6; 0 where there is no hand.
+    place: [F, 2] float32 (x, y) of the palm's middle in whole pixels; 0 where there is no hand.
+    lean: [F] float32, radians in steps of 8 degrees, clockwise positive; 0 where there is no hand.
+  """
+
+  fingers: np.ndarray
+  place: np.ndarray
+  lean: np.ndarray
+
+
+def find_hand(video: np.ndarray) -> Hand:
+  """The hand that is seen in each frame.
 
   The glove is the only white below the eyes. Hands of one to six fingers, sharp and blurred, in all
   leans, are laid over it in every place; the one that leaves the least squared difference tells
-  the number.
+  number, lean and place.
 
   Args:
     video: [F, 64, 64, 3] float32 in 0..255.
   """
   white = _whiteness(video[:, _TOP:])
   hands, energy = _hands()
-  counts = np.zeros(len(video), np.int64)
+  fingers = np.zeros(len(video), np.int64)
+  place, lean = np.zeros((len(video), 2), np.float32), np.zeros(len(video), np.float32)
   for i, seen in enumerate(white):
     if seen.sum() < 30:  # less than half a palm
       continue
     overlap = np.fft.irfft2(np.fft.rfft2(seen, _SHAPE) * hands, _SHAPE)
-    left = (energy - 2 * overlap).min((1, 2, 3, 4))
-    counts[i] = COUNTS[left.argmin()]
-  return counts
+    left = energy - 2 * overlap
+    count, turn, _, y, x = np.unravel_index(left.argmin(), left.shape)
+    fingers[i], lean[i] = COUNTS[count], _LEANS[turn]
+    # Places above and left of the window have wrapped around.
+    place[i] = [(at + _REACH) % side - _REACH for at, side in zip((x, y), _SHAPE[::-1], strict=True)]
+    place[i, 1] += _TOP
+  return Hand(fingers, place, lean)
 
 
 def _whiteness(pixels: np.ndarray) -> np.ndarray:

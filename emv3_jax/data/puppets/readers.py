@@ -14,7 +14,8 @@ from emv3_jax.data.puppets import backdrop, palette
 from emv3_jax.data.puppets.canvas import SIZE, Canvas
 from emv3_jax.data.puppets.face import mouth_area
 from emv3_jax.data.puppets.identities import BY_NAME
-from emv3_jax.data.puppets.read_hand import count_fingers
+from emv3_jax.data.puppets.read_gesture import name_gesture
+from emv3_jax.data.puppets.read_hand import Hand, find_hand
 from emv3_jax.errors import InputError
 
 # Windows in which a colour is found wherever the puppet may have moved to: rows, columns.
@@ -117,7 +118,22 @@ def _mouth_region(share: np.ndarray) -> np.ndarray:
 
 def fingers(video: np.ndarray) -> np.ndarray:
   """How many fingers are held up in each frame, [F] int64, 1 to 6; 0 where there is no hand."""
-  return count_fingers(_steadied(video))
+  return hand(video).fingers
+
+
+def hand(video: np.ndarray) -> Hand:
+  """The hand in each frame."""
+  return find_hand(_steadied(video))
+
+
+def gesture(video: np.ndarray, seen: Hand | None = None) -> str:
+  """The one of `clips.GESTURES` that the clip shows; it takes a second or more to tell.
+
+  Args:
+    video: [F, 64, 64, 3] uint8.
+    seen: its hand, where that was found already.
+  """
+  return name_gesture(_steadied(video), hand(video) if seen is None else seen)
 
 
 def identity(video: np.ndarray) -> str:

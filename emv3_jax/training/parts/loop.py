@@ -17,12 +17,13 @@ import optax
 from orbax.checkpoint import v1 as ocp
 
 from emv3_jax import config
-from emv3_jax.errors import InputError
+from emv3_jax.errors import InputError, Stopped
 from emv3_jax.io import atomic
 from emv3_jax.models.network import Params
 from emv3_jax.sampling.report import versions
 from emv3_jax.training import ema
 from emv3_jax.training.parts.settings import Learning
+from emv3_jax.training.stopping import StopRequests
 
 State = dict
 Loss = Callable[[Params, dict, jax.Array], tuple[jax.Array, dict]]  # (params, batch, step)
@@ -88,9 +89,13 @@ def train(state: State, step: Callable, batch_at: Callable[[int], dict], *, step
 
   Writes FOLDER/checkpoints, and FOLDER/metrics.jsonl with a line every `log_every` steps: step,
   loss and the other metrics, and the CPU seconds of the process so far.
+
+  Raises:
+    Stopped: by SIGTERM or Ctrl-C, after the step that ran and with a checkpoint of it.
   """
   policy = ocp.training.preservation_policies.LatestN(KEPT)
-  with ocp.training.Checkpointer(folder / "checkpoints", preservation_policy=policy) as saved:
+  with (StopRequests() as stop, ocp.training.Checkpointer(
+      folder / "checkpoints", preservation_policy=policy, cleanup_tmp_directories=True) as saved):
     if saved.latest is not None:
       state = saved.load(saved.latest.step, abstract_of(state))
     first = int(state["step"])
@@ -103,8 +108,11 @@ def train(state: State, step: Callable, batch_at: Callable[[int], dict], *, step
         with lines.open("a", encoding="utf-8") as file:
           file.write(json.dumps(record) + "\n")
         logging.info("%s", " ".join(f"{name} {value:.4g}" for name, value in record.items()))
-      if (index + 1) % save_every == 0 or index + 1 == steps:
+      stopped = stop.reached(index + 1) and index + 1 < steps
+      if (index + 1) % save_every == 0 or index + 1 == steps or stopped:
         saved.save(index + 1, state)
+      if stopped:
+        raise Stopped(f"after step {index + 1} of {steps}")
   return state
 
 

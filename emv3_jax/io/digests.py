@@ -1,0 +1,178 @@
+"""Digests of weights and of files: what something is, wherever and however it is kept.
+
+The digest of a component is a sha256 over its leaves, sorted by their dotted names: name, dtype,
+shape, and the sha256 of the elements in C order. How the leaves are cut into chunks and
+spread over a mesh, and which release of Orbax wrote them, has no influence.
+"""
+
+import concurrent.futures
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import time
+
+from absl import logging
+import numpy as np
+
+from emv3_jax.errors import InputError
+from emv3_jax.io.atomic import write_json
+from emv3_jax.io.model_card import ModelCard, read_model_card
+from emv3_jax.io.stored_leaves import StoredLeaf, stored_leaves
+from emv3_jax.models.network import Params, named_leaves
+
+CACHE = pathlib.Path("~/.cache/emv3_jax/digests")
+THREADS = 4  # each holds two pieces of a leaf
+_computed: dict[str, str] = {}  # as CACHE, for where that cannot be written
+
+
+def component_digest(component: str | os.PathLike) -> str:
+  """Digest, in hex, of a component's folder; 0.5 GiB of memory at most, the weights are streamed.
+
+  Raises:
+    InputError: the component cannot be read.
+  """
+  component = pathlib.Path(component).absolute()  # Orbax takes no other
+  return _together(stored_leaves(component), lambda name: _of_stored(StoredLeaf(component, name)))
+
+
+def params_digest(params: Params) -> str:
+  """As `component_digest`, of a nested dict of arrays, all of whose shards are in this process."""
+  leaves = named_leaves(params)
+  return _together(leaves, lambda name: _of_array(np.asarray(leaves[name])))
+
+
+def _together(names, of_leaf) -> str:
+  names = sorted(names)
+  with concurrent.futures.ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as threads:
+    lines = [json.dumps([name, *found]) for name, found in zip(
+        names, threads.map(of_leaf, names), strict=True)]
+  return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _of_stored(leaf: StoredLeaf) -> tuple[str, list[int], str]:
+  found = hashlib.sha256()
+  for piece in leaf.pieces():
+    found.update(_bytes(piece))
+  return str(leaf.dtype), list(leaf.shape), found.hexdigest()
+
+
+def _of_array(array: np.ndarray) -> tuple[str, list[int], str]:
+  return str(array.dtype), list(array.shape), hashlib.sha256(_bytes(array)).hexdigest()
+
+
+def _bytes(array: np.ndarray) -> np.ndarray:
+  return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def weights_digest(card: ModelCard, name: str) -> str:
+  """The digest of component `name` as it was recorded when it was written.
+
+  That of a folder of version 0.1, which has none, is computed once and kept in `CACHE`.
+
+  Raises:
+    InputError: the component is not there, not whole, or cannot be read.
+  """
+  component = card.require(name)
+  return component.digest or _remembered(card.folder / name)
+
+
+def _remembered(component: pathlib.Path) -> str:
+  key = _key(component)
+  file = CACHE.expanduser() / f"{key}.json"
+  found = _computed.get(key) or _kept(file)
+  if found is None:
+    size = sum(path.stat().st_size for path in component.rglob("*") if path.is_file())
+    logging.info("%s has no digest of its weights, as version 0.1 wrote it: reading %.2f GB for it, "
+                 "this once.", component, size / 1e9)
+    found = component_digest(component)
+    try:
+      file.parent.mkdir(parents=True, exist_ok=True)
+      write_json(file, {"component": str(component.resolve()), "digest": found})
+    except (OSError, InputError) as error:
+      logging.warning("The digest of %s is not kept for the next run: %s", component, error)
+  return _computed.setdefault(key, found)
+
+
+def _key(component: pathlib.Path) -> str:
+  """Changes when a file of the component does: from path, names, sizes and times."""
+  files = [[str(path.relative_to(component)), status.st_size, status.st_mtime_ns]
+           for path in sorted(component.rglob("*")) if path.is_file() for status in [path.stat()]]
+  return hashlib.sha256(json.dumps([str(component.resolve()), files]).encode()).hexdigest()
+
+
+def _kept(file: pathlib.Path) -> str | None:
+  try:
+    content = json.loads(file.read_text(encoding="utf-8"))
+  except (OSError, ValueError):
+    return None
+  found = content.get("digest") if isinstance(content, dict) else None
+  return found if isinstance(found, str) and found else None
+
+
+def verify_digests(folder: str | os.PathLike) -> dict[str, str]:
+  """Reads all weights of a model folder and compares their digests with those recorded.
+
+  Components of version 0.1 have none recorded and are only read.
+
+  Returns:
+    The digest of each component.
+
+  Raises:
+    InputError: weights are not those that were written, or a component is not there to the end.
+  """
+  card, begin = read_model_card(folder), time.monotonic()
+  for path in card.folder.glob("*.unfinished*"):
+    name = path.name.partition(".")[0]
+    if name not in card.components:
+      card.require(name)  # says that it is being written
+  found, unrecorded = {}, []
+  for name in sorted(card.components):
+    recorded = card.require(name).digest
+    found[name] = component_digest(card.folder / name)
+    if not recorded:
+      unrecorded.append(name)
+    elif found[name] != recorded:
+      raise InputError(
+          f"{card.folder / name}: the weights are not those that were written (digest "
+          f"{found[name][:12]}..., recorded {recorded[:12]}...).\nThe files were damaged or "
+          "replaced: copy or convert the component again.")
+  logging.info("The weights of %s have their digests: %d components in %.1f s%s.", card.folder, len(found),
+               time.monotonic() - begin,
+               f"; no digest is recorded of {', '.join(unrecorded)}" if unrecorded else "")
+  return found
+
+
+def untrained_digest(config, seed: int, name: str) -> str:
+  """Stands for the parameters that `Network.untrained` draws for component `name` from `seed`."""
+  architecture = hashlib.sha256(repr(config).encode()).hexdigest()
+  return f"untrained-{name}-{seed}-{architecture[:16]}"
+
+
+def file_digest(path: str | os.PathLike) -> str:
+  """sha256, in hex, of a file's contents; read once as long as its size and time stay.
+
+  Raises:
+    InputError: there is no such file, or it cannot be read.
+  """
+  try:
+    status = os.stat(path)
+    return _read_once(os.path.realpath(path), status.st_ino, status.st_size, status.st_mtime_ns)
+  except OSError as error:
+    raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None
+
+
+@functools.lru_cache(maxsize=4096)
+def _read_once(path: str, *_) -> str:
+  return file_digest_now(path)
+
+
+def file_digest_now(path: str | os.PathLike) -> str:
+  """sha256, in hex, of what is in a file at this moment.
+
+  Raises:
+    OSError: there is no such file, or it cannot be read.
+  """
+  with open(path, "rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,237 @@
+"""The fingerprint of a clip: one digest of everything that decides its pixels and sound.
+
+Two clips with one fingerprint differ by rounding at most. What only rounds differently (mesh, branches,
+attention backend, device, release of JAX), only costs differently, or only names things (paths, names of
+configs) is not in it, nor is a setting that the task or the variant does not use.
+
+Entries have names of their own, so that renaming a field of a config changes no fingerprint.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from emv3_jax.errors import InputError
+from emv3_jax.io.digests import file_digest
+from emv3_jax.model_config import COMPONENTS
+from emv3_jax.models.cross_attention import ALLOCATIONS
+from emv3_jax.sampling.model import Model
+from emv3_jax.sampling.settings import Request
+from emv3_jax.tasks.masks import Task
+
+VERSION = 1  # of the form of `ingredients`
+NUMERICS = 1  # to be raised when the code makes other pixels or another sound of the same
+
+
+def _fields(entries: str, path: str, names: str, **renamed: str) -> dict[str, str]:
+  """Entries that are called as their fields are today; `renamed`: entry=field where they are not."""
+  found = {name: name for name in names.split()} | renamed
+  return {f"{entries}.{entry}": f"{path}.{name}" for entry, name in found.items()}
+
+
+# entry -> path of the field; of several the first that is not None counts.
+VALUES: dict[str, str | tuple[str, ...]] = {
+    "task": "request.task",
+    "prompt": "request.prompt",
+    "negative_prompt": ("request.negative_prompt", "config.sampling.negative_prompt"),
+    "seed": ("request.seed", "config.seed"),
+    "seconds": "request.seconds",
+    "face_box": "request.face_box",
+    "paste": "request.paste",
+    "solver": "config.sampling.solver",
+    "steps": "config.sampling.steps",
+    "shift": "config.sampling.shift",
+    "solver_shift": "config.sampling.solver_shift",
+    "text_scale": "config.sampling.text_scale",
+    "audio_scale": "config.sampling.audio_scale",
+    "dynamic_text": "config.sampling.dynamic_text",
+    "dynamic_audio": "config.sampling.dynamic_audio",
+    "neg_scale": "config.sampling.neg_scale",
+    "neg_steps": "config.sampling.neg_steps",
+    "audio_gain": "config.sampling.audio_gain",
+    "allocation": "config.sampling.allocation",
+    "riflex_k": "config.sampling.riflex_k",
+    "max_area": "config.sampling.max_area",
+    "height": "config.sampling.height",
+    "width": "config.sampling.width",
+    "enlarge": "config.sampling.enlarge",
+    **_fields("network.transformer", "config.model.transformer",
+              "variant dim ffn_dim num_heads num_layers in_channels out_channels freq_dim text_dim "
+              "text_tokens image_dim image_tokens audio_dim audio_layers audio_hidden audio_tokens "
+              "eps"),
+    **_fields("network.vae", "config.model.vae",
+              "base_dim z_dim multipliers num_res_blocks temporal_downsample latent_mean "
+              "latent_std"),
+    **_fields("network.text_encoder", "config.model.text_encoder",
+              "vocab_size dim attention_dim ffn_dim num_heads num_layers num_buckets max_distance "
+              "eps"),
+    **_fields("network.image_encoder", "config.model.image_encoder",
+              "dim num_layers num_heads mlp_ratio image_size patch_size eps"),
+    **_fields("network.audio_encoder", "config.model.audio_encoder",
+              "dim ffn_dim num_layers num_heads conv_dim conv_kernels conv_strides "
+              "position_kernel position_groups eps"),
+    **{entry: path for name in COMPONENTS for entry, path in _fields(
+        f"precision.{name}", f"config.precision.{name}", "params compute").items()},
+}
+
+# Files whose contents count: entry -> path of the field that names the file.
+FILES = {
+    "file.audio": "request.audio",
+    "file.image": "request.image",
+    "file.last_image": "request.last_image",
+    "file.video": "request.video",
+    "file.face_detector": "config.face_detector",
+    "file.tokenizer": "config.tokenizer",
+}
+
+# Fields that do not decide what a clip is, and why.
+NOT_DECIDING = {
+    "config.name": "a name",
+    "config.checkpoint": "a place; the weights have digests",
+    "config.prompt_cache": "a place",
+    "config.prompt_cache_mib": "disk only",
+    "config.program_cache": "a place",
+    "config.keep_parts": "memory only",
+    "config.mesh.data": "rounding only",
+    "config.mesh.fsdp": "rounding only",
+    "config.mesh.context": "rounding only",
+    "config.mesh.tensor": "rounding only",
+    "config.mesh.attention": "rounding only",
+    "config.sampling.preset": "a name; what it sets counts",
+    "config.sampling.allow_mismatch": "allows what counts",
+    "config.sampling.attention": "rounding only",
+    "config.sampling.branches": "rounding only",
+    "config.sampling.token_blocks": "rounding only",
+    "config.sampling.max_frames": "longer clips are refused, shorter ones are the same",
+}
+
+
+def fingerprint(model: Model, request: Request) -> str:
+  """The fingerprint, in hex, of the clip that `sample(model, request)` makes.
+
+  Raises:
+    InputError: a file of the request or a network cannot be read, a network is not in the model
+      folder, or there is no such task.
+  """
+  return digest_of(ingredients(model, request))
+
+
+def digest_of(found: dict) -> str:
+  """sha256, in hex, of `ingredients`."""
+  text = json.dumps(found, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def ingredients(model: Model, request: Request) -> dict[str, Any]:
+  """What the fingerprint is the digest of: a flat, JSON-able dict.
+
+  Raises:
+    InputError: as `fingerprint`.
+  """
+  task = Task.parse(request.task)
+  roots = {"config": model.config, "request": request}
+  found = {entry: _first(roots, path) for entry, path in VALUES.items()}
+  found |= {entry: _first(roots, path) for entry, path in FILES.items()}
+  found["file.tokenizer"] = model.tokenizer_path
+  found["paste"] = found["paste"] is not False
+  allocation = ALLOCATIONS.get(found["allocation"])
+  if allocation is not None:  # by what it does
+    found["allocation"] = dataclasses.asdict(allocation)
+  found["face_box"] = _face_box(found)
+  unused = _unused(found, task)
+  used = {entry: pathlib.Path(value) if entry in FILES else value for entry, value in found.items()
+          if entry not in unused and value is not None}
+  digests = networks(model)
+  unknown = [name for name, digest in digests.items() if not digest]
+  if unknown:
+    raise InputError(f"The clip has no fingerprint: the weights of {', '.join(unknown)} are not in "
+                     "the model folder.")
+  used |= {f"weights.{name}": digest for name, digest in digests.items()}
+  return {"version": VERSION, "numerics": NUMERICS, **_plain(used)}
+
+
+def networks(model: Model) -> dict[str, str]:
+  """Digest of each of the five networks, "" of those that are not in the model folder.
+
+  Raises:
+    InputError: one of them is not whole or cannot be read.
+  """
+  return {name: model.digest(name) for name in COMPONENTS}
+
+
+def for_report(model: Model, request: Request) -> dict[str, Any]:
+  """What a report says of where its clip comes from; nothing where a network is not in the model
+  folder, but the caller's.
+
+  Raises:
+    InputError: as `fingerprint`.
+  """
+  digests = networks(model)
+  if not all(digests.values()):
+    return {}
+  found = ingredients(model, request)
+  return {"fingerprint": digest_of(found), "fingerprint_version": VERSION, "networks": digests,
+          "tokenizer": found["file.tokenizer"]}
+
+
+def _first(roots: dict, paths: str | tuple[str, ...]) -> Any:
+  for path in (paths,) if isinstance(paths, str) else paths:
+    value = functools.reduce(getattr, path.split(".")[1:], roots[path.split(".")[0]])
+    if value is not None:
+      return value
+  return None
+
+
+def _face_box(found: dict) -> Any:
+  """`auto`, `none`, four numbers, or the digest of a .npy file."""
+  source = "auto" if found["face_box"] is None else found["face_box"]
+  if source.endswith(".npy"):
+    return pathlib.Path(source)
+  try:
+    return [float(part) for part in source.split(",")]
+  except ValueError:
+    return source
+
+
+def _unused(found: dict, task: Task) -> set[str]:
+  """Entries that the task, the variant or another setting leaves without effect."""
+  preview, unused = found["network.transformer.variant"] != "flash", set()
+  guided = found["text_scale"] > 1  # at 1 or below there is no guidance of either kind
+  if not guided:
+    unused |= {"audio_scale", "dynamic_audio"}
+  if not guided or not preview:
+    unused |= {"text_scale", "dynamic_text", "neg_scale", "neg_steps", "negative_prompt"}
+  if found["neg_scale"] == 1 or found["neg_steps"] == -1:
+    unused |= {"neg_scale", "neg_steps"}
+  if found["solver"] == "euler":
+    unused.add("solver_shift")
+  unused |= {"max_area"} if found["height"] else {"height", "width"}
+  if task is not Task.LIPSYNC:
+    unused |= {"paste", "file.video"}
+  if task not in (Task.I2V, Task.FLF2V):
+    unused.add("file.image")
+  if task is not Task.FLF2V:
+    unused.add("file.last_image")
+  if task is Task.T2V or not preview and task is not Task.LIPSYNC:
+    unused.add("face_box")
+  if "face_box" in unused or found["face_box"] != "auto" or not found["file.face_detector"]:
+    unused.add("file.face_detector")
+  return unused
+
+
+def _plain(value: Any) -> Any:
+  """As JSON has it: a number is the same written 4 or 4.0, a path is what is in the file."""
+  if isinstance(value, pathlib.Path):
+    return file_digest(value)
+  if isinstance(value, dict):
+    return {key: _plain(item) for key, item in value.items()}
+  if isinstance(value, (tuple, list)):
+    return [_plain(item) for item in value]
+  if isinstance(value, np.generic):
+    value = value.item()
+  return int(value) if isinstance(value, float) and value.is_integer() else value

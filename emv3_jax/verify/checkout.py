@@ -1,0 +1,90 @@
+"""The modules of the released code, imported from a checkout of it when they are wanted."""
+
+import subprocess
+
+import torch
+
+from emv3_jax.verify.foreign import TRANSFORMER, VAE, load, made, released_transformer
+from emv3_jax.verify.libraries import Libraries, euler, wav2vec2_config
+from emv3_jax.verify.modules import Module, layer_outputs
+
+TEXT = "src.wan_text_encoder", "WanT5EncoderModel"
+IMAGE = "src.wan_image_encoder", "VisionTransformer"
+AUDIO = "src.wav2vec2", "Wav2Vec2Model"
+UNIPC = "src.fm_solvers_unipc", "FlowUniPCMultistepScheduler"
+
+
+class Checkout:
+  """The released code; see `modules.Implementation`.
+
+  Raises:
+    InputError: `folder` is no checkout, or what it needs is not installed.
+  """
+
+  hears = True
+
+  def __init__(self, folder: str, variant: str | None):
+    self._folder = folder
+    wanted = [VAE, TEXT, IMAGE, *([TRANSFORMER[variant]] if variant in TRANSFORMER else []),
+              *([AUDIO, UNIPC] if variant == "flash" else [])]
+    for module, name in wanted:
+      load(folder, module, name)
+
+  def versions(self):
+    found = subprocess.run(["git", "-C", self._folder, "rev-parse", "HEAD"], text=True,
+                           capture_output=True, check=False)
+    commit = found.stdout.strip() if found.returncode == 0 else "of unknown commit"
+    return {**Libraries().versions(), "against": f"the released code {commit}"}
+
+  def transformer(self, config):
+    module = released_transformer(self._folder, config)
+
+    def velocity(latents, known, tau, text, image, audio, face_mask):
+      frames, tokens = latents.shape[2], latents.shape[2:].numel() // 4
+      context = [list(text), audio, frames, face_mask]
+      if config.variant == "preview":
+        context.append(1.0)  # audio_scale
+      return module(x=latents, t=tau, context=context, seq_len=tokens, clip_fea=image, y=known)
+
+    return Module(module, "official", velocity)
+
+  def vae(self, config):
+    module = made(load(self._folder, *VAE), latent_channels=config.z_dim)
+    return Module(module, "official", lambda direction, x: (
+        module.encode(x).latent_dist.mode() if direction == "encode" else module.decode(x).sample))
+
+  def _text(self, config):
+    return made(load(self._folder, *TEXT), vocab=2, dim=config.dim, dim_attn=config.attention_dim,
+                dim_ffn=config.ffn_dim, num_heads=config.num_heads, num_layers=1,
+                num_buckets=config.num_buckets, shared_pos=False)
+
+  def text_layer(self, config):
+    module = self._text(config)
+    return Module(module, "official", module.blocks[0])
+
+  def text_norm(self, config):
+    module = self._text(config)
+    return Module(module, "official", module.norm)
+
+  def image_encoder(self, config):
+    holder = torch.nn.Module()
+    holder.visual = made(
+        load(self._folder, *IMAGE), image_size=config.image_size, patch_size=config.patch_size,
+        dim=config.dim, mlp_ratio=config.mlp_ratio, num_heads=config.num_heads,
+        num_layers=config.num_layers + 1, pool_type="token", activation="gelu", norm_eps=config.eps)
+    return Module(holder, "official", lambda pixels: holder.visual(pixels, use_31_block=True))
+
+  def audio_encoder(self, config, variant):
+    if variant != "flash":  # the released preview code takes transformers' as it is
+      return Libraries().audio_encoder(config, variant)
+    module = load(self._folder, *AUDIO)(wav2vec2_config(config))
+    return Module(module, "official", lambda waveform, frames: layer_outputs(
+        module.encoder.layers, lambda: module(waveform, frames, return_dict=True)))
+
+  def solver(self, settings):
+    if settings.solver == "euler":
+      return euler(settings)
+    solver = made(load(self._folder, *UNIPC), num_train_timesteps=1000,
+                  shift=settings.solver_shift, use_dynamic_shifting=False)
+    solver.set_timesteps(settings.steps, device="cpu", shift=settings.shift)
+    return solver

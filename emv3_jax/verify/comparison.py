@@ -1,0 +1,134 @@
+"""Part after part on both sides: what is compared, how the error is measured, what it may be."""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import time
+
+from absl import logging
+import numpy as np
+
+from emv3_jax.sampling import report as costs
+from emv3_jax.verify import inputs as inputs_lib
+from emv3_jax.verify.inputs import TAUS, Conditions, Inputs
+
+PARTS = ("text_encoder", "image_encoder", "audio_encoder", "vae", "transformer")
+RUN = "run"  # the sampling run, of the transformer and the VAE
+NETWORK, SAMPLING = 1e-5, 1e-4  # tolerances
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One comparison.
+
+  Attributes:
+    module: what was run.
+    error: max |ours - theirs| / max |theirs|; infinite where shapes differ or a number is none.
+    tolerance: what it may be.
+    remark: why the comparison does not hold whatever the error, or empty.
+  """
+
+  module: str
+  error: float
+  tolerance: float
+  remark: str = ""
+
+  @property
+  def holds(self) -> bool:
+    return not self.remark and self.error <= self.tolerance
+
+
+def compare(module: str, ours: np.ndarray, theirs: np.ndarray, tolerance: float) -> Row:
+  """A row for two arrays. Where theirs has one value everywhere, nothing is told and it fails."""
+  if ours.shape != theirs.shape:
+    return Row(module, float("inf"), tolerance, f"shapes {ours.shape} and {theirs.shape}")
+  ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+  if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
+    return Row(module, float("inf"), tolerance, "not finite")
+  error = float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-30))
+  told = theirs.min() < theirs.max()
+  return Row(module, error, tolerance, "" if told else "theirs has one value everywhere")
+
+
+class Comparison:
+  """Runs the parts that are asked for; `rows` and `costs` grow as it goes.
+
+  Args:
+    ours, theirs: the two sides, `ours.Ours` and `theirs.Theirs`.
+    parts: some of `PARTS` and `RUN`.
+    inputs, conditions: what they are given; states of the encoders that run replace drawn ones.
+    hears: whether theirs has the audio expert.
+  """
+
+  def __init__(self, ours, theirs, parts: Sequence[str], inputs: Inputs, conditions: Conditions,
+               hears: bool):
+    self._sides, self._parts = {"theirs": theirs, "ours": ours}, parts
+    self._inputs, self._conditions, self._hears = inputs, conditions, hears
+    self.rows: list[Row] = []
+    self.costs = costs.Report()
+
+  def run(self) -> list[Row]:
+    steps = {"text_encoder": self._text, "image_encoder": self._image,
+             "audio_encoder": self._audio, "vae": self._vae}
+    for name, step in steps.items():
+      if name in self._parts:
+        step()
+    if "transformer" in self._parts or RUN in self._parts:
+      self._transformer()
+    return self.rows
+
+  def _both(self, part: str, call: Callable) -> tuple:
+    """What `call` gives for theirs, then for ours, one side in memory at a time."""
+    found = {}
+    for name, side in self._sides.items():
+      start = time.perf_counter()
+      with self.costs.part(f"{part}, {name}"):
+        found[name] = call(side)
+      logging.info("%s, %s: %.0f s", part, name, time.perf_counter() - start)
+    return found["theirs"], found["ours"]
+
+  def _add(self, module: str, ours: np.ndarray, theirs: np.ndarray, tolerance: float) -> None:
+    self.rows.append(compare(module, ours, theirs, tolerance))
+
+  def _text(self):
+    theirs, ours = self._both("text_encoder", lambda side: side.text(self._inputs))
+    mask = self._inputs.mask
+    self._add("umT5", ours[mask], theirs[mask], NETWORK)
+    tokens = self._conditions.prompt.shape[1]
+    self._conditions.prompt, self._conditions.negative = (
+        inputs_lib.padded(states, row, tokens)
+        for states, row in zip(theirs, mask, strict=True))
+
+  def _image(self):
+    theirs, ours = self._both("image_encoder", lambda side: side.image(self._inputs))
+    self._add("CLIP", ours, theirs, NETWORK)
+    self._conditions.image = theirs
+
+  def _audio(self):
+    theirs, ours = self._both("audio_encoder", lambda side: side.audio(self._inputs))
+    self._add("wav2vec2", ours, theirs, NETWORK)
+    self._conditions.audio = inputs_lib.audio_features(theirs)
+
+  def _vae(self):
+    theirs, ours = self._both("vae encode", lambda side: side.encode(self._inputs.videos))
+    self._add("VAE encode", ours, theirs, NETWORK)
+    self._conditions.known = inputs_lib.known_latents(self._inputs, theirs[1:])
+    self._decoded("VAE decode", self._inputs.latents, self._inputs.latents, NETWORK)
+
+  def _transformer(self):
+    sample = RUN in self._parts
+    taus = TAUS if "transformer" in self._parts else ()
+    theirs, ours = self._both("transformer", lambda side: side.transformer(
+        taus, self._inputs, self._conditions, sample))
+    silent = "" if self._hears else ", audio silenced"
+    if taus:
+      self._add(f"transformer{silent}", ours[0], theirs[0], NETWORK)
+    if sample:
+      self._add(f"sampling run{silent}: latents", ours[1], theirs[1], SAMPLING)
+      self._decoded(f"sampling run{silent}: video", ours[1], theirs[1], SAMPLING)
+
+  def _decoded(self, module: str, ours: np.ndarray, theirs: np.ndarray, tolerance: float) -> None:
+    """A row for what both sides decode of their latents; theirs clamps."""
+    latents = {id(self._sides["ours"]): ours, id(self._sides["theirs"]): theirs}
+    decoded = self._both("vae decode", lambda side: side.decode(latents[id(side)]))
+    theirs, ours = (np.clip(video, -1, 1) for video in decoded)
+    self._add(module, ours, theirs, tolerance)

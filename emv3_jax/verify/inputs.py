@@ -1,0 +1,179 @@
+"""What both sides are given: a little of everything, at a small size, drawn from a seed."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+
+from emv3_jax.conditioning import audio as audio_lib
+from emv3_jax.conditioning import image as image_lib
+from emv3_jax.conditioning.text import Tokenizer
+from emv3_jax.diffusion.noise import initial_noise
+from emv3_jax.errors import InputError
+from emv3_jax.io.image_files import load_image
+from emv3_jax.model_config import ModelConfig
+from emv3_jax.models import wav2vec2
+from emv3_jax.sampling.settings import RELEASED
+from emv3_jax.tasks import masks
+
+_ASSETS = pathlib.Path(__file__).parents[1] / "assets/tiny"
+PROMPT = " ".join(["A person is speaking to the camera, calm and friendly."] * 12)  # > 128 tokens
+TEXT_STEP = 64  # tokens; what is masked beyond them changes nothing
+DRAWN_TOKENS = 192
+TAUS = (1000.0, 637.0, 12.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+  """How large the comparison is.
+
+  Attributes:
+    frames: video frames, 4k + 1.
+    height, width: in pixels, multiples of 16.
+    steps: of the sampling run.
+    seed: of whatever is drawn.
+  """
+
+  frames: int = 9
+  height: int = 64
+  width: int = 96
+  steps: int = 4
+  seed: int = 0
+
+  def __post_init__(self):
+    if self.frames < 5 or self.frames % 4 != 1:
+      raise InputError(f"--frames={self.frames}; wanted 4k + 1, at least 5.")
+    for name in ("height", "width"):
+      side = getattr(self, name)
+      if side < 32 or side % 16:
+        raise InputError(f"--{name}={side}; wanted a multiple of 16, at least 32.")
+    if self.steps < 2 or self.seed < 0:
+      raise InputError(f"--steps={self.steps}, --seed={self.seed}; at least 2 steps and seed 0.")
+
+  @property
+  def latent(self) -> tuple[int, int, int]:
+    return (self.frames - 1) // 4 + 1, self.height // 8, self.width // 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+  """Of the five networks. Arrays are float32 where nothing else is said, channels last.
+
+  Attributes:
+    ids, mask: [2, m] int32 and bool: the prompt and the negative prompt of the released settings.
+    pixels: [1, S, S, 3] for CLIP.
+    waveform: [1, n] for wav2vec2.
+    resample: number of frames that wav2vec2's tokens are resampled to (flash), or None.
+    videos: [2, F, H, W, 3] in [-1, 1]: moving pictures, and one of which only the first is known.
+    known_mask: [f, H8, W8, 4] mask channels of the latter.
+    latents: [1, f, H8, W8, 16] for the VAE's decoder, and as the transformer's noisy latents.
+    noise: of that shape, that the sampling run starts from.
+    face_mask: [1, tokens] (preview), or None.
+  """
+
+  ids: np.ndarray
+  mask: np.ndarray
+  pixels: np.ndarray
+  waveform: np.ndarray
+  resample: int | None
+  videos: np.ndarray
+  known_mask: np.ndarray
+  latents: np.ndarray
+  noise: np.ndarray
+  face_mask: np.ndarray | None
+
+
+@dataclasses.dataclass
+class Conditions:
+  """What the transformer is given; states of the encoders once they ran, drawn until then.
+
+  Attributes:
+    prompt, negative: [1, text_tokens, text_dim], zeros after the last token.
+    image: [1, image_tokens, image_dim].
+    audio: [1, 2F, d] (preview) or [1, F, 5, l, d] (flash).
+    known: [1, f, H8, W8, 20].
+  """
+
+  prompt: np.ndarray
+  negative: np.ndarray
+  image: np.ndarray
+  audio: np.ndarray
+  known: np.ndarray
+
+
+def make_inputs(config: ModelConfig, variant: str | None, tokenizer: pathlib.Path,
+                size: Size) -> Inputs:
+  """Inputs of the networks of `config`.
+
+  The portrait is that of the embedded default; the sound is drawn.
+
+  Args:
+    config: of the folder's networks.
+    variant: of its transformer.
+    tokenizer: file of the folder; token ids are drawn where there is none.
+    size: of the comparison.
+  """
+  draw = np.random.default_rng(size.seed)
+  normal = lambda *shape: draw.standard_normal(shape, np.float32)
+  text = config.text_encoder
+  if tokenizer.exists():
+    negative = RELEASED[variant or "preview"].negative_prompt
+    ids, mask = Tokenizer.load(tokenizer).tokenize([PROMPT, negative])
+    used = -(-int(mask.sum(axis=1).max()) // TEXT_STEP) * TEXT_STEP
+    ids, mask = ids[:, :used] % text.vocab_size, mask[:, :used]
+  else:
+    ids = draw.integers(0, text.vocab_size, (2, DRAWN_TOKENS)).astype(np.int32)
+    mask = np.arange(DRAWN_TOKENS) < np.array([[DRAWN_TOKENS], [17]])
+
+  picture = load_image(_ASSETS / "portrait.png")
+  side = config.image_encoder.image_size
+  pixels = image_lib.clip_pixels(picture) if side == image_lib.CLIP_SIDE else normal(side, side, 3)
+  first = image_lib.to_pixels(image_lib.resize_lanczos(picture, (size.height, size.width)))
+  moving = np.stack([np.roll(first, 2 * frame, axis=1) for frame in range(size.frames)])
+  known = masks.known_frames(masks.Task.I2V, size.frames)
+  rows, columns = size.height // 16, size.width // 16
+  face = np.zeros((rows, columns), np.float32)
+  face[:-1, 1:] = 1
+  flash = variant == "flash"
+  samples = wav2vec2.num_samples(2 * size.frames, config.audio_encoder)
+  return Inputs(
+      ids=ids, mask=mask, pixels=pixels[None], waveform=0.1 * normal(1, samples),
+      resample=size.frames if flash else None,
+      videos=np.stack([moving, masks.masked_video(moving, known)]),
+      known_mask=masks.mask_latents(known, (size.height, size.width)),
+      latents=normal(1, *size.latent, config.vae.z_dim),
+      noise=np.asarray(initial_noise(size.seed, *size.latent, config.vae.z_dim))[None],
+      face_mask=None if flash else face.reshape(1, -1))
+
+
+def make_conditions(config: ModelConfig, inputs: Inputs, size: Size) -> Conditions:
+  """Drawn conditions, of the shapes that the encoders give."""
+  draw = np.random.default_rng(size.seed + 1)
+  normal = lambda *shape: draw.standard_normal(shape, np.float32)
+  network = config.transformer
+  text = lambda: normal(1, network.text_tokens, network.text_dim)
+  if network.variant == "flash":
+    audio = normal(1, size.frames, audio_lib.WINDOW, network.audio_layers, network.audio_dim)
+  else:
+    audio = normal(1, 2 * size.frames, network.audio_dim)
+  return Conditions(
+      prompt=text(), negative=text(), image=normal(1, network.image_tokens, network.image_dim),
+      audio=audio, known=known_latents(inputs, normal(*inputs.latents.shape)))
+
+
+def padded(states: np.ndarray, mask: np.ndarray, tokens: int) -> np.ndarray:
+  """umT5's states of one prompt, [m, d], cut to its length and padded to [1, tokens, d]."""
+  result = np.zeros((1, tokens, states.shape[-1]), np.float32)
+  result[0, :mask.sum()] = states[mask]
+  return result
+
+
+def known_latents(inputs: Inputs, latents: np.ndarray) -> np.ndarray:
+  """[1, f, H8, W8, 20] of the mask and the masked video's latents [1, f, H8, W8, 16]."""
+  return np.asarray(masks.condition(inputs.known_mask[None], latents))
+
+
+def audio_features(states: np.ndarray) -> np.ndarray:
+  """What the transformer hears of wav2vec2's states: [1, a, d] as they are, [1, F, l, d] in
+  windows."""
+  return states if states.ndim == 3 else audio_lib.flash_windows(states[0])[None]

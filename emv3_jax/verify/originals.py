@@ -1,0 +1,143 @@
+"""The released files that a model folder was converted from, found again and identified."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+import dataclasses
+import hashlib
+import os
+import pathlib
+
+from absl import logging
+import numpy as np
+
+from convert.plan import Plan, identify
+from convert.sources import WEIGHT_SUFFIXES, Checkpoint
+from emv3_jax.errors import InputError
+from emv3_jax.io.model_card import ModelCard, read_model_card
+from emv3_jax.io.stored_leaves import stored_leaves
+
+
+@dataclasses.dataclass(frozen=True)
+class Original:
+  """One component as it was published, and how it is stored here.
+
+  Attributes:
+    plan: which tensor of the files is which parameter.
+    config: the network's config, that of the model folder.
+    stored: dtype of every parameter in the model folder, by our name.
+    files: {"component", "file", "bytes", "sha256"} of each file.
+  """
+
+  plan: Plan
+  config: object
+  stored: Mapping[str, np.dtype]
+  files: tuple[dict, ...]
+
+
+def read_folder(folder: str | os.PathLike, parts: Sequence[str]) -> ModelCard:
+  """The card of a model folder that can be verified.
+
+  Args:
+    folder: as `python -m convert` writes it.
+    parts: the components that are asked for.
+
+  Raises:
+    InputError: it is no such folder, is still being written, lacks a part or has one that was not
+      converted from files, or its transformer has no audio.
+  """
+  folder = pathlib.Path(folder)
+  unfinished = sorted(folder.glob("*.unfinished*")) if folder.is_dir() else []
+  if unfinished:
+    raise InputError(f"{folder} is being written, or its conversion was cut off: it has "
+                     f"{unfinished[0].name}.\nWait for `python -m convert`, or run it again.")
+  card = read_model_card(folder)
+  if "transformer" in parts and card.variant == "base":
+    raise InputError(f"{folder} holds the base model (variant base), which has no audio and is not "
+                     "sampled from.\nConvert EchoMimicV3's transformer into it, or leave the "
+                     "transformer out with --parts.")
+  for name in parts:
+    if not card.require(name).sources:
+      raise InputError(f"{folder}: its {name} was not converted from files (a training run exports "
+                       "such a folder), so there is nothing to compare it with.\nGive the folder "
+                       "that `python -m convert` wrote, or leave it out with --parts.")
+  return card
+
+
+def find_originals(card: ModelCard, parts: Sequence[str],
+                   places: Sequence[str] = ()) -> dict[str, Original]:
+  """The files of every part, by component.
+
+  A file is the one that was converted if its size and its sha256 are; names do not matter.
+
+  Args:
+    card: of the model folder.
+    parts: components whose files are wanted.
+    places: folders (or files) that are searched; the Hugging Face cache where none is given.
+
+  Raises:
+    InputError: a place does not exist, a file is not found or has changed, or it does not hold the
+      component.
+  """
+  candidates = list(_weight_files(places))
+  found, digests = {}, {}
+  for name in parts:
+    sources = card.components[name].sources
+    files = tuple(_find(source, candidates, digests, places) for source in sources)
+    config = card.components[name].config
+    plan = identify(Checkpoint(files[0].name, files, {}), name, dict(config))
+    plan.check()
+    stored = {leaf: info.dtype
+              for leaf, info in stored_leaves((card.folder / name).absolute()).items()}
+    found[name] = Original(plan, plan.config, stored, tuple(
+        {"component": name, **source} for source in sources))
+  return found
+
+
+def _weight_files(places: Sequence[str]) -> Iterator[pathlib.Path]:
+  for place in places or (_hub_cache(),):
+    place = pathlib.Path(place).expanduser()
+    if place.is_file():
+      yield place
+    elif place.is_dir():
+      for folder, _, names in os.walk(place):
+        paths = (pathlib.Path(folder, name) for name in sorted(names)
+                 if name.endswith(WEIGHT_SUFFIXES))
+        yield from (path for path in paths if path.is_file())  # the cache keeps dangling links
+    elif places:
+      raise InputError(f"--sources={place} does not exist; give the folders of the downloaded files.")
+
+
+def _hub_cache() -> str:
+  from huggingface_hub import constants  # here, because most runs name their folders
+  return constants.HF_HUB_CACHE
+
+
+def _find(source: Mapping, candidates: Iterable[pathlib.Path], digests: dict,
+          places: Sequence[str]) -> pathlib.Path:
+  """The file that `source`, an entry of the card, describes."""
+  changed = []
+  for path in candidates:
+    try:
+      size = path.stat().st_size
+      if size == source["bytes"] and _digest(path, digests) == source["sha256"]:
+        return path
+    except OSError as error:
+      raise InputError(f"{path} cannot be read ({error.strerror or error}).") from error
+    if path.name == source["file"]:
+      changed.append(f"{path} ({size} bytes)" if size != source["bytes"] else
+                     f"{path} (sha256 {_digest(path, digests)[:16]}...)")
+  wanted = f"{source['bytes']} bytes, sha256 {source['sha256'][:16]}..."
+  if changed:
+    raise InputError(f"{source['file']} is not the file that was converted ({wanted}): found "
+                     f"{', '.join(changed)}.\nGive the folder of that file with --sources, or "
+                     "convert the new one.")
+  where = ", ".join(map(str, places)) or f"the Hugging Face cache {_hub_cache()}"
+  raise InputError(f"{source['file']} ({wanted}) is not in {where}.\n"
+                   "Say where it lies: --sources=DIR[,DIR...]")
+
+
+def _digest(path: pathlib.Path, known: dict) -> str:
+  if path not in known:
+    logging.info("Reading %s (%.1f GB) for its sha256.", path.name, path.stat().st_size / 1e9)
+    with path.open("rb") as content:
+      known[path] = hashlib.file_digest(content, "sha256").hexdigest()
+  return known[path]

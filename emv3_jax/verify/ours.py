@@ -1,0 +1,106 @@
+"""This project's side: the networks of a model folder as sampling runs them, in float32."""
+
+import dataclasses
+import pathlib
+
+import jax
+import numpy as np
+
+from emv3_jax import config as config_lib
+from emv3_jax.io.model_card import ModelCard
+from emv3_jax.model_config import COMPONENTS, PrecisionConfig
+from emv3_jax.models import rope
+from emv3_jax.models.precision import FLOAT32
+from emv3_jax.sampling.denoise import Conditions as SamplingConditions
+from emv3_jax.sampling.model import Model
+from emv3_jax.sampling.settings import RELEASED, Config
+from emv3_jax.verify.inputs import Conditions, Inputs
+
+
+class Ours:
+  """One network in memory at a time; umT5 one layer at a time.
+
+  Parameters are widened to float32 as they are read: widened inside the programs, XLA's CPU
+  compiler would keep both forms.
+
+  Args:
+    card: of the model folder.
+    parts: components that are used.
+    steps: of the sampling run; its other settings are the released ones of the variant.
+    audio_gain: 0 where the other side has no audio expert.
+  """
+
+  def __init__(self, card: ModelCard, parts: list[str], steps: int, audio_gain: float):
+    settings = dataclasses.replace(
+        RELEASED[card.variant if "transformer" in parts else "preview"], steps=steps,
+        audio_gain=audio_gain, attention="blocked", branches="in_turn")
+    config = config_lib.build(Config, {
+        "name": f"{card.folder}", "model": {name: card.require(name).config for name in parts},
+        "sampling": dataclasses.asdict(settings)}, str(card.folder))
+    config = dataclasses.replace(config, precision=PrecisionConfig(
+        **dict.fromkeys(COMPONENTS, FLOAT32)))
+    self.settings, self.config = config.sampling, config.model
+    self.model = Model(config, pathlib.Path(card.folder), parts)
+
+  def text(self, inputs: Inputs) -> np.ndarray:
+    """States [b, m, dim] of the prompts; those of masked tokens mean nothing."""
+    return self.model.encode_tokens(inputs.ids, inputs.mask)
+
+  def image(self, inputs: Inputs) -> np.ndarray:
+    """States [1, m, dim]."""
+    with self.model.parameters("image_encoder") as params:
+      return self.model.encode("image_encoder", params, inputs.pixels)
+
+  def audio(self, inputs: Inputs) -> np.ndarray:
+    """[1, a, dim], or for flash those of all layers, [1, F, l, dim]."""
+    static = {} if inputs.resample is None else {"frames": inputs.resample, "layers": "all"}
+    with self.model.parameters("audio_encoder") as params:
+      return self.model.encode("audio_encoder", params, inputs.waveform, **static)
+
+  def encode(self, videos: np.ndarray) -> np.ndarray:
+    """Normalised latents [b, f, H8, W8, 16] of videos [b, F, H, W, 3]."""
+    with self.model.parameters("vae") as params:
+      return self.model.vae_encode(params, videos)
+
+  def decode(self, latents: np.ndarray) -> np.ndarray:
+    """Videos [b, F, H, W, 3], not yet clamped or rounded."""
+    network = self.model.network("vae")
+    with self.model.parameters("vae") as params:
+      run = jax.jit(lambda params, latents: network.bind(params).decode(latents))
+      return np.asarray(run(params, latents))
+
+  def transformer(self, taus, inputs: Inputs, conditions: Conditions,
+                  sample: bool) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Velocities [taus, f, H8, W8, 16] of the latents, and the latents that sampling ends with.
+
+    Args:
+      taus: timesteps in [0, 1000]; none: no velocities.
+      inputs, conditions: what the network is given.
+      sample: whether the sampling run is made.
+    """
+    with self.model.parameters("transformer") as params:
+      velocities = self._velocities(params, taus, inputs, conditions) if taus else None
+      return velocities, self._sampled(params, inputs, conditions) if sample else None
+
+  def _velocities(self, params, taus, inputs: Inputs, conditions: Conditions) -> np.ndarray:
+    network, config = self.model.network("transformer"), self.config.transformer
+    f, height, width = inputs.latents.shape[1:4]
+    table = rope.rope_table((f, height // 2, width // 2), config.head_dim)
+
+    @jax.jit
+    def run(params, sinusoid, given):
+      model = network.bind(params)
+      context = model.project(given["prompt"], given["image"], given["audio"])
+      return model(inputs.latents, given["known"], sinusoid, context, rope=table,
+                   face_mask=inputs.face_mask, audio_gain=self.settings.audio_gain)
+
+    given = dataclasses.asdict(conditions)
+    return np.concatenate([np.asarray(run(
+        params, rope.time_sinusoid(np.array([tau]), config.freq_dim), given)) for tau in taus])
+
+  def _sampled(self, params, inputs: Inputs, conditions: Conditions) -> np.ndarray:
+    found = self.model.denoiser().run(params, self.model.whole(inputs.noise), SamplingConditions(
+        text={"prompt": conditions.prompt, "negative": conditions.negative},
+        image=conditions.image, audio=conditions.audio, known=self.model.whole(conditions.known),
+        face_mask=self.model.whole(inputs.face_mask)))
+    return np.asarray(found, np.float32)

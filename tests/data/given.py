@@ -1,0 +1,67 @@
+"""What the network is given in training and in sampling; the network itself does not run."""
+
+import jax
+import numpy as np
+import pytest
+
+from emv3_jax import sharding
+from emv3_jax.sampling import clip as clip_lib
+from emv3_jax.sampling.denoise import Conditions
+from emv3_jax.sharding import MeshConfig
+from emv3_jax.training import forward as forward_lib
+from emv3_jax.training.draws import Draws
+from tests.data.preparing import close
+from tests.training import tiny
+
+
+class _Network:
+  """In the place of the transformer: keeps what it is called with."""
+
+  def bind(self, params):
+    return self
+
+  def embed_context(self, text, image, audio, *, constrain):
+    self.context = {"text": text, "image": image, "audio": audio}
+
+  def __call__(self, x, known, sinusoid, context, *, face_mask, **options):
+    self.known, self.face_mask = known, face_mask
+    return x
+
+
+def in_training(model, batch, monkeypatch) -> dict:
+  """What the forward pass of training gives the network of a batch."""
+  given = _Network()
+  monkeypatch.setattr(forward_lib.transformer, "network", lambda *_: given)
+  config = tiny.config_of(network=model.config.model.transformer)
+  forward = forward_lib.Forward(config, sharding.make_mesh(MeshConfig(), jax.devices()[:1]))
+  zeros = np.zeros_like(batch["latents"])
+  forward.velocity(None, batch, Draws(np.float32([0.5]), zeros, None), rope=None)
+  return {**given.context, "known": given.known, "face_mask": given.face_mask}
+
+
+class _Stopped(Exception):
+  pass
+
+
+def in_sampling(model, request, monkeypatch) -> Conditions:
+  """What sampling gives the network of a request."""
+  def denoise(model, inputs, conditions, progress):
+    raise _Stopped(conditions)
+
+  monkeypatch.setattr(clip_lib, "denoise", denoise)
+  with pytest.raises(_Stopped) as stopped:
+    clip_lib.sample(model, request)
+  return stopped.value.args[0]
+
+
+def check_same(training: dict, sampling: Conditions, variant: str) -> None:
+  """Checks that all conditions of a clip agree."""
+  close(training["text"], sampling.text["prompt"])
+  for name in ("image", "audio", "known"):
+    close(training[name], getattr(sampling, name))
+  if variant == "flash":
+    assert training["face_mask"] is None and sampling.face_mask is None
+  elif sampling.face_mask is None:
+    assert np.all(training["face_mask"] == 1), "None stands for everywhere"
+  else:
+    np.testing.assert_array_equal(training["face_mask"], sampling.face_mask)

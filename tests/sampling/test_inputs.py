@@ -1,0 +1,95 @@
+"""What is made of a request's files, before any network is there."""
+
+import numpy as np
+import pytest
+import soundfile
+
+from emv3_jax.conditioning import face as face_lib
+from emv3_jax.errors import InputError
+from emv3_jax.io import video_files
+from emv3_jax.sampling.inputs import Inputs, read_inputs
+from emv3_jax.sampling.settings import Request
+from tests.sampling.conftest import tiny_config
+
+
+@pytest.fixture
+def read(files):
+  """Reads the inputs of a request for a portrait with the given changes."""
+  def inputs(*overrides: str, **changes) -> Inputs:
+    config = tiny_config(*overrides)
+    values = {"audio": files["audio"], "image": files["image"], "face_box": "8,40,8,40", **changes}
+    return read_inputs(Request(**values), config, config.tokenizer)
+
+  return inputs
+
+
+@pytest.fixture
+def footage(tmp_path):
+  """Six frames of noise, 48 x 48."""
+  frames = np.random.default_rng(1).integers(0, 256, (6, 48, 48, 3), np.uint8)
+  video_files.write_video(tmp_path / "source.mp4", frames)
+  return tmp_path / "source.mp4"
+
+
+def test_the_negative_prompt_of_the_request_goes_first(read):
+  assert read("sampling.negative_prompt=bad hands").prompts["negative"] == "bad hands"
+  assert read("sampling.negative_prompt=bad hands", negative_prompt="").prompts["negative"] == ""
+  assert "negative" not in read("sampling.text_scale=1.0").prompts
+
+
+def test_the_seed_of_the_request_goes_first(read):
+  assert read("seed=5").seed == 5 and read("seed=5", seed=0).seed == 0
+
+
+def test_the_size_of_the_config_goes_first(read):
+  found = read("sampling.height=32", "sampling.width=64")
+  assert found.size == (32, 64) and found.video.shape == (5, 32, 64, 3)
+  assert found.picture.shape == (32, 64, 3) and found.face_mask.shape == (8,)
+
+
+def test_seconds_cut_the_sound(read, files):
+  whole, _ = soundfile.read(files["audio"], dtype="float32")
+  found = read(seconds=0.16)
+  samples, rate = found.sound
+  assert rate == 16000 and found.frames == 4
+  np.testing.assert_array_equal(samples[:, 0], whole[:2560])
+
+
+def test_pictures_that_the_task_does_not_use_are_refused(read, files):
+  with pytest.raises(InputError, match="Task i2v does not use last_image"):
+    read(last_image=files["last_image"])
+  with pytest.raises(InputError, match="Task flf2v needs last_image"):
+    read(task="flf2v")
+
+
+def test_what_would_not_be_used_is_refused(read):
+  with pytest.raises(InputError, match="Task i2v has no source to paste"):
+    read(paste=False)
+  with pytest.raises(InputError, match="negative prompt would not be used"):
+    read("sampling.text_scale=1.0", negative_prompt="bad hands")
+
+
+def test_lipsync_gives_all_but_the_mouth(read, footage):
+  found = read(image=None, video=footage, task="lipsync", face_box="0,48,8,40")
+  mouth = np.zeros((48, 48), bool)
+  mouth[24:, 8:40] = True
+  assert found.known.shape == (5, 48, 48) and found.source.shape == (5, 48, 48, 3)
+  np.testing.assert_array_equal(found.known, np.broadcast_to(~mouth, (5, 48, 48)))
+  np.testing.assert_array_equal(found.mouth, ~found.known)
+  assert not found.picture[mouth].any()
+  np.testing.assert_array_equal(found.picture[~mouth], found.video[0][~mouth])
+
+
+def test_a_video_s_face_is_all_that_it_covers(read, footage, monkeypatch):
+  """A face that moves a pixel down and right from frame to frame."""
+  seen = iter(range(9))
+
+  def detect(frame, model):
+    i = next(seen)
+    return face_lib.FaceBox(10 + i, 30 + i, 8 + i, 24 + i, 48, 48)
+
+  monkeypatch.setattr(face_lib, "detect_face", detect)
+  found = read(image=None, video=footage, task="lipsync", face_box="auto")
+  rows, columns = np.nonzero(found.mouth[0])
+  # Five frames in the mask; they are looked at for the mouth and again for the face mask.
+  assert (rows.min(), rows.max(), columns.min(), columns.max()) == (22, 33, 8, 27)

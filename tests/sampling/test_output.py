@@ -1,0 +1,62 @@
+"""What is written of a clip, in which order; nothing is sampled."""
+
+import json
+
+import numpy as np
+import pytest
+
+from emv3_jax.io import video_files
+from emv3_jax.io.audio_files import read_audio
+from emv3_jax.sampling import output
+from emv3_jax.sampling.clip import Clip
+from tests.io.metadata import metadata_of
+
+
+def clip(enlarge: int = 1, level: int = 90) -> Clip:
+  time = np.arange(3200) / 16000
+  return Clip(
+      frames=np.full((5, 32, 48, 3), level, np.uint8), fps=25, latents=np.ones((2, 4, 6, 16), np.float32),
+      sound=(0.5 * np.sin(2 * np.pi * 300 * time, dtype=np.float32)[:, None], 16000),
+      report={"seed": 7, "config": {"name": "tiny", "sampling": {"enlarge": enlarge}}})
+
+
+def test_what_is_written_beside_each_other(tmp_path):
+  video = tmp_path / "clip.mp4"
+  output.write(clip(), video, save_latents=True)
+  assert {path.name for path in tmp_path.iterdir()} == {"clip.mp4", "clip.json", "clip.latents.npy"}
+  samples, rate = read_audio(video)
+  assert rate == 16000 and abs(len(samples) - 3200) <= 1
+  wanted, _ = clip().sound
+  assert np.corrcoef(samples[:3100, 0], wanted[:3100, 0])[0, 1] > 0.98
+  assert metadata_of(video).items() >= {"synthetic": True, "seed": 7, "model": "tiny"}.items()
+  report = json.loads((tmp_path / "clip.json").read_text())
+  assert report["video"]["bytes"] == video.stat().st_size
+  assert report["latents"]["bytes"] == (tmp_path / "clip.latents.npy").stat().st_size
+
+
+@pytest.mark.parametrize("enlarge", [1, 3])
+def test_pictures_are_enlarged_as_the_settings_say(tmp_path, enlarge):
+  output.write(clip(enlarge), tmp_path / "clip.mp4")
+  size = enlarge * 32, enlarge * 48
+  assert video_files.read_video(tmp_path / "clip.mp4").frames.shape == (5, *size, 3)
+
+
+def test_the_json_comes_last(tmp_path, monkeypatch):
+  """So that a process that is killed in between leaves none."""
+  written, write_video = [], video_files.write_video
+
+  def note(path, *args, **options):
+    assert not (tmp_path / "clip.json").exists()
+    written.append(path)
+    write_video(path, *args, **options)
+
+  monkeypatch.setattr(video_files, "write_video", note)
+  for _ in range(2):
+    output.write(clip(), tmp_path / "clip.mp4")
+  assert len(written) == 2 and (tmp_path / "clip.json").exists()
+
+
+def test_latents_of_another_clip_do_not_stay(tmp_path):
+  output.write(clip(), tmp_path / "clip.mp4", save_latents=True)
+  output.write(clip(level=20), tmp_path / "clip.mp4")
+  assert {path.name for path in tmp_path.iterdir()} == {"clip.mp4", "clip.json"}

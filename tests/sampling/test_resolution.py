@@ -1,0 +1,177 @@
+"""Where settings come from: command line > config > preset > model.json > code."""
+
+import dataclasses
+import json
+
+from absl import logging
+import pytest
+
+from configs import tiny, train_sft_480p, train_tiny
+import emv3_jax
+from emv3_jax.config import build
+from emv3_jax.errors import InputError
+from emv3_jax.io import digests
+from emv3_jax.io.model_card import ModelCard, SamplingCard, read_model_card
+from emv3_jax.sampling import inputs, resolution
+from emv3_jax.sampling.model import load
+from emv3_jax.sampling.resolution import MUST_MATCH, RECOMMENDED, resolve
+from emv3_jax.sampling.settings import PRESETS, RELEASED, Request, SamplingConfig, field_names
+from emv3_jax.training import settings as training
+from emv3_jax.training.exporting import sampling_card
+import run_sample
+from tests.sampling.conftest import TINY, tiny_config
+
+ASSETS = TINY.parents[1] / "emv3_jax/assets/tiny"
+
+
+def card(tmp_path, sampling=None, variant="preview", name="mine") -> ModelCard:
+  return ModelCard(tmp_path, variant, {}, name, sampling)
+
+
+WISHES = SamplingCard({"allocation": "phased"}, {"steps": 10, "text_scale": 2.0, "shift": 3.0})
+
+
+def test_each_place_gives_way_to_those_before_it(tmp_path):
+  given = SamplingConfig(steps=7, audio_scale=1.5, preset="paper")
+  found = resolve(given, "preview", card(tmp_path, WISHES), {"sampling.steps", "seed"})
+  settings, origins = found.settings, found.origins
+  assert (settings.steps, origins["steps"]) == (7, "command line")
+  assert (settings.audio_scale, origins["audio_scale"]) == (1.5, "config")
+  assert (settings.text_scale, origins["text_scale"]) == (3.0, "preset paper")
+  assert (settings.shift, origins["shift"]) == (3.0, "model.json")
+  assert (settings.allocation, origins["allocation"]) == ("phased", "model.json")
+  assert (settings.solver, origins["solver"]) == ("euler", "code")
+  assert set(origins) == set(field_names()) and not found.mismatches
+  assert None not in dataclasses.astuple(settings)
+  again = resolve(settings, "preview", card(tmp_path, WISHES))
+  assert again.settings == settings, "resolving twice changes nothing"
+
+
+def test_a_model_goes_by_its_own_name(tmp_path):
+  config = emv3_jax.Config("theirs")
+  for own, name in ((card(tmp_path), "mine"), (card(tmp_path, name=""), "theirs"), (None, "theirs")):
+    assert resolution.resolve_config(config, own)[0].name == name
+
+
+def test_every_field_has_its_place():
+  of_the_run = set(field_names()) - set(RECOMMENDED) - set(MUST_MATCH)
+  assert of_the_run == {"attention", "branches", "token_blocks"}
+  assert all(set(values) == set(field_names()) for values in RELEASED.values())
+  assert PRESETS["paper"]["preview"]["text_scale"] == 3 and (
+      PRESETS["paper"]["preview"]["audio_scale"] == 9)
+
+
+def test_a_setting_that_must_match_the_training_is_held(tmp_path):
+  with pytest.raises(InputError, match="'released' \\(command line\\).*trained with 'phased'"):
+    resolve(SamplingConfig(allocation="released"), "preview", card(tmp_path, WISHES),
+            {"sampling.allocation"})
+  allowed = SamplingConfig(allocation="released", allow_mismatch=True)
+  found = resolve(allowed, "preview", card(tmp_path, WISHES))
+  assert found.settings.allocation == "released"
+  assert found.mismatches == {"allocation": {"model": "phased", "used": "released"}}
+
+
+@pytest.mark.parametrize("wishes, said", [
+    (SamplingCard({}, {"stepz": 3}), "did you mean 'steps'"),
+    (SamplingCard({}, {"steps": "3"}), "expected int"),
+    (SamplingCard({"steps": 3}, {}), "known: allocation"),
+    (SamplingCard({}, {"attention": "xla"}), "does not know"),
+])
+def test_a_model_json_that_is_wrong(tmp_path, wishes, said):
+  with pytest.raises(InputError, match=said):
+    resolve(SamplingConfig(), "preview", card(tmp_path, wishes))
+
+
+@pytest.mark.parametrize("name, value", [
+    ("steps", 0), ("steps", 1001), ("shift", 0.0), ("shift", float("nan")), ("solver_shift", -1.0),
+    ("text_scale", float("inf")), ("audio_scale", float("nan")), ("neg_scale", -0.5),
+    ("neg_steps", -2), ("audio_gain", float("-inf")), ("riflex_k", -1), ("token_blocks", -1),
+    ("max_frames", -3), ("max_area", 0), ("enlarge", 0), ("enlarge", 65)])
+def test_settings_out_of_range_are_refused(name, value):
+  with pytest.raises(InputError, match=f"sampling.{name} is .* at least"):
+    SamplingConfig(**{name: value})
+
+
+def test_a_riflex_frequency_that_the_network_does_not_have():
+  with pytest.raises(InputError, match="riflex_k is 99; this network has .* temporal frequencies"):
+    load(config=tiny_config("sampling.riflex_k=99"))
+
+
+def test_presets_that_are_none(tmp_path):
+  with pytest.raises(InputError, match="known: released, paper"):
+    SamplingConfig(preset="papr")
+  with pytest.raises(InputError, match="is for preview, this model is flash"):
+    resolve(SamplingConfig(preset="paper"), "flash")
+
+
+def test_a_folder_of_the_first_release_is_told(tmp_path, caplog):
+  with caplog.at_level(logging.WARNING):
+    resolution.warn_of_old_card(card(tmp_path))
+  assert "version 0.1" in caplog.text and "allocation" in caplog.text
+
+
+def test_a_trained_model_says_how_it_was_trained(tmp_path):
+  config = build(training.Config, train_sft_480p.get_config())
+  made = sampling_card(dataclasses.replace(config, checkpoint="untrained"))
+  assert made.must_match == {"allocation": "phased"} and made.recommended == {}
+  assert made.precision["transformer"] == {"params": "bfloat16", "compute": "bfloat16"}
+  settings = resolve(SamplingConfig(), "preview", card(tmp_path, made)).settings
+  assert (settings.allocation, settings.steps) == ("phased", 25)
+  with pytest.raises(InputError, match="loss.allocation"):
+    dataclasses.replace(config, sampling=SamplingConfig(allocation="released"))
+  # What it starts from recommends, where the config does not.
+  config = dataclasses.replace(build(training.Config, train_tiny.get_config()),
+                               checkpoint=str(ASSETS / "model"), sampling=SamplingConfig(steps=3))
+  made = sampling_card(config)
+  assert made.recommended["steps"] == 3 and made.recommended["audio_scale"] == 1.8
+
+
+def test_the_default_and_its_training_agree():
+  """The folder that ships recommends what configs/train_tiny.py writes."""
+  made = sampling_card(build(training.Config, train_tiny.get_config()))
+  shipped = read_model_card(ASSETS / "model")
+  assert shipped.name == "tiny" and shipped.sampling.must_match == made.must_match
+  assert shipped.sampling.recommended == made.recommended
+  assert {name: value["compute"] for name, value in shipped.sampling.precision.items()} == {
+      name: value["compute"] for name, value in made.precision.items()}
+  assert all(part.digest for part in shipped.components.values())
+  digests.verify_digests(ASSETS / "model")
+
+
+def test_load_takes_all_from_the_folder():
+  model = emv3_jax.load(ASSETS / "model")
+  settings = model.config.sampling
+  assert model.config.name == "tiny"
+  assert (settings.steps, settings.text_scale, settings.allocation, settings.enlarge) == (
+      10, 1.05, "phased", 6)
+  assert model.config.precision.transformer.compute == "float32"
+  assert model.denoiser().settings == settings
+  with_config = load(config=build(emv3_jax.Config, tiny.get_config()))
+  assert dataclasses.replace(with_config.config.sampling, attention="auto") == settings
+
+
+def test_print_config_names_origins(capsys):
+  flags = [f"--config={TINY}", "--config.sampling.steps=3", "--config.seed=9", "--print_config"]
+  assert run_sample.main(flags) == 0
+  told = json.loads(capsys.readouterr().out)
+  origins = told.pop("origins")
+  assert told["sampling"]["steps"] == 3 and told["sampling"]["text_scale"] == 1.05
+  assert origins["sampling.steps"] == "command line" and origins["seed"] == "command line"
+  assert origins["sampling.text_scale"] == "model.json"
+  assert origins["sampling.attention"] == "config" and origins["sampling.riflex_k"] == "code"
+  assert origins["keep_parts"] == "config" and origins["face_detector"] == "code"
+
+
+@pytest.mark.parametrize("variant, settings, request_, said", [
+    ("flash", {}, Request("a", negative_prompt="x"), "flash is not guided by text"),
+    ("preview", {"text_scale": 1.0}, Request("a", negative_prompt="x"), "text_scale=1"),
+    ("flash", {}, Request("a", face_box="1,2,3,4"), "flash has no face mask"),
+    ("preview", {}, Request("a", task="t2v", face_box="auto"), "t2v has no picture"),
+    ("preview", {}, Request("a", paste=False), "no source to paste"),
+])
+def test_what_would_not_be_used_is_refused(variant, settings, request_, said):
+  with pytest.raises(InputError, match=said):
+    inputs._check_used(request_, variant == "flash",
+                       SamplingConfig(**settings).completed(variant))
+  used = Request("a", task="lipsync", face_box="1,2,3,4", paste=False)
+  inputs._check_used(used, variant == "flash", SamplingConfig().completed(variant))

@@ -1,0 +1,119 @@
+"""Every setting of the denoising reaches the network; what the network computes is stood in for."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from emv3_jax.diffusion.schedules import dpmpp_schedule, unipc_schedule
+from emv3_jax.models import rope, transformer
+from emv3_jax.models.cross_attention import ALLOCATIONS
+from emv3_jax.sampling.denoise import Conditions, Denoiser
+from emv3_jax.sampling.settings import SamplingConfig
+
+CONFIG = transformer.TransformerConfig(dim=48, num_heads=2, num_layers=1, freq_dim=8)
+SHAPE = (1, 3, 4, 6, 16)
+
+
+class Listener:
+  """In place of the network: notes what it is called with, and predicts what `answer` says."""
+
+  def __init__(self, answer=lambda context: jnp.zeros(len(context))):
+    self.calls, self._answer = [], answer
+
+  def bind(self, params):
+    return self
+
+  def project(self, text, image, audio):
+    return text[:, 0, 0] + 10 * audio[:, 0, 0]
+
+  def __call__(self, latents, known, sinusoid, context, **options):
+    self.calls.append({"sinusoid": sinusoid, "known": known, **options})
+    return self._answer(context)[:, None, None, None, None] + 0 * latents
+
+
+def conditions_of() -> Conditions:
+  """Text is 1 for the prompt and 2 for the negative one, the voice 3."""
+  states = lambda value: np.full((1, 4, 2), value, np.float32)
+  return Conditions(text={"prompt": states(1), "negative": states(2)}, image=states(0),
+                    audio=states(3), known=np.zeros((*SHAPE[:-1], 20), np.float32),
+                    face_mask=np.ones((1, 6), np.float32))
+
+
+def heard(network=None, **settings) -> tuple[list[dict], np.ndarray]:
+  """What the network was called with in each step, and the latents in the end."""
+  network = network or Listener()
+  denoiser = Denoiser(network, CONFIG, SamplingConfig(**{"steps": 2, **settings}))
+  with jax.disable_jit():
+    latents = denoiser.run({}, np.zeros(SHAPE, np.float32), conditions_of())
+  return network.calls, np.asarray(latents)
+
+
+@pytest.mark.parametrize("gain", [1.0, 0.25])
+def test_the_gain_of_the_audio(gain):
+  assert [call["audio_gain"] for call in heard(audio_gain=gain)[0]] == [gain, gain]
+
+
+@pytest.mark.parametrize("name", ["released", "phased", "a"])
+def test_the_allocation(name):
+  calls, _ = heard(allocation=name, steps=3)
+  taus = Denoiser(Listener(), CONFIG, SamplingConfig(steps=3)).solver.schedule.taus
+  for call, want in zip(calls, ALLOCATIONS[name].weights(taus), strict=True):
+    np.testing.assert_allclose(call["modality_weights"], np.broadcast_to(want, (3, 3)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("k", [0, 2])
+def test_riflex(k):
+  want = rope.rope_table((3, 2, 3), 24, rope.Riflex(k, 3) if k else None)
+  for call in heard(riflex_k=k)[0]:
+    np.testing.assert_array_equal(call["rope"][0], want[0])
+  assert (np.abs(want[0] - rope.rope_table((3, 2, 3), 24)[0]).max() > 0) == bool(k)
+
+
+def test_the_network_is_told_the_solver_s_tau():
+  calls, _ = heard(solver="unipc", shift=3.0, solver_shift=2.0, steps=4)
+  solver = Denoiser(Listener(), CONFIG, SamplingConfig(
+      solver="unipc", shift=3.0, solver_shift=2.0, steps=4)).solver
+  for call, tau in zip(calls, solver.schedule.taus, strict=True):
+    np.testing.assert_array_equal(call["sinusoid"], np.broadcast_to(
+        rope.time_sinusoid(tau, 8), (3, 8)))
+
+
+def test_the_solver_s_shifts_are_the_settings():
+  for name, schedule in (("unipc", unipc_schedule), ("dpmpp", dpmpp_schedule)):
+    denoiser = Denoiser(Listener(), CONFIG, SamplingConfig(
+        solver=name, steps=4, shift=3.0, solver_shift=2.0))
+    np.testing.assert_array_equal(denoiser.solver.schedule.sigmas, schedule(4, 3.0, 2.0).sigmas)
+
+
+def test_the_face_mask_reaches_the_network():
+  for call in heard()[0]:
+    np.testing.assert_array_equal(call["face_mask"], np.ones((3, 6)))
+
+
+@pytest.mark.parametrize("branches", ["batched", "in_turn"])
+def test_guidance_mixes_what_the_branches_predict(branches):
+  """A constant velocity v takes the latents from 0 to -v sigma_0."""
+  _, latents = heard(Listener(lambda context: context), branches=branches, text_scale=4.0,
+                     audio_scale=3.0, dynamic_text=False, dynamic_audio=False, neg_scale=1.0)
+  un, text, full = 2, 1, 1 + 10 * 3
+  np.testing.assert_allclose(latents, -(un + 4 * (text - un) + 3 * (full - text)), rtol=1e-5)
+
+
+def test_the_negative_prompt_is_scaled_step_by_step():
+  seen = []
+  network = Listener()
+  project = network.project
+  network.project = lambda text, image, audio: (
+      seen.append(text[:, 0, 0].tolist()), project(text, image, audio))[1]
+  heard(network, steps=4, neg_scale=1.5, neg_steps=1)
+  assert seen == [[3.0, 1, 1], [4.5, 1, 1]], "projected where it changes"
+
+
+@pytest.mark.parametrize("tokens, wanted, blocks", [
+    ((3, 4, 6), 0, 1), ((3, 4, 6), 4, 6), ((29, 96, 96), 0, 9)])
+def test_token_blocks_divide_the_positions(tokens, wanted, blocks):
+  denoiser = Denoiser(types.SimpleNamespace(), CONFIG, SamplingConfig(token_blocks=wanted))
+  assert denoiser._token_blocks((1, *tokens, 16)) == blocks
