@@ -7,6 +7,7 @@ import pytest
 from benchmarks import __main__ as benchmarks
 from benchmarks import cases, ours, report, turns
 from emv3_jax.errors import InputError
+from tests.compiler import QUICK_FLAGS
 
 COMPARISON = turns.Comparison(
     "vae_decode", turns.Side("ours", 7.0, cpu=[3.0, 2.0, 9.0], wall=[1.5, 1.0, 4.0]),
@@ -29,7 +30,7 @@ def test_evidence_keeps_every_round():
 
 
 def test_workers_take_turns(monkeypatch):
-  monkeypatch.delenv("XLA_FLAGS", raising=False)  # the tests' eight devices
+  monkeypatch.setenv("XLA_FLAGS", QUICK_FLAGS)  # without the tests' eight devices
   result = turns.compare("transformer", "small", "ours", "ours", rounds=2, cores=1)
   for side in (result.a, result.b):
     assert len(side.cpu) == len(side.wall) == 2

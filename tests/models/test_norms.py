@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from emv3_jax.models.norms import LayerNorm, RMSNorm, modulated_norm
-from emv3_jax.models.precision import BFLOAT16, FLOAT32
+from emv3_jax.models.precision import FLOAT32, Precision
 
 
 def _standard(x, eps):
@@ -39,7 +39,7 @@ def test_modulation(rng):
 
 def test_half_precision_is_normalised_in_float32(rng):
   x = jnp.asarray(100 + rng.normal(size=(1, 3, 512)), jnp.bfloat16)
-  norm = LayerNorm(512, eps=1e-6, precision=BFLOAT16)
+  norm = LayerNorm(512, eps=1e-6, precision=Precision("bfloat16", "bfloat16"))
   got = norm(x)
   assert got.dtype == jnp.bfloat16
   np.testing.assert_allclose(np.float32(got), _standard(np.float32(x), 1e-6), rtol=2 ** -8, atol=1e-5)
@@ -47,7 +47,7 @@ def test_half_precision_is_normalised_in_float32(rng):
 
 def test_the_gain_acts_on_what_was_rounded(rng):
   """So were the released weights run."""
-  norm = RMSNorm(64, eps=1e-6, precision=BFLOAT16)
+  norm = RMSNorm(64, eps=1e-6, precision=Precision("bfloat16", "bfloat16"))
   norm.scale[...] = jnp.asarray(1 + 0.3 * rng.normal(size=64), jnp.bfloat16)
   x = jnp.asarray(rng.normal(size=(4, 64)), jnp.bfloat16)
   x32 = np.float32(x)
