@@ -242,8 +242,12 @@ def train(config: Config, workdir: pathlib.Path, *, speed: Speed | None = None,
       if first is not None:
         processes.together(lambda: checkpoints.check(first))
       missing = None if (first or 0) >= config.last_step else run.missing(first or 0)
-      if missing and (first is not None or not missing.negative):
-        return _waiting(config, first or 0, missing)
+      if missing and first is not None:
+        return _waiting(config, first, missing)
+      if missing and not missing.negative:  # nothing was done that could go on: a wrong path
+        raise InputError(f"{str(missing).capitalize()}, where there is no dataset.\nMake one with python -m "
+                         f"emv3_jax.data.prepare --out={missing.folder} (docs/data.md), or correct "
+                         "--config.data.")
       state, first = run.start(checkpoints)
       if processes.is_first():
         write_json(workdir / "config.json", run.description)

@@ -55,9 +55,10 @@ def read_folder(folder: str | os.PathLike, parts: Sequence[str]) -> ModelCard:
                      "sampled from.\nConvert EchoMimicV3's transformer into it, or leave the "
                      "transformer out with --parts.")
   for name in parts:
-    if not card.require(name).sources:
-      raise InputError(f"{folder}: its {name} was not converted from files (a training run exports "
-                       "such a folder), so there is nothing to compare it with.\nGive the folder "
+    files = [source["file"] for source in card.require(name).sources]
+    if not files or not all(file.endswith(WEIGHT_SUFFIXES) for file in files):
+      raise InputError(f"{folder}: its {name} was not converted from files but comes from a "
+                       "training run, so there is nothing to compare it with.\nGive the folder "
                        "that `python -m convert` wrote, or leave it out with --parts.")
   return card
 

@@ -108,7 +108,7 @@ def test_what_is_there_is_checked_at_once(folder, programs, negatives, tmp_path)
 def test_a_first_stage_that_unlearns_needs_no_data(folder, negatives, tmp_path, monkeypatch):
   """Its negatives come from the weights that the run starts from."""
   monkeypatch.setattr(loop.Run, "after", lambda *_: None)
-  monkeypatch.setattr(loop.Run, "step", 
+  monkeypatch.setattr(loop.Run, "step",
                       lambda _, state, step, batches: (batches.take(step), state)[1])
   config = dataclasses.replace(config_of(folder, log_every=9), stages=stages_of(folder)[1:],
                                data=str(tmp_path / "data"))
@@ -132,17 +132,25 @@ def test_processes_agree(folder, programs, monkeypatch, tmp_path):
   assert run.missing(0) == Need(str(folder / "data"), 0, "learn", negative=False)
 
 
-def test_the_command_line_says_how_to_go_on(folder, tmp_path, caplog):
-  """And exits with 75, before it loads any weights where data are missing."""
-  config = dataclasses.replace(config_of(folder), data=str(tmp_path / "da ta"))
-  path = runs.write_config(config, tmp_path / "config.py")
-  work = tmp_path / "w"
-  arguments = [f"--config={path}", f"--workdir={work}", "--config.program_cache=",
-               "--config.mesh.data=4", "--config.mesh.tensor=2"]
+def command_line_of(folder, tmp_path, **fields) -> list[str]:
+  path = runs.write_config(dataclasses.replace(config_of(folder), **fields), tmp_path / "config.py")
+  return [f"--config={path}", f"--workdir={tmp_path / 'w'}", "--config.program_cache=",
+          "--config.mesh.data=4", "--config.mesh.tensor=2"]
+
+
+def test_the_command_line_says_how_to_go_on(folder, tmp_path, caplog, monkeypatch):
+  missing = Need(str(tmp_path / "da ta"), 1, "hands", negative=True)
+  monkeypatch.setattr(loop, "train", lambda *_, **__: loop.Outcome(2, True, missing))
   with caplog.at_level(std_logging.INFO):
-    assert run_train.main(arguments) == 75
-  assert (f"--checkpoint={folder}/weights --manifest=clips.jsonl '--out={tmp_path}/da ta'"
-          in caplog.text)
+    assert run_train.main(command_line_of(folder, tmp_path)) == 75
+  assert f"--manifest={tmp_path}/w/stage_1/clips.jsonl '--out={tmp_path}/da ta'" in caplog.text
+
+
+def test_a_run_does_not_begin_without_its_data(folder, tmp_path):
+  """There is nothing yet that could go on: the path is wrong, or nothing was prepared."""
+  with pytest.raises(InputError, match="learns from .*absent, where there is no dataset.\nMake one"):
+    run_train.main(command_line_of(folder, tmp_path, data=str(tmp_path / "absent")))
+  assert not (tmp_path / "w/checkpoints").exists() or not list((tmp_path / "w/checkpoints").iterdir())
 
 
 def test_negatives_are_prepared_as_the_data_are(folder):

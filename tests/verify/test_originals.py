@@ -1,10 +1,12 @@
 """Files are found again by what is in them; folders and files that do not fit are named."""
 
 import json
+import pathlib
 import shutil
 
 import pytest
 
+import emv3_jax
 from emv3_jax.errors import InputError
 from emv3_jax.io.model_card import CARD
 from emv3_jax.verify import originals
@@ -101,6 +103,12 @@ def test_an_export_of_training_has_nothing_to_compare_with(own_text_model):
   edit_card(model, lambda card: card["components"]["text_encoder"].update(sources=[]))
   with pytest.raises(InputError, match="its text_encoder was not converted from files"):
     originals.read_folder(model, PARTS)
+
+
+def test_the_embedded_default_was_trained_here():
+  folder = pathlib.Path(emv3_jax.__file__).parent / "assets/tiny/model"
+  with pytest.raises(InputError, match="its text_encoder was not converted from files"):
+    originals.read_folder(folder, PARTS)
 
 
 def test_the_base_model_is_refused(own_text_model):

@@ -67,6 +67,19 @@ def test_a_module_of_the_files_names_has_their_values(models):
     np.testing.assert_array_equal(got[name], tensor, err_msg=name)
 
 
+def test_pickled_files_are_read_as_well(tmp_path):
+  tensors = small_model.random_tensors("text_encoder")
+  (tmp_path / "sources").mkdir()
+  torch.save({name: torch.from_numpy(tensor.astype(np.float32)).bfloat16()
+              for name, tensor in tensors.items()}, tmp_path / "sources/models_t5.pth")
+  small_model.add(tmp_path / "model", tmp_path / "sources", "text_encoder")
+  card = originals.read_folder(tmp_path / "model", ["text_encoder"])
+  found = originals.find_originals(card, ["text_encoder"], [str(tmp_path)])["text_encoder"]
+  got = fill(module_of(shapes_of("text_encoder", "official")), found, "text_encoder", "official")
+  for name, tensor in tensors.items():
+    np.testing.assert_array_equal(got[name], tensor.astype(np.float32), err_msg=name)
+
+
 def test_fused_tensors_are_parted_for_other_names(models):
   original, tensors = models["image_encoder"]
   got = fill(module_of(shapes_of("image_encoder", "transformers")), original, "image_encoder",
