@@ -132,6 +132,7 @@ def test_resumed_within_a_stage_it_says_the_same(cycle, tmp_path):
   kept = lambda: sorted(path.name for path in (tmp_path / "stage_start").iterdir())
   assert kept() == ["0", "45"]
   loop.train(upto(50), tmp_path, programs=programs)
+  loop.train(config, workdir, programs=programs)  # where that is not done yet
   share = lambda folder: [line["ema_share"] for line in runs.told(folder) if line["step"] == 45]
   assert share(tmp_path) == share(workdir)
   loop.train(upto(52), tmp_path, programs=programs)

@@ -55,6 +55,13 @@ def test_beginnings_are_kept_that_the_newest_whole_checkpoint_goes_back_to(lates
   assert (found, saved) == (forgotten, [10])
 
 
+def test_a_run_that_waits_has_stopped(caplog):
+  need = Need("hands", 2, "hands", negative=True)
+  with caplog.at_level(std_logging.WARNING):
+    assert loop._waiting(tiny.config_of(*STAGES), 8, need) == loop.Outcome(8, True, need)
+  assert "Stopped at step 8 of 12: stages.2 ('hands') takes its negatives from hands" in caplog.text
+
+
 @pytest.mark.parametrize("last_step, missing, end", [
     (12, {2}, 8), (12, {1, 2}, 4), (12, set(), 12), (6, {2}, 6), (8, {2}, 8)])
 def test_a_run_is_ready_up_to_what_is_missing(last_step, missing, end):
