@@ -22,6 +22,12 @@ def test_face_masks_match_golden():
     assert np.flatnonzero(mask).tolist() == want["ones_idx"] and mask.sum() == want["sum"]
 
 
+def test_the_mask_is_scaled_alike_along_both_axes():
+  """By the root of the areas' ratio, 0.32 here, though the height shrinks to 0.64."""
+  mask = face.face_mask(FaceBox(0, 100, 100, 400, 100, 400), (64, 64)).reshape(4, 4)
+  np.testing.assert_array_equal(np.argwhere(mask), [[0, 2], [0, 3], [1, 2], [1, 3]])
+
+
 def test_face_smaller_than_a_token_is_refused():
   with pytest.raises(InputError, match="too small for sampling at 64x48"):
     face.face_mask(FaceBox(100, 160, 100, 160, 1200, 1600), (48, 64))

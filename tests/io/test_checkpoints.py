@@ -193,6 +193,7 @@ def test_what_a_killed_run_left_is_cleared_away(tmp_path, params):
   save(tmp_path, params)
   for left in ("transformer.unfinished.partial_save", "transformer.superseded"):
     (tmp_path / left).mkdir()
+    (tmp_path / left / "of a killed run").touch()
   save(tmp_path, params)
   assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "transformer"]
 
