@@ -111,12 +111,13 @@ def _model_of(variant: str | None) -> dict:
 
 
 def digests(checkpoint: Checkpoint) -> list[dict]:
-  """Name, sha256 and size in bytes of each file of a checkpoint."""
+  """Name, sha256 and size in bytes of each file of a checkpoint, and its key where there is one."""
   found = []
   for file in checkpoint.files:
     with file.open("rb") as content:
       found.append({"file": file.name, "sha256": hashlib.file_digest(content, "sha256").hexdigest(),
-                    "bytes": file.stat().st_size})
+                    "bytes": file.stat().st_size}
+                   | ({"key": checkpoint.key} if checkpoint.key else {}))
   return found
 
 

@@ -8,10 +8,9 @@ from typing import Any
 
 from absl import logging
 
-from convert.tensors import PICKLE_SUFFIXES
+from convert.file_kinds import WEIGHT_SUFFIXES
 from emv3_jax.errors import InputError
 
-WEIGHT_SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
 MAX_DEPTH = 3  # folders below SOURCE that are looked into
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?P<folder>/[\w./-]+)?(@(?P<revision>[\w./-]+))?")
 HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.pth", "*.bin", "*.bin.index.json",
@@ -20,11 +19,15 @@ HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.pth", "*.bin", "*.b
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-  """The files of one checkpoint and the `config.json` beside them, {} where there is none."""
+  """The files of one checkpoint and the `config.json` beside them, {} where there is none.
+
+  `key` names what is taken of files that hold more: tensors whose names begin with it and a dot.
+  """
 
   name: str
   files: tuple[pathlib.Path, ...]
   beside: dict[str, Any]
+  key: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -50,7 +50,7 @@ def identify(monkeypatch):
   def run(shapes, **options):
     tensors = {name: LazyArray(shape, np.dtype(dtype), None)
                for name, (shape, dtype) in shapes.items()}
-    monkeypatch.setattr(plan_lib, "open_tensors", lambda files: tensors)
+    monkeypatch.setattr(plan_lib, "open_tensors", lambda files, notes: tensors)
     return plan_lib.identify(Checkpoint("test", (), options.pop("beside", {})), **options)
 
   return run

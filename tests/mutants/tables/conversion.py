@@ -3,6 +3,7 @@
 from tests.mutants.mutant import of
 
 CONVERSION, NAMES = "tests/convert/test_conversion.py", "tests/convert/test_names.py"
+WRAPPERS = "tests/convert/test_wrappers.py"
 SOURCES, COMMAND = "tests/convert/test_sources.py", "tests/convert/test_command.py"
 EXPLAINED = "test_every_released_name_and_shape_is_explained"
 INDEPENDENT = f"{CONVERSION}::test_parameters_are_those_of_an_independent_mapping"
@@ -70,7 +71,7 @@ MUTANTS = [
          "test_missing_unexpected_and_misshapen_names_are_listed"),
         ("extra tensors are not told", "for name, shape in used.items() if name not in expected]",
          "for name, shape in used.items() if False]", "test_missing_unexpected_and_misshapen_names_are_listed"),
-        ("mixed files are taken", "if rest & names}", "if False}", "test_wrong_and_mixed_files_are_refused"),
+        ("mixed files are taken", "if rest & names]", "if False]", "test_wrong_and_mixed_files_are_refused"),
         ("all layers are the last one", "copy(leaf.take(self.tensors[name].make()), layer)",
          "copy(leaf.take(self.tensors[names[-1]].make()), layer)",
          f"{CONVERSION}::test_a_converted_file_is_exported_bit_for_bit[umt5]")),
@@ -95,9 +96,24 @@ MUTANTS = [
          "test_parameters_without_an_official_name_are_not_exported"),
         ("data begin anywhere", "text += b\" \" * (-len(text) % 8)", "text += b\" \" * (1 - len(text) % 2)",
          "test_exported_data_are_aligned")),
-    *of("convert/tensors.py", SOURCES,
+    *of("convert/pickles.py", SOURCES,
         ("pickles are run", "map_location=\"cpu\", weights_only=True", "map_location=\"cpu\", weights_only=False",
          "test_a_hostile_pickle_is_refused_and_not_run"),
+        ("the optimizer's tensors are weights", "and not TRAINING_STATE.search(key.lower())", "and True",
+         "test_dicts_in_dicts_are_opened_and_training_state_is_not")),
+    *of("convert/wrappers.py", WRAPPERS,
+        ("one word is taken off at most", "      found.add(prefix)\n", "      found.add(prefix)\n      break\n",
+         "test_words_before_the_names_of_a_network_are_taken_off"),
+        ("wrapped layers are other layers", "if part not in ANYWHERE)", "if True)",
+         "test_words_in_the_names_of_layers_are_taken_out")),
+    *of("convert/file_kinds.py", SOURCES,
+        ("pointers are damaged files", "  if pointer:\n", "  if False:\n",
+         "test_what_lies_in_the_place_of_weights_is_named"),
+        ("the ending says what a file is", "  if start[8:9] == b\"{\" and start[5:8] == b\"\\0\\0\\0\":\n    return True\n", "",
+         "test_the_content_and_not_the_ending_says_what_a_file_is")),
+    *of("convert/tensors.py", SOURCES,
+        ("bytes of no tensor are not told", "  if extra:\n", "  if False:\n",
+         "test_bytes_that_belong_to_no_tensor_are_told"),
         ("blocks of columns are left out", "for j in range(0, target.shape[-1], block):",
          "for j in range(0, block, block):", "test_blocked_copies_are_copies"),
         ("a tensor of two parts is the second's", "    if twice:\n", "    if False:\n",
