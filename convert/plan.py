@@ -12,6 +12,7 @@ from convert.component import Component, Layout
 from convert.names_encoders import AUDIO_ENCODER, IMAGE_ENCODER, TEXT_ENCODER
 from convert.names_transformer import COMPONENT as TRANSFORMER
 from convert.names_vae import COMPONENT as VAE
+from convert.not_finite import NotFinite
 from convert.sources import Checkpoint
 from convert.table import Leaf, match
 from convert.tensors import copy, open_tensors, shown
@@ -23,7 +24,8 @@ from emv3_jax.models.network import Params, named_leaves, nested
 COMPONENTS = {component.name: component
               for component in (TRANSFORMER, VAE, TEXT_ENCODER, IMAGE_ENCODER, AUDIO_ENCODER)}
 DTYPES = ("float32", "bfloat16", "float16")
-LISTED = 8  # names of each fault that a message lists
+LISTED = 8  # names of each fault that --inspect lists
+FEW = 3  # and that a message does
 
 
 class Unrecognised(InputError):
@@ -66,30 +68,30 @@ class Plan:
     return sum(math.prod(leaf.shape) for leaf in named_leaves(self.abstract).values())
 
   def check(self) -> None:
-    """Raises InputError with the (capped) list of faults, if there is one."""
+    """Raises InputError with the first faults, if there are any."""
     if not any(self.faults.values()):
       return
     counts = ", ".join(f"{len(names)} {fault}" for fault, names in self.faults.items() if names)
-    lines = [f"{self.checkpoint.name}: not a whole {self.component.name} ({_described(self.layout)}): "
-             f"{counts}."]
-    for fault, names in self.faults.items():
-      lines += [f"  {fault}: {name}" for name in names[:LISTED]]
-      if len(names) > LISTED:
-        lines.append(f"  {fault}: ... and {len(names) - LISTED} more")
-    lines.append("Give the checkpoint as published; for other sizes add --config_json.")
-    raise InputError("\n".join(lines))
+    listed = "; ".join(f"{fault}: {', '.join(map(shown, names[:FEW]))}{', ...' * (len(names) > FEW)}"
+                       for fault, names in self.faults.items() if names)
+    raise InputError(f"{self.checkpoint.name}: not a whole {self.component.name} "
+                     f"({_described(self.layout)}): {counts}.\n  {listed}\n"
+                     "Give the checkpoint as published, for other sizes with --config_json; --inspect "
+                     "lists more.")
 
-  def params(self, dtype: str = "keep") -> Params:
+  def params(self, dtype: str = "keep", counts: NotFinite | None = None) -> Params:
     """Our parameters, each made when it is asked for.
 
     Args:
       dtype: of the result, or "keep".
+      counts: learns of values that are not finite while the parameters are made.
     """
-    return nested({name: self._stacked(leaf, shape.shape, dtype)
+    counts = counts or NotFinite()
+    return nested({name: self._stacked(leaf, shape.shape, dtype, counts)
                    for name, shape in named_leaves(self.abstract).items()
                    for leaf in [self.leaves[name]]})
 
-  def _stacked(self, leaf: Leaf, shape, dtype: str) -> LazyArray:
+  def _stacked(self, leaf: Leaf, shape, dtype: str, counts: NotFinite) -> LazyArray:
     names = leaf.names(shape[0])
     dtype = np.dtype(self.tensors[names[0]].dtype if dtype == "keep" else dtype)
 
@@ -97,7 +99,10 @@ class Plan:
       array = np.empty(shape, dtype)
       layers = array if leaf.stacked else array[None]
       for layer, name in zip(layers, names, strict=True):
-        copy(leaf.take(self.tensors[name].make()), layer)
+        tensor = self.tensors[name].make()
+        with np.errstate(over="ignore"):  # told by name instead
+          copy(leaf.take(tensor), layer)
+        counts.look(name, tensor, layer)
       return array
 
     return LazyArray(tuple(shape), dtype, make)
@@ -115,6 +120,8 @@ def identify(checkpoint: Checkpoint, component: str = "auto",
   Raises:
     InputError: it is none of the known components, not the one asked for, or several at once.
   """
+  if checkpoint.problem:
+    raise InputError(checkpoint.problem)
   notes = []
   tensors = _selected(open_tensors(checkpoint.files, notes), checkpoint)
   candidates = [(prefix, part, layout) for prefix in prefixes(tensors)
@@ -164,7 +171,7 @@ def _selected(tensors: Mapping[str, LazyArray], checkpoint: Checkpoint) -> dict[
   if not found:
     first = sorted({name.split(".")[0] for name in tensors})
     raise InputError(f"{checkpoint.name} has no tensors below {shown(checkpoint.key)!r}; its names begin "
-                     f"with {', '.join(map(shown, first[:LISTED]))}{', ...' * (len(first) > LISTED)}.\n"
+                     f"with {', '.join(map(shown, first[:FEW]))}{', ...' * (len(first) > FEW)}.\n"
                      "Correct --key, or leave it out.")
   return without_wrapped_layers(found)
 

@@ -161,7 +161,7 @@ def test_a_bad_config_is_named(tmp_path):
   save_file({"x": np.ones(3, np.float32)}, tmp_path / "model.safetensors")
   (tmp_path / "config.json").write_text("{")
   with pytest.raises(InputError, match="config.json is not JSON"):
-    find(str(tmp_path))
+    identify_all(find(str(tmp_path)))
 
 
 def test_safetensors_are_read_as_they_are(tmp_path, rng):
