@@ -21,7 +21,8 @@ class Layout:
     name: "official", or the library whose names these are.
     rows: the name table.
     variant: of the model, for transformers.
-    prefixes: taken off names that have them (wrappers of the same network).
+    prefixes: taken off names that have them (this network as a part of a library's larger one).
+    dropped: prefix of the names in `rows` that files of some releases of the library lack.
     aliases: other spellings of a name in `rows`.
     unused: patterns of tensors that are known to come along and that the network does not have.
     last_block: where a tensor of this name is present, the last layer is unused as well.
@@ -32,6 +33,7 @@ class Layout:
   rows: tuple[Row, ...]
   variant: str | None = None
   prefixes: tuple[str, ...] = ()
+  dropped: str = ""
   aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
   unused: tuple[str, ...] = ()
   last_block: str | None = None
@@ -43,6 +45,8 @@ class Layout:
 
   def plain(self, names: Collection[str]) -> dict[str, str]:
     """{name as in `rows`: name in the file}."""
+    if self.dropped and not any(name.startswith(self.dropped) for name in names):
+      return {f"{self.dropped}{name}": name for name in names}
     plain = {}
     for name in names:
       prefix = next((prefix for prefix in self.prefixes if name.startswith(prefix)), "")

@@ -27,8 +27,12 @@ def export(folder: pathlib.Path, file: pathlib.Path, component: str = "transform
     One line about the file, for the user.
 
   Raises:
-    InputError: the folder has no such whole component, or the file cannot be written.
+    InputError: the file is not named as what it will be, the folder has no such whole component,
+      or the file cannot be written.
   """
+  if file.suffix != ".safetensors":
+    raise InputError(f"{file} would be a safetensors file under another name.\n"
+                     f"Give it that ending: {file.with_suffix('.safetensors') if file.name else file}")
   card = read_model_card(folder)
   card.require(component)
   path = card.folder / component
