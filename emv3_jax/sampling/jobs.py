@@ -119,6 +119,8 @@ def _failure(job: Job, error: Exception) -> Failure:
   said = next(iter(str(error).splitlines()), "")
   if isinstance(error, MemoryError):
     said = said or "the memory of this machine is not enough"
+  if "RESOURCE_EXHAUSTED" in said:  # of a device, from JAX
+    said = f"the device's memory is not enough, --plan tells what would take less ({said})"
   return Failure(job.line, job.name, f"{type(error).__name__}: {said[:300]}".removesuffix(": "),
                  "".join(traceback.format_exception(error)))
 

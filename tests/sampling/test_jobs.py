@@ -188,6 +188,7 @@ def test_weights_are_verified_before_the_work(manifest, tmp_path, monkeypatch):
 @pytest.mark.parametrize("error, said", [
     (ValueError("no such thing\nin detail"), "ValueError: no such thing"), (KeyError("k"), "KeyError: 'k'"),
     (MemoryError(), "MemoryError: the memory of this machine is not enough"),
+    (RuntimeError("RESOURCE_EXHAUSTED: 5 bytes"), "--plan tells what would take less (RESOURCE_EXHAUSTED: 5"),
     (RecursionError(), "RecursionError"), (OSError(5, "Input/output error"), "Input/output error"),
     (UnicodeEncodeError("utf-8", "\ud83d", 0, 1, "surrogates not allowed"), "surrogates not allowed")])
 def test_a_job_may_raise_what_it_likes(manifest, error, said):

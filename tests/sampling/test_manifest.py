@@ -1,5 +1,6 @@
 """Lines of manifests as people write them, and what is looked at before the first job; nothing is sampled."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -8,6 +9,7 @@ import pytest
 
 from emv3_jax.errors import InputError
 from emv3_jax.sampling.manifest import check_jobs, read_manifest
+from emv3_jax.sampling.settings import Request
 
 
 def read(folder, *lines, content: bytes | None = None):
@@ -66,6 +68,17 @@ def test_what_other_programs_write(tmp_path):
   assert type(first.request.seed) is int and first.request.seed == 3 and first.request.seconds == 2.0
   assert first.request.face_box == "1,2,3.5,4" and first.request.prompt == ""
   assert (second.request.seed, second.request.face_box, second.request.task) == (None, None, "i2v")
+
+
+def test_the_documented_manifest_has_every_key(tmp_path):
+  text = (pathlib.Path(__file__).parents[2] / "docs/jobs.md").read_text(encoding="utf-8")
+  lines = text.split("```json\n")[1].split("\n```")[0].split("\n")
+  jobs = read(tmp_path, *lines)
+  assert not any(job.fault for job in jobs) and jobs[1].name == "0002_ben_2"
+  keys = {field.name for field in dataclasses.fields(Request)} | {"name"}
+  assert {key for line in lines for key in json.loads(line)} == keys
+  table = text.split("| key |")[1].split("\n\n")[0]
+  assert {row.split("`")[1] for row in table.splitlines() if row.startswith("| `")} == keys
 
 
 LINES = [b'{"audio": "a.wav", "name": "x", "prompt": "\xe5\x8f\xa3"}', b'{"audio": "a.wav", "name": "y"}']
