@@ -192,7 +192,7 @@ MUTANTS = [
          "test_a_clip_is_not_written_over_its_own_source"),
         ("addresses are folders", "  if found:\n", "  if False:\n",
          "test_places_that_are_looked_at_before_the_work"),
-        ("pipes are read", "    if not stat.S_ISREG(mode):\n", "    if False:\n",
+        ("folders are read", "    if stat.S_ISDIR(mode):\n      raise", "    if False:\n      raise",
          f"{MANIFEST}::test_all_is_looked_at_before_the_first_job")),
     *of("emv3_jax/sampling/output.py", OUTPUT,
         ("the JSON of somebody else is replaced", "if report.exists() and not is_report(report):", "if False:",
