@@ -23,6 +23,7 @@ from emv3_jax.data.preparation.manifest import read_manifest
 from emv3_jax.data.preparation.run import ENCODERS, prepare
 from emv3_jax.data.preparation.settings import PrepareConfig
 from emv3_jax.errors import InputError
+from emv3_jax.io.paths import refuse_address
 from emv3_jax.sampling.model import Model, load
 from emv3_jax.sampling.settings import Config
 
@@ -68,6 +69,7 @@ def main(arguments: Sequence[str]) -> int:
   for name in ("manifest", "out"):
     if not getattr(flags, name):
       raise InputError(f"--{name} is missing; see python -m emv3_jax.data.prepare --help.")
+  refuse_address(flags.out, "Output folder")
   clips = read_manifest(flags.manifest)
   model = open_model(flags.checkpoint, config)
   index = prepare(model, settings, clips, pathlib.Path(flags.out),

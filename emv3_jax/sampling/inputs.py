@@ -62,7 +62,7 @@ def read_inputs(request: Request, config: Config, tokenizer_path: pathlib.Path) 
       audio that is too short or longer than the config's window, no face.
   """
   flash, settings = config.model.transformer.variant == "flash", config.settings
-  _check_pictures(request)
+  check_pictures(request)
   _check_used(request, flash, settings)
   seed = config.seed if request.seed is None else request.seed
   key_for(seed, Purpose.INITIAL_NOISE)  # refuses a seed out of range
@@ -102,7 +102,11 @@ def named_files(request: Request) -> dict[str, pathlib.Path]:
   return {name: pathlib.Path(path) for name, path in found.items() if path is not None}
 
 
-def _check_pictures(request: Request) -> None:
+def check_pictures(request: Request) -> None:
+  """
+  Raises:
+    InputError: an unknown task, or a picture that it needs is not named, or one that it does not use is.
+  """
   task = Task.parse(request.task)
   for name in _PICTURES:
     given, needed = getattr(request, name) is not None, name in _NEEDS[task]
