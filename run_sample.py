@@ -28,7 +28,7 @@ from emv3_jax.plan import command as plan
 from emv3_jax.sampling import jobs, manifest, output, resolution
 from emv3_jax.sampling.clip import sample
 from emv3_jax.sampling.inputs import named_files
-from emv3_jax.sampling.model import UNTRAINED, load
+from emv3_jax.sampling.model import UNTRAINED, folder_of, load
 from emv3_jax.sampling.settings import Config, Request
 
 _OF_REQUEST = [field.name for field in dataclasses.fields(Request)]
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str]) -> int:
 def find_card(checkpoint: str | None, config: Config) -> ModelCard | None:
   """What the model folder says of itself; None where no folder is named."""
   folder = checkpoint or config.checkpoint
-  return None if folder in ("", UNTRAINED) else read_model_card(folder)
+  return None if folder in ("", UNTRAINED) else read_model_card(folder_of(folder))
 
 
 def given_of_request(flags) -> dict:

@@ -87,7 +87,7 @@ def test_a_platform_that_is_not_there(tmp_path):
     ([CONFIG, "--out=x.avi", "--audio=a.wav"], "does not end in .mp4"),
     ([CONFIG, "--audoi=a.wav"], "did you mean '--audio'"),
     ([CONFIG, "--config.sampling.step=3"], "did you mean 'steps'"),
-    ([CONFIG, "--config.sampling.steps=0", "--out=x.mp4", "--audio=a.wav"], "at least 1"),
+    ([CONFIG, "--config.sampling.steps=0", "--out=x.mp4", "--audio=a.wav"], "from 1 to 1000"),
     ([CONFIG, "--config.sampling.height=100", "--config.sampling.width=64"], "multiple of 16"),
     ([CONFIG, "--config.sampling.solver=heun", "--out=x.mp4", "--audio=a.wav"], "Unknown solver"),
     ([CONFIG, "--config.sampling.attention=cudnn", "--out=x.mp4", "--audio=a.wav"],

@@ -49,7 +49,8 @@ def read_settings(path: str | None, overrides: Sequence[str]
   Raises:
     InputError: no such file, an unknown field, or a value that cannot be.
   """
-  values = config_lib.read_config_file(path) if path else ml_collections.ConfigDict()
+  fields = [field.name for field in dataclasses.fields(Config)]
+  values = config_lib.read_config_file(path, [*fields, "prepare"]) if path else ml_collections.ConfigDict()
   if "prepare" not in values:
     with values.unlocked():
       values.prepare = ml_collections.ConfigDict(dataclasses.asdict(PrepareConfig()))

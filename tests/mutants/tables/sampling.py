@@ -84,7 +84,7 @@ MUTANTS = [
          "test_pictures_that_the_task_does_not_use_are_refused"),
         ("what is not used is passed over", "  _check_used(request, flash, settings)\n", "  pass\n",
          "test_what_would_not_be_used_is_refused"),
-        ("the size of the config is ignored", "if settings.height:\n", "if False:\n",
+        ("the size of the config is ignored", "if settings.height else", "if False else",
          "test_the_size_of_the_config_goes_first"),
         ("audio longer than the window is cut", "if sample_frames > settings.max_frames:", "if False:",
          f"{CLIP}::test_audio_longer_than_the_window_is_never_cut_silently")),
