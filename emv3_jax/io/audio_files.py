@@ -27,22 +27,14 @@ def read_audio(path: str | os.PathLike) -> tuple[Float32[np.ndarray, "n channels
   Raises:
     InputError: no such file, no media file, no sound in it, damaged, or cut short.
   """
-  if not os.path.isfile(path):
-    raise InputError(f"Audio {path}: no such file.")
-  if os.path.getsize(path) == 0:
-    raise InputError(f"Audio {path} is empty (0 bytes).")
-  try:
-    with open_container(path) as container:
-      if not container.streams.audio:
-        held = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-        raise InputError(f"Audio {path} has no sound track, only: {held}.")
-      stream = container.streams.audio[0]
-      samples, rate, found = _decode(container, stream, path)
-      expected = _declared_seconds(container, stream, path)
-      kind = container.format.name
-  except av.error.FFmpegError as error:
-    raise InputError(f"Audio {path} cannot be decoded ({error.strerror or error}).\n"
-                     "It is no sound or video file, or it is damaged; save it again.") from None
+  with open_container(path, "Audio") as container:
+    if not container.streams.audio:
+      held = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+      raise InputError(f"Audio {path} has no sound track, only: {held}.")
+    stream = container.streams.audio[0]
+    samples, rate, found = _decode(container, stream, path)
+    expected = _declared_seconds(container, stream, path)
+    kind = container.format.name
   if found < expected - DURATION_SLACK:
     raise InputError(f"Audio {path} is cut short: {found:.2f} s found, {expected:.2f} s declared in"
                      " its header; save it again.")

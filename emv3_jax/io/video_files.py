@@ -1,32 +1,25 @@
-"""Video files: MP4 out, anything that FFmpeg decodes in; colours as in BT.709."""
+"""Video files in: anything that FFmpeg decodes."""
 
 import collections
 from collections.abc import Iterable, Iterator
 import contextlib
 import dataclasses
 import itertools
-import json
 import os
 
 import av
-from av.video.reformatter import ColorRange, Colorspace
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 import numpy as np
-import soxr
 
 from emv3_jax.errors import InputError
-from emv3_jax.io.atomic import atomic_file
 from emv3_jax.io.containers import open_container
+from emv3_jax.io.video_writing import write_video
 
-CRF = 16  # x264 quality: hard to tell from the source
-ENCODER_THREADS = 4  # fixed, since the bits depend on it
-AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
-BT709 = 1  # code point of primaries, transfer curve and matrix in H.264 and MP4
+__all__ = ["Video", "read_video", "stream_video", "write_video"]
+
 # Containers end a little before the length they declare (rounding, padding of the sound). More than
 # this is missing only from a file that was cut.
 DURATION_SLACK = 0.1  # seconds
-
-Audio = tuple[Float[np.ndarray, "n *channels"], int]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,49 +33,6 @@ class Video:
 
   frames: UInt8[np.ndarray, "F H W 3"]
   fps: float
-
-
-def write_video(path: str | os.PathLike, frames: Iterable[np.ndarray], *, fps: int = 25,
-                audio: Audio | None = None, metadata: dict | None = None) -> None:
-  """Writes an MP4: H.264 (4:2:0, BT.709), AAC, index in front; whole or not at all.
-
-  The sound is cut or padded with silence to the exact length of the pictures, F / fps, and starts
-  with them. The same input gives the same bytes with the same libraries.
-
-  Args:
-    path: where to.
-    frames: uint8 RGB [F, H, W, 3], or an iterable of [H, W, 3]; H and W even.
-    fps: frames a second.
-    audio: samples in [-1, 1], float [n] or [n, channels], and their rate in Hz. More than two
-      channels are averaged into one; a rate that AAC does not know becomes 48 kHz.
-    metadata: kept as JSON in the file's comment.
-
-  Raises:
-    InputError: `path` cannot be written.
-    ValueError: no frames, frames of another dtype or of odd or differing sizes, sound that is not
-      finite.
-  """
-  sound = None if audio is None else _for_aac(*audio)
-  frames = iter(frames)
-  first = next(frames, None)
-  if first is None:
-    raise ValueError("write_video got no frames.")
-  with atomic_file(path) as temporary, av.open(
-      os.fspath(temporary), "w", format="mp4",
-      options={"movflags": "+faststart", "fflags": "+bitexact"}) as container:
-    container.metadata["comment"] = json.dumps(metadata or {})
-    video_stream = _add_h264(container, first, fps)
-    audio_stream = _add_aac(container, *sound) if sound else None
-    begin = 0
-    for i, frame in enumerate(itertools.chain([first], frames)):
-      container.mux(video_stream.encode(_to_yuv(_checked(frame, first.shape), i)))
-      if sound:
-        samples, rate = sound
-        end = round((i + 1) * rate / fps)
-        container.mux(audio_stream.encode(_audio_frame(samples, rate, begin, end)))
-        begin = end
-    for stream in container.streams:
-      container.mux(stream.encode(None))
 
 
 def read_video(path: str | os.PathLike, fps: float | None = 25.0,
@@ -119,7 +69,7 @@ def stream_video(path: str | os.PathLike, fps: float = 25.0) -> Iterator[UInt8[n
 def _upright_frames(path: str | os.PathLike, fps: float | None
                     ) -> Iterator[tuple[np.ndarray, float]]:
   """(frame uint8 [H, W, 3], average rate of the file)."""
-  with _opened(path) as container:
+  with open_container(path, "Video") as container:
     tracks = [stream for stream in container.streams.video
               if not stream.disposition & av.stream.Disposition.attached_pic]
     kind = container.format.name
@@ -144,84 +94,8 @@ def _upright_frames(path: str | os.PathLike, fps: float | None
     raise InputError(f"Video {path} has a video track without a single frame.")
 
 
-def _checked(frame: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-  if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
-    raise ValueError(f"A frame is {frame.dtype} {list(frame.shape)}; expected uint8 [H, W, 3].")
-  if frame.shape[0] % 2 or frame.shape[1] % 2:
-    raise ValueError(f"Frames are {_size(frame.shape)}; 4:2:0 video needs even sides.")
-  if frame.shape != shape:
-    raise ValueError(f"A frame is {frame.shape}, the first was {shape}; one size is needed.")
-  return frame
-
-
 def _size(shape: tuple[int, ...]) -> str:
   return f"{shape[1]}x{shape[0]}"
-
-
-def _add_h264(container: av.container.OutputContainer, first: np.ndarray, fps: int) -> av.VideoStream:
-  stream = container.add_stream("libx264", rate=fps, options={"crf": str(CRF)})
-  context = stream.codec_context
-  context.height, context.width = _checked(first, first.shape).shape[:2]
-  context.pix_fmt = "yuv420p"
-  context.color_primaries = context.color_trc = context.colorspace = BT709
-  context.color_range = ColorRange.MPEG
-  context.thread_count = ENCODER_THREADS
-  return stream
-
-
-def _to_yuv(frame: np.ndarray, index: int) -> av.VideoFrame:
-  picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24").reformat(
-      format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
-  picture.pts = index
-  return picture
-
-
-def _for_aac(samples: np.ndarray, rate: int) -> tuple[np.ndarray, int]:
-  """float32 [n, 1 or 2] in [-1, 1] at a rate of AAC."""
-  samples = np.asarray(samples, np.float32)
-  samples = samples[:, None] if samples.ndim == 1 else samples
-  if samples.ndim != 2 or not samples.shape[1]:
-    raise ValueError(f"Audio is {list(samples.shape)}; expected [n] or [n, channels].")
-  if not np.isfinite(samples).all():
-    raise ValueError("Audio has samples that are not finite.")
-  if samples.shape[1] > 2:
-    samples = samples.mean(1, keepdims=True)
-  if rate not in AAC_RATES:
-    samples, rate = soxr.resample(samples, rate, 48000), 48000
-  return np.clip(samples, -1, 1), rate
-
-
-def _add_aac(container: av.container.OutputContainer, samples: np.ndarray,
-             rate: int) -> av.AudioStream:
-  channels = samples.shape[1]
-  stream = container.add_stream("aac", rate=rate, layout=("mono", "stereo")[channels - 1])
-  stream.bit_rate = min(128_000, 4 * rate) * channels
-  return stream
-
-
-def _audio_frame(samples: np.ndarray, rate: int, begin: int, end: int) -> av.AudioFrame:
-  """Samples [begin, end), silence beyond the last."""
-  part = samples[begin:end]
-  part = np.pad(part, ((0, end - begin - len(part)), (0, 0)))
-  frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(part.T), format="fltp",
-                                     layout=("mono", "stereo")[part.shape[1] - 1])
-  frame.sample_rate, frame.pts = rate, begin
-  return frame
-
-
-@contextlib.contextmanager
-def _opened(path: str | os.PathLike) -> Iterator[av.container.InputContainer]:
-  """`open_container`; FFmpeg's errors, of opening and of decoding, become `InputError`s."""
-  if not os.path.isfile(path):
-    raise InputError(f"Video {path}: no such file.")
-  if os.path.getsize(path) == 0:
-    raise InputError(f"Video {path} is empty (0 bytes).")
-  try:
-    with open_container(path) as container:
-      yield container
-  except av.error.FFmpegError as error:
-    raise InputError(f"Video {path} cannot be decoded ({error.strerror}).\n"
-                     "It is no video file, or it is damaged; save it again.") from error
 
 
 def _timed_frames(container: av.container.InputContainer, stream: av.VideoStream, rate: float,

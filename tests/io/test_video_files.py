@@ -200,7 +200,7 @@ def test_truncated_matroska(tmp_path, rng):
 def test_not_a_video(tmp_path):
   with pytest.raises(InputError, match="no such file"):
     read_video(tmp_path / "none.mp4")
-  with pytest.raises(InputError, match="no such file"):
+  with pytest.raises(InputError, match="is a folder"):
     read_video(tmp_path)
   (tmp_path / "text.mp4").write_text("not a video " * 99)
   with pytest.raises(InputError, match="cannot be decoded"):
