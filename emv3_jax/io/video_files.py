@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 import numpy as np
 
 from emv3_jax.errors import InputError
+from emv3_jax.io import tracks
 from emv3_jax.io.containers import open_container
 from emv3_jax.io.video_writing import write_video
 
@@ -70,14 +71,14 @@ def _upright_frames(path: str | os.PathLike, fps: float | None
                     ) -> Iterator[tuple[np.ndarray, float]]:
   """(frame uint8 [H, W, 3], average rate of the file)."""
   with open_container(path, "Video") as container:
-    tracks = [stream for stream in container.streams.video
-              if not stream.disposition & av.stream.Disposition.attached_pic]
-    kind = container.format.name
-    if not tracks or kind == "image2" or kind.endswith("_pipe"):
+    moving = tracks.moving_pictures(container)
+    if not moving:
       held = ("a still picture" if container.streams.video else
               ", ".join(sorted({stream.type for stream in container.streams})) or "nothing")
       raise InputError(f"Video {path} holds no moving pictures, only: {held}.")
-    stream = tracks[0]
+    if not (streams := tracks.decodable(moving)):
+      raise InputError(f"Video {path} is in a codec that cannot be decoded; save it as H.264.")
+    stream = streams[0]
     stream.thread_type = "AUTO"
     rate = float(stream.average_rate or stream.guessed_rate or 25)
     timed = _timed_frames(container, stream, rate, path)
@@ -117,7 +118,8 @@ def _timed_frames(container: av.container.InputContainer, stream: av.VideoStream
     if packet.stream is not stream:
       continue
     for frame in packet.decode():
-      seconds = shown / rate if frame.time is None else frame.time
+      stamp = tracks.frame_seconds(frame)
+      seconds = shown / rate if stamp is None else stamp
       first = seconds if first is None else first
       yield seconds - first, frame
       end = seconds - first + (float(frame.duration * frame.time_base) or 1 / rate)
