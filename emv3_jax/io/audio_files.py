@@ -8,7 +8,7 @@ from jaxtyping import Float32
 import numpy as np
 
 from emv3_jax.errors import InputError
-from emv3_jax.io import sound_timeline, tracks
+from emv3_jax.io import downmix, sound_timeline, tracks
 from emv3_jax.io.containers import open_container
 from emv3_jax.io.sound_timeline import Piece
 
@@ -29,7 +29,9 @@ def read_audio(path: str | os.PathLike) -> tuple[Float32[np.ndarray, "n channels
 
   Integer samples are divided by their full scale, as libsndfile does, so that WAV files give
   exactly what `soundfile.read(path, dtype="float32")` gives. Values are passed on as they are,
-  NaN included. Where the rate changes on the way, all is brought to that of the beginning.
+  NaN included. Where the rate changes on the way, all is brought to that of the beginning. Channels
+  stay as they are, but more than two become left and right where their file places them otherwise
+  than is usual for so many (`downmix`).
 
   Returns:
     Samples, nominally in [-1, 1], and their rate in Hz.
@@ -77,7 +79,7 @@ def _decode(container: av.container.InputContainer, stream: av.AudioStream, path
     try:
       for frame in packet.decode():
         if frame.samples:
-          pieces.append(Piece(tracks.frame_seconds(frame), _to_float(frame), frame.sample_rate))
+          pieces.append(Piece(tracks.frame_seconds(frame), _channels(frame), frame.sample_rate))
     except av.error.FFmpegError as error:
       refused.append(error)
       if container.format.name not in TAGGED_FORMATS:
@@ -111,14 +113,22 @@ def _checked_length(container, stream, pieces: list[Piece], path) -> list[Piece]
   return pieces
 
 
+def _channels(frame: av.AudioFrame) -> np.ndarray:
+  """float32 [n, channels]; two, where more are not in the places that are usual for so many."""
+  samples, names = _to_float(frame), [channel.name for channel in frame.layout.channels]
+  if len(names) < 3 or "NONE" in names or downmix.is_usual(names):
+    return samples
+  return downmix.to_stereo(samples, names)
+
+
 def _to_float(frame: av.AudioFrame) -> np.ndarray:
   """float32 [n, channels] of a decoded frame in any sample format."""
   data = frame.to_ndarray()
   data = data.T if frame.format.is_planar else data.reshape(-1, frame.layout.nb_channels)
   if data.dtype == np.uint8:  # unsigned, silence at 128
-    return (data.astype(np.float32) - 128) / 128
+    data = (data.astype(np.float32) - 128) / 128
   if np.issubdtype(data.dtype, np.integer):
-    return (data / -float(np.iinfo(data.dtype).min)).astype(np.float32)
+    data = data / -float(np.iinfo(data.dtype).min)
   return data.astype(np.float32)
 
 

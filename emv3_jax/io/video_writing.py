@@ -11,6 +11,7 @@ from jaxtyping import Float
 import numpy as np
 import soxr
 
+from emv3_jax.io import downmix
 from emv3_jax.io.atomic import atomic_file
 
 CRF = 16  # x264 quality: hard to tell from the source
@@ -33,7 +34,7 @@ def write_video(path: str | os.PathLike, frames: Iterable[np.ndarray], *, fps: i
     frames: uint8 RGB [F, H, W, 3], or an iterable of [H, W, 3]; H and W even.
     fps: frames a second.
     audio: samples in [-1, 1], float [n] or [n, channels], and their rate in Hz. More than two
-      channels are averaged into one; a rate that AAC does not know becomes 48 kHz.
+      channels become left and right (`downmix`); a rate that AAC does not know becomes 48 kHz.
     metadata: kept as JSON in the file's comment.
 
   Raises:
@@ -106,7 +107,8 @@ def _for_aac(samples: np.ndarray, rate: int) -> tuple[np.ndarray, int]:
   if not np.isfinite(samples).all():
     raise ValueError("Audio has samples that are not finite.")
   if samples.shape[1] > 2:
-    samples = samples.mean(1, keepdims=True)
+    whole, samples = np.abs(samples).max(initial=1), downmix.to_stereo(samples)
+    samples *= min(whole / np.abs(samples).max(initial=whole), 1)  # as loud, unless it overflows
   if rate not in AAC_RATES:
     samples, rate = soxr.resample(samples, rate, 48000), 48000
   return np.clip(samples, -1, 1), rate

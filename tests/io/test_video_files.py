@@ -123,11 +123,18 @@ def test_sound_beyond_full_scale_is_clipped(tmp_path, speech):
   assert 0.9 < np.abs(decoded_sound(tmp_path / "a.mp4")).max() < 3  # AAC overshoots
 
 
-def test_more_than_two_channels_become_one(tmp_path, speech):
-  surround = np.stack([0 * speech, *[speech] * 5], axis=1)  # the average, not the first of them
-  write_video(tmp_path / "a.mp4", numbered(5), audio=(surround, 16000))
+def test_surround_becomes_left_and_right(tmp_path, speech):
+  """A voice in the centre, as loud as it was; all channels at once do not overflow."""
+  surround = np.zeros((16000, 6), np.float32)
+  surround[:, 2] = speech
+  write_video(tmp_path / "a.mp4", numbered(20), audio=(surround, 16000))
+  sound = decoded_sound(tmp_path / "a.mp4")[:, :12800]
+  assert sound.shape[0] == 2
+  power = np.square(sound).sum(0).mean() / np.square(speech[:12800]).mean()
+  assert power == pytest.approx(1, abs=0.03)
+  write_video(tmp_path / "a.mp4", numbered(20), audio=(1.9 * speech[:, None] * np.ones(6), 16000))
   sound = decoded_sound(tmp_path / "a.mp4")
-  assert sound.shape[0] == 1 and np.corrcoef(sound[0, :3200], speech[:3200])[0, 1] > 0.98
+  assert np.corrcoef(sound[0, :12800], speech[:12800])[0, 1] > 0.999
 
 
 def test_other_rates_take_the_latest_frame(tmp_path):
