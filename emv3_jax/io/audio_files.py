@@ -123,6 +123,9 @@ def _channels(frame: av.AudioFrame) -> np.ndarray:
 
 def _to_float(frame: av.AudioFrame) -> np.ndarray:
   """float32 [n, channels] of a decoded frame in any sample format."""
+  if frame.format.is_planar and frame.layout.nb_channels >= 8:  # PyAV reads past the eighth plane
+    packed = av.AudioResampler(frame.format.packed.name, frame.layout.name, frame.sample_rate)
+    frame = packed.resample(frame)[0]
   data = frame.to_ndarray()
   data = data.T if frame.format.is_planar else data.reshape(-1, frame.layout.nb_channels)
   if data.dtype == np.uint8:  # unsigned, silence at 128

@@ -40,3 +40,18 @@ def test_many_channels_without_places_are_averaged(tmp_path, rng):
   soundfile.write(tmp_path / "a.wav", samples, 16_000, "FLOAT")
   got, _ = read_audio(tmp_path / "a.wav")
   np.testing.assert_allclose(downmix.to_mono(got), samples.mean(1), atol=1e-6)
+
+
+def test_eight_planes_are_read(tmp_path):
+  """AAC decodes to a plane for each channel, of which FFmpeg keeps eight at hand."""
+  with av.open(str(tmp_path / "a.m4a"), "w") as container:
+    track = container.add_stream("aac", rate=48_000, layout="7.1")
+    samples = np.float32(0.05) * np.arange(8, dtype=np.float32) + np.zeros((24_000, 1), np.float32)
+    frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="flt", layout="7.1")
+    frame.sample_rate, frame.pts = 48_000, 0
+    for part in av.AudioResampler(track.format, "7.1", 48_000).resample(frame):
+      container.mux(track.encode(part))
+    container.mux(track.encode(None))
+  got, _ = read_audio(tmp_path / "a.m4a")
+  assert got.shape[0] == 24_000
+  np.testing.assert_allclose(downmix.to_mono(got)[12_000], downmix.to_mono(samples)[0], atol=0.02)
