@@ -4,9 +4,12 @@ import collections
 from collections.abc import Iterable, Iterator
 import contextlib
 import dataclasses
+import fractions
+import functools
 import itertools
 import os
 
+from absl import logging
 import av
 from jaxtyping import UInt8
 import numpy as np
@@ -21,6 +24,8 @@ __all__ = ["Video", "read_video", "stream_video", "write_video"]
 # Containers end a little before the length they declare (rounding, padding of the sound). More than
 # this is missing only from a file that was cut.
 DURATION_SLACK = 0.1  # seconds
+HDR_CURVES = {16: "PQ", 18: "HLG"}  # by their code points in H.264, H.265 and MP4
+WIDEST_PIXEL = 8  # width by height, or the other way
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,7 +46,8 @@ def read_video(path: str | os.PathLike, fps: float | None = 25.0,
   """Decodes the first video track.
 
   Args:
-    path: a file in any container and codec that FFmpeg knows. Its rotation or mirroring is applied.
+    path: a file in any container and codec that FFmpeg knows. Its rotation or mirroring is applied,
+      its pixels are made square.
     fps: constant rate to give; at time j / fps after the first frame, output j is the latest frame
       of the file, by its time stamps, so that variable rates come out right. None gives the frames
       as they are.
@@ -81,11 +87,14 @@ def _upright_frames(path: str | os.PathLike, fps: float | None
     stream = streams[0]
     stream.thread_type = "AUTO"
     rate = float(stream.average_rate or stream.guessed_rate or 25)
+    aspect = _pixel_aspect(stream, path)
+    if (curve := HDR_CURVES.get(stream.codec_context.color_trc)):
+      _tell_hdr(os.fspath(path), curve)
     timed = _timed_frames(container, stream, rate, path)
     frames = _at_constant_rate(timed, fps) if fps else (f for _, f in timed if f is not None)
     shape, last, picture = None, None, None
     for frame in frames:
-      picture = picture if frame is last else _to_rgb(frame, path)  # repeats convert once
+      picture = picture if frame is last else _to_rgb(frame, aspect, path)  # repeats convert once
       last, shape = frame, shape or picture.shape
       if picture.shape != shape:
         raise InputError(f"Video {path} changes its size on the way, from {_size(shape)} to "
@@ -157,9 +166,30 @@ def _at_constant_rate(timed: Iterable[tuple[float, av.VideoFrame | None]], fps: 
     held = frame
 
 
-def _to_rgb(frame: av.VideoFrame, path: str | os.PathLike) -> np.ndarray:
-  """uint8 [H, W, 3], upright."""
-  picture = frame.to_ndarray(format="rgb24")
+@functools.cache  # once a file, which preparation reads twice
+def _tell_hdr(path: str, curve: str) -> None:
+  logging.warning("%s has high dynamic range (%s); its colours are read as if it had not and look "
+                  "pale. Convert it to BT.709 for true colours.", path, curve)
+
+
+def _pixel_aspect(stream: av.VideoStream, path: str | os.PathLike) -> fractions.Fraction:
+  """Width of a pixel by its height; 1 where the file does not say."""
+  aspect = stream.sample_aspect_ratio or fractions.Fraction(1)
+  if not 1 / WIDEST_PIXEL <= aspect <= WIDEST_PIXEL:
+    raise InputError(f"Video {path} has pixels of shape {aspect.numerator}:{aspect.denominator}; save "
+                     "it with square ones.")
+  return aspect
+
+
+def _to_rgb(frame: av.VideoFrame, aspect: fractions.Fraction,
+            path: str | os.PathLike) -> np.ndarray:
+  """uint8 [H, W, 3], upright, of square pixels: the side that is short of pixels is enlarged."""
+  height, width = frame.height, frame.width
+  height, width = round(height * max(1 / aspect, 1)), round(width * max(aspect, 1))
+  if (height, width) == (frame.height, frame.width):
+    picture = frame.to_ndarray(format="rgb24")
+  else:
+    picture = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="BICUBIC")
   matrix = frame.side_data.get("DISPLAYMATRIX")
   if matrix is None:
     return picture

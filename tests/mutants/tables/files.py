@@ -72,6 +72,7 @@ MUTANTS = [
          "picture.swapaxes(0, 1)[::c, ::b]", "test_rotation"),
         ("mirrored pictures stay mirrored", "return picture[::d, ::a]", "return picture[::d, ::d]",
          "test_rotation"),
+        ("pixels stay narrow", "round(width * max(aspect, 1))", "width", "test_pixels_become_square"),
         ("pictures that are cut short are taken", "if found < declared - DURATION_SLACK:", "if False:",
          "test_truncated_matroska"),
         ("damaged packets are passed over", "if packet.stream is stream and packet.is_corrupt:",
