@@ -214,6 +214,8 @@ def _find_face(request: Request, config: Config, pictures: np.ndarray) -> face_l
   """Face box of a picture [H, W, 3], or the one around the faces of a video [F, H, W, 3]."""
   detector, source = config.face_detector or None, request.face_box or "auto"
   if pictures.ndim == 3:
+    if source != "auto" and request.image is not None:  # in pixels of the file, which may be larger
+      pictures = np.broadcast_to(np.uint8(0), (*image_files.upright_size(request.image), 3))
     return face_lib.parse_face_box(source, pictures, detector)
   if source != "auto":
     return face_lib.parse_face_box(source, pictures[0], detector)

@@ -80,7 +80,7 @@ MUTANTS = [
         ("a stream never ends", "list(itertools.islice(timed, max_frames))", "list(timed)",
          "test_other_rates_take_the_latest_frame")),
     *of("emv3_jax/io/image_files.py", "tests/io/test_image_files.py",
-        ("pictures are not turned upright", "image = ImageOps.exif_transpose(file)", "image = file.copy()",
+        ("pictures are not turned upright", "image = ImageOps.exif_transpose(file if", "image = (file if",
          "test_turns_upright"),
         ("transparency becomes black", "image.size, \"white\")", "image.size, \"black\")",
          "test_composites_alpha_onto_white"),
