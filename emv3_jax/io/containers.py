@@ -22,6 +22,7 @@ _NAMES_OTHERS = {
     "hls", "hls,applehttp", "applehttp", "concat", "concatf", "dash", "imf", "webm_dash_manifest",
     "sdp", "rtsp", "rtp", "sap", "ffmetadata", "image2", "lavfi", "avisynth", "vapoursynth",
     "vobsub", "mpjpeg"}
+_DRAWS_TEXT = {"tty", "bin", "xbin", "adf", "idf"}  # any text passes for a video of itself
 _LOOKS_LIKE_ONE = re.compile(
     rb"\A(\xef\xbb\xbf)?\s*(#EXTM3U|ffconcat\s|\[playlist\]|;FFMETADATA|v=0\s+o=|RTSP|<asx"
     rb"|<\?xml[^>]*>.{0,4000}?<(MPD|smil|asx|CompositionPlaylist|AssetMap|playlist)\b|<MPD\b|<smil\b)",
@@ -59,6 +60,7 @@ def open_container(path: str | os.PathLike, kind: str) -> Iterator[av.container.
   path = pathlib.Path(path)
   if not path.is_file():
     raise InputError(f"{kind} {path} is a folder; name a file in it." if path.is_dir() else
+                     f"{kind} {path} is no regular file; save it as one." if path.exists() else
                      f"{kind} {path}: no such file.")
   if path.stat().st_size == 0:
     raise InputError(f"{kind} {path} is empty (0 bytes).")
@@ -88,7 +90,7 @@ def _refuse_playlist(path: pathlib.Path, kind: str) -> None:
 def _formats() -> str:
   """FFmpeg's names of the formats that may be read, with commas."""
   kept = []
-  for name in sorted(av.formats_available - _NAMES_OTHERS):
+  for name in sorted(av.formats_available - _NAMES_OTHERS - _DRAWS_TEXT):
     try:
       form = av.ContainerFormat(name, "r")
     except ValueError:  # is written only

@@ -104,6 +104,14 @@ def test_names_mean_nothing(tmp_path, monkeypatch, name):
 
 @pytest.mark.parametrize("kind", ["Audio", "Video"])
 def test_folders_and_missing_files(tmp_path, kind):
-  for path, match in ((tmp_path, "is a folder"), (tmp_path / "none.mp4", "no such file")):
+  for path, match in ((tmp_path, "is a folder"), (tmp_path / "none.mp4", "no such file"),
+                      ("/dev/null", "no regular file")):
     with pytest.raises(InputError, match=f"{kind} .*{match}"), open_container(path, kind):
       pass
+
+
+@pytest.mark.parametrize("ending", ["txt", "nfo", "mp4"])
+def test_text_is_no_video(tmp_path, ending):
+  (tmp_path / f"a.{ending}").write_text("hello\n" * 50)
+  with pytest.raises(InputError, match="cannot be decoded"):
+    read_video(tmp_path / f"a.{ending}")
