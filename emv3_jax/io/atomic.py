@@ -38,7 +38,7 @@ def atomic_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
       with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         temporary.unlink()
   except OSError as error:
-    if error.filename is not None and os.fspath(error.filename) != str(temporary):
+    if error.filename is not None and os.path.abspath(error.filename) != os.path.abspath(temporary):
       raise
     raise InputError(f"Cannot write {path}: {_reason(path, error)}.") from error
 

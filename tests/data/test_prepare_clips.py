@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from emv3_jax.conditioning.face import FaceBox
+from emv3_jax.conditioning.framing import Framing
 from emv3_jax.data.preparation import footage as footage_lib
 from emv3_jax.data.preparation.footage import read_footage, stream_windows
-from emv3_jax.data.preparation.framing import Framing, nearest_size
+from emv3_jax.data.preparation.framing import nearest_size
 from emv3_jax.data.preparation.manifest import Clip, read_manifest
 from emv3_jax.data.preparation.settings import PrepareConfig
 from emv3_jax.errors import InputError

@@ -1,6 +1,8 @@
 """What is made of a request's files, before any network is there."""
 
+from absl import logging
 import numpy as np
+from PIL import Image
 import pytest
 import soundfile
 
@@ -22,6 +24,14 @@ def read(files):
     return read_inputs(Request(**values), config, config.tokenizer)
 
   return inputs
+
+
+@pytest.fixture
+def told(monkeypatch) -> list[str]:
+  """The warnings that are logged."""
+  lines = []
+  monkeypatch.setattr(logging, "warning", lambda text, *values: lines.append(text % values))
+  return lines
 
 
 @pytest.fixture
@@ -123,3 +133,37 @@ def test_memory_of_a_clip():
   """113 frames of 768x768: 12 + 3 bytes a pixel, 144 a latent cell of 64 pixels and 4 frames."""
   assert memory.needed((768, 768), 113) == 768 * 768 * (113 * 15 + 29 * 144 // 64) + 96 * 96 * 16
   assert 2 ** 20 < memory.of_machine() < 2 ** 60
+
+
+def circle(folder, height, width):
+  rows, columns = np.ogrid[:height, :width]
+  inside = (rows - height / 2)**2 + (columns - width / 2)**2 <= 60**2
+  Image.fromarray(inside * np.uint8(255)).save(folder / f"{width}x{height}.png")
+  return folder / f"{width}x{height}.png"
+
+
+def sides(picture):
+  seen = picture[..., 0] > 0
+  return seen.any(1).sum(), seen.any(0).sum()
+
+
+def test_a_last_image_of_another_shape_is_cropped(read, tmp_path, told):
+  found = read(task="flf2v", image=circle(tmp_path, 160, 160), last_image=circle(tmp_path, 320, 160),
+               face_box="none")
+  assert sides(found.video[0]) == pytest.approx(sides(found.video[-1]), abs=1)
+  assert len(told) == 1 and "160x320 pixels the 160x160 in the middle are used" in told[0]
+
+
+def test_a_set_size_of_another_shape_crops(read, tmp_path, told):
+  image = circle(tmp_path, 320, 160)
+  found = read("sampling.height=64", "sampling.width=64", image=image, face_box="80,240,0,160")
+  tall, wide = sides(found.video[0])
+  assert abs(tall - wide) <= 1 and "the shape of the size that is set" in told[0]
+  assert found.face_mask.all()  # the box is all of what is left
+  frames = np.repeat(np.asarray(Image.open(image).convert("RGB"))[None], 6, axis=0)
+  video_files.write_video(tmp_path / "a.mp4", frames)
+  found = read("sampling.height=64", "sampling.width=64", image=None, video=tmp_path / "a.mp4",
+               task="lipsync", face_box="80,240,0,160")
+  tall, wide = sides(found.source[0] // 128)
+  assert abs(tall - wide) <= 1
+  assert found.mouth[0, 32:].all() and not found.mouth[0, :30].any()

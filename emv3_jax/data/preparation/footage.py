@@ -9,7 +9,8 @@ import numpy as np
 
 from emv3_jax.conditioning import audio as audio_lib
 from emv3_jax.conditioning import face as face_lib
-from emv3_jax.data.preparation.framing import Framing, nearest_size
+from emv3_jax.conditioning.framing import Framing
+from emv3_jax.data.preparation.framing import nearest_size
 from emv3_jax.data.preparation.manifest import Clip, Rejection
 from emv3_jax.data.preparation.settings import PrepareConfig
 from emv3_jax.errors import InputError
@@ -185,4 +186,5 @@ def _parse_box(name: str, text: str, framing: Framing) -> face_lib.FaceBox | Non
     box = face_lib.parse_face_box(text, blank)
     return None if box is None else framing.box(box)
   except InputError as error:
-    raise InputError(f"{name}: {error}") from None
+    advice = " Sizes are those of --config.prepare.sizes." if "centre crop" in str(error) else ""
+    raise InputError(f"{name}: {error}{advice}") from None
