@@ -62,12 +62,14 @@ class Manifest:
 
   def __init__(self, model, files, folder, monkeypatch):
     self.model, self.folder, self.told, self.errors = model, folder, [], {}
+    self.sampled = []
     self.request = {"name": "clip", "audio": str(files["audio"]), "image": str(files["image"])}
     monkeypatch.setattr(jobs, "sample", self._sample)
     for level in ("info", "error"):
       monkeypatch.setattr(logging, level, lambda text, *values: self.told.append(text % values))
 
   def _sample(self, model, request, progress):
+    self.sampled.append(request.prompt)
     if request.prompt in self.errors:
       raise self.errors[request.prompt]
     frames = np.zeros((5, 16, 16, 3), np.uint8)
@@ -220,9 +222,9 @@ def test_of_several_processes_none_goes_on_alone(manifest, monkeypatch):
 
 
 def test_what_comes_in_the_way_meanwhile_is_seen(manifest, monkeypatch):
-  """Also where the first look found nothing."""
+  """Before it is sampled, also where the first look found nothing."""
   monkeypatch.setattr(jobs, "check_jobs", lambda todo, folder: todo)
   (manifest.folder / "out").mkdir()
   (manifest.folder / "out/a.json").write_text("{}")
-  assert manifest.run("a", "b") == Outcome(1, 0, 1)
+  assert manifest.run("a", "b") == Outcome(1, 0, 1) and manifest.sampled == ["b"]
   assert (manifest.folder / "out/a.json").read_text() == "{}"
