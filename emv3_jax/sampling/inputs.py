@@ -4,6 +4,7 @@ import dataclasses
 import math
 import pathlib
 
+from absl import logging
 import numpy as np
 
 from emv3_jax.conditioning import audio as audio_lib
@@ -198,15 +199,21 @@ def _find_face(request: Request, config: Config, pictures: np.ndarray) -> face_l
   """Face box of a picture [H, W, 3], or the one around the faces of a video [F, H, W, 3]."""
   detector, source = config.face_detector or None, request.face_box or "auto"
   if pictures.ndim == 3:
-    return face_lib.parse_face_box(source, pictures, detector,
-                                   optional=request.task != "lipsync")
+    # Lip-sync looks at its first picture again, and has told of all of them.
+    first = request.task != "lipsync"
+    box = face_lib.parse_face_box(source, pictures, detector, optional=first)
+    if source == "auto" and first:
+      logging.info("Face found at %s.", box)
+    return box
   if source != "auto":
     return face_lib.parse_face_box(source, pictures[0], detector, optional=False)
   looked_at = pictures[np.linspace(0, len(pictures) - 1, num=min(9, len(pictures)), dtype=int)]
   boxes = [face_lib.detect_face(frame, detector) for frame in looked_at]
-  return dataclasses.replace(
+  around = dataclasses.replace(
       boxes[0], y1=min(box.y1 for box in boxes), y2=max(box.y2 for box in boxes),
       x1=min(box.x1 for box in boxes), x2=max(box.x2 for box in boxes))
+  logging.info("Faces found in %d pictures of %s, all within %s.", len(boxes), request.video, around)
+  return around
 
 
 def _face_mask(request: Request, config: Config, original: np.ndarray,
