@@ -16,7 +16,6 @@ import pathlib
 import sys
 
 from absl import logging
-import tqdm
 
 from emv3_jax import command_line, processes, program_cache, start_up
 from emv3_jax import config as config_lib
@@ -69,7 +68,7 @@ def make_parser() -> command_line.Parser:
 
 
 def progress_bar(steps):
-  return tqdm.tqdm(steps, desc="sampling", unit="step")
+  return command_line.progress(steps, "sampling", "step")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -5,7 +5,6 @@ import functools
 import math
 import os
 
-from absl import logging
 from jaxtyping import Bool, Float32, UInt8
 import numpy as np
 from PIL import Image
@@ -45,11 +44,14 @@ class FaceBox:
   height: int
   width: int
 
+  def __str__(self) -> str:
+    return f"y1={self.y1:g}, y2={self.y2:g}, x1={self.x1:g}, x2={self.x2:g}"
+
   def __post_init__(self):
     inside = 0 <= self.y1 < self.y2 <= self.height and 0 <= self.x1 < self.x2 <= self.width
     if inside:
       return
-    box = f"Face box y1={self.y1:g}, y2={self.y2:g}, x1={self.x1:g}, x2={self.x2:g}"
+    box = f"Face box {self}"
     if self.y1 >= self.y2 or self.x1 >= self.x2:
       raise InputError(f"{box} is reversed or empty; wanted y1,y2,x1,x2 with y1 < y2 and x1 < x2.")
     raise InputError(f"{box} is outside the image of {self.height} rows and {self.width} columns.")
@@ -136,7 +138,6 @@ def detect_face(image: UInt8[np.ndarray, "H W 3"],
   y1, y2, x1, x2 = max(found, key=lambda box: (box[1] - box[0]) * (box[3] - box[2]))
   box = FaceBox(max(round(y1), 0), min(round(y2), height),
                 max(round(x1), 0), min(round(x2), width), height, width)
-  logging.info("Face found at y1=%d, y2=%d, x1=%d, x2=%d.", box.y1, box.y2, box.x1, box.x2)
   return box
 
 

@@ -15,7 +15,6 @@ import pathlib
 
 from absl import logging
 import ml_collections
-import tqdm
 
 from emv3_jax import command_line, program_cache
 from emv3_jax import config as config_lib
@@ -74,8 +73,7 @@ def main(arguments: Sequence[str]) -> int:
   clips = read_manifest(flags.manifest)
   model = open_model(flags.checkpoint, config)
   index = prepare(model, settings, clips, pathlib.Path(flags.out),
-                  lambda shards: tqdm.tqdm(shards, desc="preparing", unit="shard",
-                                           disable=not shards))
+                  lambda shards: command_line.progress(shards, "preparing", "shard"))
   logging.info("Wrote %s: %d windows of %d clips in %d shards, %d rejected.", flags.out,
                index.records, index.clips, len(index.shards), index.rejected)
   return 1 if index.rejected and not flags.skip_bad else 0

@@ -222,15 +222,21 @@ def _find_face(request: Request, config: Config, pictures: np.ndarray) -> face_l
   if pictures.ndim == 3:
     if source != "auto" and request.image is not None:  # in pixels of the file, which may be larger
       pictures = np.broadcast_to(np.uint8(0), (*image_files.upright_size(request.image), 3))
-    return face_lib.parse_face_box(source, pictures, detector,
-                                   optional=request.task != "lipsync")
+    # Lip-sync looks at its first picture again, and has told of all of them.
+    first = request.task != "lipsync"
+    box = face_lib.parse_face_box(source, pictures, detector, optional=first)
+    if source == "auto" and first:
+      logging.info("Face found at %s.", box)
+    return box
   if source != "auto":
     return face_lib.parse_face_box(source, pictures[0], detector, optional=False)
   looked_at = pictures[np.linspace(0, len(pictures) - 1, num=min(9, len(pictures)), dtype=int)]
   boxes = [face_lib.detect_face(frame, detector) for frame in looked_at]
-  return dataclasses.replace(
+  around = dataclasses.replace(
       boxes[0], y1=min(box.y1 for box in boxes), y2=max(box.y2 for box in boxes),
       x1=min(box.x1 for box in boxes), x2=max(box.x2 for box in boxes))
+  logging.info("Faces found in %d pictures of %s, all within %s.", len(boxes), request.video, around)
+  return around
 
 
 def _in_crop(box: face_lib.FaceBox, framing: Framing) -> face_lib.FaceBox:

@@ -91,7 +91,7 @@ def test_lipsync_gives_all_but_the_mouth(read, footage):
   np.testing.assert_array_equal(found.picture[~mouth], found.video[0][~mouth])
 
 
-def test_a_video_s_face_is_all_that_it_covers(read, footage, monkeypatch):
+def test_a_video_s_face_is_all_that_it_covers(read, footage, monkeypatch, caplog):
   """A face that moves a pixel down and right from frame to frame."""
   seen = iter(range(9))
 
@@ -99,11 +99,14 @@ def test_a_video_s_face_is_all_that_it_covers(read, footage, monkeypatch):
     i = next(seen)
     return face_lib.FaceBox(10 + i, 30 + i, 8 + i, 24 + i, 48, 48)
 
+  caplog.set_level("INFO", "absl")
   monkeypatch.setattr(face_lib, "detect_face", detect)
   found = read(image=None, video=footage, task="lipsync", face_box="auto")
   rows, columns = np.nonzero(found.mouth[0])
   # Five frames in the mask; they are looked at for the mouth and again for the face mask.
   assert (rows.min(), rows.max(), columns.min(), columns.max()) == (22, 33, 8, 27)
+  line, = [line for line in caplog.messages if "ace" in line]
+  assert line.startswith("Faces found in 5 pictures") and line.endswith("y1=10, y2=34, x1=8, x2=28.")
 
 
 @pytest.mark.parametrize("box", ["auto", "atuo", "0,8,0,8"])

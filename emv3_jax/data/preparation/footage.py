@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import math
 
+from absl import logging
 import numpy as np
 
 from emv3_jax.conditioning import audio as audio_lib
@@ -97,6 +98,9 @@ def read_footage(clip: Clip, settings: PrepareConfig, detector: str | None = Non
       windows.append(_window(clip, settings, framing, index, pictures, detector))
     except InputError as error:
       rejected.append(Rejection(clip.line, clip.id, str(clip.video), index, str(error)))
+  if windows and clip.face_box == "auto":
+    logging.info("Clip %s: faces found in %d of %d windows.", clip.id, len(windows),
+                 len(windows) + len(rejected))
   if not windows:
     raise InputError(rejected[0].reason)
   with open(clip.video, "rb") as file:
