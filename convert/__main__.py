@@ -2,7 +2,7 @@
 
     python -m convert SOURCE DEST [--component=auto] [--dtype=bfloat16] [--key=ema]
     python -m convert --inspect SOURCE
-    python -m convert --export DIR FILE.safetensors [--component=transformer]
+    python -m convert --export DIR FILE.safetensors [--component=transformer] [--replace]
 
 SOURCE is a file, a folder, or owner/name[/folder][@revision] on the Hugging Face hub.
 Exit codes: 0; 1 where --inspect found parts that cannot be read beside others; 2 for mistakes.
@@ -28,6 +28,7 @@ from convert.sources import find
 from emv3_jax import command_line
 from emv3_jax.errors import InputError
 from emv3_jax.io.model_card import CARD
+from emv3_jax.io.paths import refuse_address
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -47,7 +48,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
   parser.add_argument("--key", default="", metavar="WORDS", help="of a file with several sets of weights "
                       "take that whose names begin with WORDS and a dot, e.g. ema")
   parser.add_argument("--replace", action="store_true",
-                      help="convert over a component that DEST already has")
+                      help="write over a component that DEST already has, or over FILE")
   options = parser.parse_args(arguments)
   wanted = 1 if options.inspect else 2
   if len(options.paths) != wanted:
@@ -76,13 +77,15 @@ def _tuples(value):
 
 def run(options: argparse.Namespace) -> tuple[list[str], list[InputError]]:
   """Does what was asked; returns the lines to print, and what cannot be read beside what they show."""
+  for path in options.paths:
+    refuse_address(path, "Path")
   if options.export:
     folder, file = map(pathlib.Path, options.paths)
     component = "transformer" if options.component == "auto" else options.component
     if component not in COMPONENTS:
       raise InputError(f"--component={component} cannot be exported; known: "
                        f"{', '.join(COMPONENTS)}.")
-    return [export(folder, file, component)], []
+    return [export(folder, file, component, options.replace)], []
   if options.inspect and (pathlib.Path(options.paths[0]) / CARD).exists():
     return inspect_folder(pathlib.Path(options.paths[0]))
   source, given = find(options.paths[0], options.key), _given_config(options.config_json)

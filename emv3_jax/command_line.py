@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 import json
 import logging as std_logging
 import os
@@ -61,7 +62,7 @@ class Parser(argparse.ArgumentParser):
 
 def read_config(path: str, overrides: Sequence[str], cls) -> ml_collections.ConfigDict:
   """Config file plus overrides, for the dataclass `cls`; see `emv3_jax.config`."""
-  config = config_lib.read_config_file(path)
+  config = config_lib.read_config_file(path, [field.name for field in dataclasses.fields(cls)])
   config_lib.override(config, overrides, cls)
   return config
 

@@ -26,6 +26,8 @@ def load_image(path: str | os.PathLike) -> UInt8[np.ndarray, "H W 3"]:
       image.load()
   except FileNotFoundError:
     raise InputError(f"Image {path}: no such file.") from None
+  except IsADirectoryError:
+    raise InputError(f"Image {path} is a folder; name a picture in it.") from None
   except UnidentifiedImageError:
     size = os.path.getsize(path)
     found = "is empty (0 bytes)" if size == 0 else f"is no image that can be read ({size} bytes)"

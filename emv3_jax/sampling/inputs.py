@@ -13,6 +13,7 @@ from emv3_jax.conditioning import text as text_lib
 from emv3_jax.diffusion.randomness import Purpose, key_for
 from emv3_jax.errors import InputError
 from emv3_jax.io import audio_files, image_files, video_files
+from emv3_jax.sampling import memory
 from emv3_jax.sampling.settings import FPS, Config, Request, SamplingConfig
 from emv3_jax.tasks import masks
 from emv3_jax.tasks.masks import Task
@@ -62,7 +63,7 @@ def read_inputs(request: Request, config: Config, tokenizer_path: pathlib.Path) 
       audio that is too short or longer than the config's window, no face.
   """
   flash, settings = config.model.transformer.variant == "flash", config.settings
-  _check_pictures(request)
+  check_pictures(request)
   _check_used(request, flash, settings)
   seed = config.seed if request.seed is None else request.seed
   key_for(seed, Purpose.INITIAL_NOISE)  # refuses a seed out of range
@@ -102,7 +103,11 @@ def named_files(request: Request) -> dict[str, pathlib.Path]:
   return {name: pathlib.Path(path) for name, path in found.items() if path is not None}
 
 
-def _check_pictures(request: Request) -> None:
+def check_pictures(request: Request) -> None:
+  """
+  Raises:
+    InputError: an unknown task, or a picture that it needs is not named, or one that it does not use is.
+  """
   task = Task.parse(request.task)
   for name in _PICTURES:
     given, needed = getattr(request, name) is not None, name in _NEEDS[task]
@@ -141,11 +146,12 @@ def _first_seconds(samples: np.ndarray, rate: int, request: Request) -> np.ndarr
   return samples[:round(request.seconds * rate)]
 
 
-def _size(config: Config, height: int, width: int) -> tuple[int, int]:
+def _size(config: Config, height: int, width: int, frames: int) -> tuple[int, int]:
   settings = config.settings
-  if settings.height:
-    return settings.height, settings.width
-  return image_lib.sample_size(height, width, settings.max_area)
+  size = (settings.height, settings.width) if settings.height else image_lib.sample_size(
+      height, width, settings.max_area)
+  memory.check(size, frames, settings.enlarge)
+  return size
 
 
 def _text_only(request: Request, config: Config, frames: int, sample_frames: int) -> dict:
@@ -153,7 +159,7 @@ def _text_only(request: Request, config: Config, frames: int, sample_frames: int
   if not settings.height:
     raise InputError("Task t2v has no picture to take the size from; set "
                      "--config.sampling.height and --config.sampling.width.")
-  size = (settings.height, settings.width)
+  size = _size(config, settings.height, settings.width, sample_frames)
   return {"size": size, "video": np.zeros((sample_frames, *size, 3), np.float32),
           "known": np.zeros(sample_frames, bool), "picture": None}
 
@@ -161,7 +167,7 @@ def _text_only(request: Request, config: Config, frames: int, sample_frames: int
 def _from_images(request: Request, config: Config, frames: int, sample_frames: int) -> dict:
   """First frame, and for flf2v the last: held over the surplus frames that are dropped."""
   original = image_files.load_image(request.image)
-  size = _size(config, *original.shape[:2])
+  size = _size(config, *original.shape[:2], sample_frames)
   picture = image_lib.resize_lanczos(original, size)
   video = np.zeros((sample_frames, *size, 3), np.float32)
   known = np.zeros(sample_frames, bool)
@@ -179,7 +185,7 @@ def _lipsync(request: Request, config: Config, frames: int, sample_frames: int) 
     raise InputError(
         f"{request.video} has {len(read) / FPS:.2f} s of pictures, {request.audio} has "
         f"{frames / FPS:.2f} s of sound; pass --seconds={len(read) / FPS:g} or a longer video.")
-  size = _size(config, *read.shape[1:3])
+  size = _size(config, *read.shape[1:3], sample_frames)
   read = np.concatenate([read, np.repeat(read[-1:], sample_frames - len(read), axis=0)])
   source = np.stack([image_lib.resize_lanczos(frame, size) for frame in read])
   if request.face_box == "none":
@@ -196,9 +202,10 @@ def _find_face(request: Request, config: Config, pictures: np.ndarray) -> face_l
   """Face box of a picture [H, W, 3], or the one around the faces of a video [F, H, W, 3]."""
   detector, source = config.face_detector or None, request.face_box or "auto"
   if pictures.ndim == 3:
-    return face_lib.parse_face_box(source, pictures, detector)
+    return face_lib.parse_face_box(source, pictures, detector,
+                                   optional=request.task != "lipsync")
   if source != "auto":
-    return face_lib.parse_face_box(source, pictures[0], detector)
+    return face_lib.parse_face_box(source, pictures[0], detector, optional=False)
   looked_at = pictures[np.linspace(0, len(pictures) - 1, num=min(9, len(pictures)), dtype=int)]
   boxes = [face_lib.detect_face(frame, detector) for frame in looked_at]
   return dataclasses.replace(
@@ -209,4 +216,5 @@ def _find_face(request: Request, config: Config, pictures: np.ndarray) -> face_l
 def _face_mask(request: Request, config: Config, original: np.ndarray,
                size: tuple[int, int]) -> np.ndarray | None:
   box = _find_face(request, config, original)
-  return None if box is None else face_lib.face_mask(box, size)
+  return None if box is None else face_lib.face_mask(box, size,
+                                                     optional=request.task != "lipsync")

@@ -112,7 +112,7 @@ def test_shorter_than_a_latent_frame_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("seconds, frames", [
-    (4.04, 101), (0.16, 4), (1.0, 25), (1.0001, 26), (3.2400000000000002, 81), (0.01, 1)])
+    (4.04, 101), (0.28, 7), (0.16, 4), (1.0, 25), (1.0001, 26), (3.2400000000000002, 81), (0.01, 1)])
 def test_num_frames(seconds, frames):
   assert audio.num_frames(seconds) == frames
 

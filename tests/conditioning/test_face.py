@@ -22,6 +22,12 @@ def test_face_masks_match_golden():
     assert np.flatnonzero(mask).tolist() == want["ones_idx"] and mask.sum() == want["sum"]
 
 
+def test_the_mask_is_scaled_alike_along_both_axes():
+  """By the root of the areas' ratio, 0.32 here, though the height shrinks to 0.64."""
+  mask = face.face_mask(FaceBox(0, 100, 100, 400, 100, 400), (64, 64)).reshape(4, 4)
+  np.testing.assert_array_equal(np.argwhere(mask), [[0, 2], [0, 3], [1, 2], [1, 3]])
+
+
 def test_face_smaller_than_a_token_is_refused():
   with pytest.raises(InputError, match="too small for sampling at 64x48"):
     face.face_mask(FaceBox(100, 160, 100, 160, 1200, 1600), (48, 64))
@@ -161,3 +167,16 @@ def test_the_mouth_is_scaled_along_both_axes():
   region = face.mouth_region(FaceBox(0, 20, 0, 7, 20, 10), (10, 5))
   rows, columns = np.nonzero(region)
   assert (rows.min(), rows.max(), columns.min(), columns.max()) == (5, 9, 0, 2)
+
+
+def test_none_is_advised_only_where_it_may_be_given():
+  small = FaceBox(0, 2, 0, 2, 120, 200)
+  for ask in (lambda **how: face.parse_face_box("auto", BLANK, **how),
+              lambda **how: face.parse_face_box("atuo", BLANK, **how),
+              lambda **how: face.face_mask(small, (64, 64), **how)):
+    for optional in (True, False):
+      with pytest.raises(InputError) as caught:
+        ask(optional=optional)
+      assert ("none" in str(caught.value)) == optional
+  with pytest.raises(InputError, match="four numbers"):
+    face.parse_face_box("none", BLANK, optional=False)

@@ -173,6 +173,9 @@ def test_config_files_are_read_only_for_their_own_network(identify):
   wan = {"dim": 1536, "ffn_dim": 8960, "num_heads": 6, "num_layers": 30, "text_len": 256}
   config = identify(released_names.checkpoint("preview_transformer"), beside=wan).config
   assert (config.num_heads, config.text_tokens) == (6, 256)
+  config = identify(released_names.checkpoint("preview_transformer"),
+                    beside={"num_heads": 64, "num_layers": 24, "text_len": 7}).config
+  assert (config.num_heads, config.num_layers, config.text_tokens) == (12, 30, 512), "as umT5 has it"
   for name in ("umt5_xxl_encoder", "clip_visual_used", "wav2vec2_base_model"):
     plan = identify(released_names.checkpoint(name), beside=wan)
     assert plan.config == type(plan.config)(), name

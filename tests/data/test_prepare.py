@@ -115,9 +115,10 @@ def contents(folder: pathlib.Path) -> dict[str, bytes]:
 
 
 def test_what_is_done_is_not_done_again(prepared, footage, model, monkeypatch):
+  """Nor where more is to be encoded at once."""
   before = contents(prepared)
   monkeypatch.setattr(shards, "make_shard", lambda *_: pytest.fail("a shard was made again"))
-  prepare(model, footage, prepared, shard_clips=2, stride=4)
+  prepare(model, footage, prepared, shard_clips=2, stride=4, image_batch=3)
   assert contents(prepared) == before
 
 
@@ -160,12 +161,18 @@ def test_a_changed_clip_makes_its_shard_anew(footage, model, tmp_path):
   assert "shards/00000.array_record" in same and "shards/00001.array_record" not in same
 
 
-def test_a_lost_shard_is_made_again(footage, model, tmp_path):
+def test_a_lost_shard_is_made_again(footage, model, tmp_path, monkeypatch):
+  """Until then the folder is no dataset."""
   rows = rows_of(footage)[:2]
   manifest = write_manifest(tmp_path / "clips.jsonl", rows)
   prepare(model, manifest, tmp_path / "set", shard_clips=1)
   before = contents(tmp_path / "set")
   (tmp_path / "set/shards/00001.array_record").unlink()
+  with monkeypatch.context() as patch:
+    patch.setattr(shards, "make_shard", lambda *_: pytest.fail("stopped"))
+    with pytest.raises(pytest.fail.Exception, match="stopped"):
+      prepare(model, manifest, tmp_path / "set", shard_clips=1)
+  assert not (tmp_path / "set/index.json").exists()
   prepare(model, manifest, tmp_path / "set", shard_clips=1)
   assert contents(tmp_path / "set") == before
 
@@ -314,6 +321,7 @@ def test_two_sizes_make_two_buckets(footage, model, tmp_path):
 @pytest.mark.parametrize("arguments, said", [
     (["--out=x"], "--manifest is missing"), (["--manifest=x"], "--out is missing"),
     (["--manifest=x", "--out=y"], "Manifest x cannot be read"),
+    (["--manifest=x", "--out=gs://b/y"], "Output folder gs://b/y is an address"),
     (["--config.prepare.frame=5"], "did you mean 'frames'"),
     (["--config.prepare.frames=6"], "must be 4k\\+1")])
 def test_wrong_commands(arguments, said):

@@ -1,8 +1,10 @@
 import errno
 import json
+import logging as std_logging
 import resource
 import shutil
 
+from absl import logging
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding
@@ -192,6 +194,7 @@ def test_what_a_killed_run_left_is_cleared_away(tmp_path, params):
   save(tmp_path, params)
   for left in ("transformer.unfinished.partial_save", "transformer.superseded"):
     (tmp_path / left).mkdir()
+    (tmp_path / left / "of a killed run").touch()
   save(tmp_path, params)
   assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "transformer"]
 
@@ -295,3 +298,14 @@ def test_the_tokenizer_is_copied(tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(InputError):
     checkpoints.write_tokenizer(tmp_path / "file", tmp_path / "t.json")
+
+
+def test_a_damaged_component_is_told_in_two_lines(tmp_path, params, caplog):
+  save(tmp_path, params, variant="preview")
+  for path in (tmp_path / "transformer/state").rglob("*"):
+    if path.is_file() and path.stat().st_size > 300:  # lists of arrays and arrays
+      path.write_bytes(path.read_bytes()[:200] + b"damaged" + path.read_bytes()[207:])
+  with caplog.at_level(logging.WARNING), pytest.raises(InputError) as caught:
+    checkpoints.load_component(tmp_path, "transformer", abstract(params))
+  assert "cannot be read" in str(caught.value) and len(str(caught.value).splitlines()) == 2
+  assert not [record for record in caplog.records if record.levelno >= std_logging.WARNING]

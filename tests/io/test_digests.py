@@ -84,7 +84,7 @@ def test_a_mesh_changes_nothing(params):
 
 @pytest.mark.parametrize("change", ["value", "sign", "dtype", "shape", "name", "missing", "swap"])
 def test_every_leaf_counts(params, change):
-  scale = params["norm"]["scale"]
+  scale, before = params["norm"]["scale"], digests.params_digest(params)
   if change == "value":
     scale[3] = np.nextafter(scale[3], 9, dtype=np.float32)
   elif change == "sign":
@@ -100,7 +100,7 @@ def test_every_leaf_counts(params, change):
   else:
     embedding = params["token_embedding"]["embedding"]
     params["token_embedding"]["embedding"] = embedding.reshape(16, 40).T
-  assert digests.params_digest(params) != PINNED
+  assert digests.params_digest(params) != before == PINNED
 
 
 def test_a_linked_component_keeps_its_digest_and_one_of_version_0_1_gets_it(tmp_path, params):
@@ -146,6 +146,15 @@ def test_what_is_kept_of_a_folder_goes_with_its_files(tmp_path, params, cache):
   for _ in range(2):
     found = digests.weights_digest(checkpoints.read_model_card(tmp_path / "m"), "transformer")
     assert found == PINNED
+
+
+def test_files_of_a_component_are_known_by_name_size_and_time(tmp_path):
+  keys = [digests._key(tmp_path)]
+  for name, content, time in (("a", "one", 1), ("a", "one", 2), ("a", "three", 2), ("b", "", 2)):
+    (tmp_path / name).write_text(content)
+    os.utime(tmp_path / name, ns=(time, time))
+    keys.append(digests._key(tmp_path))
+  assert len(set(keys)) == 5 and digests._key(tmp_path) == keys[-1]
 
 
 def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path, params, said, cache, monkeypatch):

@@ -84,3 +84,8 @@ def test_missing_files_folders_and_unknown_ranges_are_refused(tmp_path):
   Image.fromarray(np.ones((16, 16), np.float32)).save(tmp_path / "a.tiff")
   with pytest.raises(InputError, match="32 bits"):
     load_image(tmp_path / "a.tiff")
+
+
+def test_a_folder_is_called_a_folder(tmp_path):
+  with pytest.raises(InputError, match="is a folder; name a picture in it"):
+    load_image(tmp_path)

@@ -12,6 +12,7 @@ from tests.mutants.mutant import Mutant, WrongMutant, all_mutants
 from tests.mutants.run import Result, Results, run
 
 ROOT = pathlib.Path(__file__).parents[2]
+OUTCOMES = ("caught", "survived", "error")
 
 
 def main(arguments: list[str]) -> int:
@@ -51,7 +52,7 @@ def main(arguments: list[str]) -> int:
   for mutant in open_ones:
     print(f"Not caught: {mutant.file}: {mutant.breaks}")
   if flags.evidence:
-    write_evidence(ROOT / flags.evidence, mutants, found, time.monotonic() - start)
+    write_evidence(ROOT / flags.evidence, mutants, found, count, time.monotonic() - start)
   return 1 if open_ones else 0
 
 
@@ -75,9 +76,8 @@ def table(mutants: list[Mutant], found: list[Result]) -> str:
   for mutant, result in zip(mutants, found, strict=True):
     parts[part_of(mutant.file)][result.outcome] += 1
     parts["all"][result.outcome] += 1
-  outcomes = ("caught", "survived", "error")
-  rows = [("part", *outcomes)] + [
-      (part, *(str(parts[part][outcome]) for outcome in outcomes))
+  rows = [("part", *OUTCOMES)] + [
+      (part, *(str(parts[part][outcome]) for outcome in OUTCOMES))
       for part in (*sorted(parts.keys() - {"all"}), "all")]
   return "\n".join("| " + " | ".join(cell.ljust(20 if i == 0 else 8) for i, cell in enumerate(row))
                    + " |" for row in rows)
@@ -90,14 +90,17 @@ def part_of(file: str) -> str:
 
 
 def write_evidence(path: pathlib.Path, mutants: list[Mutant], found: list[Result],
-                   seconds: float) -> None:
+                   fresh: int, seconds: float) -> None:
+  """Writes the outcome of all as JSON; `fresh` of them were tried now, in `seconds`, not before."""
   entries = [{"file": mutant.file, "breaks": mutant.breaks, "text": mutant.text,
               "becomes": mutant.becomes, "outcome": result.outcome, "by": result.by,
               "seconds": result.seconds, **({"unseen": mutant.unseen} if mutant.unseen else {})}
              for mutant, result in zip(mutants, found, strict=True)]
   counts = collections.Counter(result.outcome for result in found)
-  content = {"date": datetime.date.today().isoformat(), "mutants": len(mutants), **counts,
-             "seconds": round(seconds), "seconds_of_tests": round(
+  content = {"date": datetime.date.today().isoformat(), "mutants": len(mutants),
+             **{outcome: counts[outcome] for outcome in OUTCOMES},
+             "explained": sum(bool(mutant.unseen) for mutant in mutants),
+             "tried_now": fresh, "seconds_now": round(seconds), "seconds_of_tests": round(
                  sum(result.seconds for result in found)), "outcomes": entries}
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

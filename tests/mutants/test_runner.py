@@ -1,12 +1,14 @@
 """The runner of the mutants, on a project of one function."""
 
+import dataclasses
+import json
 import pathlib
 
 import pytest
 
-from tests.mutants.__main__ import part_of, table
+from tests.mutants.__main__ import part_of, table, write_evidence
 from tests.mutants.mutant import Mutant, WrongMutant, of
-from tests.mutants.run import Results, run
+from tests.mutants.run import Result, Results, run
 
 TESTS = """
 from toy.sums import add
@@ -73,6 +75,17 @@ def test_what_comes_of_mutants(project, tmp_path):
   mutants = [caught, survived]
   (project / "checks/test_sums.py").write_text(TESTS.replace("add(0, 0) == 0", "add(0, 1) == 1"))
   assert [result.outcome for result in attempt()] == ["caught"] * 2, "where nothing has changed"
+
+
+def test_evidence_counts_what_came_of_all(tmp_path):
+  mutants = [mutant("a", "b", "test_add"), dataclasses.replace(mutant("a", "c"), unseen="it rounds")]
+  found = [Result("caught", "test_add", 1.25), Result("survived", "", 2.0)]
+  write_evidence(tmp_path / "new/e.json", mutants, found, 1, 3.4)
+  told = json.loads((tmp_path / "new/e.json").read_text())
+  assert {name: told[name] for name in told if name not in ("date", "outcomes")} == {
+      "mutants": 2, "caught": 1, "survived": 1, "error": 0, "explained": 1, "tried_now": 1,
+      "seconds_now": 3, "seconds_of_tests": 3}
+  assert told["outcomes"][0]["by"] == "test_add" and told["outcomes"][1]["unseen"] == "it rounds"
 
 
 def test_texts_are_found_once():

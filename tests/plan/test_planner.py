@@ -50,10 +50,10 @@ def test_the_window_is_the_largest(compiled):
   assert (line["frames"], line["height"], line["width"]) == (113, 768, 768)
 
 
-def test_a_window_without_pixels_is_an_error(compiled):
-  config = dataclasses.replace(CONFIG, sampling=dataclasses.replace(CONFIG.sampling, max_area=100))
-  with pytest.raises(InputError, match="113 frames of 0x0 cannot be planned"):
-    planner.plan(config, targets.parse("v5e:1x1"))
+def test_windows_that_no_clip_has_are_errors():
+  for window in (programs.Window(113, 0, 16), programs.Window(113, 16, 24), programs.Window(112, 16, 16)):
+    with pytest.raises(InputError, match=f"{window.frames} frames of .* cannot be planned"):
+      programs.check_window(window)
 
 
 def test_meshes_are_ranked_for_each_program(compiled):

@@ -7,6 +7,7 @@ import soundfile
 from emv3_jax.conditioning import face as face_lib
 from emv3_jax.errors import InputError
 from emv3_jax.io import video_files
+from emv3_jax.sampling import memory
 from emv3_jax.sampling.inputs import Inputs, read_inputs
 from emv3_jax.sampling.settings import Request
 from tests.sampling.conftest import tiny_config
@@ -93,3 +94,32 @@ def test_a_video_s_face_is_all_that_it_covers(read, footage, monkeypatch):
   rows, columns = np.nonzero(found.mouth[0])
   # Five frames in the mask; they are looked at for the mouth and again for the face mask.
   assert (rows.min(), rows.max(), columns.min(), columns.max()) == (22, 33, 8, 27)
+
+
+@pytest.mark.parametrize("box", ["auto", "atuo", "0,8,0,8"])
+def test_lipsync_is_not_told_to_take_what_it_refuses(read, footage, box):
+  with pytest.raises(InputError) as caught:
+    read(image=None, video=footage, task="lipsync", face_box=box)
+  assert "none" not in str(caught.value)
+
+
+def test_sizes_that_no_memory_holds_are_refused_before_they_are_made(read, footage, monkeypatch,
+                                                                     caplog):
+  huge = ("sampling.height=1600000", "sampling.width=1600000")
+  for changes in ({}, {"task": "t2v", "image": None, "face_box": None},
+                  {"task": "lipsync", "image": None, "video": footage}):
+    with pytest.raises(InputError, match="5 frames of 1600000x1600000 pixels take .* this machine"):
+      read(*huge, **changes)
+  wanted = memory.needed((48, 48), 5, 6)
+  monkeypatch.setattr(memory, "of_machine", lambda: wanted * 3 // 2)
+  read("sampling.enlarge=6")
+  assert "may not be enough" in caplog.text
+  monkeypatch.setattr(memory, "of_machine", lambda: wanted - 1)
+  with pytest.raises(InputError, match="GiB for the pictures alone"):
+    read("sampling.enlarge=6")
+
+
+def test_memory_of_a_clip():
+  """113 frames of 768x768: 12 + 3 bytes a pixel, 144 a latent cell of 64 pixels and 4 frames."""
+  assert memory.needed((768, 768), 113) == 768 * 768 * (113 * 15 + 29 * 144 // 64) + 96 * 96 * 16
+  assert 2 ** 20 < memory.of_machine() < 2 ** 60

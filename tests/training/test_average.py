@@ -35,8 +35,8 @@ def test_short_stages_are_followed_and_long_ones_mixed(kind, steps):
   unlearn = Stage("b", steps, kind="ndpo" if kind == "after" else kind)
   stages = Stage("a", 40_000), unlearn, Stage("c", steps), Stage("d", steps)
   index = 2 if kind == "after" else 1
-  assert held(stages, index, lambda x: x) >= 0.95
-  assert held(stages, index, np.square) >= 0.93
+  assert 0.95 <= held(stages, index, lambda x: x) <= 1
+  assert 0.93 <= held(stages, index, np.square) <= 1
   assert held(stages, 3, lambda x: x) < 0.11, "a short stage of tasks keeps the slow decay"
   assert [ema.follows(stages, index) for index in range(4)] == [False, True, True, False]
 
@@ -132,6 +132,7 @@ def test_resumed_within_a_stage_it_says_the_same(cycle, tmp_path):
   kept = lambda: sorted(path.name for path in (tmp_path / "stage_start").iterdir())
   assert kept() == ["0", "45"]
   loop.train(upto(50), tmp_path, programs=programs)
+  loop.train(config, workdir, programs=programs)  # where that is not done yet
   share = lambda folder: [line["ema_share"] for line in runs.told(folder) if line["step"] == 45]
   assert share(tmp_path) == share(workdir)
   loop.train(upto(52), tmp_path, programs=programs)

@@ -11,7 +11,7 @@ MUTANTS = [
          "(-(-edge * ratio // TOKEN) for edge", "test_face_masks_match_golden"),
         ("the mask is scaled by height alone",
          "math.sqrt(height * width / (box.height * box.width))", "height / box.height",
-         "test_face_masks_match_golden"),
+         "test_the_mask_is_scaled_alike_along_both_axes"),
         ("a face without a token is let through", "if not mask.any():", "if False:",
          "test_face_smaller_than_a_token_is_refused"),
         ("the mouth is the upper part", "top = box.y2 - fraction * (box.y2 - box.y1)",

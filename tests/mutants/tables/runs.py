@@ -72,7 +72,7 @@ MUTANTS = [
         ("pairs need not have one size", "if not np.array_equal(*buckets):", "if False:",
          "test_what_cannot_be_taken_from"),
         ("negatives may be the data", "if config.data and pathlib.Path(config.data).resolve() == pathlib.Path(stage.negatives).resolve():",
-         "if False:", "test_what_cannot_be_taken_from")),
+         "if False:", "test_datasets_are_told_apart_by_their_stage")),
     *of("emv3_jax/training/host_batches.py", SOURCES,
         ("pairs are shifted by one", "sources.data.records(records[\"example\"])",
          "sources.data.records((records[\"example\"] + 1) % len(sources.data.dataset))",
@@ -125,7 +125,7 @@ MUTANTS = [
          "test_what_is_frozen_stays_as_it_is_and_has_no_moments")),
     *of("emv3_jax/training/start.py", "tests/training/test_start.py",
         ("a fresh audio path speaks", "_SILENT = (\"k_audio\", \"v_audio\")", "_SILENT = (\"k_audio\",)",
-         "test_a_base_model_with_a_fresh_audio_path_predicts_what_it_did[preview]"),
+         "test_a_base_model_with_a_fresh_audio_path_predicts_what_it_did[flash]"),
         ("fresh_audio is ignored", "if card.variant != BASE and not config.fresh_audio:", "if card.variant != BASE:",
          "test_an_audio_path_is_kept_unless_it_is_to_be_fresh")),
 ]
