@@ -103,7 +103,11 @@ class Component:
     known = {field.name for field in dataclasses.fields(self.config)}
     for name in sorted(given.keys() - known):
       raise InputError(f"{self.name} has no config field {name}; known: {', '.join(sorted(known))}.")
-    told = self.sizes(match, beside) | given
+    try:
+      told = self.sizes(match, beside) | given
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
+      raise InputError(f"{self.name}: its shapes, or the config.json beside it, are of no such network "
+                       f"({str(error)[:150]}).\nGive the checkpoint as published.") from error
     if "variant" in known and layout.variant in ("preview", "flash"):
       told["variant"] = layout.variant
     if self.head_dim and told["num_heads"] is None and told["dim"]:
@@ -130,12 +134,15 @@ class Component:
     defaults = {field.name: field.default for field in dataclasses.fields(self.config)}
     for name, value in fields.items():
       wanted = type(defaults[name])
-      if not isinstance(value, (int, float) if wanted is float else wanted):
-        raise InputError(f"{self.name}: config field {name} is {value!r}, wanted "
-                         f"{'a list' if wanted is tuple else f'a value of type {wanted.__name__}'}.")
+      fits = (isinstance(value, tuple) and all(_is_a(type(defaults[name][0]), part) for part in value)
+              if wanted is tuple else _is_a(wanted, value))
+      if not fits:
+        what = (f"a list of type {type(defaults[name][0]).__name__}" if wanted is tuple
+                else f"a value of type {wanted.__name__}")
+        raise InputError(f"{self.name}: config field {name} is {str(repr(value))[:80]}, wanted {what}.")
       if wanted is int and not 0 < value <= MAX_SIZE or (
           name == "num_layers" and value > MAX_LAYERS):
-        raise InputError(f"{self.name}: config field {name} is {value}, which is no size of this "
+        raise InputError(f"{self.name}: config field {name} is {str(value)[:30]}, which is no size of this "
                          "network.")
 
   def _released_heads(self, dim: int) -> int:
@@ -144,3 +151,10 @@ class Component:
                        f"(released: {self.head_dim} a head).\nPut the config.json beside the file, "
                        """or give it: --config_json='{"num_heads": N}'""")
     return dim // self.head_dim
+
+
+def _is_a(wanted: type, value) -> bool:
+  """Whether a JSON value can stand for one of a config: 3 for 3.0, but not true for 1."""
+  if wanted is float:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e9
+  return isinstance(value, wanted) and (wanted is bool or not isinstance(value, bool))

@@ -43,8 +43,10 @@ def export(folder: pathlib.Path, file: pathlib.Path, component: str = "transform
   card = read_model_card(folder)
   card.require(component)
   path = card.folder / component
-  layout = next(layout for layout in COMPONENTS[component].layouts
-                if layout.name == "official" and layout.variant in (None, card.variant))
+  layout = next((layout for layout in COMPONENTS[component].layouts
+                 if layout.name == "official" and layout.variant in (None, card.variant)), None)
+  if layout is None:
+    raise InputError(f"{folder} holds the variant {card.variant!r}, whose official names are not known.")
   stored = stored_leaves(path)
   rows = {leaf.ours: leaf for leaf in layout.leaves if leaf.ours in stored}
   if rows.keys() != stored.keys():
@@ -58,6 +60,8 @@ def export(folder: pathlib.Path, file: pathlib.Path, component: str = "transform
   for theirs, ((leaf, _), *_) in parts.items():
     ours = stored[leaf.ours]
     shape = leaf.their_shape(ours.shape[1:] if leaf.stacked else ours.shape)
+    if np.dtype(ours.dtype) not in CODES:
+      raise InputError(f"{path}: {leaf.ours} is {ours.dtype}, which safetensors has no name for.")
     begin, end = end, end + math.prod(shape) * np.dtype(ours.dtype).itemsize
     header[theirs] = {"dtype": CODES[np.dtype(ours.dtype)], "shape": list(shape),
                       "data_offsets": [begin, end]}

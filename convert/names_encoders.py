@@ -52,7 +52,7 @@ def _umt5_sizes(match: Match, beside: Mapping) -> dict:
       attention_dim=match.size("blocks.attn.q.kernel", -1),
       ffn_dim=match.size("blocks.ffn.up.kernel", -1),
       num_heads=match.size("blocks.attn.position_bias.embedding", -1),
-      num_layers=beside["num_layers"] if "d_model" in beside else match.layers or None,
+      num_layers=beside.get("num_layers") if "d_model" in beside else match.layers or None,
       num_buckets=match.size("blocks.attn.position_bias.embedding", 0))
 
 

@@ -158,6 +158,9 @@ def identify(checkpoint: Checkpoint, component: str = "auto",
   given = given or {}
   if given.keys() <= COMPONENTS.keys():
     given = given.get(part.name, {})
+    if not isinstance(given, Mapping):
+      raise InputError(f"--config_json: {part.name} is {str(given)[:80]!r}, wanted an object of config "
+                       "fields.")
   return _compare(checkpoint, part, layout, by_table, unused, given, tuple(notes))
 
 

@@ -270,6 +270,12 @@ def test_exported_data_are_aligned(tmp_path, rng):
   assert json.loads(data[8:8 + int.from_bytes(data[:8], "little")])["__metadata__"] == {"format": "pt"}
 
 
+def test_a_variant_without_official_names_is_named(tmp_path, rng):
+  save_component(tmp_path / "m", "transformer", {"norm": {"scale": rng.standard_normal(3)}}, config={})
+  with pytest.raises(InputError, match="holds the variant None, whose official names are not known"):
+    export(tmp_path / "m", tmp_path / "out.safetensors")
+
+
 def test_parameters_without_an_official_name_are_not_exported(tmp_path, rng):
   params = {"norm": {"scale": rng.standard_normal(3)}, "lora": {"a": rng.standard_normal(3)}}
   save_component(tmp_path / "m", "text_encoder", params, config={})

@@ -43,6 +43,7 @@ def test_linked_folders_are_looked_into(tmp_path, umt5):
   (tmp_path / "models" / "base").symlink_to(tmp_path / "disk")
   (tmp_path / "disk" / "again").symlink_to(tmp_path / "disk")  # a circle
   assert found(tmp_path / "models", umt5[1]) == ["text_encoder"]
+  assert found(tmp_path / "disk", umt5[1]) == ["text_encoder"]
   (tmp_path / "link").symlink_to(tmp_path / "models")
   assert found(tmp_path / "link", umt5[1]) == ["text_encoder"]
   (tmp_path / "file").symlink_to(real / "model.safetensors")

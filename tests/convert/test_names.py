@@ -192,6 +192,10 @@ def test_unknown_config_fields_are_named(identify):
 @pytest.mark.parametrize("given, message", [
     ({"num_heads": "12"}, "num_heads is '12', wanted a value of type int"),
     ({"conv_kernels": 3}, "conv_kernels is 3, wanted a list"),
+    ({"num_heads": True}, "num_heads is True, wanted a value of type int"),
+    ({"conv_kernels": (10, "3")}, r"conv_kernels is \(10, '3'\), wanted a list of type int"),
+    ({"conv_kernels": ((1,), (2,))}, "conv_kernels is .*, wanted a list of type int"),
+    ({"audio_encoder": 3}, "--config_json: audio_encoder is '3', wanted an object"),
     ({"num_layers": 10**9}, "num_layers is 1000000000, which is no size"),
     ({"num_heads": 0}, "num_heads is 0, which is no size"),
     ({"num_heads": 7}, "7 heads do not divide its width 768"),
@@ -200,6 +204,15 @@ def test_unknown_config_fields_are_named(identify):
 def test_config_values_that_cannot_be_are_named(identify, given, message):
   with pytest.raises(InputError, match=message):
     identify(released_names.checkpoint("wav2vec2_base_model"), given=given).check()
+
+
+def test_config_files_of_no_network_are_named(identify):
+  clip = released_names.checkpoint("clip_visual_used")
+  with pytest.raises(InputError, match="config.json beside it, are of no such network"):
+    identify(clip, beside={"vision_config": 3})
+  speech = released_names.checkpoint("wav2vec2_base_model")
+  with pytest.raises(InputError, match="config.json beside it, are of no such network"):
+    identify(speech, beside={"conv_stride": 3})
 
 
 def test_an_absurd_layer_number_is_named(identify):

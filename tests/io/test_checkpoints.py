@@ -1,3 +1,4 @@
+import errno
 import json
 import logging as std_logging
 import resource
@@ -207,6 +208,22 @@ def test_a_full_disk_is_an_input_error_and_leaves_nothing(tmp_path):
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
   assert list((tmp_path / "m").iterdir()) == []
+
+
+def test_a_folder_to_which_something_is_still_written_goes(tmp_path, monkeypatch):
+  """As Orbax's threads do after one of them found the disk full."""
+  (tmp_path / "m" / "d").mkdir(parents=True)
+  remove, late = shutil.rmtree, [1, 2]
+
+  def raced(path):
+    if late:
+      late.pop()
+      raise OSError(errno.ENOTEMPTY, "Directory not empty", "d")
+    remove(path)
+
+  monkeypatch.setattr(shutil, "rmtree", raced)
+  checkpoints._remove(tmp_path / "m", tmp_path / "never")
+  assert not (tmp_path / "m").exists() and not late
 
 
 def test_an_unwritable_folder_is_an_input_error(tmp_path, params):

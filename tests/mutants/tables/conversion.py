@@ -57,6 +57,8 @@ MUTANTS = [
         ("statistics in the config.json are ignored", "tuple(beside[\"latents_mean\"]) if \"latents_mean\" in beside else None",
          "None", "test_statistics_of_latents_come_from_the_config_file")),
     *of("convert/component.py", NAMES,
+        ("true is a number", "and (wanted is bool or not isinstance(value, bool))", "and True",
+         "test_config_values_that_cannot_be_are_named"),
         ("what is given counts less than the shapes", "self.sizes(match, beside) | given",
          "given | self.sizes(match, beside)", "test_unknown_config_fields_are_named"),
         ("a lost layer makes a smaller model", "return full if full == released else config", "return config",
