@@ -27,6 +27,13 @@ def test_presets_take_the_steps_that_they_are_given(name, steps):
   assert {stage.learning_rate for stage in stages} == {3e-4}
 
 
+def test_a_short_stage_takes_its_step_from_the_first(monkeypatch):
+  parts = ("long", 0.98, schedule.BASE_TASKS), ("short", 0.02, schedule.ALL_TASKS)
+  monkeypatch.setitem(schedule._PRESETS, "uneven", parts)
+  assert [stage.steps for stage in schedule.preset("uneven", 5)] == [4, 1]
+  assert [stage.steps for stage in schedule.preset("uneven", 100)] == [98, 2]
+
+
 def test_the_paper_goes_from_hard_to_easy_and_schedule_a_the_other_way():
   (hard, then), (easy, later) = (schedule.preset(name, 100) for name in ("paper", "schedule_a"))
   assert hard.mixture.lipsync == 0 < then.mixture.lipsync

@@ -41,7 +41,8 @@ MUTANTS = [
         ("data need not divide over slices", "if config.data % slices:", "if False:",
          "test_slices_are_joined_by_data_alone")),
     *of("emv3_jax/sharding/rules.py", RULES,
-        ("output maps are split the other way", "(\"heads\", \"embed\")", "(\"embed\", \"heads\")", OF_A_LAYER),
+        ("output maps are split the other way", "(\"heads\", \"embed\")", "(\"embed\", \"heads\")",
+         f"{UNITS}::test_what_a_map_splits_the_next_one_sums_over"),
         ("the feed-forward is not split over tensor", "up\\.kernel\", (\"embed\", \"mlp\")",
          "up\\.kernel\", (\"embed\", None)", "test_placed_parameters_keep_their_numbers"),
         ("the first matching rule is taken", "if len(found) != 1:", "if not found:",
@@ -76,5 +77,5 @@ MUTANTS = [
     *of("emv3_jax/sharding/transformer.py", TRANSFORMER,
         ("padding comes out as clips", "out[:batch]", "out", "test_a_batch_that_does_not_divide_is_padded_and_said_so"),
         ("padding is counted from the batch", "-batch % mesh_lib.degree(", "batch % mesh_lib.degree(",
-         "test_a_batch_that_does_not_divide_is_padded_and_said_so")),
+         f"{UNITS}::test_rows_are_added_until_the_batch_divides")),
 ]

@@ -40,7 +40,7 @@ MUTANTS = [
          "key_for(seed, Purpose.TASK, 0, example)",
          "test_the_draw_depends_on_seed_step_and_example_alone"),
         ("all examples of a step have one draw", "Purpose.TASK, step, example)", "Purpose.TASK, step, 0 * example)",
-         "test_the_draw_depends_on_seed_step_and_example_alone"),
+         "test_shares_of_drawn_tasks_are_those_of_the_mixture"),
         ("a cycle begins with the unlearning", "(index + 1) % self.every", "index % self.every",
          "test_places_and_kinds_of_steps"),
         ("a stage begins a step late", "step, side=\"right\")) - 1", "step, side=\"left\")) - 1",
@@ -51,7 +51,7 @@ MUTANTS = [
          "(\"all_tasks\", 0.4, ALL_TASKS), (\"base_tasks\", 0.6, BASE_TASKS)",
          "test_the_paper_goes_from_hard_to_easy_and_schedule_a_the_other_way"),
         ("presets lose steps to rounding", "lengths[0] += steps - lengths.sum()", "pass",
-         "test_presets_take_the_steps_that_they_are_given"),
+         "test_a_short_stage_takes_its_step_from_the_first"),
         ("a warm-up may be longer than its stage", "if self.warmup > self.steps:", "if False:",
          "test_stages_that_cannot_be_are_refused")),
 ]
