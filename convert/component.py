@@ -120,10 +120,6 @@ class Component:
     except (ValueError, TypeError) as error:
       raise InputError(f"{self.name}: {error}\nGive the sizes that shapes do not tell with "
                        "--config_json.") from error
-    width = getattr(config, "attention_dim", getattr(config, "dim", 0))
-    if "num_heads" in known and width % config.num_heads:
-      raise InputError(f"{self.name}: {config.num_heads} heads do not divide its width {width}.\n"
-                       "Correct num_heads in --config_json or in the config.json beside the file.")
     if "num_layers" in known and "num_layers" not in given:
       full = dataclasses.replace(config, num_layers=released.num_layers)
       return full if full == released else config

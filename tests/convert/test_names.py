@@ -198,12 +198,17 @@ def test_unknown_config_fields_are_named(identify):
     ({"audio_encoder": 3}, "--config_json: audio_encoder is '3', wanted an object"),
     ({"num_layers": 10**9}, "num_layers is 1000000000, which is no size"),
     ({"num_heads": 0}, "num_heads is 0, which is no size"),
-    ({"num_heads": 7}, "7 heads do not divide its width 768"),
+    ({"num_heads": 7}, "dim is 768; it must be a multiple of num_heads, 7"),
     ({"conv_kernels": (1, 2)}, "2 conv_kernels and 7 conv_strides"),
 ])
 def test_config_values_that_cannot_be_are_named(identify, given, message):
   with pytest.raises(InputError, match=message):
     identify(released_names.checkpoint("wav2vec2_base_model"), given=given).check()
+
+
+def test_heads_divide_the_width(identify):
+  with pytest.raises(InputError, match="attention_dim is 4096; it must be a multiple of num_heads, 7"):
+    identify(released_names.checkpoint("umt5_xxl_encoder"), given={"num_heads": 7})
 
 
 def test_config_files_of_no_network_are_named(identify):
