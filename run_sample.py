@@ -16,17 +16,21 @@ import pathlib
 import sys
 
 from absl import logging
-import tqdm
 
 from emv3_jax import command_line, processes, program_cache, start_up
 from emv3_jax import config as config_lib
 from emv3_jax.errors import InputError
+from emv3_jax.io import paths
+from emv3_jax.io.manifests import is_text
 from emv3_jax.io.model_card import ModelCard, read_model_card
 from emv3_jax.plan import command as plan
-from emv3_jax.sampling import jobs, output, resolution
+from emv3_jax.sampling import jobs, manifest, output, resolution
 from emv3_jax.sampling.clip import sample
-from emv3_jax.sampling.model import UNTRAINED, load
+from emv3_jax.sampling.inputs import named_files
+from emv3_jax.sampling.model import UNTRAINED, folder_of, load
 from emv3_jax.sampling.settings import Config, Request
+
+_OF_REQUEST = [field.name for field in dataclasses.fields(Request)]
 
 
 def make_parser() -> command_line.Parser:
@@ -35,13 +39,15 @@ def make_parser() -> command_line.Parser:
   parser.add_argument("--checkpoint", help="model folder; default: the config's")
   parser.add_argument("--out", help="video to write, or folder with --manifest")
   parser.add_argument("--manifest", help="jobs, one JSON object a line")
+  parser.add_argument("--strict", action="store_true",
+                      help="with --manifest: make nothing where a line or a file that it names cannot be used")
   parser.add_argument("--audio", help="voice; any container, a video's sound is used")
   parser.add_argument("--image", help="portrait, the first frame (i2v, flf2v)")
   parser.add_argument("--last_image", help="last frame (flf2v)")
   parser.add_argument("--video", help="video whose mouth is redrawn (lipsync)")
-  parser.add_argument("--prompt", default="", help="what the video shows")
+  parser.add_argument("--prompt", help="what the video shows")
   parser.add_argument("--negative_prompt", help="default: the settings'")
-  parser.add_argument("--task", default="i2v", help="i2v, t2v, flf2v or lipsync")
+  parser.add_argument("--task", help="i2v (default), t2v, flf2v or lipsync")
   parser.add_argument("--face_box",
                       help="y1,y2,x1,x2 in the picture's pixels, a .npy, auto or none; default: "
                       "auto where a face is looked for")
@@ -62,7 +68,7 @@ def make_parser() -> command_line.Parser:
 
 
 def progress_bar(steps):
-  return tqdm.tqdm(steps, desc="sampling", unit="step")
+  return command_line.progress(steps, "sampling", "step")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -84,6 +90,8 @@ def main(arguments: Sequence[str]) -> int:
   processes.join(flags)
   if not flags.out:
     raise InputError("--out is missing; name the video to write, or the folder with --manifest.")
+  if flags.strict and not flags.manifest:
+    raise InputError("--strict goes with --manifest; a single clip is always looked at before it is made.")
   if flags.manifest:
     return run_manifest(config, flags, said)
   return run_one(config, flags, said)
@@ -92,16 +100,24 @@ def main(arguments: Sequence[str]) -> int:
 def find_card(checkpoint: str | None, config: Config) -> ModelCard | None:
   """What the model folder says of itself; None where no folder is named."""
   folder = checkpoint or config.checkpoint
-  return None if folder in ("", UNTRAINED) else read_model_card(folder)
+  return None if folder in ("", UNTRAINED) else read_model_card(folder_of(folder))
+
+
+def given_of_request(flags) -> dict:
+  """Flags of a single clip that were given, by their fields; whatever they were given as."""
+  found = {name: getattr(flags, name, None) for name in _OF_REQUEST}
+  return {name: value for name, value in found.items() if value is not None}
 
 
 def run_one(config: Config, flags, said: Collection[str]) -> int:
   if not flags.audio:
     raise InputError("--audio is missing; name the file with the voice.")
-  names = {field.name for field in dataclasses.fields(Request)} & vars(flags).keys()
-  request = Request(**{name: getattr(flags, name) for name in names},
-                    paste=False if flags.no_paste else None)
-  video = output.check_video_path(flags.out)
+  given = given_of_request(flags)
+  for name in ("prompt", "negative_prompt"):
+    if not is_text(given.get(name, "")):
+      raise InputError(f"--{name} is no UTF-8 text; the terminal or the script has another encoding.")
+  request = Request(**given, paste=False if flags.no_paste else None)
+  video = output.check_video_path(flags.out, named_files(request).values())
   use_program_cache(config)
   model = load(flags.checkpoint, config, said=said)
   if flags.verify:
@@ -130,18 +146,37 @@ def summarise(flags, made: dict) -> None:
 
 
 def run_manifest(config: Config, flags, said: Collection[str]) -> int:
-  single = [name for name in ("audio", "image", "last_image", "video") if getattr(flags, name)]
+  single = [*given_of_request(flags), *(["no_paste"] if flags.no_paste else [])]
   if single:
-    raise InputError(f"--{single[0]} does not go with --manifest; write it into the manifest.")
-  todo = jobs.read_manifest(flags.manifest)
+    raise InputError(f"--{single[0]} does not go with --manifest; write it into the manifest"
+                     f"{', or --config.seed for all of its lines' if single[0] == 'seed' else ''}.")
+  folder = read_folder(flags)
+  todo = manifest.check_jobs(manifest.read_manifest(flags.manifest), folder)
+  faulty = [job for job in todo if job.fault]
+  for job in faulty:
+    logging.error("Line %d (%s) cannot be made: %s", job.line, job.name, job.fault)
+  if faulty and flags.strict:
+    raise InputError(f"{len(faulty)} of {len(todo)} lines of {flags.manifest} cannot be made, the first is "
+                     f"line {faulty[0].line}; with --strict none is.")
   use_program_cache(config)
-  outcome = jobs.run_jobs(load(flags.checkpoint, config, said=said), todo, pathlib.Path(flags.out),
+  outcome = jobs.run_jobs(load(flags.checkpoint, config, said=said), todo, folder,
                           save_latents=flags.save_latents, verify=flags.verify,
                           progress=progress_bar)
   logging.info("%d done, %d skipped as done before, %d failed.", outcome.done, outcome.skipped,
                outcome.failed)
   summarise(flags, dataclasses.asdict(outcome))
   return 1 if outcome.failed else 0
+
+
+def read_folder(flags) -> pathlib.Path:
+  """The folder of a manifest's clips."""
+  paths.refuse_address(flags.out, "Output folder")
+  folder = pathlib.Path(flags.out)
+  failures = paths.identity(folder / jobs.FAILED)
+  if failures is not None and failures == paths.identity(flags.manifest):
+    raise InputError(f"Manifest {flags.manifest} is where the reasons of failed jobs are written; give it "
+                     "another name, or choose another --out.")
+  return folder
 
 
 if __name__ == "__main__":

@@ -5,8 +5,10 @@
 
 The five networks have 64x64 pictures and a tokenizer of their own in mind. Their weights ship with the
 package: trained on puppets (docs/puppets.md) as docs/training.md tells, they make puppets speak, and
-nothing else. Steps, scales of guidance and the like are those that the model folder recommends
-(configs/train_tiny.py wrote them there); pictures are written six times as large as they are made.
+nothing else: people want the released model, see docs/conversion.md. Steps, scales of guidance and the
+like are those that the model folder recommends (configs/train_tiny.py wrote them there): whatever
+picture or video comes is sampled at 64x64, and written six times as large. Text to video, which needs no
+size either, shows blurs.
 """
 
 import dataclasses

@@ -1,10 +1,11 @@
 """Released PyTorch checkpoints to model folders of this project, and back.
 
-    python -m convert SOURCE DEST [--component=auto] [--dtype=bfloat16]
+    python -m convert SOURCE DEST [--component=auto] [--dtype=bfloat16] [--key=ema]
     python -m convert --inspect SOURCE
-    python -m convert --export DIR FILE.safetensors [--component=transformer]
+    python -m convert --export DIR FILE.safetensors [--component=transformer] [--replace]
 
 SOURCE is a file, a folder, or owner/name[/folder][@revision] on the Hugging Face hub.
+Exit codes: 0; 1 where --inspect found parts that cannot be read beside others; 2 for mistakes.
 """
 
 import argparse
@@ -20,13 +21,14 @@ from absl import logging
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing here computes
 
 from convert.exporting import export
-from convert.importing import CHOICES, convert, identify_all
-from convert.inspecting import inspect_folder, inspect_plans
+from convert.importing import CHOICES, convert
+from convert.inspecting import inspect_folder, inspect_source
 from convert.plan import COMPONENTS, DTYPES
 from convert.sources import find
 from emv3_jax import command_line
 from emv3_jax.errors import InputError
 from emv3_jax.io.model_card import CARD
+from emv3_jax.io.paths import refuse_address
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -43,8 +45,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
                       help="dtype of the stored parameters (default: that of the files)")
   parser.add_argument("--config_json", "--config-json", metavar="FILE_OR_JSON", default="{}",
                       help='sizes that shapes do not tell, e.g. \'{"num_heads": 3}\'')
+  parser.add_argument("--key", default="", metavar="WORDS", help="of a file with several sets of weights "
+                      "take that whose names begin with WORDS and a dot, e.g. ema")
   parser.add_argument("--replace", action="store_true",
-                      help="convert over a component that DEST already has")
+                      help="write over a component that DEST already has, or over FILE")
   options = parser.parse_args(arguments)
   wanted = 1 if options.inspect else 2
   if len(options.paths) != wanted:
@@ -57,30 +61,38 @@ def _given_config(text: str) -> dict:
   """Config fields from JSON, or from a file that holds it."""
   try:
     content = json.loads(text if text.lstrip().startswith("{") else pathlib.Path(text).read_text())
-  except (OSError, ValueError) as error:
-    raise InputError(f"--config_json={text} is neither JSON nor a file that holds it ({error}).") from error
+  except (OSError, ValueError, RecursionError) as error:
+    raise InputError(f"--config_json={text[:200]} is neither JSON nor a file that holds it "
+                     f"({str(error)[:150]}).") from error
   if not isinstance(content, dict):
     raise InputError(f"--config_json holds a {type(content).__name__}, wanted an object.")
-  return {name: tuple(value) if isinstance(value, list) else value
-          for name, value in content.items()}
+  return _tuples(content)
 
 
-def run(options: argparse.Namespace) -> list[str]:
-  """Does what was asked and returns the lines to print."""
+def _tuples(value):
+  if isinstance(value, dict):
+    return {name: _tuples(part) for name, part in value.items()}
+  return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def run(options: argparse.Namespace) -> tuple[list[str], list[InputError]]:
+  """Does what was asked; returns the lines to print, and what cannot be read beside what they show."""
+  for path in options.paths:
+    refuse_address(path, "Path")
   if options.export:
     folder, file = map(pathlib.Path, options.paths)
     component = "transformer" if options.component == "auto" else options.component
     if component not in COMPONENTS:
       raise InputError(f"--component={component} cannot be exported; known: "
                        f"{', '.join(COMPONENTS)}.")
-    return [export(folder, file, component)]
+    return [export(folder, file, component, options.replace)], []
   if options.inspect and (pathlib.Path(options.paths[0]) / CARD).exists():
     return inspect_folder(pathlib.Path(options.paths[0]))
-  source, given = find(options.paths[0]), _given_config(options.config_json)
+  source, given = find(options.paths[0], options.key), _given_config(options.config_json)
   if options.inspect:
-    return inspect_plans(*identify_all(source, options.component, given), source)
+    return inspect_source(source, options.component, given)
   return convert(source, pathlib.Path(options.paths[1]), options.component, options.dtype, given,
-                 options.replace)
+                 options.replace), []
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -89,18 +101,25 @@ def main(arguments: list[str] | None = None) -> int:
   # raises; they would bury the message.
   logging.set_verbosity(logging.FATAL)
   command_line.quieten_asyncio()
+  for stream in (sys.stdout, sys.stderr):  # names in files may be what no terminal shows
+    stream.reconfigure(errors="backslashreplace")
   try:
     with contextlib.redirect_stderr(said):
-      lines = run(options)
-  except InputError as error:
-    print(error, file=sys.stderr)
+      lines, faults = run(options)
+  except (InputError, OSError, RecursionError) as error:  # the last from JSON in JSON in JSON
+    where = str(getattr(error, "filename", None) or " ".join(options.paths))
+    print(error if isinstance(error, InputError) else f"{where[:200]} cannot be read or written "
+          f"({getattr(error, 'strerror', None) or error}).", file=sys.stderr)
     return 2
   except BaseException:
     sys.stderr.write(said.getvalue())
     raise
   sys.stderr.write(said.getvalue())
-  print("\n".join(lines))
-  return 0
+  for line in lines:
+    print(line, file=sys.stderr if line.startswith("warning: ") else sys.stdout)
+  for fault in faults:
+    print("cannot be read: " + " ".join(str(fault).splitlines()), file=sys.stderr)
+  return 1 if faults else 0
 
 
 if __name__ == "__main__":

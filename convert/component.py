@@ -21,7 +21,8 @@ class Layout:
     name: "official", or the library whose names these are.
     rows: the name table.
     variant: of the model, for transformers.
-    prefixes: taken off names that have them (wrappers of the same network).
+    prefixes: taken off names that have them (this network as a part of a library's larger one).
+    dropped: prefix of the names in `rows` that files of some releases of the library lack.
     aliases: other spellings of a name in `rows`.
     unused: patterns of tensors that are known to come along and that the network does not have.
     last_block: where a tensor of this name is present, the last layer is unused as well.
@@ -32,6 +33,7 @@ class Layout:
   rows: tuple[Row, ...]
   variant: str | None = None
   prefixes: tuple[str, ...] = ()
+  dropped: str = ""
   aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
   unused: tuple[str, ...] = ()
   last_block: str | None = None
@@ -43,6 +45,8 @@ class Layout:
 
   def plain(self, names: Collection[str]) -> dict[str, str]:
     """{name as in `rows`: name in the file}."""
+    if self.dropped and not any(name.startswith(self.dropped) for name in names):
+      return {f"{self.dropped}{name}": name for name in names}
     plain = {}
     for name in names:
       prefix = next((prefix for prefix in self.prefixes if name.startswith(prefix)), "")
@@ -99,7 +103,11 @@ class Component:
     known = {field.name for field in dataclasses.fields(self.config)}
     for name in sorted(given.keys() - known):
       raise InputError(f"{self.name} has no config field {name}; known: {', '.join(sorted(known))}.")
-    told = self.sizes(match, beside) | given
+    try:
+      told = self.sizes(match, beside) | given
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
+      raise InputError(f"{self.name}: its shapes, or the config.json beside it, are of no such network "
+                       f"({str(error)[:150]}).\nGive the checkpoint as published.") from error
     if "variant" in known and layout.variant in ("preview", "flash"):
       told["variant"] = layout.variant
     if self.head_dim and told["num_heads"] is None and told["dim"]:
@@ -112,10 +120,6 @@ class Component:
     except (ValueError, TypeError) as error:
       raise InputError(f"{self.name}: {error}\nGive the sizes that shapes do not tell with "
                        "--config_json.") from error
-    width = getattr(config, "attention_dim", getattr(config, "dim", 0))
-    if "num_heads" in known and width % config.num_heads:
-      raise InputError(f"{self.name}: {config.num_heads} heads do not divide its width {width}.\n"
-                       "Correct num_heads in --config_json or in the config.json beside the file.")
     if "num_layers" in known and "num_layers" not in given:
       full = dataclasses.replace(config, num_layers=released.num_layers)
       return full if full == released else config
@@ -126,12 +130,15 @@ class Component:
     defaults = {field.name: field.default for field in dataclasses.fields(self.config)}
     for name, value in fields.items():
       wanted = type(defaults[name])
-      if not isinstance(value, (int, float) if wanted is float else wanted):
-        raise InputError(f"{self.name}: config field {name} is {value!r}, wanted "
-                         f"{'a list' if wanted is tuple else f'a value of type {wanted.__name__}'}.")
+      fits = (isinstance(value, tuple) and all(_is_a(type(defaults[name][0]), part) for part in value)
+              if wanted is tuple else _is_a(wanted, value))
+      if not fits:
+        what = (f"a list of type {type(defaults[name][0]).__name__}" if wanted is tuple
+                else f"a value of type {wanted.__name__}")
+        raise InputError(f"{self.name}: config field {name} is {str(repr(value))[:80]}, wanted {what}.")
       if wanted is int and not 0 < value <= MAX_SIZE or (
           name == "num_layers" and value > MAX_LAYERS):
-        raise InputError(f"{self.name}: config field {name} is {value}, which is no size of this "
+        raise InputError(f"{self.name}: config field {name} is {str(value)[:30]}, which is no size of this "
                          "network.")
 
   def _released_heads(self, dim: int) -> int:
@@ -140,3 +147,10 @@ class Component:
                        f"(released: {self.head_dim} a head).\nPut the config.json beside the file, "
                        """or give it: --config_json='{"num_heads": N}'""")
     return dim // self.head_dim
+
+
+def _is_a(wanted: type, value) -> bool:
+  """Whether a JSON value can stand for one of a config: 3 for 3.0, but not true for 1."""
+  if wanted is float:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e9
+  return isinstance(value, wanted) and (wanted is bool or not isinstance(value, bool))

@@ -13,27 +13,40 @@ from convert.tensors import SAFETENSORS_DTYPES, copy
 from emv3_jax.errors import InputError
 from emv3_jax.io.atomic import atomic_file
 from emv3_jax.io.checkpoints import read_model_card
+from emv3_jax.io.paths import check_folder, check_output
 from emv3_jax.io.stored_leaves import StoredLeaf, stored_leaves
 
+SUFFIX = ".safetensors"
 CODES = {np.dtype(dtype): code for code, dtype in SAFETENSORS_DTYPES.items()}
 
 
-def export(folder: pathlib.Path, file: pathlib.Path, component: str = "transformer") -> str:
+def export(folder: pathlib.Path, file: pathlib.Path, component: str = "transformer",
+           replace: bool = False) -> str:
   """Writes one component as safetensors, one tensor in memory at a time.
 
   Tensors that the network does not have were left out by the conversion, and are not in the file.
+
+  Args:
+    folder: a model folder.
+    file: ends in .safetensors or .sft; its folder is there.
+    component: of the folder.
+    replace: write over a file that is there.
 
   Returns:
     One line about the file, for the user.
 
   Raises:
-    InputError: the folder has no such whole component, or the file cannot be written.
+    InputError: the file is not named as what it will be, is there already or cannot be written, or
+      the folder has no such whole component.
   """
+  _check_file(file, replace)
   card = read_model_card(folder)
   card.require(component)
   path = card.folder / component
-  layout = next(layout for layout in COMPONENTS[component].layouts
-                if layout.name == "official" and layout.variant in (None, card.variant))
+  layout = next((layout for layout in COMPONENTS[component].layouts
+                 if layout.name == "official" and layout.variant in (None, card.variant)), None)
+  if layout is None:
+    raise InputError(f"{folder} holds the variant {card.variant!r}, whose official names are not known.")
   stored = stored_leaves(path)
   rows = {leaf.ours: leaf for leaf in layout.leaves if leaf.ours in stored}
   if rows.keys() != stored.keys():
@@ -47,6 +60,8 @@ def export(folder: pathlib.Path, file: pathlib.Path, component: str = "transform
   for theirs, ((leaf, _), *_) in parts.items():
     ours = stored[leaf.ours]
     shape = leaf.their_shape(ours.shape[1:] if leaf.stacked else ours.shape)
+    if np.dtype(ours.dtype) not in CODES:
+      raise InputError(f"{path}: {leaf.ours} is {ours.dtype}, which safetensors has no name for.")
     begin, end = end, end + math.prod(shape) * np.dtype(ours.dtype).itemsize
     header[theirs] = {"dtype": CODES[np.dtype(ours.dtype)], "shape": list(shape),
                       "data_offsets": [begin, end]}
@@ -57,6 +72,18 @@ def export(folder: pathlib.Path, file: pathlib.Path, component: str = "transform
     for pieces in parts.values():
       out.write(_official(path, pieces).reshape(-1).view(np.uint8).data)
   return f"{file}: {len(parts)} tensors, {end:,} bytes of {component}"
+
+
+def _check_file(file: pathlib.Path, replace: bool) -> None:
+  if file.suffix != SUFFIX:
+    raise InputError(f"{file} would be a safetensors file under another name.\n"
+                     f"Give it that ending: {file.with_suffix(SUFFIX) if file.name else file}")
+  if not file.parent.is_dir():
+    raise InputError(f"Cannot write {file}: folder {file.parent} does not exist; make it first.")
+  check_output(file)
+  check_folder(file.parent)
+  if file.exists() and not replace:
+    raise InputError(f"{file} is there already; pass --replace to write over it, or choose another name.")
 
 
 def _official(component: pathlib.Path, pieces: list[tuple[Leaf, object]]) -> np.ndarray:

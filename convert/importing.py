@@ -8,6 +8,7 @@ from typing import Any
 
 from absl import logging
 
+from convert.not_finite import NotFinite
 from convert.plan import COMPONENTS, Plan, Unrecognised, identify
 from convert.sources import Checkpoint, Source
 from emv3_jax.errors import InputError
@@ -19,43 +20,66 @@ from emv3_jax.sampling.settings import RELEASED
 CHOICES = ("auto", *COMPONENTS, "tokenizer")
 
 
+def survey(source: Source, given: Mapping[str, Any] | None = None,
+           ) -> tuple[list[Plan], list[Unrecognised], list[InputError]]:
+  """Looks at every checkpoint of a source: plans, those that are no component, those that cannot
+  be read."""
+  plans, strangers, faults = [], [], []
+  for checkpoint in source.checkpoints:
+    try:
+      plans.append(identify(checkpoint, given=given))
+    except Unrecognised as error:
+      strangers.append(error)
+    except InputError as error:
+      faults.append(error)
+  return plans, strangers, faults
+
+
 def identify_all(source: Source, component: str = "auto",
                  given: Mapping[str, Any] | None = None) -> tuple[list[Plan], list[str]]:
   """Recognises the checkpoints of a source.
 
   Args:
     source: what `sources.find` found.
-    component: one of `CHOICES`; other components of the source are left out.
+    component: one of `CHOICES`; other components of the source are left out, whether they can be
+      read or not.
     given: config fields that override what shapes and config files say.
 
   Returns:
     Plans, one a component, and a line about each file that is left out because it is none.
 
   Raises:
-    InputError: nothing is recognised, or two checkpoints are the same component.
+    InputError: nothing is recognised, one cannot be read, or two checkpoints are the same component.
   """
   if component == "tokenizer":
     return [], []
   if len(source.checkpoints) == 1:
     return [identify(source.checkpoints[0], component, given)], []
-  plans, strangers = [], []
-  for checkpoint in source.checkpoints:
-    try:
-      plans.append(identify(checkpoint, given=given))
-    except Unrecognised as error:
-      strangers.append(error)
+  plans, strangers, faults = survey(source, given)
   wanted = [plan for plan in plans if component in ("auto", plan.component.name)]
+  if faults and (component == "auto" or not wanted):
+    raise faults[0]
   if strangers and not wanted:
     raise strangers[0]
   if not wanted and source.checkpoints:
     raise InputError(f"{source.name} has no {component}; found: "
                      f"{', '.join(sorted({plan.component.name for plan in plans}))}.")
   for plan in wanted:
-    same = [other.checkpoint.name for other in wanted if other.component is plan.component]
-    if len(same) > 1:
+    same = several(plan, wanted)
+    if same:
       raise InputError(f"{source.name} has several checkpoints of the {plan.component.name}: "
-                       f"{', '.join(same)}.\nGive the file or folder of one of them as SOURCE.")
-  return wanted, [f"left out: {str(error).splitlines()[0]}" for error in strangers]
+                       f"{same}.\nGive the file or folder of one of them as SOURCE.")
+  return wanted, [left_out(error) for error in (*strangers, *faults)]
+
+
+def several(plan: Plan, plans: list[Plan]) -> str:
+  """Names of the checkpoints of the plan's component where there are several, else ""."""
+  same = [other.checkpoint.name for other in plans if other.component is plan.component]
+  return ", ".join(same) if len(same) > 1 else ""
+
+
+def left_out(error: InputError) -> str:
+  return f"left out: {str(error).splitlines()[0]}"
 
 
 def convert(source: Source, folder: pathlib.Path, component: str = "auto", dtype: str = "keep",
@@ -76,9 +100,12 @@ def convert(source: Source, folder: pathlib.Path, component: str = "auto", dtype
     InputError: a checkpoint is not whole, or the folder has another one in its place.
   """
   plans, lines = identify_all(source, component, given)
+  lines = [*source.notes, *lines]
   for plan in plans:
     plan.check()
-  if component == "tokenizer" and source.tokenizer is None:
+    lines += [f"warning: {plan.component.name}: {note}." for note in plan.notes]
+  tokenizer = source.tokenizer if component in ("auto", "tokenizer") else None
+  if component == "tokenizer" and tokenizer is None:
     raise InputError(f"{source.name} has no tokenizer.json in a folder umt5-xxl or tokenizer.")
   for plan in plans:
     name, stored = plan.component.name, plan.dtype if dtype == "keep" else dtype
@@ -87,15 +114,17 @@ def convert(source: Source, folder: pathlib.Path, component: str = "auto", dtype
       lines.append(f"{name}: already in {folder}, from the same files")
       continue
     logging.info("Converting %s.", plan.checkpoint.name)
-    save_component(folder, name, plan.params(dtype), config=dataclasses.asdict(plan.config),
+    counts = NotFinite()
+    save_component(folder, name, plan.params(dtype, counts), config=dataclasses.asdict(plan.config),
                    variant=plan.layout.variant, sources=sources,
                    **_model_of(plan.layout.variant if name == TRANSFORMER else None))
     unused = ", ".join(f"{pattern} ({count})" for pattern, count in plan.unused.items())
     lines.append(f"{name}: {plan.num_params:,} parameters, {stored}"
                  f"{f', variant {plan.layout.variant}' if plan.layout.variant else ''}"
                  f"{f'; left out, unused: {unused}' if plan.unused else ''}")
-  if source.tokenizer is not None and component in ("auto", "tokenizer"):
-    write_tokenizer(folder, source.tokenizer)
+    lines += counts.lines(name, stored)
+  if tokenizer is not None:
+    write_tokenizer(folder, tokenizer)
     lines.append("tokenizer: copied")
   return lines
 
@@ -111,12 +140,13 @@ def _model_of(variant: str | None) -> dict:
 
 
 def digests(checkpoint: Checkpoint) -> list[dict]:
-  """Name, sha256 and size in bytes of each file of a checkpoint."""
+  """Name, sha256 and size in bytes of each file of a checkpoint, and its key where there is one."""
   found = []
   for file in checkpoint.files:
     with file.open("rb") as content:
       found.append({"file": file.name, "sha256": hashlib.file_digest(content, "sha256").hexdigest(),
-                    "bytes": file.stat().st_size})
+                    "bytes": file.stat().st_size}
+                   | ({"key": checkpoint.key} if checkpoint.key else {}))
   return found
 
 

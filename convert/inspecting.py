@@ -1,56 +1,87 @@
 """`--inspect`: tables of what a source or a model folder holds."""
 
+from collections.abc import Mapping
 import pathlib
+from typing import Any
 
-from convert.plan import LISTED, Plan
+from convert.importing import left_out, several, survey
+from convert.plan import LISTED
 from convert.sources import Source
+from convert.tensors import shown as printable
+from emv3_jax.errors import InputError
 from emv3_jax.io.checkpoints import read_model_card
+from emv3_jax.io.model_card import CARD
 
 HEAD = ("component", "variant", "names", "tensors", "parameters", "dtype", "unused", "missing",
         "unexpected", "misshapen", "file")
 
 
-def inspect_plans(plans: list[Plan], left_out: list[str], source: Source) -> list[str]:
-  """A table with a line for each recognised checkpoint, then the names behind its counts."""
+def inspect_source(source: Source, component: str, given: Mapping[str, Any],
+                   ) -> tuple[list[str], list[InputError]]:
+  """A table with a line for each recognised checkpoint, then the names behind its counts.
+
+  Returns:
+    The lines, and what cannot be read beside what they show.
+
+  Raises:
+    InputError: there is nothing to show.
+  """
+  plans, strangers, faults = survey(source, given)
+  shown = [plan for plan in plans if component in ("auto", plan.component.name)]
+  tokenizers = source.tokenizers if component in ("auto", "tokenizer") else ()
+  if not shown and not tokenizers:
+    raise next(iter((*faults, *strangers)), None) or InputError(
+        f"{source.name} has no {component}; found: "
+        f"{', '.join(sorted({plan.component.name for plan in plans})) or 'a tokenizer'}.")
   rows = [HEAD]
-  for plan in plans:
+  for plan in shown:
     rows.append((plan.component.name, plan.layout.variant or "", plan.layout.name,
                  str(len(plan.tensors)), f"{plan.num_params:,}", plan.dtype, str(sum(plan.unused.values())),
                  str(len(plan.missing)), str(len(plan.unexpected)), str(len(plan.misshapen)),
                  plan.checkpoint.name))
-  lines = _table(rows) if plans else []
-  for plan in plans:
+  lines = _table(rows) if shown else []
+  for plan in shown:
     lines += [f"{plan.component.name} unused: {pattern} ({count})"
               for pattern, count in plan.unused.items()]
     for fault, names in plan.faults.items():
-      lines += [f"{plan.component.name} {fault}: {name}" for name in names[:LISTED]]
+      lines += [f"{plan.component.name} {fault}: {printable(name)}" for name in names[:LISTED]]
       if len(names) > LISTED:
         lines.append(f"{plan.component.name} {fault}: ... and {len(names) - LISTED} more")
-  lines += left_out
-  if source.tokenizer is not None:
-    lines.append(f"tokenizer: {source.tokenizer}")
-  return lines
+    lines += [f"warning: {plan.component.name}: {note}." for note in plan.notes]
+  lines += dict.fromkeys(f"{plan.component.name}: several checkpoints, of which only one can be "
+                         f"converted: {several(plan, shown)}" for plan in shown if several(plan, shown))
+  lines += [*source.notes, *map(left_out, strangers)]
+  return lines + [f"tokenizer: {path}" for path in tokenizers], faults
 
 
-def inspect_folder(folder: pathlib.Path) -> list[str]:
-  """A table of the components of a converted model.
+def inspect_folder(folder: pathlib.Path) -> tuple[list[str], list[InputError]]:
+  """A table of the components of a converted model, and what is wrong with others in it.
 
   Raises:
-    InputError: the folder is not a model folder, or a component in it is not whole.
+    InputError: the folder is not a model folder, or nothing in it is whole.
   """
   card = read_model_card(folder)
-  rows = [("component", "variant", "dtype", "bytes", "files", "from")]
+  rows, faults = [("component", "variant", "dtype", "bytes", "files", "from")], []
   for name in card.components:
-    component = card.require(name)
-    rows.append((name, card.variant or "" if name == "transformer" else "", component.dtype,
-                 f"{component.bytes:,}", str(component.files),
-                 ", ".join(source["file"] for source in component.sources)))
+    try:
+      component = card.require(name)
+      rows.append((name, card.variant or "" if name == "transformer" else "", component.dtype,
+                   f"{component.bytes:,}", str(component.files),
+                   ", ".join(source["file"] for source in component.sources)))
+    except InputError as error:
+      faults.append(error)
+    except (KeyError, TypeError, ValueError) as error:
+      faults.append(InputError(f"{folder / CARD}: what it says of {name} cannot be read "
+                               f"({type(error).__name__}: {error}).\nConvert the model again."))
   if (folder / "tokenizer" / "tokenizer.json").exists():
     rows.append(("tokenizer", "", "", "", "1", "tokenizer.json"))
-  return _table(rows)
+  if faults and len(rows) == 1:
+    raise faults[0]
+  return _table(rows), faults
 
 
 def _table(rows: list[tuple[str, ...]]) -> list[str]:
+  rows = [tuple(map(str, row)) for row in rows]
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
           for row in rows]

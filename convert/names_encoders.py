@@ -52,7 +52,7 @@ def _umt5_sizes(match: Match, beside: Mapping) -> dict:
       attention_dim=match.size("blocks.attn.q.kernel", -1),
       ffn_dim=match.size("blocks.ffn.up.kernel", -1),
       num_heads=match.size("blocks.attn.position_bias.embedding", -1),
-      num_layers=beside["num_layers"] if "d_model" in beside else match.layers or None,
+      num_layers=beside.get("num_layers") if "d_model" in beside else match.layers or None,
       num_buckets=match.size("blocks.attn.position_bias.embedding", 0))
 
 
@@ -62,7 +62,8 @@ TEXT_ENCODER = Component(
     (Layout("official", _OFFICIAL),
      Layout("transformers", _TRANSFORMERS,
             aliases={"encoder.embed_tokens.weight": "shared.weight"},
-            unused=("encoder.embed_tokens.weight", "decoder.*", "lm_head.weight"))),
+            unused=("encoder.embed_tokens.weight", "decoder.*", "lm_head.weight",
+                    "spiece_model"))),  # the tokenizer, in ComfyUI's files
     UMT5Config, _umt5_sizes, lambda config, variant: umt5.network(config).abstract)
 
 
@@ -117,10 +118,11 @@ def _clip_sizes(match: Match, beside: Mapping) -> dict:
 IMAGE_ENCODER = Component(
     "image_encoder",
     # The network ends before the last block, as the reference runs it.
-    (Layout("official", CLIP_OFFICIAL, prefixes=("model.",),
+    (Layout("official", CLIP_OFFICIAL,
             unused=("textual.*", "log_scale", "visual.head", "visual.post_norm.*"),
             last_block="visual.post_norm.weight", last_block_pattern="visual.transformer.{l}."),
      Layout("transformers", CLIP_TRANSFORMERS,
+            dropped="vision_model.",  # by a CLIPVisionModel of transformers 5 on its own
             unused=("text_model.*", "logit_scale", "visual_projection.weight",
                     "text_projection.weight", "vision_model.post_layernorm.*",
                     "vision_model.embeddings.position_ids"),

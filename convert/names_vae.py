@@ -92,7 +92,7 @@ TABLE = (
 )
 
 _OFFICIAL, _DIFFUSERS = columns(TABLE)
-LAYOUTS = (Layout("official", _OFFICIAL, prefixes=("model.",)), Layout("diffusers", _DIFFUSERS))
+LAYOUTS = (Layout("official", _OFFICIAL), Layout("diffusers", _DIFFUSERS))
 
 
 def _sizes(match: Match, beside: Mapping) -> dict:

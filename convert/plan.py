@@ -1,7 +1,7 @@
 """Which component a checkpoint is, and whether it is exactly that: the strict report."""
 
 import collections
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 import dataclasses
 import math
 from typing import Any
@@ -12,9 +12,11 @@ from convert.component import Component, Layout
 from convert.names_encoders import AUDIO_ENCODER, IMAGE_ENCODER, TEXT_ENCODER
 from convert.names_transformer import COMPONENT as TRANSFORMER
 from convert.names_vae import COMPONENT as VAE
+from convert.not_finite import NotFinite
 from convert.sources import Checkpoint
 from convert.table import Leaf, match
-from convert.tensors import copy, open_tensors
+from convert.tensors import copy, open_tensors, shown
+from convert.wrappers import prefixes, unwrapped, without_wrapped_layers
 from emv3_jax.errors import InputError
 from emv3_jax.io.checkpoints import LazyArray
 from emv3_jax.models.network import Params, named_leaves, nested
@@ -22,7 +24,8 @@ from emv3_jax.models.network import Params, named_leaves, nested
 COMPONENTS = {component.name: component
               for component in (TRANSFORMER, VAE, TEXT_ENCODER, IMAGE_ENCODER, AUDIO_ENCODER)}
 DTYPES = ("float32", "bfloat16", "float16")
-LISTED = 8  # names of each fault that a message lists
+LISTED = 8  # names of each fault that --inspect lists
+FEW = 3  # and that a message does
 
 
 class Unrecognised(InputError):
@@ -39,6 +42,7 @@ class Plan:
     missing, unexpected, misshapen: faults, by the names of the table.
     unused: {pattern: number} of tensors that are known to come along without being used.
     dtype: of the tensors that are used, "mixed" where they differ.
+    notes: what is odd about the files and does no harm.
   """
 
   checkpoint: Checkpoint
@@ -53,6 +57,7 @@ class Plan:
   misshapen: tuple[str, ...]
   unused: Mapping[str, int]
   dtype: str
+  notes: tuple[str, ...] = ()
 
   @property
   def faults(self) -> dict[str, tuple[str, ...]]:
@@ -63,30 +68,30 @@ class Plan:
     return sum(math.prod(leaf.shape) for leaf in named_leaves(self.abstract).values())
 
   def check(self) -> None:
-    """Raises InputError with the (capped) list of faults, if there is one."""
+    """Raises InputError with the first faults, if there are any."""
     if not any(self.faults.values()):
       return
     counts = ", ".join(f"{len(names)} {fault}" for fault, names in self.faults.items() if names)
-    lines = [f"{self.checkpoint.name}: not a whole {self.component.name} ({_described(self.layout)}): "
-             f"{counts}."]
-    for fault, names in self.faults.items():
-      lines += [f"  {fault}: {name}" for name in names[:LISTED]]
-      if len(names) > LISTED:
-        lines.append(f"  {fault}: ... and {len(names) - LISTED} more")
-    lines.append("Give the checkpoint as published; for other sizes add --config_json.")
-    raise InputError("\n".join(lines))
+    listed = "; ".join(f"{fault}: {', '.join(map(shown, names[:FEW]))}{', ...' * (len(names) > FEW)}"
+                       for fault, names in self.faults.items() if names)
+    raise InputError(f"{self.checkpoint.name}: not a whole {self.component.name} "
+                     f"({_described(self.layout)}): {counts}.\n  {listed}\n"
+                     "Give the checkpoint as published, for other sizes with --config_json; --inspect "
+                     "lists more.")
 
-  def params(self, dtype: str = "keep") -> Params:
+  def params(self, dtype: str = "keep", counts: NotFinite | None = None) -> Params:
     """Our parameters, each made when it is asked for.
 
     Args:
       dtype: of the result, or "keep".
+      counts: learns of values that are not finite while the parameters are made.
     """
-    return nested({name: self._stacked(leaf, shape.shape, dtype)
+    counts = counts or NotFinite()
+    return nested({name: self._stacked(leaf, shape.shape, dtype, counts)
                    for name, shape in named_leaves(self.abstract).items()
                    for leaf in [self.leaves[name]]})
 
-  def _stacked(self, leaf: Leaf, shape, dtype: str) -> LazyArray:
+  def _stacked(self, leaf: Leaf, shape, dtype: str, counts: NotFinite) -> LazyArray:
     names = leaf.names(shape[0])
     dtype = np.dtype(self.tensors[names[0]].dtype if dtype == "keep" else dtype)
 
@@ -94,7 +99,10 @@ class Plan:
       array = np.empty(shape, dtype)
       layers = array if leaf.stacked else array[None]
       for layer, name in zip(layers, names, strict=True):
-        copy(leaf.take(self.tensors[name].make()), layer)
+        tensor = self.tensors[name].make()
+        with np.errstate(over="ignore"):  # told by name instead
+          copy(leaf.take(tensor), layer)
+        counts.look(name, tensor, layer)
       return array
 
     return LazyArray(tuple(shape), dtype, make)
@@ -112,25 +120,36 @@ def identify(checkpoint: Checkpoint, component: str = "auto",
   Raises:
     InputError: it is none of the known components, not the one asked for, or several at once.
   """
-  tensors = open_tensors(checkpoint.files)
-  candidates = [(part, layout) for part in COMPONENTS.values() for layout in part.layouts]
-  explained = {index: _explained(layout, tensors) for index, (_, layout) in enumerate(candidates)}
-  best = max(explained, key=lambda index: (len(explained[index]),
-                                           -len(candidates[index][1].leaves)))
-  part, layout = candidates[best]
-  plain = layout.plain(tensors)
+  if checkpoint.problem:
+    raise InputError(checkpoint.problem)
+  notes = []
+  tensors = _selected(open_tensors(checkpoint.files, notes), checkpoint)
+  candidates = [(prefix, part, layout) for prefix in prefixes(tensors)
+                for part in COMPONENTS.values() for layout in part.layouts]
+  explained = [_explained(prefix, layout, tensors) for prefix, _, layout in candidates]
+  best = max(range(len(candidates)),
+             key=lambda index: (len(explained[index]), -len(candidates[index][2].leaves)))
+  prefix, part, layout = candidates[best]
+  plain = _plain(prefix, layout, tensors)
   unused = layout.unused_among(plain.keys())
-  if 2 * len(explained[best]) < len(plain) - len(unused) or not explained[best]:
-    raise Unrecognised(f"{checkpoint.name}: not recognised. Its {len(tensors)} tensors are named "
-                       f"{', '.join(sorted(tensors)[:3])}, ...\n"
-                       f"Known: {', '.join(COMPONENTS)}, as published or as in diffusers and "
-                       "transformers.")
+  # Other networks may lie beside this one in the file; that is told below.
+  wrapped = [source for name, source in plain.items()
+             if name not in unused and source.startswith(prefix)]
+  if not explained[best] or 2 * len(explained[best]) < len(wrapped):
+    raise _unrecognised(checkpoint, tensors)
   rest = tensors.keys() - explained[best] - {plain[name] for name in unused}
-  others = {f"{candidates[index][0].name} ({_described(candidates[index][1])})"
-            for index, names in explained.items() if rest & names}
+  others = [candidates[index] for index, names in enumerate(explained) if rest & names]
+  if any((other, known) == (part, layout) for _, other, known in others):
+    sets = sorted({wrapper for (wrapper, other, known), names in zip(candidates, explained, strict=True)
+                   if (other, known) == (part, layout) and len(names) == len(explained[best])})
+    raise InputError(f"{checkpoint.name} has the {part.name} more than once: its names begin with "
+                     f"{' and with '.join(repr(found.removesuffix('.')) for found in sets)}.\n"
+                     f"Choose one: --key={(sets[-1] or prefix).removesuffix('.')}")
   if others:
+    told = sorted({f"{other.name} ({_described(known)})" for _, other, known in others
+                   if other is part} or {other.name for _, other, _ in others})
     raise InputError(f"{checkpoint.name}: ambiguous: it has names of {part.name} "
-                     f"({_described(layout)}) and of {', '.join(sorted(others))}.\n"
+                     f"({_described(layout)}) and of {', '.join(told)}.\n"
                      "Give one file per component.")
   if component not in ("auto", part.name):
     raise InputError(f"{checkpoint.name} holds a {part.name}, asked for was {component}.\n"
@@ -139,10 +158,40 @@ def identify(checkpoint: Checkpoint, component: str = "auto",
   given = given or {}
   if given.keys() <= COMPONENTS.keys():
     given = given.get(part.name, {})
-  return _compare(checkpoint, part, layout, by_table, unused, given)
+    if not isinstance(given, Mapping):
+      raise InputError(f"--config_json: {part.name} is {str(given)[:80]!r}, wanted an object of config "
+                       "fields.")
+  return _compare(checkpoint, part, layout, by_table, unused, given, tuple(notes))
 
 
-def _compare(checkpoint, component: Component, layout: Layout, tensors, unused, given) -> Plan:
+def _selected(tensors: Mapping[str, LazyArray], checkpoint: Checkpoint) -> dict[str, LazyArray]:
+  """The tensors below the checkpoint's key."""
+  if not checkpoint.key:
+    return without_wrapped_layers(tensors)
+  before = f"{checkpoint.key}."
+  found = {name.removeprefix(before): tensor for name, tensor in tensors.items()
+           if name.startswith(before)}
+  if not found:
+    first = sorted({name.split(".")[0] for name in tensors})
+    raise InputError(f"{checkpoint.name} has no tensors below {shown(checkpoint.key)!r}; its names begin "
+                     f"with {', '.join(map(shown, first[:FEW]))}{', ...' * (len(first) > FEW)}.\n"
+                     "Correct --key, or leave it out.")
+  return without_wrapped_layers(found)
+
+
+def _unrecognised(checkpoint: Checkpoint, tensors: Mapping[str, LazyArray]) -> Unrecognised:
+  names = ", ".join(map(shown, sorted(tensors)[:3]))
+  if any(".lora_" in name for name in tensors):
+    return Unrecognised(f"{checkpoint.name}: not recognised: it is a LoRA, a difference to a network "
+                        f"and not one. Its {len(tensors)} tensors are named {names}, ...\n"
+                        "Give the network's own checkpoint.")
+  return Unrecognised(f"{checkpoint.name}: not recognised. Its {len(tensors)} tensors are named "
+                      f"{names}, ...\nKnown: {', '.join(COMPONENTS)}, as published or as in diffusers "
+                      "and transformers; --key=WORDS takes what lies below WORDS.")
+
+
+def _compare(checkpoint, component: Component, layout: Layout, tensors, unused, given,
+             notes: tuple[str, ...]) -> Plan:
   used = {name: tensor.shape for name, tensor in tensors.items() if name not in unused}
   found = match(layout.rows, used)
   config = component.infer_config(found, layout, checkpoint.beside, given)
@@ -172,12 +221,18 @@ def _compare(checkpoint, component: Component, layout: Layout, tensors, unused, 
   unexpected = [f"{name} {list(shape)}" for name, shape in used.items() if name not in expected]
   return Plan(checkpoint, component, layout, config, abstract, tensors, leaves,
               tuple(dict.fromkeys(missing)), tuple(unexpected), tuple(dict.fromkeys(misshapen)),
-              collections.Counter(unused.values()), dtypes.pop() if len(dtypes) == 1 else "mixed")
+              collections.Counter(unused.values()), dtypes.pop() if len(dtypes) == 1 else "mixed", notes)
 
 
-def _explained(layout: Layout, names: Iterable[str]) -> set[str]:
+def _plain(prefix: str, layout: Layout, names: Collection[str]) -> dict[str, str]:
+  """{name as in the layout's rows: name in the file}."""
+  outer = unwrapped(names, prefix)
+  return {name: outer[inner] for name, inner in layout.plain(outer).items()}
+
+
+def _explained(prefix: str, layout: Layout, names: Collection[str]) -> set[str]:
   """Names of the file that a layout's rows know, unused ones aside."""
-  plain = layout.plain(names)
+  plain = _plain(prefix, layout, names)
   unused = layout.unused_among(plain.keys())
   unknown = match(layout.rows, {name: () for name in plain}).unknown
   return {source for name, source in plain.items() if name not in unused and name not in unknown}

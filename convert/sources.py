@@ -1,123 +1,241 @@
 """Where the weights are: a file, a folder, or a repository of the Hugging Face hub."""
 
+from collections.abc import Iterator
 import dataclasses
 import json
 import pathlib
 import re
 from typing import Any
 
-from absl import logging
-
-from convert.tensors import PICKLE_SUFFIXES
+from convert.file_kinds import UNFINISHED_SUFFIXES, WEIGHT_SUFFIXES
 from emv3_jax.errors import InputError
 
-WEIGHT_SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
 MAX_DEPTH = 3  # folders below SOURCE that are looked into
+LISTED = 3  # files that a message lists
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?P<folder>/[\w./-]+)?(@(?P<revision>[\w./-]+))?")
-HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.pth", "*.bin", "*.bin.index.json",
-             "*config.json", "*tokenizer.json")
+HUB_FILES = (*(f"*{suffix}" for suffix in WEIGHT_SUFFIXES), "*.index.json", "*config.json",
+             "*tokenizer.json")
+PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
+MAX_PARTS = 1000
+TRAINING_FILES = re.compile(
+    r"(optimizer|scheduler|scaler|sampler|training_args|rng_state|random_states)[\w.-]*"
+    r"|\w*optim_states\.pt")
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-  """The files of one checkpoint and the `config.json` beside them, {} where there is none."""
+  """The files of one checkpoint and the `config.json` beside them, {} where there is none.
+
+  Attributes:
+    key: what is taken of files that hold more: tensors whose names begin with it and a dot.
+    problem: why it cannot be read, where that is known from the files beside it.
+  """
 
   name: str
   files: tuple[pathlib.Path, ...]
   beside: dict[str, Any]
+  key: str = ""
+  problem: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """What was found: checkpoints, and the text encoder's tokenizer.json where there is one."""
+  """What was found.
+
+  Attributes:
+    tokenizers: umT5's tokenizer.json, by where it lies.
+    notes: lines about what lies there and is not read.
+  """
 
   name: str
   checkpoints: tuple[Checkpoint, ...]
-  tokenizer: pathlib.Path | None
+  tokenizers: tuple[pathlib.Path, ...] = ()
+  notes: tuple[str, ...] = ()
+
+  @property
+  def tokenizer(self) -> pathlib.Path | None:
+    """The text encoder's tokenizer.json, None where there is none.
+
+    Raises:
+      InputError: there are several.
+    """
+    if len(self.tokenizers) > 1:
+      raise InputError(f"{self.name} has several tokenizers: {', '.join(map(str, self.tokenizers))}.\n"
+                       "Give the folder of the one that belongs to umT5.")
+    return self.tokenizers[0] if self.tokenizers else None
 
 
-def find(source: str) -> Source:
+def find(source: str, key: str = "") -> Source:
   """Looks for checkpoints in a file, a folder, or `owner/name[/folder][@revision]` on the hub.
+
+  What cannot be read of several checkpoints is said when its turn comes.
+
+  Args:
+    key: of every checkpoint.
 
   Raises:
     InputError: there is no such file or repository, or no weights in it.
   """
-  path = pathlib.Path(source).expanduser()
-  if not path.exists():
-    path = _download(source)
-  if path.is_file():
-    if path.name == "tokenizer.json":
-      return Source(source, (), path)
-    files = _shards(path) if path.name.endswith(".index.json") else (path,)
-    return Source(source, (Checkpoint(path.name, files, _config(path.parent)),), None)
-  checkpoints, tokenizers = [], []
+  if not source or "\0" in source:
+    raise InputError(f"{source!r} is no path.\nGive a file, a folder, or a Hugging Face id.")
+  try:
+    path = pathlib.Path(source).expanduser()
+    if not path.exists() and not path.is_symlink():
+      path = _download(source)
+    found = _in_folder(source, path) if path.is_dir() else _one_file(source, path)
+  except (OSError, RuntimeError) as error:  # no home folder is a RuntimeError
+    reason = getattr(error, "strerror", None) or str(error)
+    raise InputError(f"{source[:200]} cannot be read ({reason}).") from error
+  return dataclasses.replace(found, checkpoints=tuple(
+      dataclasses.replace(checkpoint, key=key) for checkpoint in found.checkpoints))
+
+
+def _one_file(source: str, path: pathlib.Path) -> Source:
+  if path.name == "tokenizer.json":
+    return Source(source, (), (path,))
+  if path.name.endswith(".index.json"):
+    return Source(source, (_indexed(path, path.name),))
+  return Source(source, (_checkpoint(path.name, _all_parts(path), path.parent),))
+
+
+def _in_folder(source: str, path: pathlib.Path) -> Source:
+  path = _snapshot(path)
+  checkpoints, tokenizers, notes = [], [], []
   for folder in _folders(path):
-    checkpoints += _checkpoints(folder, path)
+    checkpoints += _checkpoints(folder, path, notes)
     if (folder / "tokenizer.json").is_file() and folder.name in ("umt5-xxl", "tokenizer"):
       tokenizers.append(folder / "tokenizer.json")
-  if len(tokenizers) > 1:
-    raise InputError(f"{source} has several tokenizers: {', '.join(map(str, tokenizers))}.\n"
-                     "Give the folder of the one that belongs to umT5.")
+  unfinished = [file.name for file in _unfinished(path)]
+  if unfinished:
+    names = ", ".join(unfinished[:LISTED]) + ", ..." * (len(unfinished) > LISTED)
+    notes.append(f"warning: {path} has downloads that were not finished: {names}")
   if not checkpoints and not tokenizers:
-    raise InputError(f"{source} has no weights: wanted files that end in "
-                     f"{', '.join(WEIGHT_SUFFIXES)}.")
-  return Source(source, tuple(checkpoints), tokenizers[0] if tokenizers else None)
+    why = (f"its downloads were not finished: {names}.\nDownload it again." if unfinished else
+           f"wanted files that end in {', '.join(WEIGHT_SUFFIXES)}.")
+    raise InputError(f"{source} has no weights: {why}")
+  return Source(source, tuple(checkpoints), tuple(tokenizers), tuple(notes))
 
 
-def _folders(root: pathlib.Path) -> list[pathlib.Path]:
-  below = (path for path in sorted(root.rglob("*")) if path.is_dir())
-  inside = [path for path in below if len(path.relative_to(root).parts) <= MAX_DEPTH
-            and not any(part.startswith(".") for part in path.relative_to(root).parts)]
-  return [root, *inside]
+def _snapshot(path: pathlib.Path) -> pathlib.Path:
+  """The files of a repository where `path` is its folder in the hub's cache, else `path`."""
+  if path.name.startswith("models--") and (path / "snapshots").is_dir():
+    found = sorted(entry for entry in (path / "snapshots").iterdir() if entry.is_dir())
+    main = path / "refs" / "main"
+    if main.is_file() and path / "snapshots" / main.read_text().strip() in found:
+      return path / "snapshots" / main.read_text().strip()
+    if len(found) != 1:
+      raise InputError(f"{path} has {len(found)} snapshots and no revision main among them.\n"
+                       "Give the folder of one of them, or owner/name@revision.")
+    return found[0]
+  repositories = sorted(entry.name for entry in path.glob("models--*"))
+  if repositories:
+    names = ", ".join(repositories[:LISTED]) + ", ..." * (len(repositories) > LISTED)
+    raise InputError(f"{path} is the hub's cache of {len(repositories)} repositories: {names}.\n"
+                     "Give one of these folders, or owner/name.")
+  return path
 
 
-def _checkpoints(folder: pathlib.Path, root: pathlib.Path) -> list[Checkpoint]:
+def _folders(folder: pathlib.Path, depth: int = 0, above: tuple = ()) -> Iterator[pathlib.Path]:
+  """`folder` and those below it, links followed; a link to a folder above ends there."""
+  yield folder
+  above = (*above, folder.resolve())
+  if depth < MAX_DEPTH:
+    for below in sorted(folder.iterdir()):
+      if below.is_dir() and not below.name.startswith(".") and below.resolve() not in above:
+        yield from _folders(below, depth + 1, above)
+
+
+def _unfinished(root: pathlib.Path) -> list[pathlib.Path]:
+  """What downloaders left, in the folders of `root` and where the hub's client keeps it."""
+  hidden = [root / ".cache" / "huggingface" / "download"]
+  if root.parent.name == "snapshots":
+    hidden.append(root.parent.parent / "blobs")
+  found = [file for place in hidden for file in sorted(place.rglob("*.incomplete"))]
+  for folder in _folders(root):
+    for file in sorted(folder.iterdir()):
+      whole = file.with_suffix("")
+      if (file.suffix in UNFINISHED_SUFFIXES and whole.suffix in WEIGHT_SUFFIXES
+          and not whole.exists()):
+        found.append(file)
+  return found
+
+
+def _checkpoints(folder: pathlib.Path, root: pathlib.Path, notes: list[str]) -> list[Checkpoint]:
   """Checkpoints of one folder; a pickle is left out where the same weights are safetensors."""
-  groups = {index.name.removesuffix(".index.json"): _shards(index)
-            for index in sorted(folder.glob("*.index.json"))}
-  sharded = {file for files in groups.values() for file in files}
-  for file in sorted(folder.iterdir()):
-    if file.is_file() and file.suffix in WEIGHT_SUFFIXES and file not in sharded:
-      groups[file.name] = (file,)
-  if any(name.endswith(".safetensors") for name in groups):
-    for name in [name for name in groups if name == "pytorch_model.bin"]:
-      logging.info("%s: %s is left out, the folder has safetensors.", folder, name)
-      del groups[name]
   where = lambda name: str((folder / name).relative_to(root))
-  return [Checkpoint(where(name), files, _config(folder)) for name, files in groups.items()]
+  found = {index.name.removesuffix(".index.json"): _indexed(index, where(index.name))
+           for index in sorted(folder.glob("*.index.json")) if _is_ours(index)}
+  taken = {file for checkpoint in found.values() for file in checkpoint.files}
+  for file in sorted(folder.iterdir()):
+    if file in taken or not _is_ours(file) or file.suffix == ".json":
+      continue
+    if TRAINING_FILES.fullmatch(file.name):
+      notes.append(f"left out: {where(file.name)}: state of a training run, not weights")
+      continue
+    files = _all_parts(file)
+    taken.update(files)
+    name = file.name if len(files) == 1 else f"{PART.fullmatch(file.name)['stem']}{file.suffix}"
+    if name not in found:  # parts that an index does not name are of an older download
+      found[name] = _checkpoint(where(file.name), files, folder)
+  for name in list(found):
+    other = f"{name.removesuffix('.bin')}.safetensors"
+    if name.endswith(".bin") and (other in found or name == "pytorch_model.bin" and any(
+        other.endswith(".safetensors") for other in found)):
+      notes.append(f"left out: {where(name)}: the folder has safetensors")
+      del found[name]
+  return [dataclasses.replace(checkpoint, name=where(name)) for name, checkpoint in found.items()]
 
 
-def _shards(index: pathlib.Path) -> tuple[pathlib.Path, ...]:
-  """The files that an index names, relative to its folder."""
+def _is_ours(file: pathlib.Path) -> bool:
+  """Whether a file (or a link to one that is gone) is named as weights or their index are."""
+  name = pathlib.PurePath(file.name.removesuffix(".index.json"))
+  return not name.name.startswith(".") and name.suffix in WEIGHT_SUFFIXES and not file.is_dir()
+
+
+def _all_parts(file: pathlib.Path) -> tuple[pathlib.Path, ...]:
+  """The file, with its siblings where its name says that it is one part of several."""
+  part = PART.fullmatch(file.name)
+  if not part or not 0 < int(part["count"]) <= MAX_PARTS:
+    return (file,)
+  return tuple(file.with_name(f"{part['stem']}-{number:05}-of-{part['count']}{part['suffix']}")
+               for number in range(1, int(part["count"]) + 1))
+
+
+def _indexed(index: pathlib.Path, name: str) -> Checkpoint:
+  """The checkpoint whose parts an index names, relative to its folder."""
   try:
     names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-    raise InputError(f"{index} is not an index of checkpoint parts ({type(error).__name__}: {error})."
-                     "\nDownload it again.") from error
-  outside = [name for name in names if pathlib.PurePath(name).name != name]
-  if outside:
-    raise InputError(f"{index} names {outside[0]}, which is outside of its folder.")
-  return tuple(index.parent / name for name in names)
+    outside = [part for part in names if pathlib.PurePath(part).name != part]
+  except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    reason = f"{type(error).__name__}: {str(error)[:150]}"
+    return Checkpoint(name, (), {}, problem=f"{index} is not an index of checkpoint parts ({reason})."
+                      "\nDownload it again.")
+  if outside or not names:
+    what = f"names {outside[0][:100]!r}, which is outside of its folder" if outside else "names no parts"
+    return Checkpoint(name, (), {}, problem=f"{index} {what}.\nDownload it again.")
+  return _checkpoint(name, tuple(index.parent / part for part in names), index.parent)
 
 
-def _config(folder: pathlib.Path) -> dict[str, Any]:
+def _checkpoint(name: str, files: tuple[pathlib.Path, ...], folder: pathlib.Path) -> Checkpoint:
   path = folder / "config.json"
   if not path.is_file():
-    return {}
+    return Checkpoint(name, files, {})
   try:
     content = json.loads(path.read_text())
-  except (OSError, ValueError) as error:
-    raise InputError(f"{path} is not JSON ({error}).\nDownload it again, or remove it.") from error
+  except (OSError, ValueError, RecursionError) as error:
+    return Checkpoint(name, files, {}, problem=f"{path} is not JSON ({str(error)[:150]}).\n"
+                      "Download it again, or remove it.")
   if not isinstance(content, dict):
-    raise InputError(f"{path} holds a {type(content).__name__}, wanted an object.")
-  return content
+    return Checkpoint(name, files, {}, problem=f"{path} holds a {type(content).__name__}, wanted an "
+                      "object.\nDownload it again, or remove it.")
+  return Checkpoint(name, files, content)
 
 
 def _download(source: str) -> pathlib.Path:
   """The local snapshot of a hub repository, downloaded where it is not in the cache."""
   parts = HUB_ID.fullmatch(source)
   if not parts or source.endswith(WEIGHT_SUFFIXES) or source.startswith("."):
-    raise InputError(f"{source} does not exist.\n"
+    raise InputError(f"{source[:200]} does not exist.\n"
                      "Give a file, a folder, or a Hugging Face id: owner/name[/folder][@revision].")
   import huggingface_hub
   from huggingface_hub import errors

@@ -5,16 +5,16 @@ file is ever executed; pickles are read by torch with `weights_only=True`, and o
 is refused.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 import json
+import math
 import pathlib
-import pickle
-import re
-import zipfile
 
 import ml_dtypes
 import numpy as np
 
+from convert.file_kinds import is_safetensors
+from convert.pickles import open_pickle
 from emv3_jax.errors import InputError
 from emv3_jax.io.checkpoints import LazyArray
 
@@ -24,34 +24,51 @@ SAFETENSORS_DTYPES = {
   "I32": np.int32, "I16": np.int16, "I8": np.int8, "U64": np.uint64, "U32": np.uint32,
   "U16": np.uint16, "U8": np.uint8, "BOOL": np.bool_,
 }
-PICKLE_SUFFIXES = (".pth", ".pt", ".bin")
 MAX_HEADER_BYTES = 100_000_000
+MAX_SIZE = 1 << 48  # of an axis: beyond any memory, and products of it fit numpy's sizes
+LISTED = 3  # files that a message lists
 
 
-def open_tensors(files: Iterable[pathlib.Path]) -> dict[str, LazyArray]:
+def open_tensors(files: Sequence[pathlib.Path], notes: list[str] | None = None,
+                 ) -> dict[str, LazyArray]:
   """Tensors by name of one checkpoint, which may be split over several files.
+
+  Args:
+    files: all its parts.
+    notes: lines about what is odd but does no harm are appended to it.
 
   Raises:
     InputError: a file is missing, truncated, of an unknown format, or would execute code; or two
       files have a tensor of the same name.
   """
   tensors = {}
+  _check_present(files)
   for file in files:
-    if not file.is_file():
-      raise InputError(f"{file} does not exist.\nDownload the checkpoint again, with all its parts.")
-    if file.suffix == ".safetensors":
-      part = _open_safetensors(file)
-    elif file.suffix in PICKLE_SUFFIXES:
-      part = _open_pickle(file)
-    else:
-      raise InputError(f"{file}: unknown kind of file {file.suffix!r}; wanted .safetensors, "
-                       f"{', '.join(PICKLE_SUFFIXES)}.")
+    try:
+      part = (_open_safetensors(file, [] if notes is None else notes) if is_safetensors(file)
+              else open_pickle(file))
+    except OSError as error:
+      raise InputError(f"{file} cannot be read ({error.strerror or error}).") from error
     twice = tensors.keys() & part.keys()
     if twice:
-      raise InputError(f"{file}: tensor {min(twice)} is in another part of the checkpoint as well.\n"
+      raise InputError(f"{file}: tensor {shown(min(twice))} is in another part of the checkpoint as well.\n"
                        "Download the checkpoint again into an empty folder.")
     tensors |= part
   return tensors
+
+
+def _check_present(files: Sequence[pathlib.Path]) -> None:
+  absent = [file for file in files if not file.is_file()]
+  if not absent:
+    return
+  first = absent[0]
+  what = (f"{first} is a link to {first.readlink()}, which is not there" if first.is_symlink()
+          else f"{first} does not exist" if not first.exists() else f"{first} is no regular file")
+  if len(files) > 1:
+    names = ", ".join(file.name for file in absent[:LISTED])
+    more = ", ..." if len(absent) > LISTED else ""
+    what += f"; {len(absent)} of {len(files)} parts are missing: {names}{more}"
+  raise InputError(f"{what}.\nDownload the checkpoint again, with all its parts.")
 
 
 def copy(source: np.ndarray, target: np.ndarray, block: int = 256) -> None:
@@ -69,7 +86,7 @@ def copy(source: np.ndarray, target: np.ndarray, block: int = 256) -> None:
       target[..., i:i + block, j:j + block] = source[..., i:i + block, j:j + block]
 
 
-def _open_safetensors(file: pathlib.Path) -> dict[str, LazyArray]:
+def _open_safetensors(file: pathlib.Path, notes: list[str]) -> dict[str, LazyArray]:
   size = file.stat().st_size
   damaged = lambda why: InputError(f"{file} is damaged or cut short: {why}.\nDownload it again.")
   if size < 8:
@@ -81,56 +98,50 @@ def _open_safetensors(file: pathlib.Path) -> dict[str, LazyArray]:
   try:
     header = json.loads(data[8:start].tobytes())
     header.pop("__metadata__", None)
-    entries = {name: (SAFETENSORS_DTYPES[entry["dtype"]], tuple(map(int, entry["shape"])),
-                      *map(int, entry["data_offsets"])) for name, entry in header.items()}
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
-    raise damaged(f"its header cannot be read ({type(error).__name__}: {error})") from error
+    entries = {name: (entry["dtype"], tuple(entry["shape"]), *entry["data_offsets"])
+               for name, entry in header.items()}
+    for name, (_, shape, begin, end) in entries.items():
+      if not all(type(number) is int for number in (*shape, begin, end)):
+        raise TypeError(f"sizes of {shown(name)} are no whole numbers")
+  except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    raise damaged(f"its header cannot be read ({type(error).__name__}: {str(error)[:150]})") from error
   end_of_data = start + max((end for _, _, _, end in entries.values()), default=0)
   if end_of_data > size:
     raise damaged(f"{size} bytes, its header promises {end_of_data}")
 
   def tensor(name):
-    dtype, shape, begin, end = entries[name]
-    count = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-    if not 0 <= begin <= end or end - begin != count or min(shape, default=0) < 0:
-      raise damaged(f"{name} has {end - begin} bytes, its shape {shape} needs {count}")
-    return LazyArray(shape, np.dtype(dtype),
+    code, shape, begin, end = entries[name]
+    if not isinstance(code, str) or code not in SAFETENSORS_DTYPES:
+      raise InputError(f"{file}: tensor {shown(name)} has dtype {str(code)[:20]!r}, which is not read.\n"
+                       "Give the checkpoint in bfloat16, float16 or float32.")
+    dtype = np.dtype(SAFETENSORS_DTYPES[code])
+    count = math.prod(shape) * dtype.itemsize
+    if not 0 <= begin <= end or end - begin != count or not all(
+        0 <= axis <= MAX_SIZE for axis in shape):
+      raise damaged(f"{shown(name)} has {end - begin} bytes, its shape {str(shape)[:80]} needs "
+                    f"{str(count)[:30]}")
+    return LazyArray(shape, dtype,
                      lambda: data[start + begin:start + end].view(dtype).reshape(shape))
 
-  return {name: tensor(name) for name in entries}
+  tensors = {name: tensor(name) for name in entries}
+  _check_layout(entries, size - start, damaged, notes, file)
+  return tensors
 
 
-def _open_pickle(file: pathlib.Path) -> dict[str, LazyArray]:
-  try:
-    import torch
-  except ModuleNotFoundError as error:
-    raise InputError(f"{file}: reading {file.suffix} files needs PyTorch.\n"
-                     "Install it: pip install 'emv3-jax[convert]'") from error
-  try:
-    # Only the zip format can be mapped; older files are read as a whole, as safely.
-    content = torch.load(file, map_location="cpu", weights_only=True,
-                         mmap=zipfile.is_zipfile(file))
-  except pickle.UnpicklingError as error:
-    wanted = re.search(r"GLOBAL (\S+)|global (\S+)", str(error))
-    what = f"it wants {wanted.group(1) or wanted.group(2)}" if wanted else "it is not a plain pickle"
-    raise InputError(f"{file} is refused: {what}, but only tensors are read from a pickle. Nothing "
-                     "in it was run.\nGet the checkpoint from its publisher, as safetensors if there "
-                     "is one.") from error
-  except (RuntimeError, OSError, EOFError, ValueError) as error:
-    reason = (str(error).splitlines() or [type(error).__name__])[0][:150]
-    raise InputError(f"{file} is damaged or cut short ({reason}).\nDownload it again.") from error
-  if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor)
-                                              for value in content.values()):
-    raise InputError(f"{file} holds {type(content).__name__}, wanted a dict from names to tensors: "
-                     "the state dict of a network.")
+def _check_layout(entries, size: int, damaged, notes: list[str], file: pathlib.Path) -> None:
+  """Tensors must not share bytes; bytes of no tensor are told."""
+  taken, last = 0, ""
+  for begin, end, name in sorted((begin, end, name) for name, (_, _, begin, end) in entries.items()):
+    if begin < taken and begin < end:
+      raise damaged(f"{shown(last)} and {shown(name)} share bytes")
+    taken, last = max(taken, end), name
+  extra = size - sum(end - begin for _, _, begin, end in entries.values())
+  if extra:
+    notes.append(f"{file.name} has {extra:,} bytes that belong to no tensor and are not read; compare "
+                 "it with its publisher's")
 
-  def read(value):
-    if value.dtype == torch.bfloat16:
-      return value.detach().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-    return value.detach().numpy()
 
-  def dtype(value):
-    return read(value.detach().reshape(-1)[:0]).dtype
-
-  return {name: LazyArray(tuple(value.shape), dtype(value), lambda value=value: read(value))
-          for name, value in content.items()}
+def shown(name: str) -> str:
+  """A name of a file as a message shows it: printable and not long."""
+  name = name if len(name) <= 100 else f"{name[:97]}..."
+  return name if name.isprintable() else ascii(name)

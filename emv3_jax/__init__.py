@@ -1,7 +1,7 @@
 """EchoMimicV3 in JAX: a portrait, a voice and a prompt become a talking human video.
 
   import emv3_jax
-  model = emv3_jax.load("models/preview")
+  model = emv3_jax.load("models/preview")  # or "tiny", the small default: puppets only
   request = emv3_jax.Request(image="portrait.png", audio="voice.wav", prompt="A person speaks.")
   clip = emv3_jax.sample(model, request)
   emv3_jax.write(clip, "clip.mp4")

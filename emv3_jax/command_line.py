@@ -1,22 +1,26 @@
 """What the command lines share: flags, config overrides, how errors look."""
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import dataclasses
 import json
 import logging as std_logging
 import os
 import pathlib
 import signal
 import sys
+import time
 
 from absl import flags, logging
 import jax
 import ml_collections
+import tqdm
 
 from emv3_jax import config as config_lib
 from emv3_jax import start_up
 from emv3_jax.errors import InputError, Stopped
 
+LINE_EVERY = 10.0  # seconds between lines of progress where there is no terminal
 STOPPED = 75  # exit code: not finished, the same command goes on (EX_TEMPFAIL of sysexits.h)
 
 _PACKAGE = str(pathlib.Path(__file__).parent)
@@ -61,7 +65,7 @@ class Parser(argparse.ArgumentParser):
 
 def read_config(path: str, overrides: Sequence[str], cls) -> ml_collections.ConfigDict:
   """Config file plus overrides, for the dataclass `cls`; see `emv3_jax.config`."""
-  config = config_lib.read_config_file(path)
+  config = config_lib.read_config_file(path, [field.name for field in dataclasses.fields(cls)])
   config_lib.override(config, overrides, cls)
   return config
 
@@ -105,6 +109,39 @@ def _flat(values: Mapping, before: str = "") -> dict:
   return flat
 
 
+def tell(text: str) -> None:
+  """Writes a message to stderr, above a progress bar that is there."""
+  tqdm.tqdm.write(text, file=sys.stderr)
+
+
+def progress(items: Iterable, what: str, unit: str) -> Iterator:
+  """Passes `items` on with a bar on a terminal; elsewhere, in a file say, with a line now and then.
+
+  Args:
+    items: with a length.
+    what: is done with them, e.g. `sampling`.
+    unit: one of them, e.g. `step`.
+  """
+  if sys.stderr.isatty():
+    yield from tqdm.tqdm(items, desc=what, unit=unit, disable=not len(items))
+    return
+  told = time.monotonic()
+  for number, item in enumerate(items, 1):
+    yield item
+    if number == len(items) or time.monotonic() - told >= LINE_EVERY:
+      told = time.monotonic()
+      logging.info("%s: %s %d of %d.", what.capitalize(), unit, number, len(items))
+
+
+def _above_bars(emit: Callable) -> Callable:
+  """Writes a record where a progress bar stands, and the bar anew under it."""
+  def above(record: std_logging.LogRecord) -> None:
+    with tqdm.tqdm.external_write_mode(file=sys.stderr):
+      emit(record)
+
+  return above
+
+
 def show_own_messages() -> None:
   """Messages of this project go to stderr as they are, those of libraries from warnings on."""
   flags.FLAGS.mark_as_parsed()  # absl logging waits for absl flags, which are not used here
@@ -114,6 +151,7 @@ def show_own_messages() -> None:
   quieten_asyncio()
   handler = logging.get_absl_handler()
   handler.setFormatter(None)
+  handler.python_handler.emit = _above_bars(handler.python_handler.emit)
   own = (_PACKAGE, str(pathlib.Path(sys.argv[0]).resolve()))
   handler.addFilter(lambda record: record.levelno >= std_logging.WARNING
                     or str(pathlib.Path(record.pathname).resolve()).startswith(own))
@@ -145,16 +183,16 @@ def run(main: Callable[[Sequence[str]], int]) -> None:
   try:
     code = main(sys.argv[1:])
   except InputError as error:
-    sys.stderr.write(f"{error}\n")
+    tell(str(error))
     code = 2
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
-    sys.stderr.write(f"The device's memory is not enough: {str(error).splitlines()[0]}\n{_LESS}\n")
+    tell(f"The device's memory is not enough: {str(error).splitlines()[0]}\n{_LESS}")
     code = 1
   except KeyboardInterrupt as asked:
     how = str(asked) if isinstance(asked, Stopped) else "by Ctrl-C"
-    sys.stderr.write(f"\nStopped {how}; the same command goes on.\n")
+    tell(f"Stopped {how}; the same command goes on.")
     code = STOPPED
   sys.exit(code)
 

@@ -5,17 +5,26 @@ A config file holds `get_config()` returning an `ml_collections.ConfigDict`. Ove
 """
 
 import ast
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import dataclasses
 import difflib
 import importlib.util
 import pathlib
+import sys
+import traceback
 import types
 import typing
 
 import ml_collections
 
 from emv3_jax.errors import InputError
+from emv3_jax.limits import check, shown
+
+# A field that one kind of config has and the others have not -> the kind, its command, an example.
+_KINDS = {
+    "prompt_cache": ("for sampling", "run_sample.py", "configs/tiny.py"),
+    "train": ("for training", "run_train.py", "configs/train_tiny.py"),
+    "prepare": ("for preparation", "python -m emv3_jax.data.prepare", "configs/prepare_tiny.py")}
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
@@ -24,11 +33,16 @@ def nearest(name: str, known: Sequence[str]) -> str:
   return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}."
 
 
-def read_config_file(path: str | pathlib.Path) -> ml_collections.ConfigDict:
+def read_config_file(path: str | pathlib.Path, wanted: Collection[str] = ()) -> ml_collections.ConfigDict:
   """Runs `get_config()` of a config file.
 
+  Args:
+    path: of the file.
+    wanted: fields that configs of the wanted kind have; a config of another kind is refused. Empty
+      takes any.
+
   Raises:
-    InputError: no such file, or no `get_config` in it.
+    InputError: no such file, it cannot be read or run, no `get_config` in it, or of another kind.
   """
   path = pathlib.Path(path)
   if not path.is_file():
@@ -41,9 +55,34 @@ def read_config_file(path: str | pathlib.Path) -> ml_collections.ConfigDict:
     spec.loader.exec_module(module)
   except SyntaxError as error:
     raise InputError(f"Config {path} does not parse: {error}.") from error
-  if not hasattr(module, "get_config"):
+  except (Exception, SystemExit) as error:  # it is the user's program: anything may come of it
+    raise InputError(_raised(path, error)) from error
+  if not callable(getattr(module, "get_config", None)):
     raise InputError(f"Config {path} has no get_config(); a config file must define it.")
-  return module.get_config()
+  try:
+    values = module.get_config()
+  except (Exception, SystemExit) as error:
+    raise InputError(_raised(path, error)) from error
+  if not isinstance(values, ml_collections.ConfigDict):
+    raise InputError(f"Config {path}: get_config() gives {type(values).__name__}; an "
+                     "ml_collections.ConfigDict is wanted.")
+  examples = [example for name, (*_, example) in _KINDS.items() if name in wanted]
+  for field, (kind, command, _) in _KINDS.items():
+    if examples and field in values and field not in wanted:
+      raise InputError(f"Config {path} is one {kind} (it has {field!r}), for {command}; here one "
+                       f"like {examples[0]} is wanted.")
+  return values
+
+
+def _raised(path: pathlib.Path, error: BaseException) -> str:
+  """What a config file ended in, and where in it."""
+  if isinstance(error, OSError) and error.filename == str(path):
+    return f"Config {path} cannot be read ({error.strerror})."
+  lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
+           if frame.filename == str(path)]
+  where = f", line {lines[-1]}," if lines else ""
+  told = " ".join(str(error).split())
+  return f"Config {path}{where} ends in {type(error).__name__}: {told[:300]}"
 
 
 def override(config: ml_collections.ConfigDict, assignments: Sequence[str], cls) -> None:
@@ -106,15 +145,30 @@ def _parse_value(name: str, text: str, old):
   else:
     try:
       value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-      value = None
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+      value = _named_number(text)
     if isinstance(old, float) and type(value) in (int, float):
-      return float(value)
+      return _as_float(f"--config.{name}", value)
     if isinstance(old, int) and type(value) is int:
       return value
     if isinstance(old, (tuple, list)) and isinstance(value, (tuple, list)):
       return type(old)(value)
-  raise InputError(f"--config.{name}={text}: expected a value like {old!r} ({type(old).__name__}).")
+  raise InputError(f"--config.{name}={shown(text)[1:-1]}: expected a value like {shown(old)} "
+                   f"({type(old).__name__}).")
+
+
+def _named_number(text: str) -> float | None:
+  """NaN and infinity, which are no Python literals: they are refused by that name, later on."""
+  return float(text) if text.strip().lstrip("+-").lower() in ("nan", "inf", "infinity") else None
+
+
+def _as_float(where: str, value: float) -> float:
+  """
+  Raises:
+    InputError: not finite, or a whole number that is too large for floating point.
+  """
+  check(where, value, (-sys.float_info.max, sys.float_info.max))
+  return float(value)
 
 
 def build(cls, values: Mapping, where: str = "config"):
@@ -127,7 +181,7 @@ def build(cls, values: Mapping, where: str = "config"):
   names = {field.name for field in dataclasses.fields(cls)}
   for name in values:
     if name not in names:
-      raise InputError(f"{where} has no field {name!r}; {nearest(name, sorted(names))}")
+      raise InputError(f"{where} has no field {shown(name)}; {nearest(str(name), sorted(names))}")
   arguments = {}
   for field in dataclasses.fields(cls):
     if field.name in values:
@@ -150,24 +204,24 @@ def _convert(hint, value, where: str):
   if origin in (typing.Union, types.UnionType):
     if value is None and type(None) in parameters:
       return None
-    if any(isinstance(h, type) and type(value) is h for h in parameters):
+    if any(isinstance(h, type) and type(value) is h for h in parameters if h is not float):
       return value
     return _convert(_alternatives(hint)[0], value, where)
   if dataclasses.is_dataclass(hint):
     if not isinstance(value, (Mapping, ml_collections.ConfigDict)):
-      raise InputError(f"{where} is {value!r}; expected a group of fields.")
+      raise InputError(f"{where} is {shown(value)}; expected a group of fields.")
     return build(hint, value, where)
   if origin is tuple:
     if not isinstance(value, (tuple, list)):
-      raise InputError(f"{where} is {value!r}; expected a list.")
+      raise InputError(f"{where} is {shown(value)}; expected a list.")
     inner = parameters[:1] * len(value) if parameters[-1] is Ellipsis else parameters
     if len(inner) != len(value):
       raise InputError(f"{where} has {len(value)} values; expected {len(inner)}.")
     return tuple(_convert(h, v, where) for h, v in zip(inner, value, strict=True))
-  if hint is float and type(value) is int:
-    return float(value)
+  if hint is float and type(value) in (int, float):
+    return _as_float(where, value)
   if isinstance(hint, type) and type(value) is not hint:
-    raise InputError(f"{where} is {value!r}; expected {hint.__name__}.")
+    raise InputError(f"{where} is {shown(value)}; expected {hint.__name__}.")
   return value
 
 

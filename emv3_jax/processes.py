@@ -59,9 +59,14 @@ def is_first() -> bool:
   return jax.process_index() == 0
 
 
+def several() -> bool:
+  """Whether there are other processes in this run."""
+  return jax.process_count() > 1
+
+
 def anywhere(flag: bool) -> bool:
   """Whether `flag` is true in any process."""
-  if jax.process_count() == 1:
+  if not several():
     return flag
   return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
 

@@ -10,16 +10,20 @@ import functools
 import os
 import pathlib
 import platform
+import threading
 import zlib
 
 from absl import logging
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from emv3_jax import processes, start_up
 from emv3_jax.errors import InputError
 
 _ENTRY, _SUM = "-cache", ".sum"  # endings; the first is JAX's
 _COMPILED = "/jax/core/compile/backend_compile_duration"
+_ASKED = "/jax/compilation_cache/compile_requests_use_cache"  # before the cache is looked into
+_PATIENCE = 1.0  # seconds that a program is built before there is a line about it
 
 
 def use(folder: str | os.PathLike, *, required: bool = False) -> bool:
@@ -60,7 +64,52 @@ def use(folder: str | os.PathLike, *, required: bool = False) -> bool:
   compilation_cache.reset_cache()  # where another folder was in use
   if writable:
     _seal_when_compiled(place)
+  _announcer().kept = f"are kept in {folder}" if writable else "cannot be kept"
   return True
+
+
+class Announcer:
+  """Says that programs are being built, while they are: a line for each kind of work, of which the
+  first tells what becomes of them.
+
+  Attributes:
+    kept: what becomes of the programs.
+  """
+
+  def __init__(self, patience: float = _PATIENCE):
+    self.kept, self._patience = "", patience
+    self._told: set[str] = set()
+    self._timer: threading.Timer | None = None
+
+  def on_event(self, event: str, **_) -> None:
+    if event == _ASKED and start_up.work not in self._told:
+      self._stop()
+      self._timer = threading.Timer(self._patience, self._tell, (start_up.work,))
+      self._timer.daemon = True
+      self._timer.start()
+
+  def on_duration(self, event: str, *_, **__) -> None:
+    if event == _COMPILED:
+      self._stop()
+
+  def _stop(self) -> None:
+    if self._timer is not None:
+      self._timer.cancel()
+
+  def _tell(self, work: str) -> None:
+    kept = "" if self._told else f", once for sizes and settings like these; they {self.kept}"
+    self._told.add(work)
+    if processes.is_first():
+      logging.info("Building programs%s%s.", f" ({work[0].lower()}{work[1:]})" if work else "", kept)
+
+
+@functools.cache
+def _announcer() -> Announcer:
+  """The one of this process, which hears of every program."""
+  announcer = Announcer()
+  jax.monitoring.register_event_listener(announcer.on_event)
+  jax.monitoring.register_event_duration_secs_listener(announcer.on_duration)
+  return announcer
 
 
 def _machine() -> str:

@@ -22,6 +22,8 @@ _EVENTS = {
 }
 _LOADED = time.monotonic()
 
+work = ""  # what the process does now, see `at_work`
+
 Interval = tuple[float, float]
 
 
@@ -74,6 +76,17 @@ def part(kind: str) -> Iterator[None]:
     yield
   finally:
     clock.add(kind, time.monotonic() - start)
+
+
+@contextlib.contextmanager
+def at_work(name: str) -> Iterator[None]:
+  """Names what is done within the block, for messages about programs that it builds."""
+  global work
+  work, before = name, work
+  try:
+    yield
+  finally:
+    work = before
 
 
 def spent() -> dict:

@@ -6,10 +6,12 @@ import pathlib
 import ml_collections
 import pytest
 
+from emv3_jax import command_line
 from emv3_jax import config as config_lib
 from emv3_jax.data.prepare import read_settings
 from emv3_jax.errors import InputError
 from emv3_jax.sampling.settings import Config
+from emv3_jax.training import settings as training
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
 SAMPLING = [path for path in CONFIGS if not path.stem.startswith(("train", "prepare", "__"))]
@@ -118,3 +120,43 @@ def test_tuples_of_fixed_length_are_counted():
   assert config_lib.build(Size, {"sides": [1, 2]}) == Size((1, 2))
   with pytest.raises(InputError, match="sides has 3 values; expected 2"):
     config_lib.build(Size, {"sides": [1, 2, 3]})
+
+
+@pytest.mark.parametrize("content, said", [
+    ("import nothing_of_this_name\n", "line 1, ends in ModuleNotFoundError: No module named"),
+    ("def get_config():\n  return 1 / 0\n", "line 2, ends in ZeroDivisionError: division by zero"),
+    ("raise SystemExit(3)\n", "line 1, ends in SystemExit: 3"),
+    ("def get_config():\n  raise ValueError('a\\n' * 900)\n", "line 2, ends in ValueError: a a a"),
+    ("def get_config():\n  return {}\n", "gives dict; an ml_collections.ConfigDict is wanted"),
+    ("get_config = 3\n", "has no get_config"),
+    ("x = 1\0\n", "a.py"),
+    ("x = '\udcff'\n", "a.py does not parse"),
+])
+def test_a_config_file_that_raises_is_told_in_a_line(tmp_path, content, said):
+  (tmp_path / "a.py").write_bytes(content.encode(errors="surrogateescape"))
+  with pytest.raises(InputError) as caught:
+    config_lib.read_config_file(tmp_path / "a.py")
+  assert said in str(caught.value) and "\n" not in str(caught.value)
+  assert len(str(caught.value)) < 300 + len(str(tmp_path)) + 100
+
+
+def test_a_config_file_that_cannot_be_read(tmp_path, monkeypatch):
+  def refuse(*_):
+    raise PermissionError(13, "Permission denied", str(tmp_path / "a.py"))
+
+  (tmp_path / "a.py").write_text("")
+  monkeypatch.setattr("importlib.machinery.SourceFileLoader.get_data", refuse)
+  with pytest.raises(InputError, match="a.py cannot be read .Permission denied"):
+    config_lib.read_config_file(tmp_path / "a.py")
+
+
+@pytest.mark.parametrize("name, cls, said", [
+    ("train_tiny", Config, "for training .* for run_train.py; here one like configs/tiny.py"),
+    ("prepare_tiny", Config, "for preparation .*; here one like configs/tiny.py"),
+    ("tiny", training.Config, "for sampling .* run_sample.py; here one like configs/train_tiny.py"),
+])
+def test_a_config_of_another_kind_is_told_by_its_kind(name, cls, said):
+  with pytest.raises(InputError, match=said):
+    command_line.read_config(f"configs/{name}.py", ["unknown.field=1"], cls)
+  with pytest.raises(InputError, match="for training"):
+    read_settings("configs/train_tiny.py", [])

@@ -6,6 +6,7 @@ import os
 import pathlib
 import types
 
+from absl import logging
 import jax
 import numpy as np
 import pytest
@@ -92,7 +93,9 @@ def sampled(monkeypatch):
 
 
 def _manifest(folder, *lines: dict) -> list[str]:
-  (folder / "jobs.jsonl").write_text("\n".join(map(json.dumps, lines)))
+  for name in ("p.png", "good.wav", "broken.wav"):
+    (folder / name).touch()
+  (folder / "jobs.jsonl").write_text("\n".join(json.dumps({"image": "p.png", **line}) for line in lines))
   return [*SAMPLE, f"--manifest={folder}/jobs.jsonl", f"--out={folder}/out"]
 
 
@@ -104,6 +107,29 @@ def test_a_manifest_ends_with_1_where_a_job_failed(sampled, tmp_path):
   assert [pathlib.Path(request.audio).stem for request in sampled] == ["good", "broken", "broken"]
   assert run_sample.main(_manifest(tmp_path, good, {**good, "name": "other", "seed": "x"})) == 1
   assert run_sample.main(_manifest(tmp_path, good)) == 0
+
+
+def test_faults_are_told_before_a_network_is_loaded(sampled, tmp_path, monkeypatch, capsys):
+  good = {"name": "good", "audio": "good.wav"}
+  command = _manifest(tmp_path, good, {**good, "name": "a", "audio": "absent.wav"}, {**good, "name": "b/c"})
+  seen, load = [], run_sample.load
+  monkeypatch.setattr(logging, "error", lambda text, *values: seen.append(text % values))
+  monkeypatch.setattr(run_sample, "load", lambda *a, **b: seen.append("load") or load(*a, **b))
+  with pytest.raises(InputError, match="2 of 3 lines .* cannot be made, the first is line 2"):
+    run_sample.main([*command, "--strict"])
+  told = [f"Line 2 (a) cannot be made: Audio {tmp_path}/absent.wav: no such file.",
+          "Line 3 (0003) cannot be made: name 'b/c' is not a plain file name; use letters, digits and . _ -"]
+  assert seen == told and not sampled
+  del seen[:]
+  assert run_sample.main(command) == 1 and seen[:3] == [*told, "load"] and len(sampled) == 1
+  assert run_sample.main([*_manifest(tmp_path, good), "--strict"]) == 0
+
+
+def test_reasons_of_failures_do_not_replace_the_manifest(sampled, tmp_path):
+  command = _manifest(tmp_path, {"name": "good", "audio": "broken.wav"})
+  (tmp_path / "jobs.jsonl").rename(tmp_path / "failed.jsonl")
+  with pytest.raises(InputError, match="is where the reasons of failed jobs are written"):
+    run_sample.main([*command[:-2], f"--manifest={tmp_path}/failed.jsonl", f"--out={tmp_path}"])
 
 
 def test_one_clip_is_written_as_asked_for(sampled, tmp_path):

@@ -87,14 +87,22 @@ def test_a_platform_that_is_not_there(tmp_path):
     ([CONFIG, "--out=x.avi", "--audio=a.wav"], "does not end in .mp4"),
     ([CONFIG, "--audoi=a.wav"], "did you mean '--audio'"),
     ([CONFIG, "--config.sampling.step=3"], "did you mean 'steps'"),
-    ([CONFIG, "--config.sampling.steps=0", "--out=x.mp4", "--audio=a.wav"], "at least 1"),
+    ([CONFIG, "--config.sampling.steps=0", "--out=x.mp4", "--audio=a.wav"], "from 1 to 1000"),
     ([CONFIG, "--config.sampling.height=100", "--config.sampling.width=64"], "multiple of 16"),
     ([CONFIG, "--config.sampling.solver=heun", "--out=x.mp4", "--audio=a.wav"], "Unknown solver"),
     ([CONFIG, "--config.sampling.attention=cudnn", "--out=x.mp4", "--audio=a.wav"],
      "runs on gpu, not on cpu"),
     ([CONFIG, "--seed=x"], "invalid int value"),
     ([CONFIG, "--manifest=m.jsonl", "--out=d", "--audio=a.wav"], "does not go with --manifest"),
+    *[([CONFIG, "--manifest=m.jsonl", "--out=d", flag], f"{flag.split('=')[0]} does not go with --manifest")
+      for flag in ("--prompt=", "--task=i2v", "--face_box=none", "--seconds=1", "--seed=0", "--no_paste",
+                   "--negative_prompt=x")],
+    ([CONFIG, "--out=x.mp4", "--audio=a.wav", "--strict"], "--strict goes with --manifest"),
     ([CONFIG, "--manifest=absent.jsonl", "--out=d"], "cannot be read"),
+    ([CONFIG, "--manifest=gs://b/jobs.jsonl", "--out=d"], "is an address (gs://)"),
+    ([CONFIG, "--manifest=m.jsonl", "--out=s3://b"], "Output folder s3://b is an address"),
+    ([CONFIG, "--out=s3://b/x.mp4", "--audio=a.wav"], "Output s3://b/x.mp4 is an address"),
+    ([CONFIG, "--out=x.mp4", "--audio=a.wav", "--prompt=caf\udce9"], "--prompt is no UTF-8 text"),
     ([CONFIG, "--checkpoint=absent", "--out=x.mp4", "--audio=a.wav"], "does not exist"),
     ([CONFIG, "--out=x.mp4", "--audio=a.wav", "--config.mesh.data=3"],
      "takes 3 devices, there are 8"),
@@ -110,6 +118,20 @@ def test_wrong_arguments(arguments, said, tmp_path, monkeypatch):
   with pytest.raises(InputError) as caught:
     run_sample.main([*arguments, NO_CACHE])
   assert said in str(caught.value)
+
+
+def test_a_source_is_not_written_over(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(run_sample, "load", lambda *_, **__: pytest.fail("a network was loaded"))
+  source = tmp_path / "v.mp4"
+  source.write_bytes(b"source")
+  (tmp_path / "sub").mkdir()
+  (tmp_path / "link.mp4").symlink_to(source)
+  (tmp_path / "hard.mp4").hardlink_to(source)
+  for out in ("v.mp4", "sub/../v.mp4", "link.mp4", "hard.mp4"):
+    with pytest.raises(InputError, match=f"Output {out} is the input {source}; choose another name"):
+      run_sample.main([CONFIG, NO_CACHE, "--audio=a.wav", "--task=lipsync", f"--video={source}", f"--out={out}"])
+  assert source.read_bytes() == b"source"
 
 
 def test_verify_refuses_weights_that_are_not_those_of_the_folder(tmp_path):

@@ -5,11 +5,13 @@ import math
 import os
 import warnings
 
+from absl import logging
 from jaxtyping import Float32
 import numpy as np
 import soxr
 
 from emv3_jax.errors import InputError
+from emv3_jax.io import downmix
 from emv3_jax.io.audio_files import read_audio
 
 RATE = 16_000  # Hz, of both audio encoders
@@ -17,6 +19,7 @@ FPS = 25
 LATENT_FRAMES = 4  # video frames a latent frame
 TARGET_LUFS = -23.0
 WINDOW = 5  # video frames an audio window of flash
+CANCELLED = 0.01  # power of the mix, of that of the loudest channel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +47,9 @@ def load_voice(path: str | os.PathLike) -> Voice:
 
 def to_voice(samples: Float32[np.ndarray, "n channels"], rate: int,
              source: str | os.PathLike) -> Voice:
-  """Mean of the channels, resampled to 16 kHz.
+  """One channel, resampled to 16 kHz: the mean of two, the usual downmix of more.
 
+  Where they cancel each other, as of a plug that is wired wrongly, the loudest one is used and told.
   The samples are those of `librosa.load(path, sr=16000)`, which the reference uses: soxr in high
   quality, cut or zero-padded to ceil(n * 16000 / rate) samples.
 
@@ -66,7 +70,18 @@ def to_voice(samples: Float32[np.ndarray, "n channels"], rate: int,
     raise InputError(f"Audio {source} is too short: {seconds:.3f} s found, "
                      f"{LATENT_FRAMES / FPS:.2f} s needed (one latent frame: {LATENT_FRAMES} "
                      f"frames at {FPS} a second).")
-  return Voice(_resample(samples.mean(axis=1), rate), seconds)
+  return Voice(_resample(_one_channel(samples, source), rate), seconds)
+
+
+def _one_channel(samples: np.ndarray, source: str | os.PathLike) -> np.ndarray:
+  mono = downmix.to_mono(samples)
+  power = np.square(samples, dtype=np.float32).mean(axis=0)
+  if samples.shape[1] == 1 or np.square(mono).mean() >= CANCELLED * power.max():
+    return mono
+  loudest = int(power.argmax())
+  logging.warning("%s: its channels cancel each other; channel %d of %d is used alone.", source,
+                  loudest + 1, len(power))
+  return samples[:, loudest]
 
 
 def _resample(samples: np.ndarray, rate: int) -> np.ndarray:

@@ -5,7 +5,6 @@ import functools
 import math
 import os
 
-from absl import logging
 from jaxtyping import Bool, Float32, UInt8
 import numpy as np
 from PIL import Image
@@ -25,6 +24,10 @@ BOX_HEIGHT, BOX_WIDTH, BOX_DOWN = 1.35, 1.05, 0.1
 LARGEST_ASPECT_ERROR = 0.05  # between an image and the image that a stored box was made for
 
 
+class NoFace(InputError):
+  """No face was found in a picture."""
+
+
 @dataclasses.dataclass(frozen=True)
 class FaceBox:
   """A face in pixels, rows y1 to y2 and columns x1 to x2 (ends excluded), of an image of the given
@@ -41,18 +44,22 @@ class FaceBox:
   height: int
   width: int
 
+  def __str__(self) -> str:
+    return f"y1={self.y1:g}, y2={self.y2:g}, x1={self.x1:g}, x2={self.x2:g}"
+
   def __post_init__(self):
     inside = 0 <= self.y1 < self.y2 <= self.height and 0 <= self.x1 < self.x2 <= self.width
     if inside:
       return
-    box = f"Face box y1={self.y1:g}, y2={self.y2:g}, x1={self.x1:g}, x2={self.x2:g}"
+    box = f"Face box {self}"
     if self.y1 >= self.y2 or self.x1 >= self.x2:
       raise InputError(f"{box} is reversed or empty; wanted y1,y2,x1,x2 with y1 < y2 and x1 < x2.")
     raise InputError(f"{box} is outside the image of {self.height} rows and {self.width} columns.")
 
 
 def parse_face_box(source: str, image: UInt8[np.ndarray, "H W 3"],
-                   detector: str | os.PathLike | None = None) -> FaceBox | None:
+                   detector: str | os.PathLike | None = None, *,
+                   optional: bool = True) -> FaceBox | None:
   """The face box that a user asks for.
 
   Args:
@@ -60,6 +67,7 @@ def parse_face_box(source: str, image: UInt8[np.ndarray, "H W 3"],
       `[y1, y2, x1, x2, image height, image width]`; `auto` to look for the face; `none`.
     image: the portrait as read, before resizing.
     detector: for `auto`, see `detect_face`.
+    optional: whether `none` may be given; messages advise it only then.
 
   Returns:
     The box, or None for `none`: the voice then drives the whole picture.
@@ -68,17 +76,22 @@ def parse_face_box(source: str, image: UInt8[np.ndarray, "H W 3"],
     InputError: none of these, not numbers, reversed, outside, of another image, or no face found.
   """
   height, width = image.shape[:2]
-  if source == "none":
+  if source == "none" and optional:
     return None
   if source == "auto":
-    return detect_face(image, detector)
+    try:
+      return detect_face(image, detector)
+    except NoFace as error:
+      if not optional:
+        raise
+      raise NoFace(f"{error} `none` lets the voice drive the whole picture.") from None
   if source.endswith(".npy"):
     return _read_box(source, height, width)
   try:
     y1, y2, x1, x2 = (float(part) for part in source.split(","))
   except ValueError:
-    raise InputError(f"Face box {source!r}: wanted four numbers y1,y2,x1,x2, a .npy file, "
-                     "auto or none.") from None
+    raise InputError(f"Face box {source!r}: wanted four numbers y1,y2,x1,x2, a .npy file"
+                     f"{', auto or none' if optional else ' or auto'}.") from None
   return FaceBox(y1, y2, x1, x2, height, width)
 
 
@@ -114,18 +127,17 @@ def detect_face(image: UInt8[np.ndarray, "H W 3"],
     model: an ONNX file of OpenCV's YuNet, which is used instead if given (needs OpenCV).
 
   Raises:
-    InputError: no face; OpenCV or the model file missing.
+    NoFace: there is none.
+    InputError: OpenCV or the model file missing.
   """
   found = _detect_by_cascade(image) if model is None else _detect_by_yunet(image, model)
   height, width = image.shape[:2]
   if not found:
-    raise InputError(f"No face found in the image of {width}x{height} pixels.\n"
-                     "Give the face box as y1,y2,x1,x2, or none to let the voice drive the "
-                     "whole picture.")
+    raise NoFace(f"No face found in the image of {width}x{height} pixels.\n"
+                 "Give the face box as y1,y2,x1,x2.")
   y1, y2, x1, x2 = max(found, key=lambda box: (box[1] - box[0]) * (box[3] - box[2]))
   box = FaceBox(max(round(y1), 0), min(round(y2), height),
                 max(round(x1), 0), min(round(x2), width), height, width)
-  logging.info("Face found at y1=%d, y2=%d, x1=%d, x2=%d.", box.y1, box.y2, box.x1, box.x2)
   return box
 
 
@@ -177,7 +189,7 @@ def _detect_by_yunet(image: np.ndarray, model) -> list[tuple[float, float, float
   return [(y, y + h, x, x + w) for x, y, w, h in ([] if faces is None else faces[:, :4].tolist())]
 
 
-def face_mask(box: FaceBox, size: tuple[int, int]) -> Float32[np.ndarray, "hw"]:
+def face_mask(box: FaceBox, size: tuple[int, int], *, optional: bool = True) -> Float32[np.ndarray, "hw"]:
   """M_face of eq. 1 by token: 1 on the face, 0 elsewhere, rows of the token grid one by one.
 
   As in the reference the box is scaled by the square root of the areas' ratio, the same for both
@@ -186,6 +198,7 @@ def face_mask(box: FaceBox, size: tuple[int, int]) -> Float32[np.ndarray, "hw"]:
   Args:
     box: the face in pixels of the portrait.
     size: (H, W) sampled at, in pixels.
+    optional: as in `parse_face_box`.
 
   Raises:
     InputError: the face covers no whole token row or column, so that the voice would drive nothing.
@@ -196,8 +209,9 @@ def face_mask(box: FaceBox, size: tuple[int, int]) -> Float32[np.ndarray, "hw"]:
   y, x = np.mgrid[:height // TOKEN, :width // TOKEN]
   mask = (y >= y1) & (y < y2) & (x >= x1) & (x < x2)
   if not mask.any():
-    raise InputError(f"The face is too small for sampling at {width}x{height}: it covers none of "
-                     f"the {TOKEN}x{TOKEN} pixel cells. Give a larger face box or none.")
+    raise InputError(f"The face is too small for sampling at {width}x{height}: it covers no "
+                     f"cell of {TOKEN}x{TOKEN} pixels. Give a larger face box"
+                     f"{' or none' if optional else ''}.")
   return mask.astype(np.float32).reshape(-1)
 
 

@@ -30,6 +30,13 @@ def sample_size(height: int, width: int, max_area: int = 768 * 768) -> tuple[int
   return size
 
 
+def is_sample_size(height: int, width: int, size: tuple[int, int]) -> bool:
+  """Whether `sample_size` gives `size` of such an image, at whatever area."""
+  sides = list(zip((height, width), size, strict=True))
+  most = min(side / target for side, target in sides)  # by which it can have been shrunk
+  return most >= 1 and all(side / (target + 16) < most for side, target in sides)
+
+
 def resize_lanczos(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   """Resizes uint8 [H, W, 3] or [F, H, W, 3] to `size` = (height, width) as the reference does.
 

@@ -15,7 +15,6 @@ import pathlib
 
 from absl import logging
 import ml_collections
-import tqdm
 
 from emv3_jax import command_line, program_cache
 from emv3_jax import config as config_lib
@@ -23,6 +22,7 @@ from emv3_jax.data.preparation.manifest import read_manifest
 from emv3_jax.data.preparation.run import ENCODERS, prepare
 from emv3_jax.data.preparation.settings import PrepareConfig
 from emv3_jax.errors import InputError
+from emv3_jax.io.paths import refuse_address
 from emv3_jax.sampling.model import Model, load
 from emv3_jax.sampling.settings import Config
 
@@ -48,7 +48,8 @@ def read_settings(path: str | None, overrides: Sequence[str]
   Raises:
     InputError: no such file, an unknown field, or a value that cannot be.
   """
-  values = config_lib.read_config_file(path) if path else ml_collections.ConfigDict()
+  fields = [field.name for field in dataclasses.fields(Config)]
+  values = config_lib.read_config_file(path, [*fields, "prepare"]) if path else ml_collections.ConfigDict()
   if "prepare" not in values:
     with values.unlocked():
       values.prepare = ml_collections.ConfigDict(dataclasses.asdict(PrepareConfig()))
@@ -68,11 +69,11 @@ def main(arguments: Sequence[str]) -> int:
   for name in ("manifest", "out"):
     if not getattr(flags, name):
       raise InputError(f"--{name} is missing; see python -m emv3_jax.data.prepare --help.")
+  refuse_address(flags.out, "Output folder")
   clips = read_manifest(flags.manifest)
   model = open_model(flags.checkpoint, config)
   index = prepare(model, settings, clips, pathlib.Path(flags.out),
-                  lambda shards: tqdm.tqdm(shards, desc="preparing", unit="shard",
-                                           disable=not shards))
+                  lambda shards: command_line.progress(shards, "preparing", "shard"))
   logging.info("Wrote %s: %d windows of %d clips in %d shards, %d rejected.", flags.out,
                index.records, index.clips, len(index.shards), index.rejected)
   return 1 if index.rejected and not flags.skip_bad else 0

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from emv3_jax.errors import InputError
+from emv3_jax.limits import LARGEST, check_ranges
 
 TAU_MAX = 1000.0
 DENSITIES = ("uniform", "logit_normal")
@@ -79,6 +80,7 @@ class SigmaDensity:
     if self.std <= 0 or self.shift <= 0:
       raise InputError(
           f"Sigma density: std is {self.std} and shift is {self.shift}; both must be above 0.")
+    check_ranges("sigma", self, {"mean": (-100, 100), "std": (1e-6, 1000), "shift": (1e-3, LARGEST)})
 
   def draw(self, key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
     """Sigmas of `shape`, float32 in [0, 1]; a pure function of `key`."""

@@ -26,7 +26,7 @@ def atomic_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   path = pathlib.Path(path)
   if path.is_dir():
     raise InputError(f"Cannot write {path}: it is a folder; give the name of a file.")
-  temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
+  temporary = temporary_path(path)
   try:
     try:
       os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -38,13 +38,20 @@ def atomic_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
       with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         temporary.unlink()
   except OSError as error:
-    if error.filename is not None and os.fspath(error.filename) != str(temporary):
+    if error.filename is not None and os.path.abspath(error.filename) != os.path.abspath(temporary):
       raise
     raise InputError(f"Cannot write {path}: {_reason(path, error)}.") from error
 
 
+def temporary_path(path: pathlib.Path) -> pathlib.Path:
+  """A new name beside `path`, longer than its own, with the same suffix."""
+  return path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
+
+
 def write_json(path: str | os.PathLike, value: Any) -> None:
   """Writes `value` as indented JSON, whole or not at all.
+
+  Names of files that are not UTF-8 are written with escapes, and read back as they were.
 
   Raises:
     InputError: as `atomic_file`.
@@ -52,7 +59,8 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
   """
   text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
   with atomic_file(path) as temporary:
-    temporary.write_text(text + "\n", encoding="utf-8")
+    # An unpaired surrogate gets the escape \udcff, which is JSON's own too.
+    temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def _reason(path: pathlib.Path, error: OSError) -> str:

@@ -2,24 +2,36 @@
 
 import os
 
+from absl import logging
 import av
 from jaxtyping import Float32
 import numpy as np
 
 from emv3_jax.errors import InputError
+from emv3_jax.io import downmix, sound_timeline, tracks
 from emv3_jax.io.containers import open_container
+from emv3_jax.io.sound_timeline import Piece
 
 # Containers end a little before or after the length they declare: the encoder's padding, rounding
 # of durations to milliseconds. More than this is missing only from a file that was cut.
 DURATION_SLACK = 0.1  # seconds
+# Formats without an index, in which tags may stand between packets where files were joined; so large
+# a share of their packets may be no sound.
+TAGGED_FORMATS, TAGS_SHARE = ("mp3", "aac"), 0.1
 
 
 def read_audio(path: str | os.PathLike) -> tuple[Float32[np.ndarray, "n channels"], int]:
-  """Decodes the first sound track of a file.
+  """Decodes the first sound track that can be decoded.
+
+  Sound keeps its place: holes in the time stamps are filled with silence, overlaps are cut. In a
+  file with moving pictures sample 0 is at the first picture: silence stands before sound that begins
+  later, earlier sound is cut. In others it is the first sample of the track.
 
   Integer samples are divided by their full scale, as libsndfile does, so that WAV files give
   exactly what `soundfile.read(path, dtype="float32")` gives. Values are passed on as they are,
-  NaN included.
+  NaN included. Where the rate changes on the way, all is brought to that of the beginning. Channels
+  stay as they are, but more than two become left and right where their file places them otherwise
+  than is usual for so many (`downmix`).
 
   Returns:
     Samples, nominally in [-1, 1], and their rate in Hz.
@@ -27,62 +39,99 @@ def read_audio(path: str | os.PathLike) -> tuple[Float32[np.ndarray, "n channels
   Raises:
     InputError: no such file, no media file, no sound in it, damaged, or cut short.
   """
-  if not os.path.isfile(path):
-    raise InputError(f"Audio {path}: no such file.")
-  if os.path.getsize(path) == 0:
-    raise InputError(f"Audio {path} is empty (0 bytes).")
-  try:
-    with open_container(path) as container:
-      if not container.streams.audio:
-        held = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-        raise InputError(f"Audio {path} has no sound track, only: {held}.")
-      stream = container.streams.audio[0]
-      samples, rate, found = _decode(container, stream, path)
-      expected = _declared_seconds(container, stream, path)
-      kind = container.format.name
-  except av.error.FFmpegError as error:
-    raise InputError(f"Audio {path} cannot be decoded ({error.strerror or error}).\n"
-                     "It is no sound or video file, or it is damaged; save it again.") from None
+  with open_container(path, "Audio") as container:
+    sounds = container.streams.audio
+    if not sounds:
+      held = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+      raise InputError(f"Audio {path} has no sound track, only: {held}.")
+    streams = tracks.decodable(sounds)
+    if not streams:
+      raise InputError(f"Audio {path} has a sound track in a codec that cannot be decoded; save it as "
+                       "AAC or WAV.")
+    begin = None
+    if tracks.moving_pictures(container):
+      begin = tracks.pictures_begin(path)
+    for last, stream in zip([False] * (len(streams) - 1) + [True], streams, strict=True):
+      try:
+        pieces = _decode(container, stream, path)
+        break
+      except av.error.FFmpegError:
+        if last:
+          raise
+        container.seek(0)
+    if stream is not sounds[0]:
+      logging.warning("%s: sound track %d of %d is used, the first that can be decoded.", path,
+                      list(sounds).index(stream) + 1, len(sounds))
+    pieces = _checked_length(container, stream, pieces, path)
+    return (sound_timeline.lay(pieces, float(stream.time_base), begin, path), pieces[0].rate)
+
+
+def _decode(container: av.container.InputContainer, stream: av.AudioStream, path) -> list[Piece]:
+  """All of one track. The frames' rate counts, not the stream's: HE-AAC headers declare half of it.
+
+  Raises:
+    av.error.FFmpegError: a packet cannot be decoded, and it is no tag between joined files.
+    InputError: there is no sample.
+  """
+  pieces, packets, refused = [], 0, []
+  for packet in container.demux(stream):
+    packets += 1
+    try:
+      for frame in packet.decode():
+        if frame.samples:
+          pieces.append(Piece(tracks.frame_seconds(frame), _channels(frame), frame.sample_rate))
+    except av.error.FFmpegError as error:
+      refused.append(error)
+      if container.format.name not in TAGGED_FORMATS:
+        raise
+  if refused and (not pieces or len(refused) > TAGS_SHARE * packets):
+    raise refused[0]
+  if refused:
+    logging.warning("%s: %d of %d packets are no sound (tags between joined files?); they are left "
+                    "out.", path, len(refused), packets)
+  if not pieces:
+    raise InputError(f"Audio {path} has a sound track without a single sample.")
+  return pieces
+
+
+def _checked_length(container, stream, pieces: list[Piece], path) -> list[Piece]:
+  """Compares the time from the track's start to the end of its last piece with what is declared.
+
+  Raises:
+    InputError: the file is cut short.
+  """
+  expected, last = _declared_seconds(container, stream, path), pieces[-1]
+  found = sum(piece.length for piece in pieces)
+  if last.seconds is not None and stream.start_time is not None:
+    found = max(last.seconds + last.length - float(stream.start_time * stream.time_base), found)
   if found < expected - DURATION_SLACK:
     raise InputError(f"Audio {path} is cut short: {found:.2f} s found, {expected:.2f} s declared in"
                      " its header; save it again.")
-  if "mp4" in kind and 0 < expected < found:  # the last AAC frame decodes padded
-    samples = samples[:len(samples) - round((found - expected) * rate)]
-  return samples, rate
+  padding = round((found - expected) * last.rate)  # the last AAC frame decodes padded
+  if "mp4" in container.format.name and expected > 0 and 0 < padding < len(last.samples):
+    return [*pieces[:-1], Piece(last.seconds, last.samples[:-padding], last.rate)]
+  return pieces
 
 
-def _decode(container, stream, path) -> tuple[np.ndarray, int, float]:
-  """All samples of one stream, the rate of its frames, and the seconds from its start to its end.
-
-  The frames' rate counts, not the stream's: HE-AAC headers declare half of what is decoded. The
-  end is that of the last frame's time stamp, since a stream may have gaps.
-  """
-  chunks, rate, last = [], 0, None
-  for frame in container.decode(stream):
-    chunk = _to_float(frame)
-    if chunks and (frame.sample_rate, chunk.shape[1]) != (rate, chunks[0].shape[1]):
-      raise InputError(f"Audio {path} changes its sample rate or channels on the way "
-                       f"({rate} Hz x {chunks[0].shape[1]}, then {frame.sample_rate} Hz x "
-                       f"{chunk.shape[1]}); save it as one WAV file.")
-    rate, last = frame.sample_rate, frame
-    chunks.append(chunk)
-  samples = np.concatenate(chunks) if chunks else np.zeros((0, 1), np.float32)
-  if not len(samples):
-    raise InputError(f"Audio {path} has a sound track without a single sample.")
-  if last.pts is None or stream.start_time is None:
-    return samples, rate, len(samples) / rate
-  begin = float(last.pts * last.time_base - stream.start_time * stream.time_base)
-  return samples, rate, begin + last.samples / rate
+def _channels(frame: av.AudioFrame) -> np.ndarray:
+  """float32 [n, channels]; two, where more are not in the places that are usual for so many."""
+  samples, names = _to_float(frame), [channel.name for channel in frame.layout.channels]
+  if len(names) < 3 or "NONE" in names or downmix.is_usual(names):
+    return samples
+  return downmix.to_stereo(samples, names)
 
 
 def _to_float(frame: av.AudioFrame) -> np.ndarray:
   """float32 [n, channels] of a decoded frame in any sample format."""
+  if frame.format.is_planar and frame.layout.nb_channels >= 8:  # PyAV reads past the eighth plane
+    packed = av.AudioResampler(frame.format.packed.name, frame.layout.name, frame.sample_rate)
+    frame = packed.resample(frame)[0]
   data = frame.to_ndarray()
   data = data.T if frame.format.is_planar else data.reshape(-1, frame.layout.nb_channels)
   if data.dtype == np.uint8:  # unsigned, silence at 128
-    return (data.astype(np.float32) - 128) / 128
+    data = (data.astype(np.float32) - 128) / 128
   if np.issubdtype(data.dtype, np.integer):
-    return (data / -float(np.iinfo(data.dtype).min)).astype(np.float32)
+    data = data / -float(np.iinfo(data.dtype).min)
   return data.astype(np.float32)
 
 
@@ -101,11 +150,30 @@ def _declared_seconds(container, stream, path) -> float:
     return 0.0
   with open(path, "rb") as file:
     head = file.read(1 << 20)
-  if kind == "mp3" and not any(tag in head for tag in (b"Xing", b"Info", b"VBRI")):
-    return 0.0
   seconds = float(stream.duration * stream.time_base)
+  if kind == "mp3":  # of joined files the first one's frames; FFmpeg then guesses
+    return min(seconds, _frames_told(head) * stream.codec_context.frame_size / stream.rate)
   if kind == "wav" and head.startswith(b"RIFF") and stream.bit_rate:
     declared = int.from_bytes(head[4:8], "little") + 8
     if declared < 0x7FFFFFFF:  # larger sizes stand for "not known yet" in streamed files
       seconds += max(declared - os.path.getsize(path), 0) * 8 / stream.bit_rate
   return seconds
+
+
+def _frames_told(head: bytes) -> int:
+  """Number of frames that the first frame of an MP3 tells; 0 without such a frame.
+
+  It is looked for where it stands, since a comment may hold "Info" too.
+  """
+  begin = 0
+  while head[begin:begin + 3] == b"ID3":  # a tag: ten bytes, then its size in four times seven bits
+    size = 0
+    for byte in head[begin + 6:begin + 10]:
+      size = size << 7 | byte & 0x7F
+    begin += 10 + size + (10 if head[begin + 5] & 0x10 else 0)
+  frame = head[begin:begin + 64]  # header, side information of 9 to 32 bytes, then the name
+  for name, offset in ((b"Xing", 8), (b"Info", 8), (b"VBRI", 14)):
+    at = frame.find(name)
+    if at >= 0 and (offset == 14 or frame[at + 7] & 1):  # a flag says whether they are told
+      return int.from_bytes(frame[at + offset:at + offset + 4], "big")
+  return 0

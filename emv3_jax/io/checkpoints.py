@@ -15,10 +15,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import ctypes
 import dataclasses
+import errno
 import math
 import os
 import pathlib
 import shutil
+import time
 
 from absl import logging
 import jax
@@ -55,6 +57,7 @@ __all__ = ["LazyArray", "ModelCard", "load_component", "read_model_card", "save_
 
 BATCH_BYTES = 256 << 20  # leaves are written and read together up to this size
 CHUNK_BYTES = 64 << 20  # one read of a sharded restore
+REMOVALS = 50  # tries to remove a folder to which something is being added
 ROWS_BYTES = 1 << 20  # chunk of an embedding table, of which single rows are read
 
 
@@ -293,9 +296,17 @@ def _return_memory() -> None:
 
 
 def _remove(*paths: pathlib.Path) -> None:
+  """Removes folders. Where a disk filled up, Orbax's threads may be writing to one still."""
   for path in paths:
-    if path.exists():
-      shutil.rmtree(path)
+    for attempt in range(REMOVALS):
+      try:
+        if path.exists():
+          shutil.rmtree(path)
+        break
+      except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.ENOENT) or attempt == REMOVALS - 1:
+          raise
+        time.sleep(0.1)
 
 
 def _barrier(name: str) -> None:

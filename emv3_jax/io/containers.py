@@ -1,18 +1,100 @@
-"""Media files opened for reading, alike in every release of PyAV."""
+"""Media files opened for reading: one file, nothing that it names, alike in every release of PyAV."""
 
+from collections.abc import Iterator
+import contextlib
+import functools
 import os
+import pathlib
+import re
 
 import av
+from av.format import Flags
+
+from emv3_jax.errors import InputError
 
 # Before release 19 tags that are not UTF-8, as older programs write them, are an error unless
 # something else is asked for; since then this is what it does.
 _TAGS = {"metadata_errors": "surrogateescape"} if int(av.__version__.split(".")[0]) < 19 else {}
 
+# Formats whose content names further files or addresses. FFmpeg knows them by their content,
+# whatever a file is called. Those that open devices or patterns of names carry a flag of their own.
+_NAMES_OTHERS = {
+    "hls", "hls,applehttp", "applehttp", "concat", "concatf", "dash", "imf", "webm_dash_manifest",
+    "sdp", "rtsp", "rtp", "sap", "ffmetadata", "image2", "lavfi", "avisynth", "vapoursynth",
+    "vobsub", "mpjpeg"}
+_DRAWS_TEXT = {"tty", "bin", "xbin", "adf", "idf"}  # any text passes for a video of itself
+_LOOKS_LIKE_ONE = re.compile(
+    rb"\A(\xef\xbb\xbf)?\s*(#EXTM3U|ffconcat\s|\[playlist\]|;FFMETADATA|v=0\s+o=|RTSP|<asx"
+    rb"|<\?xml[^>]*>.{0,4000}?<(MPD|smil|asx|CompositionPlaylist|AssetMap|playlist)\b|<MPD\b|<smil\b)",
+    re.IGNORECASE | re.DOTALL)
 
-def open_container(path: str | os.PathLike) -> av.container.InputContainer:
-  """`av.open` for reading. Bytes in tags that are no UTF-8 become lone surrogates.
+
+class _OpenedFile:
+  """What PyAV reads from in place of a path: names with colons, brackets, percent signs and bytes
+  that are no UTF-8 mean something to FFmpeg. The ending stays, since a format may be guessed by it.
+  """
+
+  def __init__(self, path: pathlib.Path):
+    self._file = open(path, "rb")
+    ending = path.suffix
+    self.name = "media" + (ending if re.fullmatch(r"\.[A-Za-z0-9]{1,8}", ending) else "")
+    self.read, self.seek, self.tell = self._file.read, self._file.seek, self._file.tell
+    self.close = self._file.close
+
+
+@contextlib.contextmanager
+def open_container(path: str | os.PathLike, kind: str) -> Iterator[av.container.InputContainer]:
+  """A media file for reading. Bytes in tags that are no UTF-8 become lone surrogates.
+
+  FFmpeg may use no protocol and no format that names other files, so that nothing else is opened,
+  whatever is in the file.
+
+  Args:
+    path: of a regular file.
+    kind: what messages call it: Audio or Video.
 
   Raises:
-    av.error.FFmpegError: the file is not there, or no media file.
+    InputError: no such file, it is empty, cannot be opened, is a playlist, or no media file. So do
+      FFmpeg's errors within the `with` block.
   """
-  return av.open(os.fspath(path), **_TAGS)
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise InputError(f"{kind} {path} is a folder; name a file in it." if path.is_dir() else
+                     f"{kind} {path} is no regular file; save it as one." if path.exists() else
+                     f"{kind} {path}: no such file.")
+  if path.stat().st_size == 0:
+    raise InputError(f"{kind} {path} is empty (0 bytes).")
+  what = {"Audio": "sound or video file", "Video": "video file"}[kind]
+  try:
+    with contextlib.closing(_OpenedFile(path)) as file, av.open(
+        file, options={"protocol_whitelist": "none", "format_whitelist": _formats()},
+        **_TAGS) as container:
+      yield container
+  except av.error.FFmpegError as error:
+    _refuse_playlist(path, kind)
+    raise InputError(f"{kind} {path} cannot be decoded ({error.strerror or error}).\n"
+                     f"It is no {what}, or it is damaged; save it again.") from error
+  except OSError as error:
+    raise InputError(f"{kind} {path} cannot be read: {error.strerror}.") from error
+
+
+def _refuse_playlist(path: pathlib.Path, kind: str) -> None:
+  with open(path, "rb") as file:
+    head = file.read(8192)
+  if _LOOKS_LIKE_ONE.search(head):
+    raise InputError(f"{kind} {path} is a playlist that names other files or addresses, which are not "
+                     "opened; give one file that holds the media itself.") from None
+
+
+@functools.cache
+def _formats() -> str:
+  """FFmpeg's names of the formats that may be read, with commas."""
+  kept = []
+  for name in sorted(av.formats_available - _NAMES_OTHERS - _DRAWS_TEXT):
+    try:
+      form = av.ContainerFormat(name, "r")
+    except ValueError:  # is written only
+      continue
+    if not form.flags & Flags.no_file.value:
+      kept.append(name)
+  return ",".join(kept)

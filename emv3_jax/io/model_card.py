@@ -117,7 +117,8 @@ def read_model_card(folder: str | os.PathLike) -> ModelCard:
   folder = pathlib.Path(folder)
   if not folder.is_dir():
     raise InputError(f"Checkpoint folder {folder} does not exist.\n"
-                     f"Make one: python -m convert SOURCE {folder}")
+                     f"Released weights become one by: python -m convert SOURCE {folder}; how a "
+                     "config's own are trained is written at its head.")
   path = folder / CARD
   if not path.exists():
     raise InputError(f"{folder} has no {CARD}: it is not a converted model, or was not written to "

@@ -6,10 +6,12 @@ without its neighbours: a text encoder larger than memory runs layer by layer.
 """
 
 from collections.abc import Iterator
+import contextlib
 import math
 import os
 import pathlib
 
+from absl import logging
 import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
@@ -172,13 +174,26 @@ def stored_leaves(component: pathlib.Path) -> dict[str, jax.ShapeDtypeStruct]:
     InputError: the component cannot be read.
   """
   try:
-    tree = ocp.metadata(component).metadata
+    with _quiet_orbax():
+      tree = ocp.metadata(component).metadata
   except (OSError, ValueError) as error:
     raise unreadable(component, error) from error
   if tree is None:
     raise unreadable(component, ValueError("its list of arrays is damaged"))
   return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
           for name, leaf in named_leaves(tree).items()}
+
+
+@contextlib.contextmanager
+def _quiet_orbax() -> Iterator[None]:
+  """What Orbax finds damaged it logs at length; the error that follows says it in a line."""
+  logger = logging.get_absl_logger()
+  mute = lambda record: "orbax" not in record.pathname
+  logger.addFilter(mute)
+  try:
+    yield
+  finally:
+    logger.removeFilter(mute)
 
 
 def unreadable(component: pathlib.Path, error: Exception) -> InputError:

@@ -1,32 +1,31 @@
-"""Video files: MP4 out, anything that FFmpeg decodes in; colours as in BT.709."""
+"""Video files in: anything that FFmpeg decodes."""
 
 import collections
 from collections.abc import Iterable, Iterator
 import contextlib
 import dataclasses
+import fractions
+import functools
 import itertools
-import json
 import os
 
+from absl import logging
 import av
-from av.video.reformatter import ColorRange, Colorspace
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 import numpy as np
-import soxr
 
 from emv3_jax.errors import InputError
-from emv3_jax.io.atomic import atomic_file
+from emv3_jax.io import tracks
 from emv3_jax.io.containers import open_container
+from emv3_jax.io.video_writing import write_video
 
-CRF = 16  # x264 quality: hard to tell from the source
-ENCODER_THREADS = 4  # fixed, since the bits depend on it
-AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
-BT709 = 1  # code point of primaries, transfer curve and matrix in H.264 and MP4
+__all__ = ["Video", "read_video", "stream_video", "write_video"]
+
 # Containers end a little before the length they declare (rounding, padding of the sound). More than
 # this is missing only from a file that was cut.
 DURATION_SLACK = 0.1  # seconds
-
-Audio = tuple[Float[np.ndarray, "n *channels"], int]
+HDR_CURVES = {16: "PQ", 18: "HLG"}  # by their code points in H.264, H.265 and MP4
+WIDEST_PIXEL = 8  # width by height, or the other way
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,55 +41,13 @@ class Video:
   fps: float
 
 
-def write_video(path: str | os.PathLike, frames: Iterable[np.ndarray], *, fps: int = 25,
-                audio: Audio | None = None, metadata: dict | None = None) -> None:
-  """Writes an MP4: H.264 (4:2:0, BT.709), AAC, index in front; whole or not at all.
-
-  The sound is cut or padded with silence to the exact length of the pictures, F / fps, and starts
-  with them. The same input gives the same bytes with the same libraries.
-
-  Args:
-    path: where to.
-    frames: uint8 RGB [F, H, W, 3], or an iterable of [H, W, 3]; H and W even.
-    fps: frames a second.
-    audio: samples in [-1, 1], float [n] or [n, channels], and their rate in Hz. More than two
-      channels are averaged into one; a rate that AAC does not know becomes 48 kHz.
-    metadata: kept as JSON in the file's comment.
-
-  Raises:
-    InputError: `path` cannot be written.
-    ValueError: no frames, frames of another dtype or of odd or differing sizes, sound that is not
-      finite.
-  """
-  sound = None if audio is None else _for_aac(*audio)
-  frames = iter(frames)
-  first = next(frames, None)
-  if first is None:
-    raise ValueError("write_video got no frames.")
-  with atomic_file(path) as temporary, av.open(
-      os.fspath(temporary), "w", format="mp4",
-      options={"movflags": "+faststart", "fflags": "+bitexact"}) as container:
-    container.metadata["comment"] = json.dumps(metadata or {})
-    video_stream = _add_h264(container, first, fps)
-    audio_stream = _add_aac(container, *sound) if sound else None
-    begin = 0
-    for i, frame in enumerate(itertools.chain([first], frames)):
-      container.mux(video_stream.encode(_to_yuv(_checked(frame, first.shape), i)))
-      if sound:
-        samples, rate = sound
-        end = round((i + 1) * rate / fps)
-        container.mux(audio_stream.encode(_audio_frame(samples, rate, begin, end)))
-        begin = end
-    for stream in container.streams:
-      container.mux(stream.encode(None))
-
-
 def read_video(path: str | os.PathLike, fps: float | None = 25.0,
                max_frames: int | None = None) -> Video:
   """Decodes the first video track.
 
   Args:
-    path: a file in any container and codec that FFmpeg knows. Its rotation or mirroring is applied.
+    path: a file in any container and codec that FFmpeg knows. Its rotation or mirroring is applied,
+      its pixels are made square.
     fps: constant rate to give; at time j / fps after the first frame, output j is the latest frame
       of the file, by its time stamps, so that variable rates come out right. None gives the frames
       as they are.
@@ -119,22 +76,25 @@ def stream_video(path: str | os.PathLike, fps: float = 25.0) -> Iterator[UInt8[n
 def _upright_frames(path: str | os.PathLike, fps: float | None
                     ) -> Iterator[tuple[np.ndarray, float]]:
   """(frame uint8 [H, W, 3], average rate of the file)."""
-  with _opened(path) as container:
-    tracks = [stream for stream in container.streams.video
-              if not stream.disposition & av.stream.Disposition.attached_pic]
-    kind = container.format.name
-    if not tracks or kind == "image2" or kind.endswith("_pipe"):
+  with open_container(path, "Video") as container:
+    moving = tracks.moving_pictures(container)
+    if not moving:
       held = ("a still picture" if container.streams.video else
               ", ".join(sorted({stream.type for stream in container.streams})) or "nothing")
       raise InputError(f"Video {path} holds no moving pictures, only: {held}.")
-    stream = tracks[0]
+    if not (streams := tracks.decodable(moving)):
+      raise InputError(f"Video {path} is in a codec that cannot be decoded; save it as H.264.")
+    stream = streams[0]
     stream.thread_type = "AUTO"
     rate = float(stream.average_rate or stream.guessed_rate or 25)
+    aspect = _pixel_aspect(stream, path)
+    if (curve := HDR_CURVES.get(stream.codec_context.color_trc)):
+      _tell_hdr(os.fspath(path), curve)
     timed = _timed_frames(container, stream, rate, path)
     frames = _at_constant_rate(timed, fps) if fps else (f for _, f in timed if f is not None)
     shape, last, picture = None, None, None
     for frame in frames:
-      picture = picture if frame is last else _to_rgb(frame, path)  # repeats convert once
+      picture = picture if frame is last else _to_rgb(frame, aspect, path)  # repeats convert once
       last, shape = frame, shape or picture.shape
       if picture.shape != shape:
         raise InputError(f"Video {path} changes its size on the way, from {_size(shape)} to "
@@ -144,84 +104,8 @@ def _upright_frames(path: str | os.PathLike, fps: float | None
     raise InputError(f"Video {path} has a video track without a single frame.")
 
 
-def _checked(frame: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-  if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
-    raise ValueError(f"A frame is {frame.dtype} {list(frame.shape)}; expected uint8 [H, W, 3].")
-  if frame.shape[0] % 2 or frame.shape[1] % 2:
-    raise ValueError(f"Frames are {_size(frame.shape)}; 4:2:0 video needs even sides.")
-  if frame.shape != shape:
-    raise ValueError(f"A frame is {frame.shape}, the first was {shape}; one size is needed.")
-  return frame
-
-
 def _size(shape: tuple[int, ...]) -> str:
   return f"{shape[1]}x{shape[0]}"
-
-
-def _add_h264(container: av.container.OutputContainer, first: np.ndarray, fps: int) -> av.VideoStream:
-  stream = container.add_stream("libx264", rate=fps, options={"crf": str(CRF)})
-  context = stream.codec_context
-  context.height, context.width = _checked(first, first.shape).shape[:2]
-  context.pix_fmt = "yuv420p"
-  context.color_primaries = context.color_trc = context.colorspace = BT709
-  context.color_range = ColorRange.MPEG
-  context.thread_count = ENCODER_THREADS
-  return stream
-
-
-def _to_yuv(frame: np.ndarray, index: int) -> av.VideoFrame:
-  picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24").reformat(
-      format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
-  picture.pts = index
-  return picture
-
-
-def _for_aac(samples: np.ndarray, rate: int) -> tuple[np.ndarray, int]:
-  """float32 [n, 1 or 2] in [-1, 1] at a rate of AAC."""
-  samples = np.asarray(samples, np.float32)
-  samples = samples[:, None] if samples.ndim == 1 else samples
-  if samples.ndim != 2 or not samples.shape[1]:
-    raise ValueError(f"Audio is {list(samples.shape)}; expected [n] or [n, channels].")
-  if not np.isfinite(samples).all():
-    raise ValueError("Audio has samples that are not finite.")
-  if samples.shape[1] > 2:
-    samples = samples.mean(1, keepdims=True)
-  if rate not in AAC_RATES:
-    samples, rate = soxr.resample(samples, rate, 48000), 48000
-  return np.clip(samples, -1, 1), rate
-
-
-def _add_aac(container: av.container.OutputContainer, samples: np.ndarray,
-             rate: int) -> av.AudioStream:
-  channels = samples.shape[1]
-  stream = container.add_stream("aac", rate=rate, layout=("mono", "stereo")[channels - 1])
-  stream.bit_rate = min(128_000, 4 * rate) * channels
-  return stream
-
-
-def _audio_frame(samples: np.ndarray, rate: int, begin: int, end: int) -> av.AudioFrame:
-  """Samples [begin, end), silence beyond the last."""
-  part = samples[begin:end]
-  part = np.pad(part, ((0, end - begin - len(part)), (0, 0)))
-  frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(part.T), format="fltp",
-                                     layout=("mono", "stereo")[part.shape[1] - 1])
-  frame.sample_rate, frame.pts = rate, begin
-  return frame
-
-
-@contextlib.contextmanager
-def _opened(path: str | os.PathLike) -> Iterator[av.container.InputContainer]:
-  """`open_container`; FFmpeg's errors, of opening and of decoding, become `InputError`s."""
-  if not os.path.isfile(path):
-    raise InputError(f"Video {path}: no such file.")
-  if os.path.getsize(path) == 0:
-    raise InputError(f"Video {path} is empty (0 bytes).")
-  try:
-    with open_container(path) as container:
-      yield container
-  except av.error.FFmpegError as error:
-    raise InputError(f"Video {path} cannot be decoded ({error.strerror}).\n"
-                     "It is no video file, or it is damaged; save it again.") from error
 
 
 def _timed_frames(container: av.container.InputContainer, stream: av.VideoStream, rate: float,
@@ -243,7 +127,8 @@ def _timed_frames(container: av.container.InputContainer, stream: av.VideoStream
     if packet.stream is not stream:
       continue
     for frame in packet.decode():
-      seconds = shown / rate if frame.time is None else frame.time
+      stamp = tracks.frame_seconds(frame)
+      seconds = shown / rate if stamp is None else stamp
       first = seconds if first is None else first
       yield seconds - first, frame
       end = seconds - first + (float(frame.duration * frame.time_base) or 1 / rate)
@@ -281,9 +166,30 @@ def _at_constant_rate(timed: Iterable[tuple[float, av.VideoFrame | None]], fps: 
     held = frame
 
 
-def _to_rgb(frame: av.VideoFrame, path: str | os.PathLike) -> np.ndarray:
-  """uint8 [H, W, 3], upright."""
-  picture = frame.to_ndarray(format="rgb24")
+@functools.cache  # once a file, which preparation reads twice
+def _tell_hdr(path: str, curve: str) -> None:
+  logging.warning("%s has high dynamic range (%s); its colours are read as if it had not and look "
+                  "pale. Convert it to BT.709 for true colours.", path, curve)
+
+
+def _pixel_aspect(stream: av.VideoStream, path: str | os.PathLike) -> fractions.Fraction:
+  """Width of a pixel by its height; 1 where the file does not say."""
+  aspect = stream.sample_aspect_ratio or fractions.Fraction(1)
+  if not 1 / WIDEST_PIXEL <= aspect <= WIDEST_PIXEL:
+    raise InputError(f"Video {path} has pixels of shape {aspect.numerator}:{aspect.denominator}; save "
+                     "it with square ones.")
+  return aspect
+
+
+def _to_rgb(frame: av.VideoFrame, aspect: fractions.Fraction,
+            path: str | os.PathLike) -> np.ndarray:
+  """uint8 [H, W, 3], upright, of square pixels: the side that is short of pixels is enlarged."""
+  height, width = frame.height, frame.width
+  height, width = round(height * max(1 / aspect, 1)), round(width * max(aspect, 1))
+  if (height, width) == (frame.height, frame.width):
+    picture = frame.to_ndarray(format="rgb24")
+  else:
+    picture = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="BICUBIC")
   matrix = frame.side_data.get("DISPLAYMATRIX")
   if matrix is None:
     return picture

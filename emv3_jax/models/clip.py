@@ -11,6 +11,8 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
+from emv3_jax.errors import InputError
+from emv3_jax.limits import ABOVE_0, CHANNELS, check_ranges
 from emv3_jax.models.attention import attend_xla
 from emv3_jax.models.encoder_layers import FeedForward, SelfAttention
 from emv3_jax.models.network import Network
@@ -29,6 +31,17 @@ class CLIPVisionConfig:
   image_size: int = 224
   patch_size: int = 14
   eps: float = 1e-5
+
+  def __post_init__(self):
+    check_ranges("image_encoder", self, {
+        **{field.name: CHANNELS for field in dataclasses.fields(self)}, "num_layers": (1, 1000),
+        "image_size": (1, 2 ** 14), "patch_size": (1, 2 ** 14), "eps": (ABOVE_0, 1)})
+    if self.dim % self.num_heads:
+      raise InputError(f"image_encoder.dim is {self.dim}; it must be a multiple of num_heads, "
+                       f"{self.num_heads}.")
+    if self.patch_size > self.image_size:
+      raise InputError(f"image_encoder.patch_size is {self.patch_size}; it must be at most "
+                       f"image_size, {self.image_size}.")
 
   @property
   def num_tokens(self) -> int:

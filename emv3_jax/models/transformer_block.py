@@ -15,6 +15,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
+from emv3_jax.limits import ABOVE_0, CHANNELS, WIDEST, check_ranges
 from emv3_jax.models.cross_attention import Context, CrossAttention
 from emv3_jax.models.embeddings import PATCH
 from emv3_jax.models.norms import LayerNorm, RMSNorm, modulated_norm
@@ -61,6 +62,9 @@ class TransformerConfig:
   def __post_init__(self):
     if self.variant not in get_args(Variant):
       raise ValueError(f"TransformerConfig.variant is {self.variant!r}; known: preview, flash.")
+    check_ranges("transformer", self, {
+        **{field.name: CHANNELS for field in dataclasses.fields(self)}, "num_layers": (1, 1000),
+        "freq_dim": (2, WIDEST), "eps": (ABOVE_0, 1)})
     if self.dim % (2 * self.num_heads):
       raise ValueError(f"TransformerConfig.dim is {self.dim}; expected a multiple of twice the "
                        f"number of heads, {2 * self.num_heads}.")

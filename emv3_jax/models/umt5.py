@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from emv3_jax.errors import InputError
+from emv3_jax.limits import ABOVE_0, CHANNELS, WIDEST, check_ranges
 from emv3_jax.models.network import Network, Params
 from emv3_jax.models.norms import RMSNorm
 from emv3_jax.models.precision import FLOAT32, Precision
@@ -42,6 +44,17 @@ class UMT5Config:
   num_buckets: int = 32
   max_distance: int = 128
   eps: float = 1e-6
+
+  def __post_init__(self):
+    check_ranges("text_encoder", self, {
+        **{field.name: CHANNELS for field in dataclasses.fields(self)}, "num_layers": (1, 1000),
+        "num_buckets": (4, WIDEST), "eps": (ABOVE_0, 1)})
+    if self.attention_dim % self.num_heads:
+      raise InputError(f"text_encoder.attention_dim is {self.attention_dim}; it must be a multiple "
+                       f"of num_heads, {self.num_heads}.")
+    if self.max_distance <= self.num_buckets // 4:
+      raise InputError(f"text_encoder.max_distance is {self.max_distance}; it must be above a "
+                       f"quarter of num_buckets, {self.num_buckets // 4}.")
 
 
 def position_buckets(length: int, num_buckets: int = 32, max_distance: int = 128) -> np.ndarray:

@@ -12,6 +12,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
+from emv3_jax.limits import CHANNELS, LARGEST, check_ranges
 from emv3_jax.models.causal_conv import CONV_METHODS, CausalConv, Memory, run_in_pieces
 from emv3_jax.models.network import Network
 from emv3_jax.models.precision import FLOAT32, Precision
@@ -60,6 +61,10 @@ class VAEConfig:
       3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160)
 
   def __post_init__(self):
+    check_ranges("vae", self, {
+        "base_dim": CHANNELS, "z_dim": CHANNELS, "multipliers": CHANNELS,
+        "num_res_blocks": (1, 1000), "latent_mean": (-LARGEST, LARGEST),
+        "latent_std": (1 / LARGEST, LARGEST)})
     if len(self.temporal_downsample) != len(self.multipliers) - 1:
       raise ValueError(
           f"VAEConfig.temporal_downsample has {len(self.temporal_downsample)} entries, expected "

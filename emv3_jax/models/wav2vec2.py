@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from emv3_jax.errors import InputError
+from emv3_jax.limits import ABOVE_0, CHANNELS, check_ranges
 from emv3_jax.models.attention import attend_blocked
 from emv3_jax.models.encoder_layers import FeedForward, SelfAttention
 from emv3_jax.models.network import Network
@@ -48,6 +50,13 @@ class Wav2Vec2Config:
     if len(self.conv_kernels) != len(self.conv_strides):
       raise ValueError(f"wav2vec2: {len(self.conv_kernels)} conv_kernels and "
                        f"{len(self.conv_strides)} conv_strides; one of each a convolution.")
+    check_ranges("audio_encoder", self, {
+        **{field.name: CHANNELS for field in dataclasses.fields(self)}, "num_layers": (1, 1000),
+        "conv_kernels": (1, 4096), "conv_strides": (1, 4096), "eps": (ABOVE_0, 1)})
+    for divisor in ("num_heads", "position_groups"):
+      if self.dim % getattr(self, divisor):
+        raise InputError(f"audio_encoder.dim is {self.dim}; it must be a multiple of {divisor}, "
+                         f"{getattr(self, divisor)}.")
 
 
 def num_tokens(samples: int, config: Wav2Vec2Config = Wav2Vec2Config()) -> int:

@@ -23,7 +23,7 @@ from emv3_jax.tasks import masks
 LENGTH_STEP = 64  # prompts are encoded at a multiple of so many tokens
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Clip:
   """A finished clip.
 
@@ -42,6 +42,12 @@ class Clip:
   sound: tuple[np.ndarray, int]
   latents: np.ndarray
   report: dict
+
+  def __repr__(self) -> str:
+    frames, height, width, _ = self.frames.shape
+    samples, rate = self.sound
+    return (f"Clip({frames} frames of {width}x{height} at {self.fps} a second, "
+            f"{len(samples) / rate:.2f} s of sound at {rate} Hz)")
 
 
 def sample(model: Model, request: Request, *, progress: Callable | None = None) -> Clip:

@@ -25,7 +25,7 @@ from emv3_jax.sampling.settings import Request
 from emv3_jax.tasks.masks import Task
 
 VERSION = 1  # of the form of `ingredients`
-NUMERICS = 1  # to be raised when the code makes other pixels or another sound of the same
+NUMERICS = 2  # to be raised when the code makes other pixels or another sound of the same
 
 
 def _fields(entries: str, path: str, names: str, **renamed: str) -> dict[str, str]:

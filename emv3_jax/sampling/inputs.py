@@ -4,15 +4,19 @@ import dataclasses
 import math
 import pathlib
 
+from absl import logging
 import numpy as np
 
 from emv3_jax.conditioning import audio as audio_lib
 from emv3_jax.conditioning import face as face_lib
+from emv3_jax.conditioning import framing as framing_lib
 from emv3_jax.conditioning import image as image_lib
 from emv3_jax.conditioning import text as text_lib
+from emv3_jax.conditioning.framing import Framing
 from emv3_jax.diffusion.randomness import Purpose, key_for
 from emv3_jax.errors import InputError
 from emv3_jax.io import audio_files, image_files, video_files
+from emv3_jax.sampling import memory
 from emv3_jax.sampling.settings import FPS, Config, Request, SamplingConfig
 from emv3_jax.tasks import masks
 from emv3_jax.tasks.masks import Task
@@ -62,7 +66,7 @@ def read_inputs(request: Request, config: Config, tokenizer_path: pathlib.Path) 
       audio that is too short or longer than the config's window, no face.
   """
   flash, settings = config.model.transformer.variant == "flash", config.settings
-  _check_pictures(request)
+  check_pictures(request)
   _check_used(request, flash, settings)
   seed = config.seed if request.seed is None else request.seed
   key_for(seed, Purpose.INITIAL_NOISE)  # refuses a seed out of range
@@ -83,10 +87,10 @@ def read_inputs(request: Request, config: Config, tokenizer_path: pathlib.Path) 
                            else request.negative_prompt)
   pictures = {"t2v": _text_only, "lipsync": _lipsync}.get(request.task, _from_images)(
       request, config, frames, sample_frames)
-  original = pictures.pop("original", None)
+  original, framing = pictures.pop("original", None), pictures.pop("framing", None)
   face_mask = None
   if original is not None and not flash:
-    face_mask = _face_mask(request, config, original, pictures["size"])
+    face_mask = _face_mask(request, config, original, framing)
   return Inputs(
       prompts=prompts, tokenizer=text_lib.Tokenizer.load(tokenizer_path),
       waveform=prepare(voice.samples, sample_frames), sound=(samples, rate), frames=frames,
@@ -102,7 +106,11 @@ def named_files(request: Request) -> dict[str, pathlib.Path]:
   return {name: pathlib.Path(path) for name, path in found.items() if path is not None}
 
 
-def _check_pictures(request: Request) -> None:
+def check_pictures(request: Request) -> None:
+  """
+  Raises:
+    InputError: an unknown task, or a picture that it needs is not named, or one that it does not use is.
+  """
   task = Task.parse(request.task)
   for name in _PICTURES:
     given, needed = getattr(request, name) is not None, name in _NEEDS[task]
@@ -141,11 +149,12 @@ def _first_seconds(samples: np.ndarray, rate: int, request: Request) -> np.ndarr
   return samples[:round(request.seconds * rate)]
 
 
-def _size(config: Config, height: int, width: int) -> tuple[int, int]:
+def _size(config: Config, height: int, width: int, frames: int) -> tuple[int, int]:
   settings = config.settings
-  if settings.height:
-    return settings.height, settings.width
-  return image_lib.sample_size(height, width, settings.max_area)
+  size = (settings.height, settings.width) if settings.height else image_lib.sample_size(
+      height, width, settings.max_area)
+  memory.check(size, frames, settings.enlarge)
+  return size
 
 
 def _text_only(request: Request, config: Config, frames: int, sample_frames: int) -> dict:
@@ -153,7 +162,7 @@ def _text_only(request: Request, config: Config, frames: int, sample_frames: int
   if not settings.height:
     raise InputError("Task t2v has no picture to take the size from; set "
                      "--config.sampling.height and --config.sampling.width.")
-  size = (settings.height, settings.width)
+  size = _size(config, settings.height, settings.width, sample_frames)
   return {"size": size, "video": np.zeros((sample_frames, *size, 3), np.float32),
           "known": np.zeros(sample_frames, bool), "picture": None}
 
@@ -161,15 +170,27 @@ def _text_only(request: Request, config: Config, frames: int, sample_frames: int
 def _from_images(request: Request, config: Config, frames: int, sample_frames: int) -> dict:
   """First frame, and for flf2v the last: held over the surplus frames that are dropped."""
   original = image_files.load_image(request.image)
-  size = _size(config, *original.shape[:2])
-  picture = image_lib.resize_lanczos(original, size)
+  size = _size(config, *original.shape[:2], sample_frames)
+  framing = framing_lib.for_sampling(*original.shape[:2], size)
+  _tell_crop(request.image, framing, "the size that is set")
+  picture = framing.picture(original)
   video = np.zeros((sample_frames, *size, 3), np.float32)
   known = np.zeros(sample_frames, bool)
   video[0], known[0] = image_lib.to_pixels(picture), True
   if request.task == "flf2v":
-    last = image_lib.resize_lanczos(image_files.load_image(request.last_image), size)
-    video[frames - 1:], known[frames - 1:] = image_lib.to_pixels(last), True
-  return {"size": size, "video": video, "known": known, "picture": picture, "original": original}
+    last = image_files.load_image(request.last_image)
+    like_first = Framing(*last.shape[:2], size, framing.crop[2:])
+    _tell_crop(request.last_image, like_first, "the first image")
+    video[frames - 1:], known[frames - 1:] = image_lib.to_pixels(like_first.picture(last)), True
+  return {"size": size, "video": video, "known": known, "picture": picture, "original": original,
+          "framing": framing}
+
+
+def _tell_crop(path: str, framing: Framing, of_what: str) -> None:
+  if not framing.is_whole:
+    _, _, height, width = framing.crop
+    logging.warning("%s: of its %dx%d pixels the %dx%d in the middle are used, the shape of %s.", path,
+                    framing.source_width, framing.source_height, width, height, of_what)
 
 
 def _lipsync(request: Request, config: Config, frames: int, sample_frames: int) -> dict:
@@ -179,34 +200,51 @@ def _lipsync(request: Request, config: Config, frames: int, sample_frames: int) 
     raise InputError(
         f"{request.video} has {len(read) / FPS:.2f} s of pictures, {request.audio} has "
         f"{frames / FPS:.2f} s of sound; pass --seconds={len(read) / FPS:g} or a longer video.")
-  size = _size(config, *read.shape[1:3])
+  size = _size(config, *read.shape[1:3], sample_frames)
+  framing = framing_lib.for_sampling(*read.shape[1:3], size)
+  _tell_crop(request.video, framing, "the size that is set")
   read = np.concatenate([read, np.repeat(read[-1:], sample_frames - len(read), axis=0)])
-  source = np.stack([image_lib.resize_lanczos(frame, size) for frame in read])
+  source = np.stack([framing.picture(frame) for frame in read])
   if request.face_box == "none":
     raise InputError("Task lipsync must know where the mouth is; pass --face_box=y1,y2,x1,x2 or "
                      "auto.")
-  box = _find_face(request, config, read)
+  box = _in_crop(_find_face(request, config, read), framing)
   mouth = np.broadcast_to(face_lib.mouth_region(box, size), (sample_frames, *size))
   known, video = masks.known_pixels(mouth, sample_frames), image_lib.to_pixels(source)
   return {"size": size, "video": video, "known": known, "source": source, "mouth": mouth,
-          "picture": masks.masked_video(video[:1], known[:1])[0], "original": read[0]}
+          "picture": masks.masked_video(video[:1], known[:1])[0], "original": read[0],
+          "framing": framing}
 
 
 def _find_face(request: Request, config: Config, pictures: np.ndarray) -> face_lib.FaceBox | None:
   """Face box of a picture [H, W, 3], or the one around the faces of a video [F, H, W, 3]."""
   detector, source = config.face_detector or None, request.face_box or "auto"
   if pictures.ndim == 3:
-    return face_lib.parse_face_box(source, pictures, detector)
+    if source != "auto" and request.image is not None:  # in pixels of the file, which may be larger
+      pictures = np.broadcast_to(np.uint8(0), (*image_files.upright_size(request.image), 3))
+    # Lip-sync looks at its first picture again, and has told of all of them.
+    first = request.task != "lipsync"
+    box = face_lib.parse_face_box(source, pictures, detector, optional=first)
+    if source == "auto" and first:
+      logging.info("Face found at %s.", box)
+    return box
   if source != "auto":
-    return face_lib.parse_face_box(source, pictures[0], detector)
+    return face_lib.parse_face_box(source, pictures[0], detector, optional=False)
   looked_at = pictures[np.linspace(0, len(pictures) - 1, num=min(9, len(pictures)), dtype=int)]
   boxes = [face_lib.detect_face(frame, detector) for frame in looked_at]
-  return dataclasses.replace(
+  around = dataclasses.replace(
       boxes[0], y1=min(box.y1 for box in boxes), y2=max(box.y2 for box in boxes),
       x1=min(box.x1 for box in boxes), x2=max(box.x2 for box in boxes))
+  logging.info("Faces found in %d pictures of %s, all within %s.", len(boxes), request.video, around)
+  return around
+
+
+def _in_crop(box: face_lib.FaceBox, framing: Framing) -> face_lib.FaceBox:
+  return box if framing.is_whole else framing.box(box)
 
 
 def _face_mask(request: Request, config: Config, original: np.ndarray,
-               size: tuple[int, int]) -> np.ndarray | None:
+               framing: Framing) -> np.ndarray | None:
   box = _find_face(request, config, original)
-  return None if box is None else face_lib.face_mask(box, size)
+  return None if box is None else face_lib.face_mask(
+      _in_crop(box, framing), framing.size, optional=request.task != "lipsync")

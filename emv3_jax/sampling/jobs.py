@@ -1,41 +1,23 @@
-"""Many clips from a manifest: one JSON object a line, done jobs are skipped, failures stay alone."""
+"""Many clips from a manifest: done jobs are skipped, failures stay alone and are told together."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 import json
 import pathlib
-import re
+import traceback
 
 from absl import logging
 
-from emv3_jax import config as config_lib
 from emv3_jax import processes
 from emv3_jax.errors import InputError
-from emv3_jax.io import digests
+from emv3_jax.io import atomic, digests
 from emv3_jax.sampling import output
 from emv3_jax.sampling.clip import sample
 from emv3_jax.sampling.fingerprint import fingerprint
+from emv3_jax.sampling.manifest import Job, check_jobs, check_output, video_path
 from emv3_jax.sampling.model import Model
-from emv3_jax.sampling.settings import Request
 
-_PATHS = ("audio", "image", "last_image", "video")
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-  """One line of a manifest.
-
-  Attributes:
-    line: line number, from 1.
-    name: output name without ending; the line's `name`, else line number and audio's name.
-    request: what to make; None when the line cannot be used.
-    fault: why not.
-  """
-
-  line: int
-  name: str
-  request: Request | None
-  fault: str = ""
+FAILED = "failed.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,51 +27,21 @@ class Outcome:
   failed: int
 
 
-def read_manifest(path: str | pathlib.Path) -> list[Job]:
-  """Reads a manifest. Relative paths in it are relative to the manifest's folder.
+@dataclasses.dataclass(frozen=True)
+class Failure:
+  """A job that was not done, and why; a line of failed.jsonl.
 
-  A line that is not a usable job is kept with its fault, so that the other lines still run.
-
-  Raises:
-    InputError: the manifest cannot be read, is empty, or names one output twice.
+  Attributes:
+    line: of the manifest, from 1.
+    name: of the output.
+    reason: one or two lines.
+    traceback: where it came from; empty for wrong input.
   """
-  path = pathlib.Path(path)
-  try:
-    lines = path.read_text(encoding="utf-8").splitlines()
-  except (OSError, UnicodeDecodeError) as error:
-    raise InputError(f"Manifest {path} cannot be read: {error}.") from error
-  jobs = [_read_line(number, line, path.parent) for number, line in enumerate(lines, 1)
-          if line.strip()]
-  if not jobs:
-    raise InputError(f"Manifest {path} has no jobs; write one JSON object a line.")
-  lines_of = {}
-  for job in jobs:
-    if job.name in lines_of:
-      raise InputError(f"Manifest {path}: lines {lines_of[job.name]} and {job.line} both make "
-                       f"{job.name!r}; give each a name of its own.")
-    lines_of[job.name] = job.line
-  return jobs
 
-
-def _read_line(number: int, line: str, folder: pathlib.Path) -> Job:
-  name = f"{number:04d}"
-  try:
-    values = json.loads(line)
-    if not isinstance(values, dict):
-      raise InputError(f"is {type(values).__name__}, expected a JSON object")
-    name = str(values.pop("name", f"{number:04d}_{pathlib.Path(str(values.get('audio'))).stem}"))
-    if not re.fullmatch(r"[\w.-]+", name):
-      raise InputError(f"name {name!r} is not a plain file name")
-    for key in _PATHS:
-      if isinstance(values.get(key), str):
-        values[key] = str(folder / values[key])
-    if str(values.get("face_box", "")).endswith(".npy"):
-      values["face_box"] = str(folder / values["face_box"])
-    return Job(number, name, config_lib.build(Request, values, f"line {number}"))
-  except json.JSONDecodeError as error:
-    return Job(number, name, None, f"not JSON: {error}")
-  except InputError as error:
-    return Job(number, name, None, str(error))
+  line: int
+  name: str
+  reason: str
+  traceback: str = ""
 
 
 def verify_weights(model: Model) -> None:
@@ -102,16 +54,20 @@ def verify_weights(model: Model) -> None:
     processes.together(lambda: digests.verify_digests(model.folder))
 
 
-def run_jobs(model: Model, jobs: list[Job], folder: str | pathlib.Path, *,
+def run_jobs(model: Model, jobs: Sequence[Job], folder: str | pathlib.Path, *,
              save_latents: bool = False, verify: bool = False,
              progress: Callable | None = None) -> Outcome:
   """Makes every job's clip in `folder`, in order; skips those that are done already.
 
   A job is done when its video and its JSON are there, the video has the size that the JSON says, and the
-  JSON's fingerprint is the job's; with `save_latents` its latents likewise. A job that fails through
-  its inputs is reported and the next one runs.
+  JSON's fingerprint is the job's; with `save_latents` its latents likewise. Before the first job
+  the files of all are looked at. A job that fails, whatever the error is, is told and the next one
+  runs; `failed.jsonl` in the folder has a line for each, and is not there where none failed.
 
   Args:
+    model: from `load`.
+    jobs: from `read_manifest`.
+    folder: made where absent.
     save_latents: write the latents too, as .latents.npy.
     verify: before the work compare the weights with their digests, and count a job as done only
       when its files are to the last byte what was written.
@@ -119,30 +75,69 @@ def run_jobs(model: Model, jobs: list[Job], folder: str | pathlib.Path, *,
 
   Raises:
     InputError: the folder cannot be written to, or the weights are not those that were written.
+    Exception: of several processes one fails in another way; the others would wait for it for ever.
   """
   folder = pathlib.Path(folder)
-  output.make_folder(folder)
+  jobs = check_jobs(jobs, folder)
   if verify:
     verify_weights(model)
-  done = skipped = failed = 0
-  for job in jobs:
-    try:
-      if job.request is None:
-        raise InputError(job.fault)
-      video = folder / f"{job.name}.mp4"
-      if _is_done(model, job, video, save_latents, verify):
-        logging.info("Line %d (%s) is done already.", job.line, job.name)
-        skipped += 1
+  done, skipped, failures = 0, 0, []
+  try:
+    for job in jobs:
+      try:
+        processes.together(lambda job=job: _check(job, folder))
+        video = video_path(job, folder)
+        if _is_done(model, job, video, save_latents, verify):
+          logging.info("Line %d (%s) is done already.", job.line, job.name)
+          skipped += 1
+          continue
+        clip = sample(model, job.request, progress=progress)
+        output.write(clip, video, save_latents=save_latents)
+      except Exception as error:  # a job is one of many: nothing in it may end the others
+        failures.append(_failure(job, error))
+        logging.error("Line %d (%s) failed: %s", job.line, job.name, failures[-1].reason)
+        if not isinstance(error, InputError) and processes.several():
+          raise
         continue
-      clip = sample(model, job.request, progress=progress)
-      output.write(clip, video, save_latents=save_latents)
-    except InputError as error:
-      logging.error("Line %d (%s) failed: %s", job.line, job.name, error)
-      failed += 1
-      continue
-    logging.info("Line %d (%s) done.", job.line, job.name)
-    done += 1
-  return Outcome(done, skipped, failed)
+      logging.info("Line %d (%s) done.", job.line, job.name)
+      done += 1
+  finally:
+    if processes.is_first():
+      _write_failures(folder / FAILED, failures)
+  return Outcome(done, skipped, len(failures))
+
+
+def _check(job: Job, folder: pathlib.Path) -> None:
+  if job.fault:
+    raise InputError(job.fault)
+  check_output(job, folder)  # again: what is there may have changed since
+
+
+def _failure(job: Job, error: Exception) -> Failure:
+  if isinstance(error, InputError):
+    return Failure(job.line, job.name, str(error))
+  said = next(iter(str(error).splitlines()), "")
+  if isinstance(error, MemoryError):
+    said = said or "the memory of this machine is not enough"
+  if "RESOURCE_EXHAUSTED" in said:  # of a device, from JAX
+    said = f"the device's memory is not enough, --plan tells what would take less ({said})"
+  return Failure(job.line, job.name, f"{type(error).__name__}: {said[:300]}".removesuffix(": "),
+                 "".join(traceback.format_exception(error)))
+
+
+def _write_failures(path: pathlib.Path, failures: Sequence[Failure]) -> None:
+  """Tells of those of this run only; the jobs before count more than this file."""
+  try:
+    if not failures:
+      path.unlink(missing_ok=True)
+      return
+    with atomic.atomic_file(path) as temporary:
+      temporary.write_text("".join(f"{json.dumps(dataclasses.asdict(failure))}\n"
+                                   for failure in failures))
+  except (InputError, OSError) as error:
+    logging.warning("%s cannot be written: %s", path, error)
+    return
+  logging.info("%s has the reason of each failure.", path)
 
 
 def _is_done(model: Model, job: Job, video: pathlib.Path, save_latents: bool,

@@ -22,6 +22,8 @@ from emv3_jax.sampling.denoise import Denoiser
 from emv3_jax.sampling.settings import RELEASED, Config
 
 UNTRAINED = "untrained"
+DEFAULT = "tiny"  # the model that ships with the package, under this name
+_DEFAULT_FOLDER = pathlib.Path(__file__).parents[1] / "assets" / DEFAULT
 
 
 class Model:
@@ -59,6 +61,7 @@ class Model:
     own = self.card if "transformer" in parts else None  # else another model's settings
     if own is not None:
       resolution.warn_of_old_card(own)
+      _tell_of_default(own.name)
     self.config, self.resolved = resolution.resolve_config(config, own, said)
     if "transformer" in parts:
       self.denoiser()  # solver, guidance and allocation are checked before any work is done
@@ -197,13 +200,27 @@ class Model:
     return digests.weights_digest(self.card, name) if name in self.card.components else ""
 
 
+def _tell_of_default(name: str) -> None:
+  if name == DEFAULT:
+    logging.warning(
+        "This is the small default: it knows drawn puppets only, no people, and shows blurs in t2v. "
+        "Its own picture, voice and prompt are in %s; for people get the released model as "
+        "docs/conversion.md tells.", _DEFAULT_FOLDER)
+
+
+def folder_of(checkpoint: str) -> pathlib.Path:
+  """The model folder of a name: the path, or what `tiny` stands for where no such path is."""
+  folder = pathlib.Path(checkpoint)
+  return _DEFAULT_FOLDER / "model" if checkpoint == DEFAULT and not folder.exists() else folder
+
+
 def load(checkpoint: str | pathlib.Path = "", config: Config | None = None,
          parts: Sequence[str] = COMPONENTS, said: Collection[str] = ()) -> Model:
   """Opens a model.
 
   Args:
-    checkpoint: model folder as `python -m convert` writes it, or `untrained` for random
-      parameters; empty takes the config's.
+    checkpoint: model folder as `python -m convert` writes it, `tiny` for the small default, or
+      `untrained` for random parameters; empty takes the config's.
     config: a sampling config; None takes networks, name, dtypes and settings from the folder, all
       of whose components have to be there then.
     parts: the components that will be used; with a config the folder need not hold others.
@@ -216,12 +233,12 @@ def load(checkpoint: str | pathlib.Path = "", config: Config | None = None,
   checkpoint = str(checkpoint or (config.checkpoint if config else ""))
   if not checkpoint:
     raise InputError("No checkpoint named; pass --checkpoint=DIR, a folder written by "
-                     "`python -m convert`.")
+                     "`python -m convert`, or --checkpoint=tiny with --config=configs/tiny.py.")
   if checkpoint == UNTRAINED and config is not None:
     return Model(config, None, parts, said)
   if config is None:
-    config = _config_of_folder(checkpoints.read_model_card(checkpoint))
-  return Model(config, pathlib.Path(checkpoint), parts, said)
+    config = _config_of_folder(checkpoints.read_model_card(folder_of(checkpoint)))
+  return Model(config, folder_of(checkpoint), parts, said)
 
 
 def _config_of_folder(card: checkpoints.ModelCard) -> Config:

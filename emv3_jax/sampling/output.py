@@ -1,6 +1,6 @@
 """Writes what sampling made: the video, a JSON beside it, the latents on request."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 import json
 import os
 import pathlib
@@ -9,23 +9,34 @@ import numpy as np
 
 from emv3_jax import processes
 from emv3_jax.errors import InputError
-from emv3_jax.io import atomic, pixels, video_files
+from emv3_jax.io import atomic, paths, pixels, video_files
 from emv3_jax.io.digests import file_digest_now
 from emv3_jax.sampling.clip import Clip
 
 
-def check_video_path(path: str | pathlib.Path) -> pathlib.Path:
-  """Checks, before any work is done, that a video can be written at `path`.
+def check_video_path(path: str | pathlib.Path,
+                     inputs: Iterable[str | os.PathLike] = ()) -> pathlib.Path:
+  """Checks, before any work is done, that a clip can be written at `path`; makes the folder.
+
+  Args:
+    path: of the video; a JSON and latents go beside it.
+    inputs: files that are read.
 
   Raises:
-    InputError: it does not end in .mp4, is a folder, or its folder cannot be written to.
+    InputError: it is an address, does not end in .mp4, or its name is too long; a folder, a device
+      or one of `inputs` is there; its folder cannot be written to; the JSON beside it is no report.
   """
-  path = pathlib.Path(path)
+  paths.refuse_address(path, "Output")
+  path, inputs = pathlib.Path(path), list(inputs)
   if path.suffix.lower() != ".mp4":
-    raise InputError(f"--out={path} does not end in .mp4; only MP4 (H.264, AAC) is written.")
-  if path.is_dir():
-    raise InputError(f"--out={path} is a folder; name a file in it.")
+    raise InputError(f"Output {path} does not end in .mp4; only MP4 (H.264, AAC) is written.")
   make_folder(path.parent)
+  for file in paths_of(path):
+    paths.check_output(file, inputs)
+  report = report_path(path)
+  if report.exists() and not is_report(report):
+    raise InputError(f"{report} is in the way: it is no report of a clip, and would be replaced; move it, "
+                     "or choose another name.")
   return path
 
 
@@ -40,8 +51,27 @@ def make_folder(folder: pathlib.Path) -> None:
   except OSError as error:
     raise InputError(f"Output folder {folder} cannot be made: {error.strerror}; "
                      "choose another --out.") from error
-  if not os.access(folder, os.W_OK):
-    raise InputError(f"Output folder {folder} is not writable; choose another --out.")
+  paths.check_folder(folder)
+
+
+def is_report(path: pathlib.Path) -> bool:
+  """Whether a file is the JSON that `write` puts beside a video, of this version or an earlier one."""
+  report = _read_report(path)
+  return report is not None and "config" in report and bool({"fingerprint", "request"} & report.keys())
+
+
+def _read_report(path: pathlib.Path) -> dict | None:
+  """A JSON object; None where there is none."""
+  try:
+    report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+  except (OSError, ValueError, RecursionError):
+    return None
+  return report if isinstance(report, dict) else None
+
+
+def paths_of(video: pathlib.Path) -> tuple[pathlib.Path, ...]:
+  """All that may be written for a video, the longest name first."""
+  return latents_path(video), report_path(video), video
 
 
 def report_path(video: pathlib.Path) -> pathlib.Path:
@@ -67,11 +97,13 @@ def write(clip: Clip, video: str | pathlib.Path, *, save_latents: bool = False) 
     save_latents: also write the latents, as .latents.npy.
 
   Raises:
-    InputError: it cannot be written there, or the disk is full; nothing half-written stays.
+    InputError: it cannot be written there (see `check_video_path`), or the disk is full; nothing
+      half-written stays.
   """
   if not processes.is_first():
     return
-  video = check_video_path(video)
+  request = clip.report.get("request", {})
+  video = check_video_path(video, [request[name] for name in clip.report.get("files", ())])
   enlarge = clip.report["config"]["sampling"]["enlarge"]
   metadata = {"synthetic": True, "model": clip.report["config"]["name"],
               "seed": clip.report["seed"], "generator": "emv3-jax"}
@@ -115,11 +147,8 @@ def reason_to_make(video: pathlib.Path, fingerprint: Callable[[], str], *,
   path = report_path(video)
   if not path.exists():
     return f"there is no {path.name}"
-  try:
-    report = json.loads(path.read_text(encoding="utf-8"))
-  except (OSError, ValueError):
-    report = None
-  if not isinstance(report, dict):
+  report = _read_report(path)
+  if report is None:
     return f"{path.name} cannot be read"
   if "fingerprint" not in report:
     return f"{path.name} has no fingerprint (version 0.1 wrote none)"

@@ -10,9 +10,18 @@ import time
 from absl import logging
 import jax
 
+from emv3_jax import processes, start_up
+
 _STATUS = pathlib.Path("/proc/self/status")
 _CLEAR_REFS = pathlib.Path("/proc/self/clear_refs")
 _PACKAGES = ("emv3-jax", "jax", "jaxlib", "flax", "numpy", "orbax-checkpoint", "av")
+
+
+DOING = {  # what a part does, for the line that it begins with
+    "inputs": "Reading and checking the inputs", "text_encoder": "Encoding the prompt",
+    "audio_encoder": "Encoding the voice", "image_encoder": "Encoding the picture for CLIP",
+    "vae_encode": "Encoding the known pictures", "transformer": "Sampling",
+    "vae_decode": "Decoding the pictures"}
 
 
 class Report:
@@ -24,11 +33,15 @@ class Report:
 
   @contextlib.contextmanager
   def part(self, name: str) -> Iterator[None]:
-    """Times a part; on Linux also its peak resident memory, parts before it not counted in."""
+    """Says what begins and times it; on Linux also its peak resident memory, parts before it not counted in."""
     measurable = _reset_peak()
     start = time.perf_counter()
+    doing = DOING.get(name, name)
+    if processes.is_first():
+      logging.info("%s ...", doing)
     try:
-      yield
+      with start_up.at_work(doing):
+        yield
     finally:
       self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
       if measurable:

@@ -1,23 +1,22 @@
 """What sampling is given: the settings of a config and the request of one clip."""
 
 import dataclasses
-import math
 import pathlib
 
 from emv3_jax.errors import InputError
+from emv3_jax.limits import AMOUNT, COUNT, LARGEST, MANY, SEED, check_ranges
 from emv3_jax.model_config import ModelConfig, PrecisionConfig
 from emv3_jax.sharding import MeshConfig
 
 FPS = 25  # the rate the released weights were trained at; audio features are tied to it
 
 
-_LARGEST = 1e6  # of scales, factors and shifts: beyond it there is no picture
-_RANGES = {  # least and largest value; height and width have a check of their own
-    "steps": (1, 1000), "shift": (1e-3, _LARGEST), "solver_shift": (1e-3, _LARGEST),
-    "text_scale": (-_LARGEST, _LARGEST), "audio_scale": (-_LARGEST, _LARGEST),
-    "neg_scale": (0, _LARGEST), "neg_steps": (-1, math.inf), "audio_gain": (-_LARGEST, _LARGEST),
-    "riflex_k": (0, math.inf), "token_blocks": (0, math.inf), "max_frames": (1, math.inf),
-    "max_area": (256, math.inf), "enlarge": (1, 64)}
+_RANGES = {
+    "steps": (1, 1000), "shift": (1e-3, LARGEST), "solver_shift": (1e-3, LARGEST),
+    "text_scale": (-LARGEST, LARGEST), "audio_scale": (-LARGEST, LARGEST),
+    "neg_scale": (0, LARGEST), "neg_steps": (-1, MANY), "audio_gain": (-LARGEST, LARGEST),
+    "riflex_k": AMOUNT, "token_blocks": AMOUNT, "max_frames": COUNT, "max_area": (256, 2 ** 62),
+    "height": AMOUNT, "width": AMOUNT, "enlarge": (1, 64)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,11 +80,7 @@ class SamplingConfig:
   def __post_init__(self):
     if self.preset and self.preset not in PRESETS:
       raise InputError(f"sampling.preset is {self.preset!r}; known: {', '.join(PRESETS)}.")
-    for name, (least, most) in _RANGES.items():
-      value = getattr(self, name)
-      if value is not None and not least <= value <= most:  # NaN is in no range
-        end = "" if most == math.inf else f", at most {most:g}"
-        raise InputError(f"sampling.{name} is {value:g}; at least {least:g} is needed{end}.")
+    check_ranges("sampling", self, _RANGES)
     if self.max_frames is not None and self.max_frames % 4 != 1:
       raise InputError(f"sampling.max_frames is {self.max_frames}; it must be 4k+1, "
                        f"e.g. {self.max_frames // 4 * 4 + 1}.")
@@ -95,7 +90,7 @@ class SamplingConfig:
       raise InputError("sampling.height and sampling.width go together; set both or neither.")
     for name in ("height", "width"):
       side = getattr(self, name)
-      if side is not None and (side % 16 or side < 0):
+      if side is not None and side % 16:
         raise InputError(f"sampling.{name} is {side}; it must be a multiple of 16, "
                          f"e.g. {max(16, round(side / 16) * 16)}.")
 
@@ -168,6 +163,9 @@ class Config:
   precision: PrecisionConfig = dataclasses.field(default_factory=PrecisionConfig)
   sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
   mesh: MeshConfig = MeshConfig()
+
+  def __post_init__(self):
+    check_ranges("", self, {"seed": SEED, "prompt_cache_mib": AMOUNT})
 
   @property
   def settings(self) -> SamplingConfig:

@@ -21,6 +21,7 @@ from jax.sharding import AxisType, Mesh, PartitionSpec
 import numpy as np
 
 from emv3_jax.errors import InputError
+from emv3_jax.limits import check_ranges
 
 AXES = ("data", "fsdp", "context", "tensor")
 LOGICAL = {  # what the axes of arrays are called -> the mesh axes that they are split over
@@ -57,9 +58,7 @@ class MeshConfig:
   attention: Attention = "ulysses"
 
   def __post_init__(self):
-    for axis in AXES:
-      if getattr(self, axis) < 1:
-        raise InputError(f"mesh.{axis} is {getattr(self, axis)}; at least 1 is needed.")
+    check_ranges("mesh", self, dict.fromkeys(AXES, (1, 2 ** 20)))
     if self.attention not in get_args(Attention):
       raise InputError(f"mesh.attention is {self.attention!r}; known: allgather, ulysses.")
 

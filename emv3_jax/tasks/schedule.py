@@ -16,6 +16,7 @@ import numpy as np
 
 from emv3_jax.diffusion.randomness import Purpose, key_for
 from emv3_jax.errors import InputError
+from emv3_jax.limits import AMOUNT, BELOW_1, COUNT, LARGEST, SHARE, check_ranges
 from emv3_jax.tasks.masks import Task
 
 Kind = Literal["sft", "ndpo", "dpo"]
@@ -24,6 +25,7 @@ Trained = Literal["all", "audio"]
 Decay = Literal["constant", "linear", "cosine"]
 Warmup = Literal["restart", "continue"]
 TASKS = tuple(Task)  # the order of task numbers
+RANGES = {"warmup": AMOUNT, "learning_rate": (0, LARGEST), "final_share": SHARE}  # of a stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Mixture:
     if min(shares) < 0 or not sum(shares):
       raise InputError(f"Task mixture {dataclasses.asdict(self)}: shares must be 0 or more, and one "
                        "of them above 0.")
+    check_ranges("mixture", self, dict.fromkeys(("t2v", "i2v", "flf2v", "lipsync"), (0, LARGEST)))
 
   @property
   def probabilities(self) -> np.ndarray:
@@ -105,15 +108,11 @@ class Stage:
       if getattr(self, field) not in get_args(known):
         raise InputError(f"{where}: {field} is {getattr(self, field)!r}; known: "
                          f"{', '.join(get_args(known))}.")
-    for field, least in (("steps", 1), ("every", 1), ("warmup", 0), ("learning_rate", 0),
-                         ("final_share", 0)):
-      if getattr(self, field) < least:
-        raise InputError(f"{where}: {field} is {getattr(self, field)}; it must be {least} or more.")
+    check_ranges(f"{where}:", self, {"steps": COUNT, "every": COUNT, "ema_decay": (0, BELOW_1),
+                                     **RANGES})
     if self.ema_warmup is not None and self.ema_warmup not in get_args(Warmup):
       raise InputError(f"{where}: ema_warmup is {self.ema_warmup!r}; known: "
                        f"{', '.join(get_args(Warmup))}, or None for the rule of its kind.")
-    if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
-      raise InputError(f"{where}: ema_decay is {self.ema_decay}; it must be from 0 to below 1.")
     if self.warmup > self.steps:
       raise InputError(f"{where}: its warm-up of {self.warmup} steps is longer than its "
                        f"{self.steps} steps.")

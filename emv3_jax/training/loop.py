@@ -31,14 +31,13 @@ from emv3_jax.training.programs import Programs
 from emv3_jax.training.saving import FOLDER, Checkpoints
 from emv3_jax.training.settings import Config
 from emv3_jax.training.sources import Need, Sources
-from emv3_jax.training.speed import Speed
+from emv3_jax.training.speed import RUNNING, Speed
 from emv3_jax.training.stage_start import StageStart
 from emv3_jax.training.start import initial_params
 from emv3_jax.training.state import State
 from emv3_jax.training.stopping import StopRequests
 
 MODEL = "model"  # in the run's folder
-RUNNING = 2  # steps that are started before the oldest has to be done
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,8 +192,9 @@ class Run:
       logging.info("The average holds %.3f of what stage %s changed.", told["ema_share"], stage)
     if writer is not None:
       writer.write(told)
-      logging.info("Step %d of %d, %s: loss %.4f, %.2f s a step.", last.step,
-                   self.config.last_step, stage, told["loss"], told["seconds_per_step"])
+      pace = f", {told['seconds_per_step']:.2f} s a step" if "seconds_per_step" in told else ""
+      logging.info("Step %d of %d, %s: loss %.4f%s.", last.step, self.config.last_step, stage,
+                   told["loss"], pace)
 
   def keep(self, checkpoints: Checkpoints, step: int, state: State, writer: metrics.Writer | None,
            stopped: bool) -> None:

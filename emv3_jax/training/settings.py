@@ -17,8 +17,9 @@ and resuming at the boundary of two stages is like going on.
 import dataclasses
 from typing import Literal, get_args
 
-from emv3_jax.diffusion.flow import SigmaDensity
+from emv3_jax.diffusion.flow import TAU_MAX, SigmaDensity
 from emv3_jax.errors import InputError
+from emv3_jax.limits import AMOUNT, BELOW_1, COUNT, LARGEST, SEED, SHARE, check_ranges
 from emv3_jax.model_config import ModelConfig, PrecisionConfig
 from emv3_jax.models.cross_attention import ALLOCATIONS
 from emv3_jax.models.precision import Precision
@@ -36,11 +37,6 @@ MIXED = Precision(params="float32", compute="bfloat16")
 def _check_known(where: str, value: str, known) -> None:
   if value not in get_args(known):
     raise InputError(f"{where} is {value!r}; known: {', '.join(get_args(known))}.")
-
-
-def _check_least(where: str, value: float, least: float) -> None:
-  if value < least:
-    raise InputError(f"{where} is {value}; it must be {least} or more.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,10 +74,10 @@ class TrainConfig:
   max_loss: float = 100.0
 
   def __post_init__(self):
-    for name, least in (("steps", 0), ("batch", 1), ("accumulate", 1), ("log_every", 1),
-                        ("checkpoint_every", 0), ("preview_every", 0), ("keep", 1),
-                        ("keep_every", 0), ("data_threads", 1), ("max_loss", 0)):
-      _check_least(f"train.{name}", getattr(self, name), least)
+    check_ranges("train", self, {
+        "steps": AMOUNT, "batch": COUNT, "accumulate": COUNT, "log_every": COUNT,
+        "checkpoint_every": AMOUNT, "preview_every": AMOUNT, "keep": COUNT, "keep_every": AMOUNT,
+        "data_threads": (1, 1024), "max_loss": AMOUNT})
     _check_known("train.remat", self.remat, Remat)
     if self.batch % self.accumulate:
       raise InputError(f"train.batch is {self.batch}; it does not divide into train.accumulate "
@@ -106,6 +102,9 @@ class ScheduleConfig:
   final_share: float = 0.0
   start: schedule.Start = "ema"
   train: schedule.Trained = "all"
+
+  def __post_init__(self):
+    check_ranges("schedule", self, {"steps": COUNT, **schedule.RANGES})
 
   def stages(self) -> tuple[Stage, ...]:
     fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -133,8 +132,9 @@ class OptimizerConfig:
 
   def __post_init__(self):
     _check_known("optimizer.name", self.name, Optimizer)
-    for name in ("b1", "b2", "eps", "weight_decay", "clip"):
-      _check_least(f"optimizer.{name}", getattr(self, name), 0)
+    check_ranges("optimizer", self, {
+        "b1": (0, BELOW_1), "b2": (0, BELOW_1), "eps": SHARE, "weight_decay": (0, LARGEST),
+        "clip": AMOUNT})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,8 +152,7 @@ class DropoutConfig:
   everything: float = 0.05
 
   def __post_init__(self):
-    for field in dataclasses.fields(self):
-      _check_least(f"dropout.{field.name}", getattr(self, field.name), 0)
+    check_ranges("dropout", self, {field.name: SHARE for field in dataclasses.fields(self)})
     if sum(dataclasses.astuple(self)) > 1:
       raise InputError(f"dropout adds up to {sum(dataclasses.astuple(self)):g}; at most 1.")
 
@@ -177,8 +176,7 @@ class LossConfig:
   jitter: float = 0.0
 
   def __post_init__(self):
-    for name in ("face", "mouth", "jitter"):
-      _check_least(f"loss.{name}", getattr(self, name), 0)
+    check_ranges("loss", self, {"face": (0, LARGEST), "mouth": (0, LARGEST), "jitter": (0, TAU_MAX)})
     if self.allocation not in ALLOCATIONS:
       raise InputError(f"loss.allocation is {self.allocation!r}; known: "
                        f"{', '.join(sorted(ALLOCATIONS))}.")
@@ -202,8 +200,7 @@ class NDPOConfig:
 
   def __post_init__(self):
     _check_known("ndpo.reading", self.reading, Reading)
-    for name, least in (("beta", 0), ("calibration", 1), ("sft_weight", 0)):
-      _check_least(f"ndpo.{name}", getattr(self, name), least)
+    check_ranges("ndpo", self, {"beta": AMOUNT, "calibration": COUNT, "sft_weight": AMOUNT})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,7 +226,7 @@ class PreviewConfig:
   batches: int = 1
 
   def __post_init__(self):
-    _check_least("preview.batches", self.batches, 1)
+    check_ranges("preview", self, {"batches": COUNT})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -277,8 +274,7 @@ class Config:
   preview: PreviewConfig = PreviewConfig()
 
   def __post_init__(self):
-    if not 0 <= self.ema_decay < 1:
-      raise InputError(f"ema_decay is {self.ema_decay}; it must be from 0 to below 1.")
+    check_ranges("", self, {"seed": SEED, "ema_decay": (0, BELOW_1)})
     if self.sampling.allocation not in (None, self.loss.allocation):
       raise InputError(f"sampling.allocation is {self.sampling.allocation!r}, loss.allocation "
                        f"{self.loss.allocation!r}: a model is sampled as it was trained; leave "

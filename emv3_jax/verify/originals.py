@@ -84,7 +84,8 @@ def find_originals(card: ModelCard, parts: Sequence[str],
     sources = card.components[name].sources
     files = tuple(_find(source, candidates, digests, places) for source in sources)
     config = card.components[name].config
-    plan = identify(Checkpoint(files[0].name, files, {}), name, dict(config))
+    key = sources[0].get("key", "")
+    plan = identify(Checkpoint(files[0].name, files, {}, key), name, dict(config))
     plan.check()
     stored = {leaf: info.dtype
               for leaf, info in stored_leaves((card.folder / name).absolute()).items()}

@@ -31,12 +31,12 @@ class Ours:
   """
 
   def __init__(self, card: ModelCard, parts: list[str], steps: int, audio_gain: float):
-    settings = dataclasses.replace(
-        RELEASED[card.variant if "transformer" in parts else "preview"], steps=steps,
-        audio_gain=audio_gain, attention="blocked", branches="in_turn")
+    released = RELEASED[card.variant if "transformer" in parts else "preview"]
+    settings = {**released, "steps": steps, "audio_gain": audio_gain, "attention": "blocked",
+                "branches": "in_turn"}
     config = config_lib.build(Config, {
         "name": f"{card.folder}", "model": {name: card.require(name).config for name in parts},
-        "sampling": dataclasses.asdict(settings)}, str(card.folder))
+        "sampling": settings}, str(card.folder))
     config = dataclasses.replace(config, precision=PrecisionConfig(
         **dict.fromkeys(COMPONENTS, FLOAT32)))
     self.settings, self.config = config.sampling, config.model

@@ -1,5 +1,6 @@
 from fractions import Fraction
 
+from absl import logging
 import av
 import numpy as np
 import pyloudnorm
@@ -159,3 +160,24 @@ def test_flash_windows_repeat_the_ends():
   np.testing.assert_array_equal(got[..., 0, 0], [
       [0, 0, 0, 1, 2], [0, 0, 1, 2, 3], [0, 1, 2, 3, 4], [1, 2, 3, 4, 5], [2, 3, 4, 5, 5],
       [3, 4, 5, 5, 5]])
+
+
+def test_channels_that_cancel_leave_one(tmp_path, monkeypatch, rng):
+  told = []
+  monkeypatch.setattr(logging, "warning", lambda text, *values: told.append(text % values))
+  sound = 0.1 * rng.standard_normal(16_000).astype(np.float32)
+  voice = audio.load_voice(write(tmp_path, np.stack([-0.9 * sound, sound], 1), 16_000))
+  np.testing.assert_array_equal(voice.samples, sound)
+  assert len(told) == 1 and "cancel each other; channel 2 of 2" in told[0]
+  other = rng.standard_normal(16_000).astype(np.float32)
+  for pair in (np.stack([sound, 0 * sound], 1), np.stack([sound, other], 1), np.zeros((16_000, 2))):
+    voice = audio.load_voice(write(tmp_path, pair, 16_000))
+    np.testing.assert_allclose(voice.samples, pair.mean(1), atol=1e-7)
+  assert len(told) == 1
+
+
+def test_a_voice_in_the_centre_of_six_is_as_loud(tmp_path, rng):
+  surround = np.zeros((16_000, 6), np.float32)
+  surround[:, 2] = sound = 0.1 * rng.standard_normal(16_000).astype(np.float32)
+  voice = audio.load_voice(write(tmp_path, surround, 16_000))
+  np.testing.assert_allclose(voice.samples, sound, atol=1e-6)

@@ -167,3 +167,16 @@ def test_the_mouth_is_scaled_along_both_axes():
   region = face.mouth_region(FaceBox(0, 20, 0, 7, 20, 10), (10, 5))
   rows, columns = np.nonzero(region)
   assert (rows.min(), rows.max(), columns.min(), columns.max()) == (5, 9, 0, 2)
+
+
+def test_none_is_advised_only_where_it_may_be_given():
+  small = FaceBox(0, 2, 0, 2, 120, 200)
+  for ask in (lambda **how: face.parse_face_box("auto", BLANK, **how),
+              lambda **how: face.parse_face_box("atuo", BLANK, **how),
+              lambda **how: face.face_mask(small, (64, 64), **how)):
+    for optional in (True, False):
+      with pytest.raises(InputError) as caught:
+        ask(optional=optional)
+      assert ("none" in str(caught.value)) == optional
+  with pytest.raises(InputError, match="four numbers"):
+    face.parse_face_box("none", BLANK, optional=False)

@@ -61,3 +61,13 @@ def test_clip_pixels_overshoot_and_keep_constants():
   edge[:, 32:] = 255
   unit = image.clip_pixels(edge) * image.CLIP_STD + image.CLIP_MEAN
   assert unit.min() < -0.05 and unit.max() > 1.05
+
+
+def test_sizes_that_rounding_gives_are_known(rng):
+  for _ in range(200):
+    height, width = (int(side) for side in rng.integers(64, 3000, 2))
+    size = image.sample_size(height, width, int(rng.integers(200_000, 1_000_000)))
+    assert image.is_sample_size(height, width, size)
+  for height, width, size in ((512, 256, (256, 256)), (64, 54, (64, 64)), (80, 64, (64, 64)),
+                              (64, 64, (80, 80))):
+    assert not image.is_sample_size(height, width, size)

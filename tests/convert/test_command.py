@@ -29,6 +29,23 @@ def test_convert_inspect_and_export(tmp_path, file, capsys):
   assert load_file(tmp_path / "out.safetensors").keys() == load_file(file).keys()
 
 
+def test_an_export_replaces_files_only_and_only_when_told(tmp_path, file, capsys):
+  assert main([str(file), str(tmp_path / "m")]) == 0
+  out, device = tmp_path / "out.safetensors", tmp_path / "full.safetensors"
+  export = ["--component=text_encoder", "--export", str(tmp_path / "m")]
+  out.write_bytes(b"mine")
+  device.symlink_to("/dev/full")
+  os.mkfifo(tmp_path / "pipe.safetensors")
+  capsys.readouterr()
+  for name, said in ((out, "is there already; pass --replace"), (device, "is a device"),
+                     (tmp_path / "pipe.safetensors", "is a pipe"), (f"{out}/x.safetensors", "does not exist"),
+                     (tmp_path / f"{'x' * 240}.safetensors", "bytes too long")):
+    assert main([*export, str(name)]) == 2 and said in capsys.readouterr().err
+  assert out.read_bytes() == b"mine" and device.is_symlink()
+  assert main([*export, str(device), "--replace"]) == 2 and device.is_symlink()
+  assert main([*export, str(out), "--replace"]) == 0 and load_file(out).keys() == load_file(file).keys()
+
+
 def test_inspect_shows_what_conversion_would_refuse(file, rng, capsys):
   tensors, _ = official("umt5", rng)
   tensors["extra"] = tensors.pop("norm.weight")
@@ -53,6 +70,10 @@ def test_inspect_shows_what_conversion_would_refuse(file, rng, capsys):
     (["--inspect", "nowhere"], "nowhere does not exist"),
     (["--export", "{dest}", "{dest}.safetensors"], "does not exist"),
     (["--export", "{dest}", "{dest}.safetensors", "--component=tokenizer"], "cannot be exported"),
+    (["--export", "{dest}", "{dest}.bin"], "under another name"),
+    (["--export", "{dest}", "gs://bucket/x.safetensors"], "gs://bucket/x.safetensors is an address"),
+    (["{file}", "s3://bucket/m"], "s3://bucket/m is an address"),
+    (["{file}", "gs://bucket/m", "--replace"], "is an address"),
 ])
 def test_mistakes_end_in_a_message_and_code_2(tmp_path, file, capsys, arguments, message):
   values = {"file": file, "dest": tmp_path / "m"}

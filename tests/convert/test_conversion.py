@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 from convert.exporting import export
 from convert.importing import convert
 from convert.names_transformer import COMPONENT as TRANSFORMER
+from convert.not_finite import count
 from convert.plan import COMPONENTS
 from convert.sources import find
 from emv3_jax.errors import InputError
@@ -223,6 +224,41 @@ def test_export_names_what_is_not_there(tmp_path, rng):
   assert sorted(path.name for path in tmp_path.iterdir()) == ["in.safetensors", "m"]
 
 
+@pytest.mark.parametrize("name", ["out.pth", "out.bin", "out", "out.SAFETENSORS", ""])
+def test_an_export_is_named_as_what_it_is(tmp_path, name):
+  with pytest.raises(InputError, match="would be a safetensors file under another name.\nGive it"):
+    export(tmp_path, tmp_path / name)
+  assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_nan_and_inf_are_counted(dtype):
+  values = np.linspace(-6e4, 6e4, 200_000).astype(dtype).reshape(2, -1)
+  assert count(values) == (0, 0)
+  values[0, 5], values[1, -1], values[1, 3], values[1, 4] = np.nan, -np.nan, np.inf, -np.inf
+  values[0, 70_000] = np.nan
+  assert count(values) == (3, 2) and count(values.T) == (3, 2)
+
+
+def test_tensors_with_nan_are_named_and_counted(tmp_path, rng):
+  tensors, given = official("wav2vec2", rng)
+  tensors["encoder.layers.1.layer_norm.weight"][:3] = np.nan, np.inf, np.nan
+  tensors["encoder.layers.0.layer_norm.bias"][4] = np.inf
+  tensors["masked_spec_embed"] = np.full(4, np.nan, np.float32)  # not used
+  tensors["encoder.layer_norm.bias"][:2] = 1e6, -7e4  # more than float16 can
+  save_file(tensors, tmp_path / "in.safetensors")
+  source = find(str(tmp_path / "in.safetensors"))
+  told = [line for line in convert(source, tmp_path / "m", given=given) if "warning" in line]
+  assert told == [
+      "warning: audio_encoder: 2 tensors hold values that are not finite: "
+      "encoder.layers.0.layer_norm.bias (1 Inf), encoder.layers.1.layer_norm.weight (2 NaN and 1 Inf)."
+      " A network with them gives NaN: compare the file with its publisher's."]
+  told = [line for line in convert(source, tmp_path / "h", dtype="float16", given=given)
+          if "float16 can" in line]
+  assert told == ["warning: audio_encoder: 1 tensor holds values beyond what float16 can: "
+                  "encoder.layer_norm.bias (2 became Inf). Give --dtype=bfloat16 or float32."]
+
+
 def test_exported_data_are_aligned(tmp_path, rng):
   """At eight bytes, so that any reader may map them."""
   tensors, given = official("wav2vec2", rng)
@@ -232,6 +268,12 @@ def test_exported_data_are_aligned(tmp_path, rng):
   data = (tmp_path / "out.safetensors").read_bytes()
   assert int.from_bytes(data[:8], "little") % 8 == 0
   assert json.loads(data[8:8 + int.from_bytes(data[:8], "little")])["__metadata__"] == {"format": "pt"}
+
+
+def test_a_variant_without_official_names_is_named(tmp_path, rng):
+  save_component(tmp_path / "m", "transformer", {"norm": {"scale": rng.standard_normal(3)}}, config={})
+  with pytest.raises(InputError, match="holds the variant None, whose official names are not known"):
+    export(tmp_path / "m", tmp_path / "out.safetensors")
 
 
 def test_parameters_without_an_official_name_are_not_exported(tmp_path, rng):

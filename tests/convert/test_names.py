@@ -50,7 +50,7 @@ def identify(monkeypatch):
   def run(shapes, **options):
     tensors = {name: LazyArray(shape, np.dtype(dtype), None)
                for name, (shape, dtype) in shapes.items()}
-    monkeypatch.setattr(plan_lib, "open_tensors", lambda files: tensors)
+    monkeypatch.setattr(plan_lib, "open_tensors", lambda files, notes: tensors)
     return plan_lib.identify(Checkpoint("test", (), options.pop("beside", {})), **options)
 
   return run
@@ -149,8 +149,9 @@ def test_a_long_list_of_faults_is_cut(identify):
             if "norm1" not in name}
   with pytest.raises(InputError, match="24 missing") as error:
     identify(shapes).check()
-  assert "missing: ... and 16 more" in str(error.value)
-  assert len(str(error.value).splitlines()) == 11
+  assert "missing: blocks.0.norm1.weight [4096], blocks.1.norm1.weight [4096]" in str(error.value)
+  assert ", ...\nGive the checkpoint as published" in str(error.value)
+  assert len(str(error.value).splitlines()) == 3
 
 
 def test_wrong_and_mixed_files_are_refused(identify):
@@ -191,14 +192,32 @@ def test_unknown_config_fields_are_named(identify):
 @pytest.mark.parametrize("given, message", [
     ({"num_heads": "12"}, "num_heads is '12', wanted a value of type int"),
     ({"conv_kernels": 3}, "conv_kernels is 3, wanted a list"),
+    ({"num_heads": True}, "num_heads is True, wanted a value of type int"),
+    ({"conv_kernels": (10, "3")}, r"conv_kernels is \(10, '3'\), wanted a list of type int"),
+    ({"conv_kernels": ((1,), (2,))}, "conv_kernels is .*, wanted a list of type int"),
+    ({"audio_encoder": 3}, "--config_json: audio_encoder is '3', wanted an object"),
     ({"num_layers": 10**9}, "num_layers is 1000000000, which is no size"),
     ({"num_heads": 0}, "num_heads is 0, which is no size"),
-    ({"num_heads": 7}, "7 heads do not divide its width 768"),
+    ({"num_heads": 7}, "dim is 768; it must be a multiple of num_heads, 7"),
     ({"conv_kernels": (1, 2)}, "2 conv_kernels and 7 conv_strides"),
 ])
 def test_config_values_that_cannot_be_are_named(identify, given, message):
   with pytest.raises(InputError, match=message):
     identify(released_names.checkpoint("wav2vec2_base_model"), given=given).check()
+
+
+def test_heads_divide_the_width(identify):
+  with pytest.raises(InputError, match="attention_dim is 4096; it must be a multiple of num_heads, 7"):
+    identify(released_names.checkpoint("umt5_xxl_encoder"), given={"num_heads": 7})
+
+
+def test_config_files_of_no_network_are_named(identify):
+  clip = released_names.checkpoint("clip_visual_used")
+  with pytest.raises(InputError, match="config.json beside it, are of no such network"):
+    identify(clip, beside={"vision_config": 3})
+  speech = released_names.checkpoint("wav2vec2_base_model")
+  with pytest.raises(InputError, match="config.json beside it, are of no such network"):
+    identify(speech, beside={"conv_stride": 3})
 
 
 def test_an_absurd_layer_number_is_named(identify):

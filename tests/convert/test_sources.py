@@ -161,7 +161,7 @@ def test_a_bad_config_is_named(tmp_path):
   save_file({"x": np.ones(3, np.float32)}, tmp_path / "model.safetensors")
   (tmp_path / "config.json").write_text("{")
   with pytest.raises(InputError, match="config.json is not JSON"):
-    find(str(tmp_path))
+    identify_all(find(str(tmp_path)))
 
 
 def test_safetensors_are_read_as_they_are(tmp_path, rng):
@@ -188,7 +188,12 @@ def test_a_file_that_was_cut_short_is_recognised(tmp_path, keep):
 
 
 @pytest.mark.parametrize("header", [
-    b"[]", b"{", b'{"a": {"dtype": "F31", "shape": [1], "data_offsets": [0, 4]}}',
+    b"[]", b"{", b"[" * 100_000, b'{"a": {"dtype": "F32", "shape": [1e999], "data_offsets": [0, 4]}}',
+    b'{"a": {"dtype": "F32", "shape": "1", "data_offsets": [0, 4]}}',
+    b'{"a": {"dtype": "F32", "shape": [0, 1180591620717411303424], "data_offsets": [0, 0]}}',
+    b'{"a": {"dtype": "F32", "shape": [4294967296, 4294967296], "data_offsets": [0, 0]}}',
+    b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},'
+    b' "b": {"dtype": "F16", "shape": [1], "data_offsets": [2, 4]}}',
     b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}',
     b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [4, 0]}}',
     b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}}',
@@ -198,6 +203,62 @@ def test_a_hostile_header_is_refused(tmp_path, header):
   file.write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 4)
   with pytest.raises(InputError, match="damaged or cut short"):
     open_tensors([file])
+
+
+def test_an_unknown_dtype_is_named(tmp_path):
+  file = tmp_path / "a.safetensors"
+  header = b'{"a": {"dtype": "F4", "shape": [8], "data_offsets": [0, 4]}}'
+  file.write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 4)
+  with pytest.raises(InputError, match="tensor a has dtype 'F4', which is not read"):
+    open_tensors([file])
+
+
+def test_bytes_that_belong_to_no_tensor_are_told(tmp_path):
+  file, notes = tmp_path / "a.safetensors", []
+  save_file({"a": np.ones(3, np.float32)}, file)
+  assert open_tensors([file], notes).keys() == {"a"} and not notes
+  with file.open("ab") as out:
+    out.write(b"x" * 1234)
+  np.testing.assert_array_equal(open_tensors([file], notes)["a"].make(), np.ones(3))
+  assert len(notes) == 1 and notes[0].startswith("a.safetensors has 1,234 bytes that belong to no")
+
+
+@pytest.mark.parametrize("name, content, message", [
+    ("a.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 3414550664\n",
+     r"a Git LFS pointer \(\d+ bytes of text\), not the weights \(3,414,550,664 bytes\).\nFetch them"),
+    ("a.pth", b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 7\n", "LFS pointer"),
+    ("a.bin", b"<!DOCTYPE html>\n<html><body>Log in</body></html>", "text, not weights: .* '<!DOCTYPE"),
+    ("a.safetensors", b'{"error": "Repository not found"}', "text, not weights"),
+    ("a.safetensors", b"GGUF" + b"\3\0" * 40, "a GGUF file"),
+    ("._a.safetensors", b"\0\5\x16\7" + b"\0" * 40, "a note of a Mac's file manager"),
+    ("a.bin", b"\x1f\x8b\x08" + b"\0" * 40, "an archive"),
+    ("a.safetensors.incomplete", b"\0" * 40, "a download that was not finished"),
+    ("a.dat", b"\0" * 40, "unknown kind of file '.dat'; wanted .safetensors, .sft, .pth"),
+])
+def test_what_lies_in_the_place_of_weights_is_named(tmp_path, name, content, message):
+  (tmp_path / name).write_bytes(content)
+  with pytest.raises(InputError, match=message):
+    open_tensors([tmp_path / name])
+
+
+def test_a_file_beside_its_downloader_s_notes_is_not_whole(tmp_path):
+  save_file({"a": np.ones(3, np.float32)}, tmp_path / "a.safetensors")
+  (tmp_path / "a.safetensors.aria2").write_bytes(b"\0")
+  with pytest.raises(InputError, match="still being downloaded: a.safetensors.aria2 is beside it"):
+    open_tensors([tmp_path / "a.safetensors"])
+
+
+def test_the_content_and_not_the_ending_says_what_a_file_is(tmp_path):
+  torch = pytest.importorskip("torch", reason=NEEDS_TORCH)
+  for name in ("a.sft", "a.bin", "a.ckpt"):
+    save_file({"a": np.ones(3, np.float32)}, tmp_path / name)
+    assert open_tensors([tmp_path / name]).keys() == {"a"}
+  for new_format in (True, False):
+    torch.save({"b": torch.ones(3)}, tmp_path / "b.ckpt", _use_new_zipfile_serialization=new_format)
+    assert open_tensors([tmp_path / "b.ckpt"]).keys() == {"b"}
+    (tmp_path / "b.ckpt").rename(tmp_path / "b.safetensors")
+    with pytest.raises(InputError, match="a PyTorch file .a pickle., though .*\nRename it to .pth"):
+      open_tensors([tmp_path / "b.safetensors"])
 
 
 class _Hostile:
@@ -233,13 +294,41 @@ def test_pickles_of_both_formats_are_read_and_others_named(tmp_path, rng):
       np.testing.assert_array_equal(opened[name].make(), tensor)
       assert opened[name].dtype == tensor.dtype and opened[name].shape == tensor.shape
   content = (tmp_path / "a.bin").read_bytes()
-  for damaged in (b"", b"x" * 100, content[:len(content) // 2]):
+  for damaged in (b"", b"\0x" * 100, content[:len(content) // 2]):
     (tmp_path / "b.pth").write_bytes(damaged)
     with pytest.raises(InputError, match="b.pth is (damaged|refused)"):
       open_tensors([tmp_path / "b.pth"])
   torch.save([1, 2], tmp_path / "c.pt")
   with pytest.raises(InputError, match="holds list, wanted a dict"):
     open_tensors([tmp_path / "c.pt"])
+
+
+def test_dicts_in_dicts_are_opened_and_training_state_is_not(tmp_path):
+  torch = pytest.importorskip("torch", reason=NEEDS_TORCH)
+  weights = {"a": torch.ones(3), "_extra": None}
+  circle = {"step": 3}
+  circle["self"] = circle
+  torch.save({"state_dict": {"model": weights}, "ema": weights, "epoch": 3, "name": "x",
+              "optimizer": {"state": {0: {"m": torch.ones(3)}}, "m": torch.ones(1)},
+              "lr_schedulers": [1], "circle": circle}, tmp_path / "a.ckpt")
+  assert open_tensors([tmp_path / "a.ckpt"]).keys() == {"state_dict.model.a", "ema.a"}
+  torch.save({"epoch": 3, 1: torch.ones(3)}, tmp_path / "b.pt")
+  with pytest.raises(InputError, match="a dict without tensors"):
+    open_tensors([tmp_path / "b.pt"])
+  torch.save({"a": torch.ones(3).to_sparse()}, tmp_path / "c.pt")
+  with pytest.raises(InputError, match=r"tensor a is torch.float32, torch.sparse_coo on cpu"):
+    open_tensors([tmp_path / "c.pt"])
+
+
+def test_a_part_that_links_to_nothing_is_named(tmp_path):
+  (tmp_path / "a.safetensors").symlink_to("../blobs/0123")
+  with pytest.raises(InputError, match="a.safetensors is a link to ../blobs/0123, which is not there"):
+    open_tensors([tmp_path / "a.safetensors"])
+  save_file({"b": np.ones(3, np.float32)}, tmp_path / "b.safetensors")
+  with pytest.raises(InputError, match="; 1 of 2 parts are missing: a.safetensors"):
+    open_tensors([tmp_path / "b.safetensors", tmp_path / "a.safetensors"])
+  with pytest.raises(InputError, match="/dev/null is no regular file"):
+    open_tensors([pathlib.Path("/dev/null")])
 
 
 def test_without_torch_the_extra_is_named(tmp_path, monkeypatch):

@@ -321,6 +321,7 @@ def test_two_sizes_make_two_buckets(footage, model, tmp_path):
 @pytest.mark.parametrize("arguments, said", [
     (["--out=x"], "--manifest is missing"), (["--manifest=x"], "--out is missing"),
     (["--manifest=x", "--out=y"], "Manifest x cannot be read"),
+    (["--manifest=x", "--out=gs://b/y"], "Output folder gs://b/y is an address"),
     (["--config.prepare.frame=5"], "did you mean 'frames'"),
     (["--config.prepare.frames=6"], "must be 4k\\+1")])
 def test_wrong_commands(arguments, said):

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from emv3_jax.conditioning.face import FaceBox
+from emv3_jax.conditioning.framing import Framing
 from emv3_jax.data.preparation import footage as footage_lib
 from emv3_jax.data.preparation.footage import read_footage, stream_windows
-from emv3_jax.data.preparation.framing import Framing, nearest_size
+from emv3_jax.data.preparation.framing import nearest_size
 from emv3_jax.data.preparation.manifest import Clip, read_manifest
 from emv3_jax.data.preparation.settings import PrepareConfig
 from emv3_jax.errors import InputError
@@ -175,7 +176,7 @@ def test_manifest(tmp_path, caplog):
     ({"id": "a", "video": "v", "prompt": "", "mouth_box": 1.5}, "mouth_box is 1.5"),
     ({"id": "a", "video": "v", "report": 7}, "report is 7, expected a string"),
     ("[" * 100_000, "not JSON"), ("9" * 5000, "not JSON"), ("7", "is int, expected"),
-    ("null", "is NoneType")])
+    ("null", "is NoneType"), ({"id": "a", "video": "gs://b/v.mp4", "prompt": ""}, "Video gs://b/v.mp4 is an address")])
 def test_a_line_that_is_no_clip_says_why(tmp_path, line, said):
   (clip,) = read_manifest(write_lines(tmp_path / "clips.jsonl", line))
   assert said in clip.fault
@@ -186,6 +187,20 @@ def test_unusable_manifests(tmp_path):
     read_manifest(tmp_path / "absent.jsonl")
   with pytest.raises(InputError, match="has no clips"):
     read_manifest(write_lines(tmp_path / "empty.jsonl", ""))
-  line = {"id": "a", "video": "v", "prompt": "p"}
-  with pytest.raises(InputError, match="lines 1 and 2 both have id 'a'"):
-    read_manifest(write_lines(tmp_path / "twice.jsonl", line, line))
+
+
+def test_lines_of_one_id_are_rejected_and_no_others(tmp_path):
+  a, b = ({"id": name, "video": "v", "prompt": "p"} for name in "ab")
+  clips = read_manifest(write_lines(tmp_path / "clips.jsonl", a, b, {**a, "video": None}, a))
+  assert clips[0].fault == clips[3].fault == "lines 1, 4 all have id 'a'; give each clip an id of its own"
+  assert not clips[1].fault and "video missing" in clips[2].fault
+
+
+def test_manifests_of_other_programs(tmp_path):
+  """A byte order mark, carriage returns, line separators within a line, boxes as lists, null."""
+  line = {"id": "a", "video": "v", "prompt": "one\u2028two\x85", "face_box": [1, 2.0, 3, 4.5], "report": None}
+  (tmp_path / "clips.jsonl").write_bytes("".join(
+      f"\ufeff{json.dumps({**line, 'id': name}, ensure_ascii=False)}\r\n" for name in "ab").encode())
+  clips = read_manifest(tmp_path / "clips.jsonl")
+  assert [(clip.id, clip.line, clip.fault) for clip in clips] == [("a", 1, ""), ("b", 2, "")]
+  assert clips[0].prompt == "one\u2028two\x85" and clips[0].face_box == "1,2,3,4.5"

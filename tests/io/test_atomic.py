@@ -83,3 +83,11 @@ def test_json(tmp_path):
   with pytest.raises(ValueError, match="not JSON compliant"):
     write_json(path, {"loss": float("nan")})
   assert os.listdir(tmp_path) == ["a.json"] and "Zoë" in path.read_text(encoding="utf-8")
+
+
+def test_names_that_are_not_utf8_are_read_back_from_json(tmp_path):
+  name = os.fsdecode(b"caf\xe9.wav")
+  write_json(tmp_path / "a.json", {"audio": name, "prompt": "caf\u00e9 \U0001f600"})
+  text = (tmp_path / "a.json").read_text(encoding="utf-8")
+  assert "caf\\udce9.wav" in text and "caf\u00e9 \U0001f600" in text
+  assert json.loads(text)["audio"] == name

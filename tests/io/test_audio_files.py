@@ -6,6 +6,7 @@ import pytest
 import soundfile
 
 from emv3_jax.errors import InputError
+from emv3_jax.io import audio_files
 from emv3_jax.io.audio_files import read_audio
 from tests import golden_data
 
@@ -130,3 +131,50 @@ def test_wav_with_latin_1_tags_is_read(tmp_path):
   content = file.read_bytes() + b"LIST" + len(title).to_bytes(4, "little") + title
   file.write_bytes(content[:4] + (len(content) - 8).to_bytes(4, "little") + content[8:])
   assert len(read_audio(file)[0]) == RATE
+
+
+def id3(comment):
+  """An ID3 tag with one text frame."""
+  body = b"TXXX" + (len(comment) + 1).to_bytes(4, "big") + b"\0\0\0" + comment
+  return b"ID3\x04\0\0\0\0\0" + bytes([len(body)]) + body
+
+
+def test_joined_mp3_are_read_whole(tmp_path):
+  """Each with its tag in front: what stands between packets is no sound."""
+  encode(tmp_path / "a.mp3", "libmp3lame", tone(1.0))
+  one = (tmp_path / "a.mp3").read_bytes()
+  (tmp_path / "a.mp3").write_bytes(one + id3(b"second") + one)
+  got, rate = read_audio(tmp_path / "a.mp3")
+  assert rate == RATE and 2 <= len(got) / rate < 2.2
+
+
+def test_an_mp3_that_does_not_tell_its_length_may_say_info(tmp_path):
+  encode(tmp_path / "a.mp3", "libmp3lame", tone(1.0))
+  content = (tmp_path / "a.mp3").read_bytes()
+  quiet = content.replace(b"Info", b"\0\0\0\0", 1).replace(b"Xing", b"\0\0\0\0", 1)
+  assert quiet != content
+  (tmp_path / "b.mp3").write_bytes(id3(b"comment\0More Info: example.org") + quiet)
+  assert 1 <= len(read_audio(tmp_path / "b.mp3")[0]) / RATE < 1.2
+  assert audio_files._frames_told(id3(b"comment\0More Info: example.org") + quiet) == 0
+  assert audio_files._frames_told(content) * 576 / RATE == pytest.approx(1.0, abs=0.15)
+
+
+def test_the_first_track_that_can_be_decoded_is_used(tmp_path, told):
+  """As of a phone, whose first track is in a codec that nobody else has."""
+  path = tmp_path / "a.mov"
+  with av.open(str(path), "w") as container:
+    streams = [container.add_stream("aac", rate=RATE, layout="mono") for _ in range(2)]
+    for stream, level in zip(streams, (1.0, 0.5), strict=True):
+      frame = av.AudioFrame.from_ndarray(level * tone(0.8).T, format="fltp", layout="mono")
+      frame.sample_rate, frame.pts = RATE, 0
+      for part in (frame, None):
+        container.mux(stream.encode(part))
+  whole = path.read_bytes()
+  loud, _ = read_audio(path)
+  path.write_bytes(whole.replace(b"mp4a", b"zzzz", 2).replace(b"esds", b"free", 1))
+  quiet, _ = read_audio(path)
+  assert len(told) == 1 and "sound track 2 of 2" in told[0]
+  assert np.abs(quiet).max() == pytest.approx(np.abs(loud).max() / 2, rel=0.1)
+  path.write_bytes(whole.replace(b"mp4a", b"zzzz").replace(b"esds", b"free"))
+  with pytest.raises(InputError, match="codec that cannot be decoded"):
+    read_audio(path)

@@ -1,7 +1,10 @@
+import errno
 import json
+import logging as std_logging
 import resource
 import shutil
 
+from absl import logging
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding
@@ -207,6 +210,22 @@ def test_a_full_disk_is_an_input_error_and_leaves_nothing(tmp_path):
   assert list((tmp_path / "m").iterdir()) == []
 
 
+def test_a_folder_to_which_something_is_still_written_goes(tmp_path, monkeypatch):
+  """As Orbax's threads do after one of them found the disk full."""
+  (tmp_path / "m" / "d").mkdir(parents=True)
+  remove, late = shutil.rmtree, [1, 2]
+
+  def raced(path):
+    if late:
+      late.pop()
+      raise OSError(errno.ENOTEMPTY, "Directory not empty", "d")
+    remove(path)
+
+  monkeypatch.setattr(shutil, "rmtree", raced)
+  checkpoints._remove(tmp_path / "m", tmp_path / "never")
+  assert not (tmp_path / "m").exists() and not late
+
+
 def test_an_unwritable_folder_is_an_input_error(tmp_path, params):
   (tmp_path / "file").write_text("")
   with pytest.raises(InputError, match="could not be written"):
@@ -279,3 +298,14 @@ def test_the_tokenizer_is_copied(tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(InputError):
     checkpoints.write_tokenizer(tmp_path / "file", tmp_path / "t.json")
+
+
+def test_a_damaged_component_is_told_in_two_lines(tmp_path, params, caplog):
+  save(tmp_path, params, variant="preview")
+  for path in (tmp_path / "transformer/state").rglob("*"):
+    if path.is_file() and path.stat().st_size > 300:  # lists of arrays and arrays
+      path.write_bytes(path.read_bytes()[:200] + b"damaged" + path.read_bytes()[207:])
+  with caplog.at_level(logging.WARNING), pytest.raises(InputError) as caught:
+    checkpoints.load_component(tmp_path, "transformer", abstract(params))
+  assert "cannot be read" in str(caught.value) and len(str(caught.value).splitlines()) == 2
+  assert not [record for record in caplog.records if record.levelno >= std_logging.WARNING]

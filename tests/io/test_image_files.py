@@ -1,10 +1,13 @@
 import io
+import struct
+import zlib
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
 import pytest
 
 from emv3_jax.errors import InputError
+from emv3_jax.io import image_files
 from emv3_jax.io.image_files import load_image
 
 
@@ -84,3 +87,89 @@ def test_missing_files_folders_and_unknown_ranges_are_refused(tmp_path):
   Image.fromarray(np.ones((16, 16), np.float32)).save(tmp_path / "a.tiff")
   with pytest.raises(InputError, match="32 bits"):
     load_image(tmp_path / "a.tiff")
+
+
+def test_a_folder_is_called_a_folder(tmp_path):
+  with pytest.raises(InputError, match="is a folder; name a file in it"):
+    load_image(tmp_path)
+
+
+def profile(matrix, gamma=2.2):
+  """An ICC profile of RGB: its primaries are the rows of `matrix` (XYZ of D50), of one gamma."""
+  fixed = lambda value: struct.pack(">i", round(value * 65536))
+  xyz = lambda values: b"XYZ \0\0\0\0" + b"".join(map(fixed, values))
+  curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256)) + b"\0\0"
+  text = b"text\0\0\0\0none\0\0\0\0"
+  title = b"desc\0\0\0\0" + struct.pack(">I", 5) + b"name\0" + bytes(78) + b"\0"
+  parts = {b"wtpt": xyz((0.9642, 1.0, 0.8249)), b"cprt": text, b"desc": title,
+           **{b"%cXYZ" % key: xyz(row) for key, row in zip(b"rgb", matrix, strict=True)},
+           **{b"%cTRC" % key: curve for key in b"rgb"}}
+  table, data, at = struct.pack(">I", len(parts)), b"", 132 + 12 * len(parts)
+  for name, part in parts.items():
+    part += bytes(-len(part) % 4)
+    table += name + struct.pack(">II", at + len(data), len(part))
+    data += part
+  head = struct.pack(">I4sI4s4s4s", at + len(data), b"\0" * 4, 0x02400000, b"mntr", b"RGB ", b"XYZ ")
+  head += bytes(12) + b"acsp" + bytes(28) + fixed(0.9642) + fixed(1.0) + fixed(0.8249)
+  return head.ljust(128, b"\0") + table + data
+
+
+SRGB = np.array([[0.4360, 0.2225, 0.0139], [0.3851, 0.7169, 0.0971], [0.1431, 0.0606, 0.7141]])
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_profiles_become_srgb(tmp_path, rng, mode):
+  """Of primaries in another order: red is stored in the channel of green."""
+  pixels = np.zeros((16, 16, 3), np.uint8)
+  pixels[:8, :, 1], pixels[8:] = 255, 255
+  icc = profile(SRGB[[1, 0, 2]])
+  Image.fromarray(pixels).convert(mode).save(tmp_path / "a.png", icc_profile=icc)
+  got = load_image(tmp_path / "a.png").astype(int)
+  assert np.abs(got[0, 0] - [255, 0, 0]).max() <= 3 and np.abs(got[12, 0] - 255).max() <= 2
+
+
+def test_srgb_stays_exactly(tmp_path, rng):
+  pixels = picture(rng)
+  icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+  for name, data in (("a.png", pixels), ("b.png", pixels[..., 0])):  # grey with it is usual too
+    Image.fromarray(data).save(tmp_path / name, icc_profile=icc)
+  np.testing.assert_array_equal(load_image(tmp_path / "a.png"), pixels)
+  np.testing.assert_array_equal(load_image(tmp_path / "b.png"), pixels[..., :1].repeat(3, -1))
+
+
+@pytest.mark.parametrize("icc", [b"none", profile(SRGB).replace(b"RGB ", b"CMYK")])
+def test_profiles_that_cannot_be_used_are_told(tmp_path, rng, told, icc):
+  pixels = picture(rng)
+  Image.fromarray(pixels).save(tmp_path / "a.png", icc_profile=icc)
+  np.testing.assert_array_equal(load_image(tmp_path / "a.png"), pixels)
+  assert len(told) == 1 and "colour profile cannot be used" in told[0]
+
+
+@pytest.mark.parametrize("mode, ending", [("RGB", "png"), ("RGB", "jpg"), ("L", "png"), ("P", "png"),
+                                          ("I;16", "png"), ("RGBA", "png")])
+def test_large_pictures_are_scaled_while_read(tmp_path, monkeypatch, told, mode, ending):
+  """Limits a thousandth of what they are."""
+  monkeypatch.setattr(image_files, "SCALED_ABOVE", 89_000)
+  monkeypatch.setattr(image_files, "KEPT_SIDE", 64)
+  monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50_000)
+  ramp = np.linspace(0, 255, 512).astype(np.uint8) + np.zeros((300, 1), np.uint8)
+  image = Image.fromarray(257 * ramp.astype(np.uint16)) if mode == "I;16" else Image.fromarray(ramp)
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  (image if mode == "I;16" else image.convert(mode)).save(tmp_path / f"a.{ending}", exif=exif)
+  got = load_image(tmp_path / f"a.{ending}")
+  assert got.shape == (128, 75, 3) and "its 512x300 pixels are read as 128x75" in told[0]
+  np.testing.assert_allclose(got[:, 40, 0], ramp[0].reshape(128, 4).mean(1), atol=3)
+  assert image_files.upright_size(tmp_path / f"a.{ending}") == (512, 300)
+  assert Image.MAX_IMAGE_PIXELS == 50_000
+
+
+def test_too_large_pictures_are_refused(tmp_path):
+  """By the size in the header: nothing is decoded."""
+  Image.new("1", (16, 16)).save(tmp_path / "a.png")
+  content = bytearray((tmp_path / "a.png").read_bytes())
+  content[16:24] = struct.pack(">II", 30_000, 15_000)
+  content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+  (tmp_path / "a.png").write_bytes(content)
+  with pytest.raises(InputError, match="30000x15000 pixels, 450 megapixels; at most 400"):
+    load_image(tmp_path / "a.png")

@@ -123,11 +123,18 @@ def test_sound_beyond_full_scale_is_clipped(tmp_path, speech):
   assert 0.9 < np.abs(decoded_sound(tmp_path / "a.mp4")).max() < 3  # AAC overshoots
 
 
-def test_more_than_two_channels_become_one(tmp_path, speech):
-  surround = np.stack([0 * speech, *[speech] * 5], axis=1)  # the average, not the first of them
-  write_video(tmp_path / "a.mp4", numbered(5), audio=(surround, 16000))
+def test_surround_becomes_left_and_right(tmp_path, speech):
+  """A voice in the centre, as loud as it was; all channels at once do not overflow."""
+  surround = np.zeros((16000, 6), np.float32)
+  surround[:, 2] = speech
+  write_video(tmp_path / "a.mp4", numbered(20), audio=(surround, 16000))
+  sound = decoded_sound(tmp_path / "a.mp4")[:, :12800]
+  assert sound.shape[0] == 2
+  power = np.square(sound).sum(0).mean() / np.square(speech[:12800]).mean()
+  assert power == pytest.approx(1, abs=0.03)
+  write_video(tmp_path / "a.mp4", numbered(20), audio=(1.9 * speech[:, None] * np.ones(6), 16000))
   sound = decoded_sound(tmp_path / "a.mp4")
-  assert sound.shape[0] == 1 and np.corrcoef(sound[0, :3200], speech[:3200])[0, 1] > 0.98
+  assert np.corrcoef(sound[0, :12800], speech[:12800])[0, 1] > 0.999
 
 
 def test_other_rates_take_the_latest_frame(tmp_path):
@@ -200,7 +207,7 @@ def test_truncated_matroska(tmp_path, rng):
 def test_not_a_video(tmp_path):
   with pytest.raises(InputError, match="no such file"):
     read_video(tmp_path / "none.mp4")
-  with pytest.raises(InputError, match="no such file"):
+  with pytest.raises(InputError, match="is a folder"):
     read_video(tmp_path)
   (tmp_path / "text.mp4").write_text("not a video " * 99)
   with pytest.raises(InputError, match="cannot be decoded"):
@@ -269,3 +276,45 @@ def test_a_stream_gives_the_frames_of_a_read_video(tmp_path, rng):
   streamed = list(stream_video(path))
   np.testing.assert_array_equal(np.stack(streamed), read_video(path).frames)
   assert len({id(frame) for frame in streamed}) == 7 < len(streamed), "repeats are shared"
+
+
+def write_tagged(path, frames, **tags):
+  """An MP4 whose pixels or colours are said to be others."""
+  with av.open(str(path), "w") as container:
+    stream = container.add_stream("libx264", rate=25, options={"crf": "10"})
+    stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+    for name, value in tags.items():
+      setattr(stream.codec_context, name, value)
+    for frame in frames:
+      container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+    container.mux(stream.encode(None))
+
+
+@pytest.mark.parametrize("aspect, size", [
+    (Fraction(64, 45), (96, 171)), (Fraction(3, 4), (128, 120)), (Fraction(1), (96, 120)),
+    (Fraction(1000, 999), (96, 120))])
+def test_pixels_become_square(tmp_path, aspect, size):
+  """A bright part keeps its place and its share of the picture."""
+  frame = np.zeros((96, 120, 3), np.uint8)
+  frame[24:48, 30:90] = 200
+  write_tagged(tmp_path / "a.mp4", np.stack([frame] * 2), sample_aspect_ratio=aspect)
+  read = read_video(tmp_path / "a.mp4").frames[1, ..., 0]
+  assert read.shape == size
+  rows, columns = np.flatnonzero(read.mean(1) > 50), np.flatnonzero(read.mean(0) > 25)
+  height, width = size
+  np.testing.assert_allclose([rows[0], rows[-1] + 1], [height / 4, height / 2], atol=1.5)
+  np.testing.assert_allclose([columns[0], columns[-1] + 1], [width / 4, width * 3 / 4], atol=1.5)
+
+
+def test_absurd_pixels_are_refused(tmp_path):
+  write_tagged(tmp_path / "a.mp4", numbered(2), sample_aspect_ratio=Fraction(20, 1))
+  with pytest.raises(InputError, match="pixels of shape 20:1"):
+    read_video(tmp_path / "a.mp4")
+
+
+@pytest.mark.parametrize("code, name", [(16, "PQ"), (18, "HLG"), (1, None)])
+def test_high_dynamic_range_is_told_once(tmp_path, told, code, name):
+  write_tagged(tmp_path / "a.mp4", numbered(2), color_trc=code)
+  for _ in range(2):
+    read_video(tmp_path / "a.mp4")
+  assert [f"({name})" in line for line in told] == ([True] if name else [])

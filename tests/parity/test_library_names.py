@@ -61,6 +61,16 @@ def test_clip_with_its_text_tower(tmp_path, capsys):
   assert code == 0, found["rows"]
 
 
+def test_clip_s_vision_tower_alone(tmp_path, capsys):
+  """transformers 5 saves it without `vision_model.` before its names."""
+  module = transformers.CLIPVisionModel(transformers.CLIPVisionConfig(
+      hidden_size=64, intermediate_size=256, num_hidden_layers=3, num_attention_heads=4,
+      image_size=56, patch_size=14, hidden_act="gelu"))
+  model, saved = converted(module, tmp_path, "image_encoder")
+  code, found = verified(capsys, model, saved, "--parts=image_encoder")
+  assert code == 0, found["rows"]
+
+
 def test_wav2vec2(tmp_path, capsys):
   module = transformers.Wav2Vec2Model(libraries.wav2vec2_config(CONFIGS["audio_encoder"]))
   code, found = verified(capsys, *converted(module, tmp_path, "audio_encoder"),

@@ -105,6 +105,12 @@ def test_first_and_last_frame(files):
   assert found.frames == 4 and found.sample_frames == 5
 
 
+def test_a_clip_is_one_line_to_read(model):
+  frames = np.zeros((65, 64, 48, 3), np.uint8)
+  clip = clip_lib.Clip(frames, 25, (np.zeros((41600, 2), np.float32), 16000), frames, {"a": frames})
+  assert repr(clip) == "Clip(65 frames of 48x64 at 25 a second, 2.60 s of sound at 16000 Hz)"
+
+
 def test_text_to_video(model, files):
   config = dataclasses.replace(model.config.sampling, height=48, width=48)
   sized = load(config=dataclasses.replace(model.config, sampling=config))

@@ -17,7 +17,7 @@ from emv3_jax.sampling.model import Model
 from emv3_jax.sampling.settings import Config, Request, SamplingConfig
 from tests.sampling.conftest import tiny_config
 
-PINNED = "95c901cde7c54ecff2acd4c5f9014233528614e1700feb34cf93c8c463acccc6"
+PINNED = "5e4d553c0c4cda6c99f3982f3c9ac0b4be2a4ff450caec061abbca653b3a6bc7"
 FILES = ("audio", "image", "last_image", "video", "box.npy", "yunet.onnx", "tokenizer.json")
 
 

@@ -1,12 +1,15 @@
 """What is made of a request's files, before any network is there."""
 
+from absl import logging
 import numpy as np
+from PIL import Image
 import pytest
 import soundfile
 
 from emv3_jax.conditioning import face as face_lib
 from emv3_jax.errors import InputError
 from emv3_jax.io import video_files
+from emv3_jax.sampling import memory
 from emv3_jax.sampling.inputs import Inputs, read_inputs
 from emv3_jax.sampling.settings import Request
 from tests.sampling.conftest import tiny_config
@@ -21,6 +24,14 @@ def read(files):
     return read_inputs(Request(**values), config, config.tokenizer)
 
   return inputs
+
+
+@pytest.fixture
+def told(monkeypatch) -> list[str]:
+  """The warnings that are logged."""
+  lines = []
+  monkeypatch.setattr(logging, "warning", lambda text, *values: lines.append(text % values))
+  return lines
 
 
 @pytest.fixture
@@ -80,7 +91,7 @@ def test_lipsync_gives_all_but_the_mouth(read, footage):
   np.testing.assert_array_equal(found.picture[~mouth], found.video[0][~mouth])
 
 
-def test_a_video_s_face_is_all_that_it_covers(read, footage, monkeypatch):
+def test_a_video_s_face_is_all_that_it_covers(read, footage, monkeypatch, caplog):
   """A face that moves a pixel down and right from frame to frame."""
   seen = iter(range(9))
 
@@ -88,8 +99,74 @@ def test_a_video_s_face_is_all_that_it_covers(read, footage, monkeypatch):
     i = next(seen)
     return face_lib.FaceBox(10 + i, 30 + i, 8 + i, 24 + i, 48, 48)
 
+  caplog.set_level("INFO", "absl")
   monkeypatch.setattr(face_lib, "detect_face", detect)
   found = read(image=None, video=footage, task="lipsync", face_box="auto")
   rows, columns = np.nonzero(found.mouth[0])
   # Five frames in the mask; they are looked at for the mouth and again for the face mask.
   assert (rows.min(), rows.max(), columns.min(), columns.max()) == (22, 33, 8, 27)
+  line, = [line for line in caplog.messages if "ace" in line]
+  assert line.startswith("Faces found in 5 pictures") and line.endswith("y1=10, y2=34, x1=8, x2=28.")
+
+
+@pytest.mark.parametrize("box", ["auto", "atuo", "0,8,0,8"])
+def test_lipsync_is_not_told_to_take_what_it_refuses(read, footage, box):
+  with pytest.raises(InputError) as caught:
+    read(image=None, video=footage, task="lipsync", face_box=box)
+  assert "none" not in str(caught.value)
+
+
+def test_sizes_that_no_memory_holds_are_refused_before_they_are_made(read, footage, monkeypatch,
+                                                                     caplog):
+  huge = ("sampling.height=1600000", "sampling.width=1600000")
+  for changes in ({}, {"task": "t2v", "image": None, "face_box": None},
+                  {"task": "lipsync", "image": None, "video": footage}):
+    with pytest.raises(InputError, match="5 frames of 1600000x1600000 pixels take .* this machine"):
+      read(*huge, **changes)
+  wanted = memory.needed((48, 48), 5, 6)
+  monkeypatch.setattr(memory, "of_machine", lambda: wanted * 3 // 2)
+  read("sampling.enlarge=6")
+  assert "may not be enough" in caplog.text
+  monkeypatch.setattr(memory, "of_machine", lambda: wanted - 1)
+  with pytest.raises(InputError, match="GiB for the pictures alone"):
+    read("sampling.enlarge=6")
+
+
+def test_memory_of_a_clip():
+  """113 frames of 768x768: 12 + 3 bytes a pixel, 144 a latent cell of 64 pixels and 4 frames."""
+  assert memory.needed((768, 768), 113) == 768 * 768 * (113 * 15 + 29 * 144 // 64) + 96 * 96 * 16
+  assert 2 ** 20 < memory.of_machine() < 2 ** 60
+
+
+def circle(folder, height, width):
+  rows, columns = np.ogrid[:height, :width]
+  inside = (rows - height / 2)**2 + (columns - width / 2)**2 <= 60**2
+  Image.fromarray(inside * np.uint8(255)).save(folder / f"{width}x{height}.png")
+  return folder / f"{width}x{height}.png"
+
+
+def sides(picture):
+  seen = picture[..., 0] > 0
+  return seen.any(1).sum(), seen.any(0).sum()
+
+
+def test_a_last_image_of_another_shape_is_cropped(read, tmp_path, told):
+  found = read(task="flf2v", image=circle(tmp_path, 160, 160), last_image=circle(tmp_path, 320, 160),
+               face_box="none")
+  assert sides(found.video[0]) == pytest.approx(sides(found.video[-1]), abs=1)
+  assert len(told) == 1 and "160x320 pixels the 160x160 in the middle are used" in told[0]
+
+
+def test_a_set_size_of_another_shape_crops(read, tmp_path, told):
+  image = circle(tmp_path, 320, 160)
+  found = read("sampling.height=64", "sampling.width=64", image=image, face_box="80,240,0,160")
+  tall, wide = sides(found.video[0])
+  assert abs(tall - wide) <= 1 and "the shape of the size that is set" in told[0]
+  assert found.face_mask.all()  # the box is all of what is left
+  frames = np.repeat(np.asarray(Image.open(image).convert("RGB"))[None], 6, axis=0)
+  video_files.write_video(tmp_path / "a.mp4", frames)
+  found = read("sampling.height=64", "sampling.width=64", image=None, video=tmp_path / "a.mp4",
+               task="lipsync", face_box="80,240,0,160")
+  tall, wide = sides(found.source[0] // 128)
+  assert abs(tall - wide) <= 1
+  assert found.mouth[0, 32:].all() and not found.mouth[0, :30].any()

@@ -6,11 +6,13 @@ from absl import logging
 import numpy as np
 import pytest
 
-from emv3_jax.errors import InputError
+from emv3_jax import processes
+from emv3_jax.errors import InputError, Stopped
 from emv3_jax.io import checkpoints, digests
 from emv3_jax.sampling import fingerprint, jobs
 from emv3_jax.sampling.clip import Clip
 from emv3_jax.sampling.jobs import Outcome
+from emv3_jax.sampling.manifest import read_manifest
 
 
 def write_manifest(path, lines) -> None:
@@ -25,23 +27,29 @@ def test_done_jobs_are_skipped_and_failing_ones_stay_alone(model, files, tmp_pat
   write_manifest(manifest, [
       {**good, "name": "absent", "audio": "absent.wav"}, good, "{broken",
       {**good, "name": "typo", "promt": "x"}, "", {**good, "name": "other", "seed": 3}])
-  outcome = jobs.run_jobs(model, jobs.read_manifest(manifest), tmp_path / "out")
+  outcome = jobs.run_jobs(model, read_manifest(manifest), tmp_path / "out")
   assert outcome == jobs.Outcome(done=2, skipped=0, failed=3)
   made = {path.name for path in (tmp_path / "out").iterdir()}
-  assert made == {"good.mp4", "good.json", "other.mp4", "other.json"}
+  assert made == {"good.mp4", "good.json", "other.mp4", "other.json", "failed.jsonl"}
   before = (tmp_path / "out/good.mp4").stat().st_mtime_ns
 
+  told = [json.loads(line) for line in (tmp_path / "out/failed.jsonl").read_text().splitlines()]
+  assert [(entry["line"], entry["name"], entry["traceback"]) for entry in told] == [
+      (1, "absent", ""), (3, "0003", ""), (4, "typo", "")]
+  assert told[0]["reason"] == f"Audio {tmp_path}/absent.wav: no such file."
+
   (tmp_path / "out/other.json").unlink()  # as if it had been interrupted
-  outcome = jobs.run_jobs(model, jobs.read_manifest(manifest), tmp_path / "out")
+  outcome = jobs.run_jobs(model, read_manifest(manifest), tmp_path / "out")
   assert outcome == jobs.Outcome(done=1, skipped=1, failed=3)
   assert (tmp_path / "out/good.mp4").stat().st_mtime_ns == before
 
   write_manifest(manifest, [{**good, "seed": 11}])
-  outcome = jobs.run_jobs(model, jobs.read_manifest(manifest), tmp_path / "out")
+  outcome = jobs.run_jobs(model, read_manifest(manifest), tmp_path / "out")
   assert outcome == jobs.Outcome(done=1, skipped=0, failed=0)
+  assert not (tmp_path / "out/failed.jsonl").exists()
   report = json.loads((tmp_path / "out/good.json").read_text())
   assert report["seed"] == 11
-  (job,) = jobs.read_manifest(manifest)
+  (job,) = read_manifest(manifest)
   assert report["fingerprint"] == fingerprint.fingerprint(model, job.request)
   assert report["networks"]["vae"] == model.digest("vae") and len(report["tokenizer"]) == 64
   video = tmp_path / "out/good.mp4"
@@ -53,23 +61,29 @@ class Manifest:
   """One job, of which nothing but the files is made, and what is logged of it."""
 
   def __init__(self, model, files, folder, monkeypatch):
-    self.model, self.folder, self.told = model, folder, []
+    self.model, self.folder, self.told, self.errors = model, folder, [], {}
+    self.sampled = []
     self.request = {"name": "clip", "audio": str(files["audio"]), "image": str(files["image"])}
     monkeypatch.setattr(jobs, "sample", self._sample)
     for level in ("info", "error"):
       monkeypatch.setattr(logging, level, lambda text, *values: self.told.append(text % values))
 
   def _sample(self, model, request, progress):
+    self.sampled.append(request.prompt)
+    if request.prompt in self.errors:
+      raise self.errors[request.prompt]
     frames = np.zeros((5, 16, 16, 3), np.uint8)
-    report = {"seed": 1, "config": {"name": "tiny", "sampling": {"enlarge": 1}},
+    report = {"seed": 1, "config": {"name": "tiny", "sampling": {"enlarge": 1}}, "request": {},
               **fingerprint.for_report(model, request)}
     return Clip(frames=frames, fps=25, sound=(np.zeros((3200, 1), np.float32), 16000),
                 latents=np.zeros((2, 2, 2, 16), np.float32), report=report)
 
-  def run(self, **options) -> Outcome:
+  def run(self, *prompts: str, **options) -> Outcome:
+    """Runs the one job, or one for each prompt that is named by it."""
     del self.told[:]
-    write_manifest(self.folder / "jobs.jsonl", [self.request])
-    return jobs.run_jobs(self.model, jobs.read_manifest(self.folder / "jobs.jsonl"),
+    write_manifest(self.folder / "jobs.jsonl", [
+        {**self.request, "name": prompt, "prompt": prompt} for prompt in prompts] or [self.request])
+    return jobs.run_jobs(self.model, read_manifest(self.folder / "jobs.jsonl"),
                          self.folder / "out", **options)
 
 
@@ -97,10 +111,9 @@ def test_a_job_whose_files_are_not_as_written_is_made_again(manifest):
   video.unlink()
   assert manifest.run() == MADE
 
-  for damaged in ("{", "[]", json.dumps({**json.loads(report.read_text()), "video": None})):
-    report.write_text(damaged)
-    assert manifest.run() == MADE, damaged
-    assert manifest.run() == SKIPPED
+  report.write_text(json.dumps({**json.loads(report.read_text()), "video": None}))
+  assert manifest.run() == MADE
+  assert manifest.run() == SKIPPED
 
 
 def test_latents_that_are_asked_for_later_make_the_job_again(manifest):
@@ -144,7 +157,7 @@ def test_no_report_stands_beside_a_video_that_it_is_not_of(manifest, monkeypatch
   assert manifest.run() == MADE
   report.unlink()
   report.mkdir()
-  assert manifest.run() == FAILED and "clip.json is in the way" in manifest.told[-1]
+  assert manifest.run() == FAILED and "clip.json is a folder" in manifest.told[0]
 
 
 def test_each_file_is_read_once_and_changed_ones_again(manifest, files, tmp_path, monkeypatch):
@@ -158,7 +171,7 @@ def test_each_file_is_read_once_and_changed_ones_again(manifest, files, tmp_path
   audio.write_bytes(audio.read_bytes() + b"1")
   assert manifest.run() == MADE and reads == [str(audio)]
   audio.unlink()
-  assert manifest.run() == FAILED and f"{audio} cannot be read" in manifest.told[-1]
+  assert manifest.run() == FAILED and f"Audio {audio}: no such file" in manifest.told[0]
 
 
 def test_weights_are_verified_before_the_work(manifest, tmp_path, monkeypatch):
@@ -174,36 +187,44 @@ def test_weights_are_verified_before_the_work(manifest, tmp_path, monkeypatch):
     manifest.run(verify=True)
 
 
-def test_paths_are_relative_to_the_manifest(tmp_path):
-  write_manifest(tmp_path / "jobs.jsonl", [
-      {"audio": "a/voice.wav", "image": "/absolute.png", "face_box": "box.npy"}])
-  (job,) = jobs.read_manifest(tmp_path / "jobs.jsonl")
-  assert job.name == "0001_voice"
-  assert job.request.audio == str(tmp_path / "a/voice.wav")
-  assert job.request.image == "/absolute.png"
-  assert job.request.face_box == str(tmp_path / "box.npy")
+@pytest.mark.parametrize("error, said", [
+    (ValueError("no such thing\nin detail"), "ValueError: no such thing"), (KeyError("k"), "KeyError: 'k'"),
+    (MemoryError(), "MemoryError: the memory of this machine is not enough"),
+    (RuntimeError("RESOURCE_EXHAUSTED: 5 bytes"), "--plan tells what would take less (RESOURCE_EXHAUSTED: 5"),
+    (RecursionError(), "RecursionError"), (OSError(5, "Input/output error"), "Input/output error"),
+    (UnicodeEncodeError("utf-8", "\ud83d", 0, 1, "surrogates not allowed"), "surrogates not allowed")])
+def test_a_job_may_raise_what_it_likes(manifest, error, said):
+  manifest.errors["bad"] = error
+  assert manifest.run("a", "bad", "b") == Outcome(2, 0, 1)
+  assert manifest.told[1].startswith("Line 2 (bad) failed: ") and said in manifest.told[1]
+  assert "\n" not in manifest.told[1] and "Traceback" not in str(manifest.told)
+  (entry,) = map(json.loads, (manifest.folder / "out/failed.jsonl").read_text().splitlines())
+  assert entry["line"] == 2 and said in entry["reason"] and "in _sample" in entry["traceback"]
 
 
-@pytest.mark.parametrize("line, said", [
-    ("[1]", "expected a JSON object"),
-    ("{", "not JSON"),
-    ('{"audio": "a.wav", "promt": "x"}', "did you mean 'prompt'"),
-    ('{"prompt": "x"}', "audio is missing"),
-    ('{"audio": "a.wav", "seed": "7"}', "expected int"),
-    ('{"audio": "a.wav", "name": "../up"}', "not a plain file name"),
-])
-def test_a_line_that_is_no_job_says_why(tmp_path, line, said):
-  write_manifest(tmp_path / "jobs.jsonl", [line])
-  (job,) = jobs.read_manifest(tmp_path / "jobs.jsonl")
-  assert job.request is None and said in job.fault
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Stopped])
+def test_whoever_stops_a_batch_stops_all_of_it(manifest, error):
+  manifest.errors |= {"bad": ValueError("x"), "stop": error("by SIGTERM")}
+  with pytest.raises(error):
+    manifest.run("bad", "stop", "b")
+  assert not (manifest.folder / "out/b.mp4").exists()
+  assert len((manifest.folder / "out/failed.jsonl").read_text().splitlines()) == 1
 
 
-def test_unusable_manifests(tmp_path):
-  with pytest.raises(InputError, match="cannot be read"):
-    jobs.read_manifest(tmp_path / "absent.jsonl")
-  write_manifest(tmp_path / "empty.jsonl", [""])
-  with pytest.raises(InputError, match="no jobs"):
-    jobs.read_manifest(tmp_path / "empty.jsonl")
-  write_manifest(tmp_path / "twice.jsonl", [{"name": "x", "audio": "a"}] * 2)
-  with pytest.raises(InputError, match="lines 1 and 2"):
-    jobs.read_manifest(tmp_path / "twice.jsonl")
+def test_of_several_processes_none_goes_on_alone(manifest, monkeypatch):
+  """What one of them meets the others do not know of; wrong input they agree on."""
+  monkeypatch.setattr(processes, "several", lambda: True)
+  monkeypatch.setattr(processes, "anywhere", lambda flag: flag)
+  manifest.errors |= {"input": InputError("x"), "bad": ValueError("y")}
+  with pytest.raises(ValueError, match="y"):
+    manifest.run("input", "a", "bad", "b")
+  assert "Line 2 (a) done." in manifest.told and not (manifest.folder / "out/b.mp4").exists()
+
+
+def test_what_comes_in_the_way_meanwhile_is_seen(manifest, monkeypatch):
+  """Before it is sampled, also where the first look found nothing."""
+  monkeypatch.setattr(jobs, "check_jobs", lambda todo, folder: todo)
+  (manifest.folder / "out").mkdir()
+  (manifest.folder / "out/a.json").write_text("{}")
+  assert manifest.run("a", "b") == Outcome(1, 0, 1) and manifest.sampled == ["b"]
+  assert (manifest.folder / "out/a.json").read_text() == "{}"

@@ -1,10 +1,12 @@
 """What is written of a clip, in which order; nothing is sampled."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
 
+from emv3_jax.errors import InputError
 from emv3_jax.io import video_files
 from emv3_jax.io.audio_files import read_audio
 from emv3_jax.sampling import output
@@ -17,7 +19,7 @@ def clip(enlarge: int = 1, level: int = 90) -> Clip:
   return Clip(
       frames=np.full((5, 32, 48, 3), level, np.uint8), fps=25, latents=np.ones((2, 4, 6, 16), np.float32),
       sound=(0.5 * np.sin(2 * np.pi * 300 * time, dtype=np.float32)[:, None], 16000),
-      report={"seed": 7, "config": {"name": "tiny", "sampling": {"enlarge": enlarge}}})
+      report={"seed": 7, "request": {}, "config": {"name": "tiny", "sampling": {"enlarge": enlarge}}})
 
 
 def test_what_is_written_beside_each_other(tmp_path):
@@ -60,3 +62,43 @@ def test_latents_of_another_clip_do_not_stay(tmp_path):
   output.write(clip(), tmp_path / "clip.mp4", save_latents=True)
   output.write(clip(level=20), tmp_path / "clip.mp4")
   assert {path.name for path in tmp_path.iterdir()} == {"clip.mp4", "clip.json"}
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"fingerprint": 1}', '{"config": {}}', "[" * 100_000])
+def test_the_json_of_somebody_else_stays(tmp_path, content):
+  (tmp_path / "clip.json").write_text(content)
+  with pytest.raises(InputError, match="clip.json is in the way: it is no report of a clip"):
+    output.write(clip(), tmp_path / "clip.mp4")
+  assert (tmp_path / "clip.json").read_text() == content and not (tmp_path / "clip.mp4").exists()
+
+
+def test_reports_of_any_version_give_way(tmp_path):
+  for report in ({"config": {}, "request": {}}, {"config": {}, "fingerprint": "0"}):
+    (tmp_path / "clip.json").write_text(json.dumps(report))
+    assert output.check_video_path(tmp_path / "clip.mp4") == tmp_path / "clip.mp4"
+
+
+def test_a_clip_is_not_written_over_its_own_source(tmp_path):
+  source = tmp_path / "clip.mp4"
+  source.write_bytes(b"source")
+  made = clip()
+  made.report.update(request={"video": str(source), "audio": "a.wav"}, files={"video": "0", "audio": "0"})
+  with pytest.raises(InputError, match="clip.mp4 is the input"):
+    output.write(made, source)
+  assert source.read_bytes() == b"source"
+
+
+@pytest.mark.parametrize("name, said", [
+    ("clip.avi", "does not end in .mp4"), ("x" * 240 + ".mp4", "bytes too long"), ("taken.mp4", "is a folder"),
+    ("taken.mp4/../full.mp4", "is a device"), ("GS://bucket/clip.mp4", "is an address"),
+    ("\udcff" * 81 + ".mp4", None)])
+def test_places_that_are_looked_at_before_the_work(tmp_path, monkeypatch, name, said):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "taken.mp4").mkdir()
+  (tmp_path / "full.mp4").symlink_to("/dev/full")
+  if said is None:
+    assert output.check_video_path(name) == pathlib.Path(name)
+  else:
+    with pytest.raises(InputError, match=said):
+      output.check_video_path(name)
+  assert {path.name for path in tmp_path.iterdir()} == {"taken.mp4", "full.mp4"}

@@ -4,13 +4,16 @@ import dataclasses
 import json
 
 from absl import logging
+import numpy as np
+from PIL import Image
 import pytest
+import soundfile
 
 from configs import tiny, train_sft_480p, train_tiny
 import emv3_jax
 from emv3_jax.config import build
 from emv3_jax.errors import InputError
-from emv3_jax.io import digests
+from emv3_jax.io import digests, video_files
 from emv3_jax.io.model_card import ModelCard, SamplingCard, read_model_card
 from emv3_jax.sampling import inputs, resolution
 from emv3_jax.sampling.model import load
@@ -88,7 +91,7 @@ def test_a_model_json_that_is_wrong(tmp_path, wishes, said):
     ("neg_steps", -2), ("audio_gain", float("-inf")), ("riflex_k", -1), ("token_blocks", -1),
     ("max_frames", -3), ("max_area", 0), ("enlarge", 0), ("enlarge", 65)])
 def test_settings_out_of_range_are_refused(name, value):
-  with pytest.raises(InputError, match=f"sampling.{name} is .* at least"):
+  with pytest.raises(InputError, match=f"sampling.{name} is .*; (it must be|a finite number)"):
     SamplingConfig(**{name: value})
 
 
@@ -148,6 +151,40 @@ def test_load_takes_all_from_the_folder():
   assert model.denoiser().settings == settings
   with_config = load(config=build(emv3_jax.Config, tiny.get_config()))
   assert dataclasses.replace(with_config.config.sampling, attention="auto") == settings
+
+
+@pytest.fixture(scope="module")
+def default():
+  return load(config=build(emv3_jax.Config, tiny.get_config()))
+
+
+@pytest.mark.parametrize("height, width, task", [
+    (64, 64, "i2v"), (384, 384, "lipsync"), (90, 160, "i2v"), (720, 400, "lipsync"), (0, 0, "t2v")])
+def test_the_default_works_at_its_own_size_whatever_comes(default, tmp_path, height, width, task):
+  """Its own output, six times as large, can be its source."""
+  rng = np.random.default_rng(0)
+  soundfile.write(tmp_path / "a.wav", 0.3 * np.sin(np.arange(3200) / 10), 16000)
+  asked = {"audio": tmp_path / "a.wav", "task": task}
+  if task != "t2v":
+    asked["face_box"] = f"0,{height},0,{width}"
+    asked["image" if task == "i2v" else "video"] = tmp_path / ("a.png" if task == "i2v" else "a.mp4")
+    pictures = rng.integers(0, 256, (6, height, width, 3), np.uint8)
+    Image.fromarray(pictures[0]).save(tmp_path / "a.png")
+    video_files.write_video(tmp_path / "a.mp4", pictures)
+  found = inputs.read_inputs(Request(**asked), default.config, default.tokenizer_path)
+  assert found.size == (64, 64) and found.video.shape == (5, 64, 64, 3)
+
+
+def test_the_default_has_a_name_and_says_what_it_knows(caplog, monkeypatch, tmp_path):
+  monkeypatch.chdir(tmp_path)
+  model = emv3_jax.load("tiny")
+  assert model.folder == ASSETS / "model" and model.config.sampling.height == 64
+  assert caplog.text.count("knows drawn puppets only") == 1
+  assert "docs/conversion.md" in caplog.text
+  assert run_sample.find_card("tiny", model.config).name == "tiny"
+  (tmp_path / "tiny").mkdir()
+  with pytest.raises(InputError, match="tiny has no model.json"):
+    emv3_jax.load("tiny")
 
 
 def test_print_config_names_origins(capsys):

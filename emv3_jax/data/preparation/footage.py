@@ -5,11 +5,13 @@ import dataclasses
 import hashlib
 import math
 
+from absl import logging
 import numpy as np
 
 from emv3_jax.conditioning import audio as audio_lib
 from emv3_jax.conditioning import face as face_lib
-from emv3_jax.data.preparation.framing import Framing, nearest_size
+from emv3_jax.conditioning.framing import Framing
+from emv3_jax.data.preparation.framing import nearest_size
 from emv3_jax.data.preparation.manifest import Clip, Rejection
 from emv3_jax.data.preparation.settings import PrepareConfig
 from emv3_jax.errors import InputError
@@ -96,6 +98,9 @@ def read_footage(clip: Clip, settings: PrepareConfig, detector: str | None = Non
       windows.append(_window(clip, settings, framing, index, pictures, detector))
     except InputError as error:
       rejected.append(Rejection(clip.line, clip.id, str(clip.video), index, str(error)))
+  if windows and clip.face_box == "auto":
+    logging.info("Clip %s: faces found in %d of %d windows.", clip.id, len(windows),
+                 len(windows) + len(rejected))
   if not windows:
     raise InputError(rejected[0].reason)
   with open(clip.video, "rb") as file:
@@ -185,4 +190,5 @@ def _parse_box(name: str, text: str, framing: Framing) -> face_lib.FaceBox | Non
     box = face_lib.parse_face_box(text, blank)
     return None if box is None else framing.box(box)
   except InputError as error:
-    raise InputError(f"{name}: {error}") from None
+    advice = " Sizes are those of --config.prepare.sizes." if "centre crop" in str(error) else ""
+    raise InputError(f"{name}: {error}{advice}") from None

@@ -1,15 +1,17 @@
 """The list of clips to prepare: one JSON object a line."""
 
 import dataclasses
-import json
 import pathlib
 
 from absl import logging
 
 from emv3_jax.errors import InputError
+from emv3_jax.io import manifests, paths
+from emv3_jax.io.manifests import is_text
 
 _NEEDED = ("id", "video", "prompt")
 _OPTIONAL = ("face_box", "mouth_box", "report")
+_BOXES, _FILES = ("face_box", "mouth_box"), ("video", "report")
 _OF_REPORTS = ("prompt", "face_box", "mouth_box")  # what a report tells of a clip
 
 
@@ -54,52 +56,51 @@ class Rejection:
 def read_manifest(path: str | pathlib.Path) -> list[Clip]:
   """Reads a manifest. Relative paths in it are relative to its folder; other keys are left alone.
 
-  A line that cannot be used is kept with its fault, so that the other lines still run.
+  A line that cannot be used is kept with its fault, so that the other lines still run; so are
+  lines of one id.
 
   Raises:
-    InputError: it cannot be read, is empty, or has an id twice.
+    InputError: it cannot be read, or has no lines.
   """
+  paths.refuse_address(path, "Manifest")
   path = pathlib.Path(path)
-  try:
-    lines = path.read_text(encoding="utf-8").splitlines()
-  except (OSError, UnicodeDecodeError) as error:
-    raise InputError(f"Manifest {path} cannot be read: {error}.") from error
-  clips = [_read_line(number, line, path.parent) for number, line in enumerate(lines, 1)
-           if line.strip()]
+  clips = [_read_line(line, path.parent) for line in manifests.read_lines(path)]
   if not clips:
     raise InputError(f"Manifest {path} has no clips; write one JSON object a line.")
-  lines_of = {}
-  for clip in clips:
-    if clip.id in lines_of:
-      raise InputError(f"Manifest {path}: lines {lines_of[clip.id]} and {clip.line} both have id "
-                       f"{clip.id!r}; give each clip an id of its own.")
-    lines_of[clip.id] = clip.line
-    if not clip.fault and clip.report is None and not clip.prompt.strip():
+  twice = manifests.repeated((clip.line, clip.id) for clip in clips if not clip.fault)
+  for index, clip in enumerate(clips):
+    if not clip.fault and clip.id in twice:
+      lines = ", ".join(map(str, twice[clip.id][:5]))
+      clips[index] = dataclasses.replace(
+          clip, fault=f"lines {lines} all have id {clip.id!r}; give each clip an id of its own")
+    elif not clip.fault and clip.report is None and not clip.prompt.strip():
       logging.warning("Clip %s (line %d) has an empty prompt: it teaches nothing about text.",
                       clip.id, clip.line)
   return clips
 
 
-def _read_line(number: int, line: str, folder: pathlib.Path) -> Clip:
-  values, fault = {}, ""
-  try:
-    values = json.loads(line)
-  except (ValueError, RecursionError) as error:  # numbers and nesting beyond Python's limits too
-    fault = f"not JSON: {error}"
-  if not fault and not isinstance(values, dict):
-    values, fault = {}, f"is {type(values).__name__}, expected a JSON object"
-  found = {name: values[name] for name in _NEEDED + _OPTIONAL if values.get(name) is not None}
-  wrong = [name for name, value in found.items() if not _is_text(value)]
+def _read_line(line: manifests.Line, folder: pathlib.Path) -> Clip:
+  number, values, fault = line.number, line.values, line.fault
+  found = {name: values[name] for name in _NEEDED + _OPTIONAL if name in values}
+  for name in _BOXES:
+    if name in found:
+      found[name] = manifests.box_text(found[name])
+  wrong = [name for name, value in found.items() if not is_text(value)]
   needed = [name for name in _NEEDED if name not in _OF_REPORTS or "report" not in found]
   missing = [name for name in needed if not found.get(name) and name != "prompt" or name not in found]
   if not fault and wrong:
     fault = f"{wrong[0]} is {ascii(found[wrong[0]])[:60]}, expected a string"
   elif not fault and missing:
     fault = f"{' and '.join(missing)} missing; wanted id, video and prompt, or id, video and report"
+  try:
+    for name in _FILES if not fault else ():
+      paths.refuse_address(found.get(name, ""), name.capitalize())
+  except InputError as error:
+    fault = str(error)
   if fault:
     name = found.get("id")
-    return Clip(number, name if _is_text(name) and name else f"line {number}", pathlib.Path(), "",
-                fault=fault)
+    return Clip(number, name if is_text(name) and name else f"line {number}", pathlib.Path(), "",
+                fault=manifests.shortened(fault))
   if "report" in found:
     return _read_made(number, found, folder)
   if found.get("face_box", "").endswith(".npy"):
@@ -113,11 +114,3 @@ def _read_made(number: int, found: dict[str, str], folder: pathlib.Path) -> Clip
     logging.warning("Clip %s (line %d): %s of the line is not used; its report tells.",
                     found["id"], number, " and ".join(unused))
   return Clip(number, found["id"], folder / found["video"], "", report=folder / found["report"])
-
-
-def _is_text(value) -> bool:
-  """Whether it is a string that a file or a file's name can hold."""
-  try:
-    return isinstance(value, str) and b"\0" not in value.encode()
-  except UnicodeEncodeError:  # half of a surrogate pair
-    return False

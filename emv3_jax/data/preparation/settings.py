@@ -5,6 +5,7 @@ import dataclasses
 from emv3_jax.data.index import Bucket
 from emv3_jax.data.records import DTYPES
 from emv3_jax.errors import InputError
+from emv3_jax.limits import ABOVE_0, AMOUNT, COUNT, check_ranges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,23 +38,20 @@ class PrepareConfig:
   video_batch: int = 1
 
   def __post_init__(self):
+    check_ranges("prepare", self, {
+        "frames": (5, 10 ** 6), "stride": AMOUNT, "sizes": (16, 2 ** 16), "sound_frames": (5, 10 ** 6),
+        "mouth_fraction": (ABOVE_0, 1), "shard_clips": COUNT, "text_batch": COUNT,
+        "image_batch": COUNT, "video_batch": COUNT})
     for name in ("frames", "sound_frames"):
-      if getattr(self, name) % 4 != 1 or getattr(self, name) < 5:
+      if getattr(self, name) % 4 != 1:
         raise InputError(f"prepare.{name} is {getattr(self, name)}; it must be 4k+1, 5 or more.")
     if self.sound_frames < self.frames:
       raise InputError(f"prepare.sound_frames is {self.sound_frames}, less than a window of "
                        f"{self.frames} frames.")
-    if not self.sizes or any(side % 16 or side < 16 for size in self.sizes for side in size):
+    if not self.sizes or any(side % 16 for size in self.sizes for side in size):
       raise InputError(f"prepare.sizes is {self.sizes}; wanted (height, width) in multiples of 16.")
     if self.dtype not in DTYPES:
       raise InputError(f"prepare.dtype is {self.dtype!r}; known: {', '.join(DTYPES)}.")
-    if not 0 < self.mouth_fraction <= 1:
-      raise InputError(f"prepare.mouth_fraction is {self.mouth_fraction}; above 0, at most 1.")
-    for name in ("shard_clips", "text_batch", "image_batch", "video_batch"):
-      if getattr(self, name) < 1:
-        raise InputError(f"prepare.{name} is {getattr(self, name)}; at least 1 is needed.")
-    if self.stride < 0:
-      raise InputError(f"prepare.stride is {self.stride}; 0 (no overlap) or more.")
 
   @property
   def step(self) -> int:

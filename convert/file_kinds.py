@@ -1,0 +1,71 @@
+"""What a file is by its first bytes, whatever its name says."""
+
+import pathlib
+import re
+
+from emv3_jax.errors import InputError
+
+SAFETENSORS_SUFFIXES = (".safetensors", ".sft")
+PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
+WEIGHT_SUFFIXES = SAFETENSORS_SUFFIXES + PICKLE_SUFFIXES
+# Endings that downloaders give a file, or one that they keep beside it, until it is whole.
+UNFINISHED_SUFFIXES = (".incomplete", ".part", ".partial", ".crdownload", ".download", ".aria2", ".tmp")
+
+_POINTER = re.compile(rb"version https://git-lfs\.github\.com/spec/v1\s[^\0]*?size (\d+)")
+_PICKLES = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
+_STRANGERS = (
+    (b"GGUF", "is a GGUF file, whose quantised weights are not read.\n"
+     "Give the checkpoint as safetensors in bfloat16, float16 or float32."),
+    (b"\x00\x05\x16\x07", "is a note of a Mac's file manager about the file without `._`, not weights.\n"
+     "Give that file."),
+    (b"\x1f\x8b", "is an archive (gzip), not a checkpoint.\nUnpack it first."),
+    (b"7z\xbc\xaf", "is an archive (7z), not a checkpoint.\nUnpack it first."),
+    (b"\xfd7zXZ", "is an archive (xz), not a checkpoint.\nUnpack it first."),
+    (b"\x89HDF", "is an HDF5 file, as TensorFlow writes them.\n"
+     "Give the PyTorch or safetensors file of the same model."),
+)
+
+
+def is_safetensors(file: pathlib.Path) -> bool:
+  """Whether a weight file is safetensors, else a pickle; by content, by name where that is unclear.
+
+  Raises:
+    InputError: it is another thing that often lies in the place of weights, or has no known ending.
+    OSError: it cannot be read.
+  """
+  if file.suffix in UNFINISHED_SUFFIXES:
+    raise InputError(f"{file} is a download that was not finished.\nDownload it again.")
+  unfinished = next((beside for ending in UNFINISHED_SUFFIXES
+                     if (beside := file.with_name(file.name + ending)).exists()), None)
+  if unfinished and unfinished.suffix == ".aria2":  # others write the data to the second file
+    raise InputError(f"{file} is still being downloaded: {unfinished.name} is beside it.\n"
+                     "Wait for its end, or go on with the download.")
+  if file.suffix not in WEIGHT_SUFFIXES:
+    raise InputError(f"{file}: unknown kind of file {file.suffix!r}; wanted "
+                     f"{', '.join(WEIGHT_SUFFIXES)}.")
+  with file.open("rb") as content:
+    start = content.read(512)
+  pointer = _POINTER.match(start)
+  if pointer:
+    raise InputError(f"{file} is a Git LFS pointer ({file.stat().st_size} bytes of text), not the "
+                     f"weights ({int(pointer.group(1)):,} bytes).\n"
+                     "Fetch them: git lfs pull in its repository, or download the file itself.")
+  for magic, what in _STRANGERS:
+    if start.startswith(magic):
+      raise InputError(f"{file} {what}")
+  if start[8:9] == b"{" and start[5:8] == b"\0\0\0":
+    return True
+  if start.startswith((b"PK\x03\x04", *_PICKLES)):
+    if file.suffix in SAFETENSORS_SUFFIXES:
+      raise InputError(f"{file} is a PyTorch file (a pickle), though its name says safetensors.\n"
+                       "Rename it to .pth to have it read as what it is.")
+    return False
+  if len(start) > 8 and _is_text(start):
+    shown = start.decode(errors="replace").strip().splitlines() or [""]
+    raise InputError(f"{file} is text, not weights: it begins with {shown[0][:60]!r}.\n"
+                     "A page or a link was saved in its place; download it again.")
+  return file.suffix in SAFETENSORS_SUFFIXES
+
+
+def _is_text(start: bytes) -> bool:
+  return all(byte >= 0x20 or byte in b"\t\r\n\f" for byte in start) and start.isascii()

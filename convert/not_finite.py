@@ -1,0 +1,66 @@
+"""NaN and Inf in the tensors of a checkpoint, counted while they are converted."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+BLOCK = 1 << 16  # elements looked at together; they stay in the cache
+LISTED = 3
+# Bits of the exponent, all of them set in NaN and Inf alone, by dtype.
+EXPONENTS = {"float32": (np.uint32, 0x7f800000), "bfloat16": (np.uint16, 0x7f80),
+             "float16": (np.uint16, 0x7c00)}
+
+
+class NotFinite:
+  """Which tensors hold values that are not finite, by their names in the file."""
+
+  def __init__(self):
+    self.in_file: dict[str, tuple[int, int]] = {}  # (NaN, Inf)
+    self.by_cast: dict[str, int] = {}  # Inf that was a number in the file
+
+  def look(self, name: str, tensor: np.ndarray, cast: np.ndarray) -> None:
+    """Counts in a tensor of the file and in what was made of it (or of a third of it)."""
+    found = count(tensor)
+    if any(found):
+      self.in_file[name] = found
+    elif cast.dtype != tensor.dtype and any(found := count(cast)):
+      self.by_cast[name] = self.by_cast.get(name, 0) + sum(found)
+
+  def lines(self, component: str, dtype: str) -> list[str]:
+    """Warnings, for the user."""
+    lines = []
+    if self.in_file:
+      lines.append(f"warning: {component}: {_tensors(self.in_file)} values that are not finite: "
+                   + _listed({name: " and ".join(f"{number:,} {what}" for number, what in zip(
+                       found, ("NaN", "Inf"), strict=True) if number)
+                       for name, found in self.in_file.items()})
+                   + ". A network with them gives NaN: compare the file with its publisher's.")
+    if self.by_cast:
+      lines.append(f"warning: {component}: {_tensors(self.by_cast)} values beyond what {dtype} "
+                   "can: " + _listed({name: f"{number:,} became Inf"
+                                      for name, number in self.by_cast.items()})
+                   + ". Give --dtype=bfloat16 or float32.")
+    return lines
+
+
+def count(array: np.ndarray) -> tuple[int, int]:
+  """Numbers of NaN and of Inf of either sign."""
+  integer, exponent = EXPONENTS[str(array.dtype)]
+  flat, nans, infs = array.reshape(-1), 0, 0
+  for start in range(0, flat.size, BLOCK):
+    block = flat[start:start + BLOCK]
+    bits = block.view(integer)
+    odd = (bits & exponent) == exponent
+    if odd.any():
+      infinite = int(np.isinf(block[odd].astype(np.float32)).sum())
+      nans, infs = nans + int(odd.sum()) - infinite, infs + infinite
+  return nans, infs
+
+
+def _tensors(found: Mapping) -> str:
+  return "1 tensor holds" if len(found) == 1 else f"{len(found)} tensors hold"
+
+
+def _listed(found: Mapping[str, str]) -> str:
+  listed = [f"{name} ({what})" for name, what in sorted(found.items())[:LISTED]]
+  return ", ".join(listed) + ", ..." * (len(found) > LISTED)

@@ -1,0 +1,106 @@
+"""Manifests: text files with one JSON object a line, whoever wrote them.
+
+Sampling and preparation read theirs here. A line that cannot be used is kept with its fault, so that the
+others are used.
+"""
+
+import codecs
+from collections.abc import Hashable, Iterable
+import dataclasses
+import json
+import math
+import pathlib
+import stat
+from typing import Any
+
+from emv3_jax.errors import InputError
+
+LONGEST_FAULT = 300  # characters; faults quote what was found, which may be anything
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+  """One line that is not empty.
+
+  Attributes:
+    number: from 1; a line ends at a line feed and nowhere else.
+    values: the JSON object, without keys that are null; empty where there is a fault.
+    fault: why the line cannot be used, or "".
+  """
+
+  number: int
+  values: dict[str, Any]
+  fault: str = ""
+
+
+def read_lines(path: str | pathlib.Path) -> list[Line]:
+  """Reads UTF-8, or UTF-16 that begins with a byte order mark; line feeds may follow carriage returns.
+
+  Raises:
+    InputError: the file cannot be read, or is no text.
+  """
+  path = pathlib.Path(path)
+  try:
+    mode = path.stat().st_mode
+    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+      raise InputError(f"Manifest {path} cannot be read: it is a device.")
+    content = path.read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+      content = content.decode("utf-16", "surrogatepass").encode("utf-8", "surrogatepass")
+  except (OSError, UnicodeDecodeError) as error:
+    raise InputError(f"Manifest {path} cannot be read: {error}.") from error
+  if b"\0" in content[:4096]:
+    raise InputError(f"Manifest {path} cannot be read: it is no text; write one JSON object a line.")
+  return [_read_line(number, line) for number, line in enumerate(content.split(b"\n"), 1)
+          if line.removeprefix(codecs.BOM_UTF8).strip()]
+
+
+def _read_line(number: int, line: bytes) -> Line:
+  try:
+    values = json.loads(line.removeprefix(codecs.BOM_UTF8).decode())
+  except UnicodeDecodeError as error:
+    return Line(number, {}, f"not UTF-8 at byte {error.start + 1} of the line")
+  except (ValueError, RecursionError) as error:  # numbers and nesting beyond Python's limits too
+    return Line(number, {}, f"not JSON: {error}")
+  if not isinstance(values, dict):
+    return Line(number, {}, f"is {type(values).__name__}, expected a JSON object")
+  return Line(number, {name: value for name, value in values.items() if value is not None})
+
+
+def shortened(fault: str) -> str:
+  """A fault on one line that can be read: its begin, and its end, which says what was wanted."""
+  fault = " ".join(fault.split())
+  half = LONGEST_FAULT // 2
+  return fault if len(fault) <= LONGEST_FAULT else f"{fault[:half]} ... {fault[-half:]}"
+
+
+def is_text(value: Any) -> bool:
+  """Whether it is a string that a file or a file's name can hold."""
+  try:
+    return isinstance(value, str) and b"\0" not in value.encode()
+  except UnicodeEncodeError:  # half of a surrogate pair
+    return False
+
+
+def box_text(value: Any) -> Any:
+  """A list of four finite numbers as the text `1,2,3,4`; anything else as it is."""
+  if not isinstance(value, list) or len(value) != 4 or not all(map(_is_finite, value)):
+    return value
+  return ",".join(str(whole(side)) for side in value)
+
+
+def whole(value: Any) -> Any:
+  """3.0 as 3: a column of whole numbers with gaps is written so; anything else as it is."""
+  return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _is_finite(value: Any) -> bool:
+  return type(value) is int or type(value) is float and math.isfinite(value)
+
+
+def repeated(names: Iterable[tuple[int, Hashable]]) -> dict[Hashable, list[int]]:
+  """The names that several lines have, with these lines' numbers, from (line, name)."""
+  lines: dict[Hashable, list[int]] = {}
+  for number, name in names:
+    lines.setdefault(name, []).append(number)
+  return {name: numbers for name, numbers in lines.items() if len(numbers) > 1}

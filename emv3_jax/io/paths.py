@@ -1,0 +1,108 @@
+"""Paths that a user gave, looked at before any work is done."""
+
+from collections.abc import Iterable
+import os
+import pathlib
+import re
+import stat
+
+from emv3_jax.errors import InputError
+from emv3_jax.io.atomic import temporary_path
+
+_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+
+
+def refuse_address(path: str | os.PathLike, what: str) -> None:
+  """
+  Raises:
+    InputError: `path` is an address such as gs://bucket/clip.mp4.
+  """
+  found = _ADDRESS.match(os.fspath(path))
+  if found:
+    raise InputError(f"{what} {os.fspath(path)} is an address ({found[1]}://), and only files of this machine "
+                     "are read and written; copy it, or mount it as a folder.")
+
+
+def check_input(path: str | os.PathLike, what: str) -> None:
+  """Looks whether there is a file that can be read.
+
+  Raises:
+    InputError: there is none, or it is a folder, a pipe or a device, or may not be read.
+  """
+  try:
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+      raise InputError(f"{what} {path} is a folder; name a file in it.")
+    if not stat.S_ISREG(mode):
+      raise InputError(f"{what} {path} is {_kind(mode)}; give a file.")
+    with open(path, "rb"):
+      pass
+  except FileNotFoundError:
+    raise InputError(f"{what} {path}: no such file.") from None
+  except OSError as error:
+    raise InputError(f"{what} {path} cannot be read: {error.strerror}.") from None
+
+
+def check_output(path: pathlib.Path, inputs: Iterable[str | os.PathLike] = ()) -> None:
+  """Looks whether a file can be written, whole or not at all; its folder is there.
+
+  Args:
+    path: of the file; one that is there will be replaced.
+    inputs: files that are read.
+
+  Raises:
+    InputError: what is there is no regular file or is one of `inputs`, by whatever name; or the
+      name is too long.
+  """
+  _check_name(path)
+  try:
+    mode = os.stat(path).st_mode
+  except FileNotFoundError:
+    return
+  except OSError as error:
+    raise InputError(f"Output {path} cannot be written: {error.strerror}.") from None
+  if stat.S_ISDIR(mode):
+    raise InputError(f"Output {path} is a folder; name a file in it.")
+  if not stat.S_ISREG(mode):
+    raise InputError(f"Output {path} is {_kind(mode)}; give the name of a file.")
+  read = next((file for file in inputs if identity(file) == identity(path)), None)
+  if read is not None:
+    raise InputError(f"Output {path} is the input {read}; choose another name, it would be replaced.")
+
+
+def check_folder(folder: pathlib.Path) -> None:
+  """Looks whether files can be made in a folder that is there, by making one.
+
+  Raises:
+    InputError: they cannot.
+  """
+  probe = temporary_path(folder / "probe")
+  try:
+    os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    probe.unlink()
+  except OSError as error:
+    raise InputError(f"Output folder {folder} is not writable ({error.strerror}); choose "
+                     "another one.") from None
+
+
+def identity(path: str | os.PathLike) -> tuple[int, int] | None:
+  """The same for all names of a file, through links too; None where there is none."""
+  try:
+    found = os.stat(path)
+  except (OSError, ValueError):
+    return None
+  return found.st_dev, found.st_ino
+
+
+def _check_name(path: pathlib.Path) -> None:
+  longest = len(os.fsencode(temporary_path(path).name))
+  limit = os.pathconf(path.parent, "PC_NAME_MAX")
+  if longest > limit:
+    raise InputError(f"Output {path.parent}/{path.name[:40]}...{path.suffix}: the name is {longest - limit} "
+                     "bytes too long; choose a shorter one.")
+
+
+def _kind(mode: int) -> str:
+  kinds = {stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket", stat.S_ISCHR: "a device",
+           stat.S_ISBLK: "a device"}
+  return next((kind for is_kind, kind in kinds.items() if is_kind(mode)), "no regular file")

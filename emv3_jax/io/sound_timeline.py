@@ -1,0 +1,139 @@
+"""Decoded pieces of sound laid where their time stamps say: holes filled, overlaps cut."""
+
+from collections.abc import Sequence
+import dataclasses
+
+import numpy as np
+import soxr
+
+from emv3_jax.errors import InputError
+
+# Time stamps jitter where a recorder takes them from the clock, and containers round them. A step
+# counts when it is larger than SMALLEST and than two ticks, and stays for STAYS seconds; a step
+# beyond LARGE is one at once.
+SMALLEST = 1e-3  # seconds
+TICKS = 1.5
+STAYS = 0.2  # seconds
+LARGE = 0.1  # seconds
+RESTART = 1.0  # seconds; time stamps that go back further begin anew, as where files were joined
+LONGEST_HOLE = 3600.0  # seconds
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Piece:
+  """What the decoder gave at once.
+
+  Attributes:
+    seconds: time stamp of the first sample; None where there is none.
+    samples: float32 [n, channels].
+    rate: in Hz.
+  """
+
+  seconds: float | None
+  samples: np.ndarray
+  rate: int
+
+  @property
+  def length(self) -> float:
+    return len(self.samples) / self.rate
+
+
+def lay(pieces: Sequence[Piece], tick: float, origin: float | None, path) -> np.ndarray:
+  """One recording at the rate of the first piece and with as many channels as the piece with most.
+
+  Args:
+    pieces: in the order of decoding, at least one.
+    tick: seconds between two time stamps that the container can tell apart.
+    origin: time stamp that becomes sample 0: silence is put before later sound, earlier sound is
+      cut. None for that of the first sample.
+    path: what messages call the recording.
+
+  Returns:
+    float32 [n, channels].
+
+  Raises:
+    InputError: a hole of more than an hour, or no sample after `origin`.
+  """
+  rate, channels = pieces[0].rate, max(piece.samples.shape[1] for piece in pieces)
+  begins = _begins(pieces, max(SMALLEST, TICKS * tick), path)
+  origin = begins[0] if origin is None else origin
+  parts, end = [], 0
+  for begin, samples in _runs(pieces, begins, rate, channels):
+    at = round((begin - origin) * rate)
+    samples = samples[max(end - at, 0):]  # cuts what lies before the origin or overlaps
+    at = max(at, end)
+    if len(samples):
+      parts += [np.zeros((at - end, channels), np.float32)] if at > end else []
+      parts.append(samples)
+      end = at + len(samples)
+  if not end:
+    raise InputError(f"Audio {path} ends before its pictures begin; save it again with its sound in "
+                     "place.")
+  return np.concatenate(parts)
+
+
+def _begins(pieces: Sequence[Piece], tolerance: float, path) -> list[float]:
+  """Seconds at which each piece begins: right after the one before unless the stamps make a step."""
+  first = next((piece.seconds for piece in pieces if piece.seconds is not None), 0.0)
+  joined = np.concatenate([[0.0], _running_length(pieces)[:-1]])
+  # How far each stamp lies from where the piece is when all are joined.
+  off = np.array([np.nan if piece.seconds is None else piece.seconds for piece in pieces])
+  off = off - first - joined
+  if (stamped := np.flatnonzero(~np.isnan(off))).size == 0:
+    return list(first + joined)
+  stays = np.searchsorted(joined, joined + STAYS, side="right")
+  stamps, shift = 0.0, 0.0  # what the stamps are off by now, and what the pieces are moved by
+  begins = list(first + joined)
+  known = set(stamped.tolist())
+  for i in range(len(pieces)):
+    if i in known and abs(off[i] - stamps) > tolerance:
+      step = _step(off[i:stays[i]] - stamps, tolerance)
+      if step > LONGEST_HOLE:
+        raise InputError(f"Audio {path} has a hole of {step:.0f} s in its time stamps at "
+                         f"{joined[i]:.2f} s; save it again.")
+      stamps += step
+      shift += step if step > -RESTART else 0.0
+    begins[i] += shift
+  return begins
+
+
+def _running_length(pieces: Sequence[Piece]) -> np.ndarray:
+  """Seconds from the first sample to the end of each piece; whole samples are added, not seconds."""
+  lengths = np.array([len(piece.samples) for piece in pieces], np.float64)
+  rates = np.array([piece.rate for piece in pieces])
+  return sum(np.cumsum(np.where(rates == rate, lengths, 0)) / rate for rate in set(rates.tolist()))
+
+
+def _step(ahead: np.ndarray, tolerance: float) -> float:
+  """How far the stamps step at the first of these pieces; 0 where they only jitter."""
+  if abs(ahead[0]) > LARGE:
+    return float(ahead[0])
+  ahead = ahead[~np.isnan(ahead)]
+  if (ahead > tolerance).all() or (ahead < -tolerance).all():
+    return float(ahead[np.argmin(np.abs(ahead))])
+  return 0.0
+
+
+def _runs(pieces: Sequence[Piece], begins: Sequence[float], rate: int, channels: int):
+  """(seconds, float32 [n, channels]) of pieces that follow each other without a step."""
+  first = 0
+  for i in range(1, len(pieces) + 1):
+    if i < len(pieces):
+      last, piece = pieces[i - 1], pieces[i]
+      joined = abs(begins[i] - begins[i - 1] - last.length) < 0.5 / last.rate
+      if joined and piece.rate == last.rate and piece.samples.shape[1] == last.samples.shape[1]:
+        continue
+    samples = np.concatenate([piece.samples for piece in pieces[first:i]])
+    if pieces[first].rate != rate:
+      samples = soxr.resample(samples, pieces[first].rate, rate)
+    yield begins[first], _widened(samples, channels)
+    first = i
+
+
+def _widened(samples: np.ndarray, channels: int) -> np.ndarray:
+  """One channel goes to all; of several the others are silent."""
+  if samples.shape[1] == channels:
+    return samples
+  if samples.shape[1] == 1:
+    return np.repeat(samples, channels, axis=1)
+  return np.pad(samples, ((0, 0), (0, channels - samples.shape[1])))

@@ -1,0 +1,132 @@
+"""MP4 out: H.264 in BT.709, with AAC."""
+
+from collections.abc import Iterable
+import itertools
+import json
+import os
+
+import av
+from av.video.reformatter import ColorRange, Colorspace
+from jaxtyping import Float
+import numpy as np
+import soxr
+
+from emv3_jax.io import downmix
+from emv3_jax.io.atomic import atomic_file
+
+CRF = 16  # x264 quality: hard to tell from the source
+ENCODER_THREADS = 4  # fixed, since the bits depend on it
+AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
+BT709 = 1  # code point of primaries, transfer curve and matrix in H.264 and MP4
+
+Audio = tuple[Float[np.ndarray, "n *channels"], int]
+
+
+def write_video(path: str | os.PathLike, frames: Iterable[np.ndarray], *, fps: int = 25,
+                audio: Audio | None = None, metadata: dict | None = None) -> None:
+  """Writes an MP4: H.264 (4:2:0, BT.709), AAC, index in front; whole or not at all.
+
+  The sound is cut or padded with silence to the exact length of the pictures, F / fps, and starts
+  with them. The same input gives the same bytes with the same libraries.
+
+  Args:
+    path: where to.
+    frames: uint8 RGB [F, H, W, 3], or an iterable of [H, W, 3]; H and W even.
+    fps: frames a second.
+    audio: samples in [-1, 1], float [n] or [n, channels], and their rate in Hz. More than two
+      channels become left and right (`downmix`); a rate that AAC does not know becomes 48 kHz.
+    metadata: kept as JSON in the file's comment.
+
+  Raises:
+    InputError: `path` cannot be written.
+    ValueError: no frames, frames of another dtype or of odd or differing sizes, sound that is not
+      finite.
+  """
+  sound = None if audio is None else _for_aac(*audio)
+  frames = iter(frames)
+  first = next(frames, None)
+  if first is None:
+    raise ValueError("write_video got no frames.")
+  # An absolute path, since to FFmpeg what stands before a colon is a protocol.
+  with atomic_file(path) as temporary, av.open(
+      os.path.abspath(temporary), "w", format="mp4",
+      options={"movflags": "+faststart", "fflags": "+bitexact"}) as container:
+    container.metadata["comment"] = json.dumps(metadata or {})
+    video_stream = _add_h264(container, first, fps)
+    audio_stream = _add_aac(container, *sound) if sound else None
+    begin = 0
+    for i, frame in enumerate(itertools.chain([first], frames)):
+      container.mux(video_stream.encode(_to_yuv(_checked(frame, first.shape), i)))
+      if sound:
+        samples, rate = sound
+        end = round((i + 1) * rate / fps)
+        container.mux(audio_stream.encode(_audio_frame(samples, rate, begin, end)))
+        begin = end
+    for stream in container.streams:
+      container.mux(stream.encode(None))
+
+
+def _checked(frame: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+  if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+    raise ValueError(f"A frame is {frame.dtype} {list(frame.shape)}; expected uint8 [H, W, 3].")
+  if frame.shape[0] % 2 or frame.shape[1] % 2:
+    raise ValueError(f"Frames are {_size(frame.shape)}; 4:2:0 video needs even sides.")
+  if frame.shape != shape:
+    raise ValueError(f"A frame is {frame.shape}, the first was {shape}; one size is needed.")
+  return frame
+
+
+def _size(shape: tuple[int, ...]) -> str:
+  return f"{shape[1]}x{shape[0]}"
+
+
+def _add_h264(container: av.container.OutputContainer, first: np.ndarray, fps: int) -> av.VideoStream:
+  stream = container.add_stream("libx264", rate=fps, options={"crf": str(CRF)})
+  context = stream.codec_context
+  context.height, context.width = _checked(first, first.shape).shape[:2]
+  context.pix_fmt = "yuv420p"
+  context.color_primaries = context.color_trc = context.colorspace = BT709
+  context.color_range = ColorRange.MPEG
+  context.thread_count = ENCODER_THREADS
+  return stream
+
+
+def _to_yuv(frame: np.ndarray, index: int) -> av.VideoFrame:
+  picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24").reformat(
+      format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
+  picture.pts = index
+  return picture
+
+
+def _for_aac(samples: np.ndarray, rate: int) -> tuple[np.ndarray, int]:
+  """float32 [n, 1 or 2] in [-1, 1] at a rate of AAC."""
+  samples = np.asarray(samples, np.float32)
+  samples = samples[:, None] if samples.ndim == 1 else samples
+  if samples.ndim != 2 or not samples.shape[1]:
+    raise ValueError(f"Audio is {list(samples.shape)}; expected [n] or [n, channels].")
+  if not np.isfinite(samples).all():
+    raise ValueError("Audio has samples that are not finite.")
+  if samples.shape[1] > 2:
+    whole, samples = np.abs(samples).max(initial=1), downmix.to_stereo(samples)
+    samples *= min(whole / np.abs(samples).max(initial=whole), 1)  # as loud, unless it overflows
+  if rate not in AAC_RATES:
+    samples, rate = soxr.resample(samples, rate, 48000), 48000
+  return np.clip(samples, -1, 1), rate
+
+
+def _add_aac(container: av.container.OutputContainer, samples: np.ndarray,
+             rate: int) -> av.AudioStream:
+  channels = samples.shape[1]
+  stream = container.add_stream("aac", rate=rate, layout=("mono", "stereo")[channels - 1])
+  stream.bit_rate = min(128_000, 4 * rate) * channels
+  return stream
+
+
+def _audio_frame(samples: np.ndarray, rate: int, begin: int, end: int) -> av.AudioFrame:
+  """Samples [begin, end), silence beyond the last."""
+  part = samples[begin:end]
+  part = np.pad(part, ((0, end - begin - len(part)), (0, 0)))
+  frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(part.T), format="fltp",
+                                     layout=("mono", "stereo")[part.shape[1] - 1])
+  frame.sample_rate, frame.pts = rate, begin
+  return frame

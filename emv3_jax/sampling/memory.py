@@ -1,0 +1,53 @@
+"""Whether a clip's own arrays fit into this machine, before any of them is made."""
+
+import os
+import pathlib
+
+from absl import logging
+
+from emv3_jax.errors import InputError
+
+NEAR = 0.5  # of the machine's memory: from here on there is a warning
+_LIMIT = pathlib.Path("/sys/fs/cgroup/memory.max")  # of a container
+# Bytes a pixel of each frame that must lie in memory at once: float32 input (known and masked
+# frames, 3 channels), uint8 frames as decoded.
+_IN, _OUT = 12, 3
+_LATENT = 4 * (16 + 20)  # a latent cell, float32: latents, and mask and masked-video latents
+
+
+def needed(size: tuple[int, int], frames: int, enlarge: int = 1) -> int:
+  """Bytes of the inputs, latents and pictures of a clip; networks and their work come on top.
+
+  Args:
+    size: (H, W) sampled at, in pixels.
+    frames: sampled, 4k + 1.
+    enlarge: factor by which pictures are written larger.
+  """
+  pixels = size[0] * size[1]
+  written = _OUT * enlarge ** 2 if enlarge > 1 else 0
+  return pixels * frames * (_IN + _OUT + written) + pixels // 64 * ((frames + 3) // 4) * _LATENT
+
+
+def of_machine() -> int:
+  """Bytes of memory that this process may have."""
+  installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+  try:
+    return min(installed, int(_LIMIT.read_text()))
+  except (OSError, ValueError):  # no container, or one without a limit ("max")
+    return installed
+
+
+def check(size: tuple[int, int], frames: int, enlarge: int = 1) -> None:
+  """Warns where a clip's arrays come near to the machine's memory.
+
+  Raises:
+    InputError: they are larger than it.
+  """
+  wanted, there = needed(size, frames, enlarge), of_machine()
+  told = (f"{frames} frames of {size[1]}x{size[0]} pixels take {wanted / 2**30:,.1f} GiB for the "
+          f"pictures alone, this machine has {there / 2**30:,.1f} GiB")
+  if wanted > there:
+    raise InputError(f"{told}. Set a smaller --config.sampling.height and --config.sampling.width "
+                     "or --config.sampling.max_area, or less sound with --seconds.")
+  if wanted > NEAR * there:
+    logging.warning("%s: it may not be enough for the networks too.", told)
