@@ -19,6 +19,7 @@ from emv3_jax.data.preparation.settings import PrepareConfig
 from emv3_jax.errors import InputError
 from emv3_jax.io import atomic
 from emv3_jax.io.digests import file_digest
+from emv3_jax.sampling.fingerprint import NUMERICS
 from emv3_jax.sampling.model import Model
 
 SETTINGS, REJECTED = "settings.json", "rejected.jsonl"
@@ -67,7 +68,7 @@ def _identity(model: Model, settings: PrepareConfig) -> dict:
           if name not in _SPEED_ONLY}
   identity = {"schema": records.SCHEMA, "version": records.VERSION, "encoders": encoders,
               "conditions": index_lib.condition_fields(model.config.model.transformer),
-              "settings": {**kept, "face_detector": model.config.face_detector,
+              "settings": {**kept, "numerics": NUMERICS, "face_detector": model.config.face_detector,
                            "tokenizer": file_digest(model.tokenizer_path)}}
   return json.loads(json.dumps(identity))
 
