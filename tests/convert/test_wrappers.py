@@ -30,6 +30,13 @@ def under(prefix, tensors):
   return {f"{prefix}{name}": value for name, value in tensors.items()}
 
 
+def test_a_network_inside_that_of_another_task(identify, rng):
+  """wav2vec2 as speech recognition has it, alone or wrapped once more."""
+  tensors, given = official("wav2vec2", rng)
+  for prefix in ("wav2vec2.", "module.wav2vec2."):
+    assert not any(identify(under(prefix, tensors), given).faults.values()), prefix
+
+
 @pytest.mark.parametrize("prefix", [
     "module.", "_orig_mod.", "model.", "model.diffusion_model.", "transformer.", "diffusion_model.",
     "module._orig_mod.", "_orig_mod.module.", "state_dict.module.model.", "ema.", "generator.model.",

@@ -41,7 +41,7 @@ def test_paths_are_relative_to_the_manifest(tmp_path):
     ('{"audio": "a.wav", "seed": NaN}', "seed is nan, no finite number"),
     ('{"audio": "a.wav", "seconds": Infinity}', "seconds is inf, no finite number"),
     ('{"audio": "a.wav", "seconds": 1e999}', "seconds is inf, no finite number"),
-    (f'{{"audio": "a.wav", "seconds": {"9" * 400}}}', "too large"),
+    (f'{{"audio": "a.wav", "seconds": {"9" * 400}}}', "it must be at most"),
     (f'{{"audio": "a.wav", "seed": {"[" * 900}{"]" * 900}}}', "expected int"),
     ('{"audio": "a.wav", "face_box": [1, 2, 3]}', "expected str"),
     ('{"audio": "a.wav", "face_box": [1, 2, 3, 1e999]}', "expected str"),

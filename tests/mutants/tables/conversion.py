@@ -64,7 +64,7 @@ MUTANTS = [
         ("a lost layer makes a smaller model", "return full if full == released else config", "return config",
          "test_a_lost_layer_is_missing_and_not_a_smaller_model"),
         ("prefixes are kept", "plain[name if without in names else without] = name", "plain[name] = name",
-         "test_other_spellings_are_known")),
+         f"{WRAPPERS}::test_a_network_inside_that_of_another_task")),
     *of("convert/plan.py", NAMES,
         ("missing tensors are not told", "if source not in used:\n        missing.append", "if source not in used:\n        list().append",
          "test_missing_unexpected_and_misshapen_names_are_listed"),
