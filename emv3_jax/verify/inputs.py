@@ -117,7 +117,7 @@ def make_inputs(config: ModelConfig, variant: str | None, tokenizer: pathlib.Pat
   normal = lambda *shape: draw.standard_normal(shape, np.float32)
   text = config.text_encoder
   if tokenizer.exists():
-    negative = RELEASED[variant or "preview"].negative_prompt
+    negative = RELEASED[variant or "preview"]["negative_prompt"]
     ids, mask = Tokenizer.load(tokenizer).tokenize([PROMPT, negative])
     used = -(-int(mask.sum(axis=1).max()) // TEXT_STEP) * TEXT_STEP
     ids, mask = ids[:, :used] % text.vocab_size, mask[:, :used]

@@ -1,13 +1,12 @@
 """The loops that stand for the released pipelines, with a solver that keeps what it is given."""
 
-import dataclasses
 import types
 
 import numpy as np
 import pytest
 
 from emv3_jax.diffusion.guidance import FLASH, PREVIEW
-from emv3_jax.sampling.settings import RELEASED
+from emv3_jax.sampling.settings import SamplingConfig
 
 torch = pytest.importorskip("torch", reason="PyTorch is in the extra `parity` only")
 STEPS = 5
@@ -32,7 +31,7 @@ def test_guidance_is_that_of_the_released_settings(variant, guidance, hears):
   from emv3_jax.verify.theirs import Theirs
   solver = Keeping()
   implementation = types.SimpleNamespace(hears=hears, solver=lambda settings: solver)
-  settings = dataclasses.replace(RELEASED[variant], steps=STEPS)
+  settings = SamplingConfig(steps=STEPS).completed(variant)
   theirs = Theirs(implementation, {}, settings, variant)
 
   def velocity(latents, tau, text, voice):
