@@ -4,6 +4,7 @@ import datetime
 import json
 import os
 import pathlib
+import sys
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -96,3 +97,15 @@ def log_level():
 def rng():
   import numpy as np
   return np.random.default_rng(0)
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+  """An empty checkout of another project; what is imported from it is forgotten afterwards."""
+  (tmp_path / "src").mkdir()
+  monkeypatch.setattr(sys, "path", list(sys.path))
+  before = set(sys.modules)
+  yield tmp_path
+  for name in set(sys.modules) - before:
+    if name.split(".")[0] == "src":
+      del sys.modules[name]

@@ -7,19 +7,6 @@ import pytest
 from benchmarks import cases, reference_modules
 from emv3_jax.errors import InputError
 
-
-@pytest.fixture
-def checkout(tmp_path, monkeypatch):
-  """An empty checkout; what is imported from it is forgotten afterwards."""
-  (tmp_path / "src").mkdir()
-  monkeypatch.setattr(sys, "path", list(sys.path))
-  before = set(sys.modules)
-  yield tmp_path
-  for name in set(sys.modules) - before:
-    if name.split(".")[0] == "src":
-      del sys.modules[name]
-
-
 TRANSFORMER = """
 import torch
 

@@ -1,23 +1,10 @@
 """Classes of a checkout, in place of which stand small ones of the same names."""
 
-import sys
 
 import pytest
 
 from emv3_jax.errors import InputError
 from emv3_jax.verify import foreign
-
-
-@pytest.fixture
-def checkout(tmp_path, monkeypatch):
-  """An empty checkout; what is imported from it is forgotten afterwards."""
-  (tmp_path / "src").mkdir()
-  monkeypatch.setattr(sys, "path", list(sys.path))
-  before = set(sys.modules)
-  yield tmp_path
-  for name in set(sys.modules) - before:
-    if name.split(".")[0] == "src":
-      del sys.modules[name]
 
 
 def test_reference_is_imported_from_the_checkout(checkout):
