@@ -25,10 +25,10 @@ from convert.importing import CHOICES, convert
 from convert.inspecting import inspect_folder, inspect_source
 from convert.plan import COMPONENTS, DTYPES
 from convert.sources import find
-from emv3_jax import command_line
 from emv3_jax.errors import InputError
 from emv3_jax.io.model_card import CARD
 from emv3_jax.io.paths import refuse_address
+from emv3_jax.runtime import command_line
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -11,13 +11,13 @@ import jax
 import numpy as np
 import pytest
 
-from emv3_jax import command_line
 from emv3_jax.errors import InputError
 from emv3_jax.io import video_files
+from emv3_jax.runtime import command_line
 from emv3_jax.sampling import jobs
 from emv3_jax.sampling.clip import Clip
 from emv3_jax.training import loop
-from emv3_jax.training.divergence import Diverged
+from emv3_jax.training.monitor.divergence import Diverged
 import run_sample
 import run_train
 

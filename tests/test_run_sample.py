@@ -11,8 +11,8 @@ import sys
 import jax
 import pytest
 
-from emv3_jax import command_line
 from emv3_jax.errors import InputError
+from emv3_jax.runtime import command_line
 import run_sample
 
 ROOT = pathlib.Path(__file__).parents[1]
