@@ -17,6 +17,7 @@ and resuming at the boundary of two stages is like going on.
 import dataclasses
 from typing import Literal, get_args
 
+from emv3_jax import attention_backends
 from emv3_jax.diffusion.flow import TAU_MAX, SigmaDensity
 from emv3_jax.errors import InputError
 from emv3_jax.limits import AMOUNT, BELOW_1, COUNT, LARGEST, SEED, SHARE, check_ranges
@@ -26,6 +27,7 @@ from emv3_jax.models.precision import Precision
 from emv3_jax.sampling.settings import SamplingConfig
 from emv3_jax.sharding import MeshConfig
 from emv3_jax.tasks import schedule
+from emv3_jax.tasks.masks import Task
 from emv3_jax.tasks.schedule import Stage
 
 Remat = Literal["none", "full", "attention", "dots_saveable", "dots_with_no_batch_dims_saveable"]
@@ -79,6 +81,7 @@ class TrainConfig:
         "checkpoint_every": AMOUNT, "preview_every": AMOUNT, "keep": COUNT, "keep_every": AMOUNT,
         "data_threads": (1, 1024), "max_loss": AMOUNT})
     _check_known("train.remat", self.remat, Remat)
+    attention_backends.check_name(self.attention)
     if self.batch % self.accumulate:
       raise InputError(f"train.batch is {self.batch}; it does not divide into train.accumulate "
                        f"{self.accumulate} parts.")
@@ -227,6 +230,7 @@ class PreviewConfig:
 
   def __post_init__(self):
     check_ranges("preview", self, {"batches": COUNT})
+    Task.parse(self.task)
 
 
 @dataclasses.dataclass(frozen=True)
