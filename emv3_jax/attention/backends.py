@@ -133,22 +133,32 @@ def select(name: str = "auto", platform: str | None = None) -> Backend:
       raise InputError(f"No attention backend for platform {platform}; known: {', '.join(AUTO)}.")
     name = AUTO[platform]
     logging.info("Attention backend on %s: %s.", platform, name)
-  backend = _tokamax(name) if name.partition(":")[0] == "tokamax" else BACKENDS.get(name)
-  if backend is None:
-    raise InputError(f"Unknown attention backend {name!r}; "
-                     f"{nearest(name, ['auto', *BACKENDS, 'tokamax:KERNEL'])}")
+  check_name(name)
+  backend = BACKENDS.get(name) or _tokamax(name)
   if platform not in backend.platforms:
     raise InputError(f"Attention backend {name} runs on {' and '.join(backend.platforms)}, not on "
                      f"{platform}; use auto, which is {AUTO.get(platform, 'blocked')} there.")
   return backend
 
 
+def check_name(name: str) -> None:
+  """Looks at the name alone: whether the machine has what the backend takes, `select` says.
+
+  Raises:
+    InputError: no such backend.
+  """
+  package, _, kernel = name.partition(":")
+  if package == "tokamax" and kernel not in TOKAMAX:
+    raise InputError(f"Attention backend {name!r} names no tokamax kernel; write tokamax:KERNEL with "
+                     f"one of {', '.join(TOKAMAX)}.")
+  if package != "tokamax" and name not in ("auto", *BACKENDS):
+    raise InputError(f"Unknown attention backend {name!r}; "
+                     f"{nearest(name, ['auto', *BACKENDS, 'tokamax:KERNEL'])}")
+
+
 @functools.cache
 def _tokamax(name: str) -> Backend:
   kernel = name.partition(":")[2]
-  if kernel not in TOKAMAX:
-    raise InputError(f"Attention backend {name!r} names no tokamax kernel; write tokamax:KERNEL with "
-                     f"one of {', '.join(TOKAMAX)}.")
   try:
     tokamax = importlib.import_module("tokamax")
   except ModuleNotFoundError as error:

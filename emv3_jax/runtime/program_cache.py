@@ -7,6 +7,7 @@ checksum: an entry that was damaged, or left unfinished, is removed before anyth
 """
 
 import functools
+import logging as std_logging
 import os
 import pathlib
 import platform
@@ -22,7 +23,8 @@ from emv3_jax.runtime import processes, start_up
 
 _ENTRY, _SUM = "-cache", ".sum"  # endings; the first is JAX's
 _COMPILED = "/jax/core/compile/backend_compile_duration"
-_ASKED = "/jax/compilation_cache/compile_requests_use_cache"  # before the cache is looked into
+# JAX has no event between looking into the cache and compiling, only a message to this logger.
+_COMPILER, _MISS = "jax._src.compiler", "PERSISTENT COMPILATION CACHE MISS"
 _PATIENCE = 1.0  # seconds that a program is built before there is a line about it
 
 
@@ -70,7 +72,7 @@ def use(folder: str | os.PathLike, *, required: bool = False) -> bool:
 
 class Announcer:
   """Says that programs are being built, while they are: a line for each kind of work, of which the
-  first tells what becomes of them.
+  first tells what becomes of them. Nothing is said of programs that the cache has.
 
   Attributes:
     kept: what becomes of the programs.
@@ -81,8 +83,9 @@ class Announcer:
     self._told: set[str] = set()
     self._timer: threading.Timer | None = None
 
-  def on_event(self, event: str, **_) -> None:
-    if event == _ASKED and start_up.work not in self._told:
+  def on_miss(self) -> None:
+    """A program is not in the cache: it is compiled now."""
+    if start_up.work not in self._told:
       self._stop()
       self._timer = threading.Timer(self._patience, self._tell, (start_up.work,))
       self._timer.daemon = True
@@ -107,7 +110,16 @@ class Announcer:
 def _announcer() -> Announcer:
   """The one of this process, which hears of every program."""
   announcer = Announcer()
-  jax.monitoring.register_event_listener(announcer.on_event)
+  compiler = std_logging.getLogger(_COMPILER)
+
+  def hear(record: std_logging.LogRecord) -> bool:
+    """Lets through what would be without this."""
+    if str(record.msg).startswith(_MISS):
+      announcer.on_miss()
+    return record.levelno >= compiler.parent.getEffectiveLevel()
+
+  compiler.addFilter(hear)
+  compiler.setLevel(std_logging.DEBUG)
   jax.monitoring.register_event_duration_secs_listener(announcer.on_duration)
   return announcer
 

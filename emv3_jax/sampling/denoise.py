@@ -96,10 +96,7 @@ class Denoiser:
 
   def _tables(self) -> StepTables:
     settings, taus = self.settings, np.asarray(self.solver.schedule.taus)
-    allocation = cross_attention.ALLOCATIONS.get(settings.allocation)
-    if allocation is None:
-      raise InputError(f"sampling.allocation is {settings.allocation!r}; "
-                       f"known: {', '.join(sorted(cross_attention.ALLOCATIONS))}.")
+    allocation = cross_attention.ALLOCATIONS[settings.allocation]
     scales = self.guidance.scales(settings.steps)
     return StepTables(
         sinusoid=rope.time_sinusoid(taus, self.config.freq_dim),

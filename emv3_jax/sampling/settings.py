@@ -3,9 +3,12 @@
 import dataclasses
 import pathlib
 
+from emv3_jax.attention import backends
 from emv3_jax.components.config import ModelConfig, PrecisionConfig
+from emv3_jax.diffusion import solvers
 from emv3_jax.errors import InputError
 from emv3_jax.limits import AMOUNT, COUNT, LARGEST, MANY, SEED, check_ranges
+from emv3_jax.models.cross_attention import ALLOCATIONS
 from emv3_jax.sharding import MeshConfig
 
 FPS = 25  # the rate the released weights were trained at; audio features are tied to it
@@ -81,6 +84,12 @@ class SamplingConfig:
     if self.preset and self.preset not in PRESETS:
       raise InputError(f"sampling.preset is {self.preset!r}; known: {', '.join(PRESETS)}.")
     check_ranges("sampling", self, _RANGES)
+    if self.solver is not None:
+      solvers.check_name(self.solver)
+    if self.attention is not None:
+      backends.check_name(self.attention)
+    if self.allocation is not None and self.allocation not in ALLOCATIONS:
+      raise InputError(f"sampling.allocation is {self.allocation!r}; known: {', '.join(sorted(ALLOCATIONS))}.")
     if self.max_frames is not None and self.max_frames % 4 != 1:
       raise InputError(f"sampling.max_frames is {self.max_frames}; it must be 4k+1, "
                        f"e.g. {self.max_frames // 4 * 4 + 1}.")

@@ -17,6 +17,7 @@ and resuming at the boundary of two stages is like going on.
 import dataclasses
 from typing import Literal, get_args
 
+from emv3_jax.attention import backends
 from emv3_jax.components.config import ModelConfig, PrecisionConfig
 from emv3_jax.diffusion.flow import TAU_MAX, SigmaDensity
 from emv3_jax.errors import InputError
@@ -25,6 +26,7 @@ from emv3_jax.models.cross_attention import ALLOCATIONS
 from emv3_jax.models.precision import Precision
 from emv3_jax.sampling.settings import SamplingConfig
 from emv3_jax.sharding import MeshConfig
+from emv3_jax.tasks.masks import Task
 from emv3_jax.training import curriculum
 from emv3_jax.training.curriculum import Stage
 
@@ -79,6 +81,7 @@ class TrainConfig:
         "checkpoint_every": AMOUNT, "preview_every": AMOUNT, "keep": COUNT, "keep_every": AMOUNT,
         "data_threads": (1, 1024), "max_loss": AMOUNT})
     _check_known("train.remat", self.remat, Remat)
+    backends.check_name(self.attention)
     if self.batch % self.accumulate:
       raise InputError(f"train.batch is {self.batch}; it does not divide into train.accumulate "
                        f"{self.accumulate} parts.")
@@ -227,6 +230,7 @@ class PreviewConfig:
 
   def __post_init__(self):
     check_ranges("preview", self, {"batches": COUNT})
+    Task.parse(self.task)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,6 +43,14 @@ def test_a_second_start_does_not_compile(tmp_path, caplog):
   assert not caplog.text
 
 
+def test_building_is_told_of_what_is_compiled_only(tmp_path, monkeypatch):
+  missed, announcer = [], program_cache._announcer()
+  monkeypatch.setattr(announcer, "on_miss", lambda: missed.append(start_up.work))
+  compiled, _ = start(tmp_path)
+  assert len(missed) == compiled
+  assert start(tmp_path) == (0, compiled) and len(missed) == compiled
+
+
 @pytest.mark.parametrize("damage", [
     lambda entry: entry.write_bytes(b"garbage"),
     lambda entry: entry.write_bytes(entry.read_bytes()[:-7]),
