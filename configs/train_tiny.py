@@ -19,7 +19,7 @@ import dataclasses
 
 import ml_collections
 
-from configs.tiny import ASSETS, MODEL
+from emv3_jax.configs.tiny import ASSETS, MODEL
 from emv3_jax.model_config import PrecisionConfig
 from emv3_jax.models.precision import FLOAT32
 from emv3_jax.sampling.settings import SamplingConfig

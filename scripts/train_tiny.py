@@ -27,8 +27,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import tiny
 from emv3_jax import command_line, program_cache
+from emv3_jax.configs import tiny
 from emv3_jax.data.puppets.sentences import sentences
 from emv3_jax.errors import InputError
 from emv3_jax.io import checkpoints

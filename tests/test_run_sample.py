@@ -12,8 +12,8 @@ import jax
 import pytest
 
 from emv3_jax import command_line
+from emv3_jax.commands import sample as run_sample
 from emv3_jax.errors import InputError
-import run_sample
 
 ROOT = pathlib.Path(__file__).parents[1]
 NO_CACHE = "--config.program_cache="

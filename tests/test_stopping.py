@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from emv3_jax import command_line
+from emv3_jax.commands import sample as run_sample
 from emv3_jax.errors import Stopped
 from emv3_jax.io.atomic import atomic_file
 from emv3_jax.sampling import fingerprint, jobs
 from emv3_jax.sampling.clip import Clip
 from emv3_jax.training.parts import loop
-import run_sample
 from tests.training.parts.test_loop import LEARNING, STEPS, batch_at, loss, records
 from tests.training.parts.test_loop import run as train
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from emv3_jax import config as config_lib
 from emv3_jax import sharding, start_up
+from emv3_jax.command_names import as_called
 from emv3_jax.errors import InputError
 from emv3_jax.io import checkpoints, digests
 from emv3_jax.model_config import COMPONENTS, PrecisionConfig
@@ -233,7 +234,7 @@ def load(checkpoint: str | pathlib.Path = "", config: Config | None = None,
   checkpoint = str(checkpoint or (config.checkpoint if config else ""))
   if not checkpoint:
     raise InputError("No checkpoint named; pass --checkpoint=DIR, a folder written by "
-                     "`python -m convert`, or --checkpoint=tiny with --config=configs/tiny.py.")
+                     f"`{as_called('emv3-convert')}`, or --checkpoint=tiny with --config=tiny.")
   if checkpoint == UNTRAINED and config is not None:
     return Model(config, None, parts, said)
   if config is None:

@@ -14,6 +14,7 @@ import pathlib
 
 import numpy as np
 
+from emv3_jax.command_names import as_called
 from emv3_jax.data import index as index_lib
 from emv3_jax.data.order import Order
 from emv3_jax.data.pipeline import Batch, Dataset, collate
@@ -108,7 +109,7 @@ class Sources:
     config, stage = self._config, self.stages[index]
     if needs_data(config, stage) and not config.data:
       raise InputError("The config names no dataset; set --config.data=DIR, a folder written by "
-                       "python -m emv3_jax.data.prepare.")
+                       f"{as_called('emv3-prepare')}.")
     if stage.kind == "sft":
       return
     where = f"stages.{index} ({stage.name!r})"

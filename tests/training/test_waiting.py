@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from emv3_jax import processes
+from emv3_jax.commands import train as run_train
 from emv3_jax.config import build
 from emv3_jax.errors import InputError
 from emv3_jax.io.checkpoints import load_component
@@ -21,7 +22,6 @@ from emv3_jax.training import loop
 from emv3_jax.training.settings import Config, NDPOConfig
 from emv3_jax.training.sources import Need
 from emv3_jax.training.waiting import how_to_make, shipped
-import run_train
 from tests.data import windows
 from tests.training import runs, tiny
 
