@@ -9,7 +9,7 @@ import dataclasses
 
 import ml_collections
 
-from configs import tiny
+from emv3_jax.configs import tiny
 from emv3_jax.preparation.settings import PrepareConfig
 
 

@@ -11,8 +11,8 @@ import dataclasses
 
 import ml_collections
 
-from configs import train_tiny
-from configs.tiny import ASSETS
+from emv3_jax.configs import train_tiny
+from emv3_jax.configs.tiny import ASSETS
 from emv3_jax.training.curriculum import ALL_TASKS, Stage
 from emv3_jax.training.settings import NDPOConfig
 

@@ -19,8 +19,8 @@ import dataclasses
 
 import ml_collections
 
-from configs.tiny import ASSETS, MODEL
 from emv3_jax.components.config import PrecisionConfig
+from emv3_jax.configs.tiny import ASSETS, MODEL
 from emv3_jax.models.precision import FLOAT32
 from emv3_jax.sampling.settings import SamplingConfig
 from emv3_jax.training.curriculum import ALL_TASKS, BASE_TASKS, Stage

@@ -13,7 +13,7 @@ import dataclasses
 
 import ml_collections
 
-from configs import train_tiny
+from emv3_jax.configs import train_tiny
 from emv3_jax.training.curriculum import ALL_TASKS, Stage
 
 STAGE = Stage("long", 500, ALL_TASKS, learning_rate=1.5e-3, warmup=30, decay="linear",

@@ -23,7 +23,7 @@ import ml_dtypes  # noqa: E402
 import numpy as np  # noqa: E402
 from safetensors.numpy import save_file  # noqa: E402
 
-from convert import released  # noqa: E402
+from emv3_jax.convert import released  # noqa: E402
 from emv3_jax.errors import InputError  # noqa: E402
 from emv3_jax.runtime.start_up import KINDS  # noqa: E402
 

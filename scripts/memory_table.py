@@ -16,7 +16,7 @@ import json
 import pathlib
 import sys
 
-from configs import echomimic_v3_preview
+from emv3_jax.configs import echomimic_v3_preview
 from emv3_jax.io import atomic
 from emv3_jax.plan import planner, targets
 from emv3_jax.runtime import command_line

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import tiny
+from emv3_jax.configs import tiny
 from emv3_jax.errors import InputError
 from emv3_jax.io import checkpoints
 from emv3_jax.io.component_links import link_component

@@ -11,6 +11,8 @@ import jax
 import numpy as np
 import pytest
 
+from emv3_jax.commands import sample as run_sample
+from emv3_jax.commands import train as run_train
 from emv3_jax.errors import InputError
 from emv3_jax.io import video_files
 from emv3_jax.runtime import command_line
@@ -18,8 +20,6 @@ from emv3_jax.sampling import jobs
 from emv3_jax.sampling.clip import Clip
 from emv3_jax.training import loop
 from emv3_jax.training.monitor.divergence import Diverged
-import run_sample
-import run_train
 
 ROOT = pathlib.Path(__file__).parents[1]
 SAMPLE = [f"--config={ROOT}/configs/tiny.py", "--config.program_cache=", "--checkpoint=untrained"]

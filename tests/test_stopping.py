@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from emv3_jax.commands import sample as run_sample
 from emv3_jax.errors import Stopped
 from emv3_jax.io.atomic import atomic_file
 from emv3_jax.puppets.training import loop
 from emv3_jax.runtime import command_line
 from emv3_jax.sampling import fingerprint, jobs
 from emv3_jax.sampling.clip import Clip
-import run_sample
 from tests.puppets.test_part_training import LEARNING, STEPS, batch_at, loss, records
 from tests.puppets.test_part_training import run as train
 

@@ -1,7 +1,7 @@
 """Turns video files into records for training: encodes pictures, sound and captions once.
 
-  python -m emv3_jax.preparation --manifest=clips.jsonl --out=DIR --checkpoint=models/preview
-  python -m emv3_jax.preparation --manifest=clips.jsonl --out=DIR --config=configs/prepare_tiny.py
+  emv3-prepare --manifest=clips.jsonl --out=DIR --checkpoint=models/preview
+  emv3-prepare --manifest=clips.jsonl --out=DIR --config=prepare_tiny
 
 Fields of the config are overridden as --config.prepare.frames=81. A run that was stopped goes on where
 it was. Exit code 0 only when every clip was used; 1 when some were rejected (DIR/rejected.jsonl says
@@ -23,16 +23,17 @@ from emv3_jax.preparation.run import ENCODERS, prepare
 from emv3_jax.preparation.settings import PrepareConfig
 from emv3_jax.runtime import command_line, program_cache
 from emv3_jax.runtime import config as config_lib
+from emv3_jax.runtime.command_names import as_called
 from emv3_jax.sampling.model import Model, load
 from emv3_jax.sampling.settings import Config
 
 
 def make_parser() -> command_line.Parser:
-  parser = command_line.Parser(prog="python -m emv3_jax.preparation", description=__doc__)
+  parser = command_line.Parser(prog=as_called("emv3-prepare"), description=as_called(__doc__))
   parser.add_argument("--manifest", help="clips, one JSON object a line: id, video, prompt, face_box, "
                       "mouth_box; or id, video, report: a clip that the model made")
   parser.add_argument("--out", help="folder of the dataset")
-  parser.add_argument("--config", help="a sampling config, with or without a group `prepare`; "
+  parser.add_argument("--config", help="a sampling config, file or shipped name, with or without a group `prepare`; "
                       "default: the networks of the checkpoint")
   parser.add_argument("--checkpoint", help="model folder with the encoders; default: the config's")
   parser.add_argument("--skip_bad", action="store_true",
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
   for name in ("manifest", "out"):
     if not getattr(flags, name):
-      raise InputError(f"--{name} is missing; see python -m emv3_jax.preparation --help.")
+      raise InputError(f"--{name} is missing; see {as_called('emv3-prepare')} --help.")
   refuse_address(flags.out, "Output folder")
   clips = read_manifest(flags.manifest)
   model = open_model(flags.checkpoint, config)
@@ -86,5 +87,9 @@ def open_model(checkpoint: str | None, config: Config | None) -> Model:
   return model
 
 
-if __name__ == "__main__":
+def run() -> None:
   command_line.run(main)
+
+
+if __name__ == "__main__":
+  run()

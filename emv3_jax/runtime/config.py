@@ -19,12 +19,13 @@ import ml_collections
 
 from emv3_jax.errors import InputError
 from emv3_jax.limits import check, shown
+from emv3_jax.runtime.command_names import as_called, config_name
 
 # A field that one kind of config has and the others have not -> the kind, its command, an example.
 _KINDS = {
-    "prompt_cache": ("for sampling", "run_sample.py", "configs/tiny.py"),
-    "train": ("for training", "run_train.py", "configs/train_tiny.py"),
-    "prepare": ("for preparation", "python -m emv3_jax.preparation", "configs/prepare_tiny.py")}
+    "prompt_cache": ("for sampling", "emv3-sample", "tiny"),
+    "train": ("for training", "emv3-train", "train_tiny"),
+    "prepare": ("for preparation", "emv3-prepare", "prepare_tiny")}
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
@@ -33,20 +34,28 @@ def nearest(name: str, known: Sequence[str]) -> str:
   return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}."
 
 
+def shipped_configs() -> dict[str, pathlib.Path]:
+  """Files of the configs that ship, by name; they lie in configs/ of a checkout."""
+  package = importlib.util.find_spec("emv3_jax.configs")
+  return {path.stem: path for path in sorted(pathlib.Path(package.origin).parent.glob("[!_]*.py"))}
+
+
 def read_config_file(path: str | pathlib.Path, wanted: Collection[str] = ()) -> ml_collections.ConfigDict:
   """Runs `get_config()` of a config file.
 
   Args:
-    path: of the file.
+    path: of the file, or the name of a shipped config, e.g. `tiny`.
     wanted: fields that configs of the wanted kind have; a config of another kind is refused. Empty
       takes any.
 
   Raises:
     InputError: no such file, it cannot be read or run, no `get_config` in it, or of another kind.
   """
-  path = pathlib.Path(path)
+  known = shipped_configs()
+  path = known.get(str(path), pathlib.Path(path))
   if not path.is_file():
-    raise InputError(f"Config {path} is not a file; pass one like configs/echomimic_v3_preview.py.")
+    raise InputError(f"Config {path} is not a file, nor one of the shipped configs; these are: "
+                     f"{', '.join(known)}.")
   spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
   if spec is None:
     raise InputError(f"Config {path} is not a Python file (*.py).")
@@ -69,8 +78,8 @@ def read_config_file(path: str | pathlib.Path, wanted: Collection[str] = ()) -> 
   examples = [example for name, (*_, example) in _KINDS.items() if name in wanted]
   for field, (kind, command, _) in _KINDS.items():
     if examples and field in values and field not in wanted:
-      raise InputError(f"Config {path} is one {kind} (it has {field!r}), for {command}; here one "
-                       f"like {examples[0]} is wanted.")
+      raise InputError(f"Config {path} is one {kind} (it has {field!r}), for {as_called(command)}; "
+                       f"here one like {config_name(examples[0])} is wanted.")
   return values
 
 

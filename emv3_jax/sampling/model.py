@@ -13,6 +13,7 @@ from emv3_jax.components.networks import Networks
 from emv3_jax.errors import InputError
 from emv3_jax.io import checkpoints
 from emv3_jax.runtime import config as config_lib
+from emv3_jax.runtime.command_names import as_called
 from emv3_jax.sampling import resolution
 from emv3_jax.sampling.denoise import Denoiser, make_denoiser
 from emv3_jax.sampling.settings import RELEASED, Config
@@ -111,7 +112,7 @@ def load(checkpoint: str | pathlib.Path = "", config: Config | None = None,
   checkpoint = str(checkpoint or (config.checkpoint if config else ""))
   if not checkpoint:
     raise InputError("No checkpoint named; pass --checkpoint=DIR, a folder written by "
-                     "`python -m convert`, or --checkpoint=tiny with --config=configs/tiny.py.")
+                     f"`{as_called('emv3-convert')}`, or --checkpoint=tiny with --config=tiny.")
   if checkpoint == UNTRAINED and config is not None:
     return Model(config, None, parts, said)
   if config is None:

@@ -13,8 +13,8 @@ from emv3_jax.runtime import config as config_lib
 from emv3_jax.sampling.settings import Config
 from emv3_jax.training import settings as training
 
-CONFIGS = sorted((pathlib.Path(__file__).parents[2] / "configs").glob("*.py"))
-SAMPLING = [path for path in CONFIGS if not path.stem.startswith(("train", "prepare", "__"))]
+CONFIGS = sorted((pathlib.Path(__file__).parents[2] / "configs").glob("[!_]*.py"))
+SAMPLING = [path for path in CONFIGS if not path.stem.startswith(("train", "prepare"))]
 PREPARE = [path for path in CONFIGS if path.stem.startswith("prepare")]
 
 
@@ -87,7 +87,7 @@ def test_wrong_values_are_named(values, said):
 
 
 def test_config_file_that_is_none(tmp_path):
-  with pytest.raises(InputError, match="is not a file"):
+  with pytest.raises(InputError, match="absent.py is not a file"):
     config_lib.read_config_file(tmp_path / "absent.py")
   (tmp_path / "empty.py").write_text("x = 1\n")
   with pytest.raises(InputError, match="no get_config"):
@@ -122,6 +122,21 @@ def test_tuples_of_fixed_length_are_counted():
     config_lib.build(Size, {"sides": [1, 2, 3]})
 
 
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_shipped_config_has_a_bare_name(path, tmp_path, monkeypatch):
+  """From any folder, and read from any other place too."""
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "mine.py").write_bytes(path.read_bytes())
+  there, named, copied = map(config_lib.read_config_file, (path, path.stem, "mine.py"))
+  assert there.to_json() == named.to_json() == copied.to_json()
+
+
+def test_an_unknown_name_is_told_the_shipped_ones():
+  with pytest.raises(InputError, match="tini is not a file.* shipped configs; these are: echomimic_v3_flash, "
+                     "echomimic_v3_preview, prepare_tiny, tiny, train_.*"):
+    config_lib.read_config_file("tini")
+
+
 @pytest.mark.parametrize("content, said", [
     ("import nothing_of_this_name\n", "line 1, ends in ModuleNotFoundError: No module named"),
     ("def get_config():\n  return 1 / 0\n", "line 2, ends in ZeroDivisionError: division by zero"),
@@ -151,7 +166,7 @@ def test_a_config_file_that_cannot_be_read(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name, cls, said", [
-    ("train_tiny", Config, "for training .* for run_train.py; here one like configs/tiny.py"),
+    ("train_tiny", Config, "for training .* for python run_train.py; here one like configs/tiny.py"),
     ("prepare_tiny", Config, "for preparation .*; here one like configs/tiny.py"),
     ("tiny", training.Config, "for sampling .* run_sample.py; here one like configs/train_tiny.py"),
 ])

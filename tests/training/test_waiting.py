@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from emv3_jax.commands import train as run_train
 from emv3_jax.errors import InputError
 from emv3_jax.io.checkpoints import load_component
 from emv3_jax.models.network import named_leaves
@@ -21,7 +22,6 @@ from emv3_jax.training.curriculum import Stage
 from emv3_jax.training.input.sources import Need
 from emv3_jax.training.run.waiting import how_to_make, shipped
 from emv3_jax.training.settings import Config, NDPOConfig
-import run_train
 from tests.data import windows
 from tests.training import runs, tiny
 

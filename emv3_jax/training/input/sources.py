@@ -18,6 +18,7 @@ from emv3_jax.data import index as index_lib
 from emv3_jax.data.order import Order
 from emv3_jax.data.pipeline import Batch, Dataset, collate
 from emv3_jax.errors import InputError
+from emv3_jax.runtime.command_names import as_called
 from emv3_jax.training import curriculum
 from emv3_jax.training.curriculum import Stage
 from emv3_jax.training.settings import Config
@@ -108,7 +109,7 @@ class Sources:
     config, stage = self._config, self.stages[index]
     if needs_data(config, stage) and not config.data:
       raise InputError("The config names no dataset; set --config.data=DIR, a folder written by "
-                       "python -m emv3_jax.preparation.")
+                       f"{as_called('emv3-prepare')}.")
     if stage.kind == "sft":
       return
     where = f"stages.{index} ({stage.name!r})"

@@ -7,6 +7,7 @@ import shlex
 from emv3_jax.data import index as index_lib
 from emv3_jax.preparation.settings import PrepareConfig
 from emv3_jax.runtime import config as config_lib
+from emv3_jax.runtime.command_names import as_called, config_name
 from emv3_jax.training.input.sources import Need
 from emv3_jax.training.settings import Config
 
@@ -26,11 +27,11 @@ def how_to_make(missing: Need, config: Config, workdir: pathlib.Path, command: l
   place = workdir / f"stage_{missing.stage}"
   model = place / "model" if missing.negative else pathlib.Path(kept)
   manifest = place / "clips.jsonl" if missing.negative else "clips.jsonl"
-  prepare = ["python", "-m", "emv3_jax.preparation", *prepare_settings(config),
+  prepare = [*as_called("emv3-prepare").split(), *prepare_settings(config),
              f"--checkpoint={model}", f"--manifest={manifest}", f"--out={missing.folder}"]
   if not missing.negative:
     return f"Clips become a dataset (docs/data.md) by\n  {shlex.join(prepare)}"
-  sample = ["python", "run_sample.py", f"--config=configs/{shipped(config) or 'SAMPLING'}.py",
+  sample = [*as_called("emv3-sample").split(), f"--config={config_name(shipped(config) or 'SAMPLING')}",
             f"--checkpoint={model}", f"--manifest={place / 'jobs.jsonl'}", "--save_latents",
             f"--out={place / 'clips'}"]
   commands = [[*command, f"--export={model}"], sample, prepare, command]
@@ -42,7 +43,7 @@ def how_to_make(missing: Need, config: Config, workdir: pathlib.Path, command: l
 def shipped(config: Config) -> str | None:
   """The shipped sampling config of the network that is trained."""
   for name in SAMPLING_CONFIGS:
-    found = importlib.import_module(f"configs.{name}").get_config()
+    found = importlib.import_module(f"emv3_jax.configs.{name}").get_config()
     if not config_lib.differences(found.model.transformer.to_dict(), config.model.transformer):
       return name
   return None
@@ -52,8 +53,8 @@ def prepare_settings(config: Config) -> list[str]:
   """Flags by which windows become those of the data: a shipped config, and what differs from it."""
   flags, settings = [], PrepareConfig()
   if shipped(config) == "tiny":
-    flags = ["--config=configs/prepare_tiny.py"]
-    values = importlib.import_module("configs.prepare_tiny").get_config().prepare
+    flags = [f"--config={config_name('prepare_tiny')}"]
+    values = importlib.import_module("emv3_jax.configs.prepare_tiny").get_config().prepare
     settings = config_lib.build(PrepareConfig, values)
   data = pathlib.Path(config.data or ".")
   if (data / index_lib.INDEX).exists():

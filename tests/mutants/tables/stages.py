@@ -83,7 +83,7 @@ MUTANTS = [
     *of("emv3_jax/runtime/command_line.py", CODES,
         ("what is not finished has a code of its own making", "STOPPED = 75", "STOPPED = 70",
          "test_codes_of_what_goes_wrong", "test_a_run_that_was_stopped_ends_with_75")),
-    *of("run_train.py", WAITING,
+    *of("emv3_jax/commands/train.py", WAITING,
         ("a run that waits does not say for what", "  if outcome.missing:\n", "  if False:\n",
          "test_the_command_line_says_how_to_go_on")),
 ]
