@@ -1,0 +1,47 @@
+"""Sphinx's settings: the pages of this folder, and an API reference of whatever the package holds.
+
+  make docs  # -> build/docs/index.html; a warning is an error
+
+The pages of the reference are written when a build begins, one a room: a module that is new, moved
+or gone needs no change here.
+"""
+
+import importlib.util
+import pathlib
+import sys
+import tomllib
+
+DOCS = pathlib.Path(__file__).parent
+sys.path[:0] = [str(DOCS), str(DOCS.parent)]
+
+import api_pages  # noqa: E402  (beside this file)
+import docstrings  # noqa: E402
+
+project = "emv3-jax"
+author = "the authors of emv3-jax"
+release = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]["version"]
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
+exclude_patterns = ["evidence", "_build"]
+
+html_theme = "alabaster"  # comes with Sphinx; no fonts and scripts from elsewhere
+html_theme_options = {"description": "A portrait, a voice and a prompt become a talking video",
+                      "fixed_sidebar": True, "page_width": "1100px", "sidebar_width": "250px"}
+html_show_sourcelink = False
+html_copy_source = False
+html_math_renderer = None  # MathJax would come from a server
+
+myst_heading_anchors = 4
+
+default_role = "code"  # `name` in a docstring
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True, "undoc-members": True}
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+autodoc_inherit_docstrings = False  # those of other libraries have other rules
+autodoc_mock_imports = [name for name in api_pages.OPTIONAL if not importlib.util.find_spec(name)]
+
+
+def setup(app):
+  app.connect("builder-inited", lambda app: api_pages.write(DOCS / "api"))
+  app.connect("autodoc-process-docstring", docstrings.process)
+  return {"parallel_read_safe": True}
