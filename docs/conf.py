@@ -10,6 +10,7 @@ import enum
 import functools
 import importlib.util
 import pathlib
+import re
 import sys
 import tomllib
 
@@ -48,11 +49,12 @@ autodoc_mock_imports = [name for name in api_pages.OPTIONAL if not importlib.uti
 
 
 # What jax.typing.ArrayLike is made of, as signatures spell it out.
-_ARRAY_LIKE = "Array | ndarray | bool | number | bool | int | float | complex"
+_ARRAY_LIKE = re.compile(
+    r"\S*Array \| \S*ndarray \| \S*bool_? \| \S*number \| bool \| int \| float \| complex")
 
 
 def short_signature(app, what, name, obj, options, signature, returned):
-  return tuple(text and text.replace(_ARRAY_LIKE, "ArrayLike") for text in (signature, returned))
+  return tuple(text and _ARRAY_LIKE.sub("ArrayLike", text) for text in (signature, returned))
 
 
 def skips(app, what, name, obj, skip, options):
