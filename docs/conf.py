@@ -12,7 +12,6 @@ import importlib.util
 import pathlib
 import re
 import sys
-import tomllib
 
 DOCS = pathlib.Path(__file__).parent
 sys.path[:0] = [str(DOCS), str(DOCS.parent)]
@@ -20,9 +19,11 @@ sys.path[:0] = [str(DOCS), str(DOCS.parent)]
 import api_pages  # noqa: E402  (beside this file)
 import docstrings  # noqa: E402
 
+import emv3_jax  # noqa: E402
+
 project = "emv3-jax"
 author = "the authors of emv3-jax"
-release = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]["version"]
+release = emv3_jax.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 exclude_patterns = ["evidence", "_build"]
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from emv3_jax.models.network import named_leaves
-from emv3_jax.tasks.schedule import Stage
+from emv3_jax.training.curriculum import Stage
 from emv3_jax.training.settings import DropoutConfig, OptimizerConfig
 from tests.compiler import QUICK
 from tests.docs.pages import ROOT, code_blocks
