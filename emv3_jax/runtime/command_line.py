@@ -23,7 +23,7 @@ from emv3_jax.runtime import start_up
 LINE_EVERY = 10.0  # seconds between lines of progress where there is no terminal
 STOPPED = 75  # exit code: not finished, the same command goes on (EX_TEMPFAIL of sysexits.h)
 
-_PACKAGE = str(pathlib.Path(__file__).parent)
+_PACKAGE = str(pathlib.Path(__file__).parents[1])
 _OVERRIDE = "--config."
 _LESS = ("--plan says beforehand what a config takes, and what would take less: more devices "
          "(--config.mesh), fewer pixels or frames, sampling.branches=in_turn.")
