@@ -37,11 +37,12 @@ class Fuzzer:
     folder.mkdir()
     return KINDS[index % len(KINDS)](folder, self.stock, random.Random(f"{seed}/{index}"))
 
-  def try_one(self, seed: int, index: int) -> str:
+  def try_one(self, seed: int, index: int, tell=lambda case, ended: None) -> str:
     """Runs an input; what is wrong with how it ended, with all that is needed to run it again, or ""."""
     case = self.make(seed, index)
     before = look(case.folder)
     ended = self.shell.run(case.command, case.arguments, case.folder, self._seconds)
+    tell(case, ended)
     found = faults(case, ended, before, look(case.folder))
     if not found:
       return ""
