@@ -12,6 +12,7 @@ import pathlib
 
 from emv3_jax.errors import InputError
 from emv3_jax.io.atomic import write_json
+from emv3_jax.runtime.command_names import as_called
 
 SCHEMA = 2
 READABLE = (1, SCHEMA)
@@ -90,7 +91,7 @@ class ModelCard:
                          "Wait for the end of the writing, or write it again.")
       present = ", ".join(sorted(self.components)) or "none"
       raise InputError(f"{self.folder} has no component {name}; present: {present}.\n"
-                       f"Add it: python -m convert SOURCE {self.folder}")
+                       f"Add it: {as_called('emv3-convert')} SOURCE {self.folder}")
     if variant is not None and self.variant != variant:
       raise InputError(f"{self.folder} holds the variant {self.variant}, wanted {variant}: give "
                        "the folder of that variant, or a config that fits this one.")
@@ -117,12 +118,12 @@ def read_model_card(folder: str | os.PathLike) -> ModelCard:
   folder = pathlib.Path(folder)
   if not folder.is_dir():
     raise InputError(f"Checkpoint folder {folder} does not exist.\n"
-                     f"Released weights become one by: python -m convert SOURCE {folder}; how a "
+                     f"Released weights become one by: {as_called('emv3-convert')} SOURCE {folder}; how a "
                      "config's own are trained is written at its head.")
   path = folder / CARD
   if not path.exists():
     raise InputError(f"{folder} has no {CARD}: it is not a converted model, or was not written to "
-                     f"the end.\nMake one: python -m convert SOURCE {folder}")
+                     f"the end.\nMake one: {as_called('emv3-convert')} SOURCE {folder}")
   try:
     content = json.loads(path.read_text())
     if content["schema"] in READABLE:

@@ -2,10 +2,10 @@
 
 from tests.mutants.mutant import of
 
-CODES, CONFIG = "tests/test_exit_codes.py", "tests/test_config.py"
+CODES, CONFIG = "tests/test_exit_codes.py", "tests/runtime/test_config.py"
 
 MUTANTS = [
-    *of("emv3_jax/command_line.py", CODES,
+    *of("emv3_jax/runtime/command_line.py", CODES,
         ("wrong input ends with code 1", "    code = 2\n", "    code = 1\n", "test_codes_of_what_goes_wrong"),
         ("a full device ends with code 0", "    code = 1\n", "    code = 0\n", "test_codes_of_what_goes_wrong"),
         ("what was stopped ends with code 0", "    code = STOPPED\n", "    code = 0\n", "test_codes_of_what_goes_wrong"),
@@ -21,7 +21,7 @@ MUTANTS = [
          "test_the_platform_of_the_environment_stays"),
         ("overrides are not applied", "  config_lib.override(config, overrides, cls)\n", "  pass\n",
          "tests/test_run_sample.py::test_print_config")),
-    *of("emv3_jax/config.py", CONFIG,
+    *of("emv3_jax/runtime/config.py", CONFIG,
         ("numbers become floats", "    if isinstance(old, int) and type(value) is int:\n      return value",
          "    if isinstance(old, int) and type(value) is int:\n      return float(value)",
          "test_overrides_take_the_type_of_what_they_replace"),
@@ -37,7 +37,7 @@ MUTANTS = [
          "test_tuples_of_fixed_length_are_counted"),
         ("differences in lists are not seen", "if repr(_tupled(left)) == repr(_tupled(right)):",
          "if isinstance(left, tuple) or left == right:", "test_differences_name_the_path")),
-    *of("run_sample.py", CODES,
+    *of("emv3_jax/commands/sample.py", CODES,
         ("a manifest ends with code 0 though jobs failed", "return 1 if outcome.failed else 0", "return 0",
          "test_a_manifest_ends_with_1_where_a_job_failed"),
         ("--save_latents is ignored", "output.write(clip, video, save_latents=flags.save_latents)",
@@ -59,14 +59,14 @@ MUTANTS = [
          "for name, value in found.items() if value}", "tests/test_run_sample.py::test_wrong_arguments"),
         ("--audio beside a manifest is ignored", "  if single:\n", "  if False:\n",
          "tests/test_run_sample.py::test_wrong_arguments")),
-    *of("run_train.py", CODES,
+    *of("emv3_jax/commands/train.py", CODES,
         ("divergence ends with code 0", "    sys.stderr.write(f\"{error}\\n\")\n    return 1",
          "    sys.stderr.write(f\"{error}\\n\")\n    return 0", "test_divergence_ends_with_1"),
         ("a run that was stopped ends with code 0", "return command_line.STOPPED if outcome.stopped else 0",
          "return 0", "test_a_run_that_was_stopped_ends_with_75"),
         ("a range of no steps is taken", "int(first) < int(end)", "int(first) <= int(end)",
          "test_steps_to_profile")),
-    *of("emv3_jax/processes.py", "tests/test_processes.py",
+    *of("emv3_jax/runtime/processes.py", "tests/runtime/test_processes.py",
         ("the first error is lost", "  if error is not None:\n    raise error", "  if error is not None:\n    pass",
          "test_together_gives_the_result_or_the_error"),
         ("errors of others are not heard", "  if failed:\n", "  if False:\n",
