@@ -20,6 +20,7 @@ from emv3_jax.errors import InputError, Stopped
 from emv3_jax.runtime import config as config_lib
 from emv3_jax.runtime import start_up
 
+LINES, LONGEST = 3, 1000  # of a message: lines, and characters of a line
 LINE_EVERY = 10.0  # seconds between lines of progress where there is no terminal
 STOPPED = 75  # exit code: not finished, the same command goes on (EX_TEMPFAIL of sysexits.h)
 
@@ -109,6 +110,15 @@ def _flat(values: Mapping, before: str = "") -> dict:
   return flat
 
 
+def legible(message: str) -> str:
+  """A message whose quotations, of names and values that may be anything, do not bury what it says."""
+  lines = message.splitlines()
+  if len(lines) > LINES:
+    lines = [" ".join(message.split())]
+  half = LONGEST // 2
+  return "\n".join(line if len(line) <= LONGEST else f"{line[:half]} ... {line[-half:]}" for line in lines)
+
+
 def tell(text: str) -> None:
   """Writes a message to stderr, above a progress bar that is there."""
   tqdm.tqdm.write(text, file=sys.stderr)
@@ -183,7 +193,7 @@ def run(main: Callable[[Sequence[str]], int]) -> None:
   try:
     code = main(sys.argv[1:])
   except InputError as error:
-    tell(str(error))
+    tell(legible(str(error)))
     code = 2
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):

@@ -1,15 +1,16 @@
 """Inputs for the commands that make clips and datasets; `tests.fuzz.more_commands` has the others."""
 
+import itertools
 import os
 import pathlib
 import random
 import shutil
 
 from emv3_jax.data.index import read_index
-from emv3_jax.data.preparation.settings import PrepareConfig
+from emv3_jax.preparation.settings import PrepareConfig
 from emv3_jax.sampling.settings import Config, SamplingConfig
 from tests.fuzz import manifests, media, paths, settings
-from tests.fuzz.folders import Stock, spoil
+from tests.fuzz.folders import Stock, clip, prepare_arguments, spoil
 from tests.fuzz.shell import ROOT
 from tests.fuzz.verdict import Case, are_clips, is_clip
 
@@ -22,13 +23,21 @@ _FLAGS = {"seconds": ("0.2", "0", "-1", "1e-9", "nan", "inf", "0.01"), "seed": (
           "face_box": ("auto", "none", "0,64,0,64", "1,2,3", "64,0,64,0", "a.npy", "nan,1,0,1"),
           "task": (*_TASKS, "i2i"), "negative_prompt": ("", "x", "🎉", "\ud83d", "\udcff"),
           "prompt": ("", "x" * 20_000, "a\nb", "\udcff", "\u202e"), "no_paste": (), "save_latents": (),
-          "verify": (), "json": (), "strict": (), "distributed": (), "process_id": ("0", "-1", "x"),
+          "verify": (), "json": (), "strict": (), "process_id": ("0", "-1", "x"),
           "coordinator": ("x", ""), "num_processes": ("0", "1", "x"), "mesh": ("data=2",)}
 
 
 def _usual(stock: Stock, name: str = "sampling.") -> list[str]:
   return [f"--config.program_cache={stock.root}/programs", f"--config.{name}steps=1",
           f"--config.{name}enlarge=1"]
+
+
+def _caches(arguments: list[str], folder: pathlib.Path) -> tuple[str, ...]:
+  """Folders that the settings name for what is kept."""
+  names = "--config.prompt_cache", "--config.program_cache"
+  given = [after for before, after in itertools.pairwise(arguments) if before in names] + [
+      argument.partition("=")[2] for argument in arguments if argument.startswith(names)]
+  return tuple(os.path.normpath(os.path.join(folder, name)) for name in given if name)
 
 
 def _kind(name: str) -> str:
@@ -90,7 +99,8 @@ def sample_clip(folder: pathlib.Path, stock: Stock, rng: random.Random) -> Case:
   outputs = tuple(os.path.splitext(video)[0] + ending for ending in (os.path.splitext(video)[1], ".json",
                                                                      ".latents.npy"))
   outputs = tuple(path for path in outputs if path not in {*named.values(), *map(str, given.values())})
-  return Case("sample", arguments, folder, outputs, whole=lambda code, stdout: is_clip(video))
+  return Case("sample", arguments, folder, outputs, whole=lambda code, stdout: is_clip(video),
+              notes=_caches(arguments, folder))
 
 
 def sample_manifest(folder: pathlib.Path, stock: Stock, rng: random.Random) -> Case:
@@ -106,7 +116,7 @@ def sample_manifest(folder: pathlib.Path, stock: Stock, rng: random.Random) -> C
   manifest = folder / "jobs.jsonl"
   manifest.write_bytes(manifests.content(jobs, keys, rng) if wrong == "lines" else
                        manifests.plain(jobs))
-  named = paths.source(manifest, rng) if wrong == "path" else str(manifest)
+  named = paths.source(manifest, rng, pipe=False) if wrong == "path" else str(manifest)
   out = paths.target(folder, "clips", [manifest], rng) if wrong == "out" else str(folder / "clips")
   arguments = [TINY, *_usual(stock), f"--manifest={named}", f"--out={out}"]
   if wrong == "flags":
@@ -122,19 +132,18 @@ def prepare(folder: pathlib.Path, stock: Stock, rng: random.Random) -> Case:
   clips = []
   for number in range(rng.choice((1, 2))):
     video = media.write(folder, f"clip{number}", "video", rng, spoil=wrong == "media")
-    clips.append({"id": f"clip {number}", "video": video.name, "prompt": "a puppet", "face_box": "10,50,10,50"})
+    clips.append(clip(number, video.name))
   manifest = folder / "clips.jsonl"
   manifest.write_bytes(manifests.content(clips, ["mouth_box", "report", "id"], rng) if wrong == "lines" else
                        manifests.plain(clips))
-  named = paths.source(manifest, rng) if wrong == "path" else str(manifest)
+  named = paths.source(manifest, rng, pipe=False) if wrong == "path" else str(manifest)
   out = paths.target(folder, "data", [manifest], rng) if wrong == "out" else str(folder / "data")
   if wrong == "again":
-    shutil.copytree(stock.dataset, out)
+    shutil.copytree(stock.prepared / "data", out)
     spoil(pathlib.Path(out), rng)
-  arguments = [f"--config={ROOT}/configs/prepare_tiny.py", f"--config.program_cache={stock.root}/programs",
-               f"--manifest={named}", f"--out={out}",
-               *(f"--config.prepare.{name}=1" for name in ("text_batch", "image_batch", "video_batch")),
-               "--config.prepare.frames=5", *(["--skip_bad"] if rng.random() < 0.3 else [])]
+    named = str(stock.prepared / "clips.jsonl")
+  arguments = [*prepare_arguments(stock.root), f"--manifest={named}", f"--out={out}",
+               *(["--skip_bad"] if rng.random() < 0.3 else [])]
   if wrong == "settings":
     names = [f"prepare.{name}" for name in settings.names_of(PrepareConfig)]
     arguments += settings.overrides([*names, *names, *settings.names_of(Config)], rng.choice((1, 2)), rng)

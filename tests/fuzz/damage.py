@@ -58,7 +58,10 @@ def other_header(content: bytes, rng: random.Random) -> bytes:
   """Names, dtypes, shapes and offsets of some tensors of a safetensors file replaced."""
   end = 8 + int.from_bytes(content[:8], "little")
   header = json.loads(content[8:end])
-  for name in rng.sample(sorted(header), min(len(header), rng.randrange(1, 4))):
+  if "__metadata__" in header and rng.random() < 0.4:
+    header["__metadata__"] = other_json(header["__metadata__"], rng)
+  names = sorted(header.keys() - {"__metadata__"})
+  for name in rng.sample(names, min(len(names), rng.randrange(1, 4))):
     kind = rng.randrange(6)
     if kind == 0:
       header[rng.choice(NAMES)] = header.pop(name)

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 import pathlib
 import random
 import shutil
@@ -11,8 +10,9 @@ import numpy as np
 from safetensors.numpy import save
 
 from tests.convert.test_conversion import official
-from tests.data import windows
+from tests.fuzz import manifests, media
 from tests.fuzz.damage import other_header, other_json, spoilt
+from tests.fuzz.shell import ROOT
 from tests.training import runs
 from tests.verify import small_model
 
@@ -43,8 +43,16 @@ class Stock:
     return folder
 
   @functools.cached_property
-  def dataset(self) -> pathlib.Path:
-    return windows.write_dataset(self.root / "dataset", shards=((2, 0), (1, 1)))
+  def prepared(self) -> pathlib.Path:
+    """A folder with a video and its manifest, and in `data` the dataset that was made of them."""
+    folder = self.root / "prepared"
+    folder.mkdir()
+    (folder / "clip0.mp4").write_bytes(media.talking())
+    (folder / "clips.jsonl").write_bytes(manifests.plain([clip(0, "clip0.mp4")]))
+    code = self._run("prepare", [*prepare_arguments(self.root), f"--manifest={folder}/clips.jsonl",
+                                 f"--out={folder}/data"])
+    assert code == 0, f"the dataset to take copies of ended with {code}"
+    return folder
 
   @functools.cached_property
   def converted(self) -> pathlib.Path:
@@ -56,6 +64,18 @@ class Stock:
     """A safetensors file of released names, and what its shapes do not tell."""
     tensors, given = official(name, np.random.default_rng(0))
     return save(tensors), given
+
+
+def clip(number: int, video: str) -> dict:
+  """A line of a manifest of clips to prepare."""
+  return {"id": f"clip {number}", "video": video, "prompt": "a puppet", "face_box": "10,50,10,50"}
+
+
+def prepare_arguments(root: pathlib.Path) -> list[str]:
+  """Windows of 5 frames, encoded one at a time, as sampling encodes."""
+  return [f"--config={ROOT}/configs/prepare_tiny.py", f"--config.program_cache={root}/programs",
+          *(f"--config.prepare.{name}=1" for name in ("text_batch", "image_batch", "video_batch")),
+          "--config.prepare.frames=5"]
 
 
 def spoil(folder: pathlib.Path, rng: random.Random) -> None:
@@ -87,8 +107,8 @@ def _misplace(path: pathlib.Path, rng: random.Random) -> None:
   path.rename(other)
   if kind == 0:
     path.mkdir()
-  elif kind == 1 and not other.is_dir():
-    os.mkfifo(path)
+  elif kind == 1:
+    path.write_bytes(b"[" * 100_000)
   elif kind == 2:
     path.symlink_to(path.name)
   elif kind == 3:

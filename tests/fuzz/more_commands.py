@@ -7,8 +7,8 @@ import pickle
 import random
 import shutil
 
-from emv3_jax.data.puppets.mp4 import MANIFEST
 from emv3_jax.io.model_card import CARD, read_model_card
+from emv3_jax.puppets.world.mp4 import MANIFEST
 from emv3_jax.training.settings import Config
 from tests.fuzz import paths, settings
 from tests.fuzz.commands import TINY
@@ -17,7 +17,7 @@ from tests.fuzz.folders import SOURCES, Stock, spoil
 from tests.fuzz.verdict import Case
 
 _TRAIN_FLAGS = {"profile_steps": ("0:1", "1:0", "a", "0:9999999999"), "json": (), "mesh": ("data=2",),
-                "distributed": (), "process_id": ("0", "x"), "coordinator": ("x",), "num_processes": ("1",),
+                "process_id": ("0", "x"), "coordinator": ("x",), "num_processes": ("1",),
                 "export": ("", "x")}
 _REAL = [name for name in settings.names_of(Config) if not name.startswith("mesh.")]
 _TARGETS = ("", "v5e", "v5e:0x0", "v5e:2x2x2", "v9:1", "h100", "h100:1x1", "v5e:x", "cpu", "v5e:2x2,", ",",
@@ -74,7 +74,7 @@ def plan(folder: pathlib.Path, stock: Stock, rng: random.Random) -> Case:
   config, command = rng.choice(((TINY, "sample"), (f"--config={stock.training}/config.py", "train")))
   target, mesh = rng.choice(_TARGETS), []
   if rng.random() < 0.4:
-    target, mesh = "v5e:2x2", [f"--mesh={rng.choice(('data=3', 'x=4', '=', 'data', 'data=4,data=1', 'data=-4', ''))}"]
+    target, mesh = "v5e:2x2", [f"--mesh={rng.choice(('data=3', 'x=4', '=', 'data', 'data=4,data=1', 'data=-4', ','))}"]
   return Case(command, [config, f"--plan={target}", *mesh, *(["--json"] if rng.random() < 0.3 else [])], folder,
               codes=())
 

@@ -14,8 +14,9 @@ _ODD = ("with space", "a:b", "%03d", "[a-z]", "{1}", "\udcff\udcfe", "line\nline
         "-dash", "a" * 200, "*", "?", "#", "a|b", "$HOME", "\\", "con.cat", ".hidden", "x,y", "x=y")
 
 
-def source(good: pathlib.Path, rng: random.Random) -> str:
-  """A path to read: of `good` by another name or way, or of what cannot be read."""
+def source(good: pathlib.Path, rng: random.Random, pipe: bool = True) -> str:
+  """A path to read: of `good` by another name or way, or of what cannot be read; perhaps of a pipe that
+  nobody writes to (manifests may come through a pipe, so that there it is right to wait)."""
   folder, kind = good.parent, rng.randrange(12)
   if kind == 0:
     return rng.choice(ADDRESSES)
@@ -28,7 +29,7 @@ def source(good: pathlib.Path, rng: random.Random) -> str:
   if kind == 4:
     return os.path.relpath(good, folder.parent) if rng.random() < 0.5 else f"{folder}//./{good.name}"
   other = folder / f"{rng.choice(_ODD)}{rng.randrange(10)}{good.suffix}"
-  if kind == 5:
+  if kind == 5 and pipe:
     os.mkfifo(other)
   elif kind == 6:
     other.symlink_to(rng.choice((other.name, good.name, "absent", "/dev/zero", str(folder))))

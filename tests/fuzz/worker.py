@@ -14,22 +14,21 @@ import sys
 import traceback
 
 from convert import __main__ as convert
-from emv3_jax import command_line
-from emv3_jax.data import prepare
-from emv3_jax.data.puppets import __main__ as puppets
+from emv3_jax.commands import sample, train
+from emv3_jax.preparation import __main__ as prepare
+from emv3_jax.puppets import __main__ as puppets
+from emv3_jax.runtime import command_line
 from emv3_jax.sampling import model as model_lib
 from emv3_jax.verify import __main__ as verify
-import run_sample
-import run_train
 
 
 def _door(main):
   return lambda: command_line.run(main)
 
 
-COMMANDS = {"sample": _door(lambda arguments: run_sample.main(arguments)), "train": _door(run_train.main),
+COMMANDS = {"sample": _door(lambda arguments: sample.main(arguments)), "train": _door(train.main),
             "prepare": _door(prepare.main), "verify": _door(verify.main),
-            "convert": lambda: sys.exit(convert.main()), "puppets": lambda: sys.exit(puppets.main())}
+            "convert": lambda: sys.exit(convert.main()), "puppets": _door(puppets.main)}
 
 
 class Told(logging.Handler):
@@ -55,7 +54,7 @@ def keep_networks() -> None:
       loaded[key] = load(*arguments, **options)
     return loaded[key]
 
-  run_sample.load = prepare.load = kept
+  sample.load = prepare.load = kept
 
 
 def run(name: str, arguments: list[str]) -> int:
