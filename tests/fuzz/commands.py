@@ -1,6 +1,5 @@
 """Inputs for the commands that make clips and datasets; `tests.fuzz.more_commands` has the others."""
 
-import itertools
 import os
 import pathlib
 import random
@@ -34,10 +33,8 @@ def _usual(stock: Stock, name: str = "sampling.") -> list[str]:
 
 def _caches(arguments: list[str], folder: pathlib.Path) -> tuple[str, ...]:
   """Folders that the settings name for what is kept."""
-  names = "--config.prompt_cache", "--config.program_cache"
-  given = [after for before, after in itertools.pairwise(arguments) if before in names] + [
-      argument.partition("=")[2] for argument in arguments if argument.startswith(names)]
-  return tuple(os.path.normpath(os.path.join(folder, name)) for name in given if name)
+  given = settings.values_of(arguments, "--config.prompt_cache", "--config.program_cache")
+  return tuple(os.path.normpath(os.path.join(folder, name)) for name in given)
 
 
 def _kind(name: str) -> str:

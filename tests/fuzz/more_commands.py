@@ -64,7 +64,8 @@ def train_run(folder: pathlib.Path, stock: Stock, rng: random.Random) -> Case:
     arguments += settings.flags(_TRAIN_FLAGS, 1, rng)
   named = paths.target(folder, "work", [], rng) if wrong == "workdir" else str(workdir)
   place = os.path.join(folder, named)
-  made = (place, str(folder / "model"), str(folder / "x"))
+  exported = settings.values_of(arguments, "--export")
+  made = (place, *(os.path.join(folder, name) for name in exported))
   return Case("train", [*arguments, f"--workdir={named}"], folder, made, codes=(0, 1, 75), notes=(place,),
               whole=lambda code, stdout: None)
 

@@ -47,6 +47,14 @@ def overrides(names: list[str], count: int, rng: random.Random) -> list[str]:
   return arguments
 
 
+def values_of(arguments: list[str], *names: str) -> list[str]:
+  """What these flags are given, in either form."""
+  pairs = [argument.partition("=")[::2] for argument in arguments]
+  given = [after if argument == name else value for (name, value), argument, after in zip(
+      pairs, arguments, [*arguments[1:], ""], strict=True) if name in names]
+  return [value for value in given if value]
+
+
 def flags(known: dict[str, tuple[str, ...]], count: int, rng: random.Random) -> list[str]:
   """Some of the flags with values of theirs or any; now and then one that is not known, or shortened."""
   arguments = []
