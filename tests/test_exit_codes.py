@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import types
+import warnings
 
 from absl import logging
 import jax
@@ -53,6 +54,13 @@ def test_what_is_quoted_does_not_bury_a_message(quoted, lines):
   assert len(told) == lines and max(map(len, told)) < 1100
   assert told[0].startswith("Config ") and told[-1].endswith("Name a file.")
   assert command_line.legible("One.\nTwo.") == "One.\nTwo."
+
+
+def test_warnings_of_libraries_are_a_line(monkeypatch, caplog):
+  monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+  command_line.log_warnings()
+  warnings.warn("Corrupt EXIF data.  Expecting to read\n12 bytes.", stacklevel=1)
+  assert caplog.messages == ["Corrupt EXIF data. Expecting to read 12 bytes."]
 
 
 def test_an_override_may_be_two_arguments():

@@ -10,6 +10,7 @@ import pathlib
 import signal
 import sys
 import time
+import warnings
 
 from absl import flags, logging
 import jax
@@ -153,18 +154,24 @@ def _above_bars(emit: Callable) -> Callable:
 
 
 def show_own_messages() -> None:
-  """Messages of this project go to stderr as they are, those of libraries from warnings on."""
+  """Messages of this project go to stderr as they are, those of libraries from warnings on; a line each."""
   flags.FLAGS.mark_as_parsed()  # absl logging waits for absl flags, which are not used here
   logging.use_absl_handler()
   logging.set_verbosity(logging.INFO)
   std_logging.getLogger("jax").setLevel(std_logging.WARNING)
   quieten_asyncio()
+  log_warnings()
   handler = logging.get_absl_handler()
   handler.setFormatter(None)
   handler.python_handler.emit = _above_bars(handler.python_handler.emit)
   own = (_PACKAGE, str(pathlib.Path(sys.argv[0]).resolve()))
   handler.addFilter(lambda record: record.levelno >= std_logging.WARNING
                     or str(pathlib.Path(record.pathname).resolve()).startswith(own))
+
+
+def log_warnings() -> None:
+  """Makes Python's warnings, those of Pillow about damaged metadata say, lines as all others."""
+  warnings.showwarning = lambda message, *_: logging.warning("%s", " ".join(str(message).split()))
 
 
 def quieten_asyncio() -> None:

@@ -79,7 +79,7 @@ class Shell:
     rest = list(told)
     message = []
     for line in error.splitlines():
-      if line in rest:
+      if line in rest or line.startswith("warning: "):
         rest.remove(line)
       else:
         message.append(line)
