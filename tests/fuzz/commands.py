@@ -9,7 +9,7 @@ from emv3_jax.data.index import read_index
 from emv3_jax.preparation.settings import PrepareConfig
 from emv3_jax.sampling.settings import Config, SamplingConfig
 from tests.fuzz import manifests, media, paths, settings
-from tests.fuzz.folders import Stock, clip, prepare_arguments, spoil
+from tests.fuzz.folders import Stock, clip, job_of, prepare_arguments, sample_arguments, spoil
 from tests.fuzz.shell import ROOT
 from tests.fuzz.verdict import Case, are_clips, is_clip
 
@@ -24,11 +24,6 @@ _FLAGS = {"seconds": ("0.2", "0", "-1", "1e-9", "nan", "inf", "0.01"), "seed": (
           "prompt": ("", "x" * 20_000, "a\nb", "\udcff", "\u202e"), "no_paste": (), "save_latents": (),
           "verify": (), "json": (), "strict": (), "process_id": ("0", "-1", "x"),
           "coordinator": ("x", ""), "num_processes": ("0", "1", "x"), "mesh": ("data=2",)}
-
-
-def _usual(stock: Stock, name: str = "sampling.") -> list[str]:
-  return [f"--config.program_cache={stock.root}/programs", f"--config.{name}steps=1",
-          f"--config.{name}enlarge=1"]
 
 
 def _caches(arguments: list[str], folder: pathlib.Path) -> tuple[str, ...]:
@@ -75,7 +70,7 @@ def sample_clip(folder: pathlib.Path, stock: Stock, rng: random.Random) -> Case:
   out = str(folder / "clip.mp4")
   if "out" in wrong:
     out = paths.target(folder, "clip.mp4", list(given.values()), rng)
-  arguments = [TINY, *_usual(stock), "--prompt=a puppet", "--face_box=10,50,10,50", "--seconds=0.2",
+  arguments = [*sample_arguments(stock.root), "--prompt=a puppet", "--face_box=10,50,10,50", "--seconds=0.2",
                *([f"--task={task}"] if task != "i2v" else []), f"--out={out}"]
   arguments += [f"--{name}={path}" for name, path in named.items()]
   if "flags" in wrong:
@@ -102,22 +97,26 @@ def sample_clip(folder: pathlib.Path, stock: Stock, rng: random.Random) -> Case:
 
 def sample_manifest(folder: pathlib.Path, stock: Stock, rng: random.Random) -> Case:
   """A manifest with anything in it."""
-  wrong = rng.choice(("lines", "lines", "media", "media", "path", "out", "flags"))
+  wrong = rng.choice(("lines", "lines", "media", "media", "path", "out", "flags", "again"))
   jobs = []
   for number in range(rng.choice((1, 2, 3))):
-    files = {name: media.write(folder, f"{name}{number}", _kind(name), rng,
-                               spoil=wrong == "media" and rng.random() < 0.6) for name in ("audio", "image")}
-    jobs.append({**{name: path.name for name, path in files.items()}, "prompt": "a puppet",
-                 "face_box": [10, 50, 10, 50], "seconds": 0.2})
+    jobs.append(job_of(*(
+        media.write(folder, f"{name}{number}", kind, rng, spoil=wrong == "media" and rng.random() < 0.6)
+        for name, kind in media.OF_A_CLIP)))
   keys = ["name", "seed", "video", "last_image", "negative_prompt", "task", "paste", "seconds", "face_box"]
   manifest = folder / "jobs.jsonl"
   manifest.write_bytes(manifests.content(jobs, keys, rng) if wrong == "lines" else
                        manifests.plain(jobs))
   named = paths.source(manifest, rng, pipe=False) if wrong == "path" else str(manifest)
   out = paths.target(folder, "clips", [manifest], rng) if wrong == "out" else str(folder / "clips")
-  arguments = [TINY, *_usual(stock), f"--manifest={named}", f"--out={out}"]
+  arguments = [*sample_arguments(stock.root), f"--manifest={named}", f"--out={out}"]
   if wrong == "flags":
     arguments += settings.flags(_FLAGS, 1, rng)
+  if wrong == "again":  # over clips that are there, of which something is damaged
+    shutil.copytree(stock.clips / "made", out)
+    spoil(pathlib.Path(out), rng)
+    arguments[-2] = f"--manifest={stock.clips}/jobs.jsonl"
+    arguments += rng.choice(([], ["--verify"], ["--save_latents"], ["--strict"]))
   place = pathlib.Path(os.path.join(folder, out))
   return Case("sample", arguments, folder, (str(place),), codes=(0, 1),
               whole=lambda code, stdout: are_clips(place, code))
@@ -125,7 +124,7 @@ def sample_manifest(folder: pathlib.Path, stock: Stock, rng: random.Random) -> C
 
 def prepare(folder: pathlib.Path, stock: Stock, rng: random.Random) -> Case:
   """Clips of any kind to a dataset."""
-  wrong = rng.choice(("lines", "media", "media", "path", "out", "settings", "checkpoint", "again"))
+  wrong = rng.choice(("lines", "media", "media", "path", "out", "settings", "checkpoint", "again", "report", "report"))
   clips = []
   for number in range(rng.choice((1, 2))):
     video = media.write(folder, f"clip{number}", "video", rng, spoil=wrong == "media")
@@ -139,6 +138,11 @@ def prepare(folder: pathlib.Path, stock: Stock, rng: random.Random) -> Case:
     shutil.copytree(stock.prepared / "data", out)
     spoil(pathlib.Path(out), rng)
     named = str(stock.prepared / "clips.jsonl")
+  if wrong == "report":  # a clip that the model made
+    made = folder / "made"
+    shutil.copytree(stock.clips / "made", made)
+    spoil(made, rng)
+    manifest.write_bytes(manifests.plain([{"id": "a", "video": "made/one.mp4", "report": "made/one.json"}]))
   arguments = [*prepare_arguments(stock.root), f"--manifest={named}", f"--out={out}",
                *(["--skip_bad"] if rng.random() < 0.3 else [])]
   if wrong == "settings":

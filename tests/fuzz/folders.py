@@ -43,6 +43,18 @@ class Stock:
     return folder
 
   @functools.cached_property
+  def clips(self) -> pathlib.Path:
+    """A folder with a portrait, a voice, a manifest of one job, and in `made` the clip of it."""
+    folder = self.root / "clips"
+    folder.mkdir()
+    job = {"name": "one", **job_of(*(media.write(folder, name, kind) for name, kind in media.OF_A_CLIP))}
+    (folder / "jobs.jsonl").write_bytes(manifests.plain([job]))
+    code = self._run("sample", [*sample_arguments(self.root), f"--manifest={folder}/jobs.jsonl",
+                                f"--out={folder}/made"])
+    assert code == 0, f"the clip to take copies of ended with {code}"
+    return folder
+
+  @functools.cached_property
   def prepared(self) -> pathlib.Path:
     """A folder with a video and its manifest, and in `data` the dataset that was made of them."""
     folder = self.root / "prepared"
@@ -64,6 +76,18 @@ class Stock:
     """A safetensors file of released names, and what its shapes do not tell."""
     tensors, given = official(name, np.random.default_rng(0))
     return save(tensors), given
+
+
+def sample_arguments(root: pathlib.Path) -> list[str]:
+  """The smallest clips of the tiny networks."""
+  return [f"--config={ROOT}/configs/tiny.py", f"--config.program_cache={root}/programs",
+          "--config.sampling.steps=1", "--config.sampling.enlarge=1"]
+
+
+def job_of(audio: pathlib.Path, image: pathlib.Path) -> dict:
+  """A line of a manifest of clips to make."""
+  return {"audio": audio.name, "image": image.name, "prompt": "a puppet", "face_box": [10, 50, 10, 50],
+          "seconds": 0.2}
 
 
 def clip(number: int, video: str) -> dict:

@@ -16,6 +16,7 @@ import soundfile
 from tests.fuzz.damage import spoilt
 
 TINY = pathlib.Path(__file__).parents[2] / "emv3_jax/assets/tiny"
+OF_A_CLIP = (("audio", "sound"), ("image", "picture"))
 _PICTURES = ("png", "jpeg", "webp", "gif", "bmp", "tiff", "ppm", "ico")
 _MODES = ("RGB", "L", "RGBA", "P", "1", "LA", "CMYK", "I;16", "F")
 _SOUNDS = (("wav", "PCM_16"), ("wav", "FLOAT"), ("wav", "PCM_24"), ("wav", "ULAW"), ("flac", "PCM_16"),
@@ -154,7 +155,8 @@ def _video_of(rng: random.Random) -> tuple[bytes, str]:
   return content, f".{form}"
 
 
-def write(folder: pathlib.Path, name: str, kind: str, rng: random.Random, spoil: bool) -> pathlib.Path:
+def write(folder: pathlib.Path, name: str, kind: str, rng: random.Random | None = None,
+          spoil: bool = False) -> pathlib.Path:
   """A file of the kind in `folder`, damaged in any way or as it should be."""
   content, ending = any_file(kind, rng) if spoil else good(kind)
   path = pathlib.Path(os.path.join(folder, name + ending))
