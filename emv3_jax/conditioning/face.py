@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import os
+import sys
 
 from jaxtyping import Bool, Float32, UInt8
 import numpy as np
@@ -87,16 +88,34 @@ def parse_face_box(source: str, image: UInt8[np.ndarray, "H W 3"],
       raise NoFace(f"{error} `none` lets the voice drive the whole picture.") from None
   if source.endswith(".npy"):
     return _read_box(source, height, width)
+  return FaceBox(*numbers(source, optional=optional), height, width)
+
+
+def numbers(source: str, *, optional: bool = True) -> tuple[float, float, float, float]:
+  """The four numbers of `y1,y2,x1,x2`, as far as they can be judged without the picture.
+
+  Args:
+    source: what the user gave.
+    optional: as in `parse_face_box`.
+
+  Raises:
+    InputError: not four finite numbers from 0 on, or in the wrong order.
+  """
   try:
     y1, y2, x1, x2 = (float(part) for part in source.split(","))
   except ValueError:
     raise InputError(f"Face box {source!r}: wanted four numbers y1,y2,x1,x2, a .npy file"
                      f"{', auto or none' if optional else ' or auto'}.") from None
-  return FaceBox(y1, y2, x1, x2, height, width)
+  if not all(math.isfinite(edge) and edge >= 0 for edge in (y1, y2, x1, x2)):
+    raise InputError(f"Face box {source!r} is outside of any image; its numbers are rows and columns, from 0 on.")
+  FaceBox(y1, y2, x1, x2, sys.maxsize, sys.maxsize)
+  return y1, y2, x1, x2
 
 
 def _read_box(path: str, height: int, width: int) -> FaceBox:
   try:
+    if os.path.exists(path) and not os.path.isfile(path):
+      raise InputError(f"Face box {path} is no regular file.")
     with open(path, "rb") as file:
       values = np.lib.format.read_array(file, allow_pickle=False)
   except OSError as error:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from emv3_jax.errors import InputError
-from emv3_jax.io import colour_profiles
+from emv3_jax.io import colour_profiles, paths
 
 SMALLEST_SIDE = 16  # pixels; one transformer token
 # Of larger pictures the memory while they are decoded, four bytes a pixel, would exceed 1.6 GB. PIL's
@@ -55,16 +55,11 @@ def upright_size(path: str | os.PathLike) -> tuple[int, int]:
 @contextlib.contextmanager
 def _opened(path: str | os.PathLike) -> Iterator[Image.Image]:
   """PIL's file; errors of opening and decoding become `InputError`s."""
-  if os.path.isdir(path):
-    raise InputError(f"Image {path} is a folder; name a file in it.")
+  paths.check_input(path, "Image")
   limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # `_factor` has its own
   try:
     with Image.open(path) as file:
       yield file
-  except FileNotFoundError:
-    raise InputError(f"Image {path}: no such file.") from None
-  except IsADirectoryError:
-    raise InputError(f"Image {path} is a folder; name a picture in it.") from None
   except UnidentifiedImageError:
     size = os.path.getsize(path)
     found = "is empty (0 bytes)" if size == 0 else f"is no image that can be read ({size} bytes)"

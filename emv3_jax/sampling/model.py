@@ -14,6 +14,7 @@ from emv3_jax import config as config_lib
 from emv3_jax import sharding, start_up
 from emv3_jax.errors import InputError
 from emv3_jax.io import checkpoints, digests
+from emv3_jax.io.paths import refuse_address
 from emv3_jax.model_config import COMPONENTS, PrecisionConfig
 from emv3_jax.models import umt5
 from emv3_jax.models.network import Network, Params
@@ -210,6 +211,7 @@ def _tell_of_default(name: str) -> None:
 
 def folder_of(checkpoint: str) -> pathlib.Path:
   """The model folder of a name: the path, or what `tiny` stands for where no such path is."""
+  refuse_address(checkpoint, "Checkpoint")
   folder = pathlib.Path(checkpoint)
   return _DEFAULT_FOLDER / "model" if checkpoint == DEFAULT and not folder.exists() else folder
 

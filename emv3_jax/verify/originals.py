@@ -13,6 +13,7 @@ from convert.plan import Plan, identify
 from convert.sources import WEIGHT_SUFFIXES, Checkpoint
 from emv3_jax.errors import InputError
 from emv3_jax.io.model_card import ModelCard, read_model_card
+from emv3_jax.io.paths import expanded
 from emv3_jax.io.stored_leaves import stored_leaves
 
 
@@ -96,7 +97,7 @@ def find_originals(card: ModelCard, parts: Sequence[str],
 
 def _weight_files(places: Sequence[str]) -> Iterator[pathlib.Path]:
   for place in places or (_hub_cache(),):
-    place = pathlib.Path(place).expanduser()
+    place = expanded(place)
     if place.is_file():
       yield place
     elif place.is_dir():
