@@ -57,7 +57,7 @@ def read_folder(folder: str | os.PathLike, parts: Sequence[str]) -> ModelCard:
                      "transformer out with --parts.")
   for name in parts:
     files = [source["file"] for source in card.require(name).sources]
-    if not files or not all(file.endswith(WEIGHT_SUFFIXES) for file in files):
+    if not files or not all(file.lower().endswith(WEIGHT_SUFFIXES) for file in files):
       raise InputError(f"{folder}: its {name} was not converted from files but comes from a "
                        "training run, so there is nothing to compare it with.\nGive the folder "
                        "that `python -m convert` wrote, or leave it out with --parts.")
@@ -103,7 +103,7 @@ def _weight_files(places: Sequence[str]) -> Iterator[pathlib.Path]:
     elif place.is_dir():
       for folder, _, names in os.walk(place):
         paths = (pathlib.Path(folder, name) for name in sorted(names)
-                 if name.endswith(WEIGHT_SUFFIXES))
+                 if name.lower().endswith(WEIGHT_SUFFIXES))
         yield from (path for path in paths if path.is_file())  # the cache keeps dangling links
     elif places:
       raise InputError(f"--sources={place} does not exist; give the folders of the downloaded files.")
