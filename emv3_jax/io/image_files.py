@@ -20,7 +20,9 @@ LARGEST = 400_000_000  # pixels
 SCALED_ABOVE = 89_000_000  # pixels; these are scaled while they are read
 ORIENTATION = 0x0112  # number of the EXIF tag
 KEPT_SIDE = 2048  # pixels at least that are kept of the shorter side
-# Bytes that PIL takes of a pixel of other modes than those of three channels and more, which take four.
+# Bytes that a pixel takes while it is read: of formats (JPEG is scaled by its decoder, WebP decoded into several
+# canvases), and of modes other than those of three channels and more, which take four.
+_BYTES_OF_FORMAT = {"JPEG": 3, "WEBP": 16}
 _BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
 _BAND = 256  # rows, about, that are worked on at a time
 
@@ -86,8 +88,7 @@ def _factor(file: Image.Image, path) -> int:
   if pixels > LARGEST:
     raise InputError(f"Image {path} is {file.width}x{file.height} pixels, {pixels / 1e6:.0f} megapixels; "
                      f"at most {LARGEST // 10**6} are read. Save it smaller.")
-  if file.format != "JPEG":  # which its decoder scales
-    _check_memory(file, path)
+  _check_memory(file, path)
   while pixels > SCALED_ABOVE and min(file.size) // (2 * factor) >= KEPT_SIDE:
     factor *= 2
   if factor > 1:
@@ -97,7 +98,8 @@ def _factor(file: Image.Image, path) -> int:
 
 
 def _check_memory(file: Image.Image, path) -> None:
-  needed, there = file.width * file.height * _BYTES.get(file.mode, 4), machine.memory()
+  a_pixel = _BYTES_OF_FORMAT.get(file.format) or _BYTES.get(file.mode, 4)
+  needed, there = file.width * file.height * a_pixel, machine.memory()
   if needed > there:
     raise InputError(f"Image {path} is {file.width}x{file.height} pixels, which take {needed / 2**30:.1f} GiB while "
                      f"they are read; this machine has {there / 2**30:.1f} GiB. Save it smaller, or as a JPEG.")

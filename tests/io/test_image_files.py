@@ -172,6 +172,9 @@ def test_pictures_that_no_memory_holds_are_refused(tmp_path, monkeypatch):
   with pytest.raises(InputError, match="RGB.png is 64x48 pixels, which take 0.0 GiB .*; this machine has"):
     load_image(tmp_path / "RGB.png")
   assert load_image(tmp_path / "L.png").shape == load_image(tmp_path / "a.jpg").shape
+  Image.new("L", (32, 48)).save(tmp_path / "a.webp")
+  with pytest.raises(InputError, match="a.webp is 32x48 pixels"):
+    load_image(tmp_path / "a.webp")
   monkeypatch.setattr(Image.Image, "load", raise_memory_error)
   with pytest.raises(InputError, match="takes more memory than there is"):
     load_image(tmp_path / "L.png")
