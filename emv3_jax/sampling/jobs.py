@@ -96,7 +96,8 @@ def run_jobs(model: Model, jobs: Sequence[Job], folder: str | pathlib.Path, *,
       except Exception as error:  # a job is one of many: nothing in it may end the others
         failures.append(_failure(job, error))
         logging.error("Line %d (%s) failed: %s", job.line, job.name, failures[-1].reason)
-        logging.vlog(1, "%s", "".join(traceback.format_exception(error)))
+        if not job.fault:
+          logging.vlog(1, "%s", "".join(traceback.format_exception(error)))
         if not isinstance(error, InputError) and processes.several():
           raise
         continue
