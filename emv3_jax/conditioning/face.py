@@ -26,7 +26,15 @@ LARGEST_ASPECT_ERROR = 0.05  # between an image and the image that a stored box 
 
 
 class NoFace(InputError):
-  """No face was found in a picture."""
+  """No face was found in a picture.
+
+  Attributes:
+    size: (height, width) of the picture in pixels.
+  """
+
+  def __init__(self, message: str, size: tuple[int, int]):
+    super().__init__(message)
+    self.size = size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +93,7 @@ def parse_face_box(source: str, image: UInt8[np.ndarray, "H W 3"],
     except NoFace as error:
       if not optional:
         raise
-      raise NoFace(f"{error} `none` lets the voice drive the whole picture.") from None
+      raise NoFace(f"{error} `none` lets the voice drive the whole picture.", error.size) from None
   if source.endswith(".npy"):
     return _read_box(source, height, width)
   return FaceBox(*numbers(source, optional=optional), height, width)
@@ -153,7 +161,7 @@ def detect_face(image: UInt8[np.ndarray, "H W 3"],
   height, width = image.shape[:2]
   if not found:
     raise NoFace(f"No face found in the image of {width}x{height} pixels.\n"
-                 "Give the face box as y1,y2,x1,x2.")
+                 "Give the face box as y1,y2,x1,x2.", (height, width))
   y1, y2, x1, x2 = max(found, key=lambda box: (box[1] - box[0]) * (box[3] - box[2]))
   box = FaceBox(max(round(y1), 0), min(round(y2), height),
                 max(round(x1), 0), min(round(x2), width), height, width)

@@ -11,6 +11,7 @@ from emv3_jax import processes, start_up
 from emv3_jax.conditioning import audio as audio_lib
 from emv3_jax.conditioning import image as image_lib
 from emv3_jax.conditioning import text as text_lib
+from emv3_jax.conditioning.face import NoFace
 from emv3_jax.diffusion.noise import initial_noise
 from emv3_jax.errors import InputError
 from emv3_jax.io import paths
@@ -92,7 +93,10 @@ def sample(model: Model, request: Request, *, progress: Callable | None = None) 
 
 
 def _read(model: Model, request: Request) -> Inputs:
-  inputs = read_inputs(request, model.config, model.tokenizer_path)
+  try:
+    inputs = read_inputs(request, model.config, model.tokenizer_path)
+  except NoFace as error:
+    raise NoFace(f"{error}{model.hint_of_face(error.size)}", error.size) from None
   model.check_size(inputs.size)
   return inputs
 
