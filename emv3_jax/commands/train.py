@@ -20,6 +20,7 @@ from absl import logging
 import jax
 
 from emv3_jax.errors import InputError
+from emv3_jax.io.paths import refuse_address
 from emv3_jax.plan import command as plan
 from emv3_jax.plan import utilisation
 from emv3_jax.runtime import command_line, processes, program_cache, start_up
@@ -61,6 +62,8 @@ def main(arguments: Sequence[str]) -> int:
                      "--config.mesh.fsdp=4.")
   if not flags.workdir:
     raise InputError("--workdir is missing; name the folder of the run.")
+  refuse_address(flags.workdir, "Folder of the run")
+  refuse_address(flags.export or "", "Model folder")
   profile = profile_steps(flags.profile_steps) if flags.profile_steps else None
   processes.join(flags, stop_at_steps=True)
   program_cache.use(config.program_cache,
