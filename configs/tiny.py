@@ -17,7 +17,7 @@ import pathlib
 import ml_collections
 
 import emv3_jax
-from emv3_jax.model_config import ModelConfig, PrecisionConfig
+from emv3_jax.components.config import ModelConfig, PrecisionConfig
 from emv3_jax.models.clip import CLIPVisionConfig
 from emv3_jax.models.precision import FLOAT32
 from emv3_jax.models.transformer import TransformerConfig

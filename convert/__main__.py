@@ -19,11 +19,11 @@ import sys
 from absl import logging
 import jax
 
-from emv3_jax import command_line
-from emv3_jax.command_names import as_called
 from emv3_jax.errors import InputError
 from emv3_jax.io.model_card import CARD
 from emv3_jax.io.paths import refuse_address
+from emv3_jax.runtime import command_line
+from emv3_jax.runtime.command_names import as_called
 
 from .exporting import export
 from .importing import CHOICES, convert

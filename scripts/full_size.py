@@ -25,7 +25,7 @@ from safetensors.numpy import save_file  # noqa: E402
 
 from emv3_jax.convert import released  # noqa: E402
 from emv3_jax.errors import InputError  # noqa: E402
-from emv3_jax.start_up import KINDS  # noqa: E402
+from emv3_jax.runtime.start_up import KINDS  # noqa: E402
 
 TINY = ROOT / "emv3_jax/assets/tiny"
 NEEDED_GB = 45

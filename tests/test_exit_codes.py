@@ -11,15 +11,15 @@ import jax
 import numpy as np
 import pytest
 
-from emv3_jax import command_line
 from emv3_jax.commands import sample as run_sample
 from emv3_jax.commands import train as run_train
 from emv3_jax.errors import InputError
 from emv3_jax.io import video_files
+from emv3_jax.runtime import command_line
 from emv3_jax.sampling import jobs
 from emv3_jax.sampling.clip import Clip
 from emv3_jax.training import loop
-from emv3_jax.training.divergence import Diverged
+from emv3_jax.training.monitor.divergence import Diverged
 
 ROOT = pathlib.Path(__file__).parents[1]
 SAMPLE = [f"--config={ROOT}/configs/tiny.py", "--config.program_cache=", "--checkpoint=untrained"]

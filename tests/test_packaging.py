@@ -12,7 +12,7 @@ import zipfile
 import pytest
 
 import emv3_jax
-from emv3_jax import command_names
+from emv3_jax.runtime import command_names
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = ROOT / "emv3_jax/assets/tiny"

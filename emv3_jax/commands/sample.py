@@ -17,14 +17,14 @@ import sys
 
 from absl import logging
 
-from emv3_jax import command_line, processes, program_cache, start_up
-from emv3_jax import config as config_lib
-from emv3_jax.command_names import as_called
 from emv3_jax.errors import InputError
 from emv3_jax.io import paths
 from emv3_jax.io.manifests import is_text
 from emv3_jax.io.model_card import ModelCard, read_model_card
 from emv3_jax.plan import command as plan
+from emv3_jax.runtime import command_line, processes, program_cache, start_up
+from emv3_jax.runtime import config as config_lib
+from emv3_jax.runtime.command_names import as_called
 from emv3_jax.sampling import jobs, manifest, output, resolution
 from emv3_jax.sampling.clip import sample
 from emv3_jax.sampling.inputs import named_files

@@ -18,16 +18,16 @@ import sys
 from absl import logging
 import jax
 
-from emv3_jax import command_line, processes, program_cache, start_up
-from emv3_jax import config as config_lib
-from emv3_jax.command_names import as_called
 from emv3_jax.errors import InputError
 from emv3_jax.plan import command as plan
 from emv3_jax.plan import utilisation
+from emv3_jax.runtime import command_line, processes, program_cache, start_up
+from emv3_jax.runtime import config as config_lib
+from emv3_jax.runtime.command_names import as_called
 from emv3_jax.training import loop
-from emv3_jax.training.divergence import Diverged
+from emv3_jax.training.monitor.divergence import Diverged
+from emv3_jax.training.run.waiting import how_to_make
 from emv3_jax.training.settings import Config
-from emv3_jax.training.waiting import how_to_make
 
 
 def make_parser() -> command_line.Parser:

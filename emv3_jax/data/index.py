@@ -16,12 +16,12 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from emv3_jax import config as config_lib
-from emv3_jax.command_names import as_called
 from emv3_jax.data import records
 from emv3_jax.errors import InputError
 from emv3_jax.io.atomic import atomic_file, write_json
 from emv3_jax.models.transformer import TransformerConfig
+from emv3_jax.runtime import config as config_lib
+from emv3_jax.runtime.command_names import as_called
 
 INDEX, EMPTY_TEXT, SHARDS = "index.json", "empty_text.safetensors", "shards"
 # The fields of the transformer's config that records depend on.

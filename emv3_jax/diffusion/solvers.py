@@ -64,6 +64,17 @@ class Euler:
     return x, EulerState(x)
 
 
+def check_name(name: str) -> None:
+  """
+  Raises:
+    InputError: no such solver.
+  """
+  if name not in SOLVERS:
+    near = difflib.get_close_matches(name, SOLVERS, n=1, cutoff=0)[0]
+    raise InputError(
+        f"Unknown solver {name!r}; did you mean {near!r}? Known: {', '.join(SOLVERS)}.")
+
+
 def make_solver(name: str, steps: int, shift: float = 5.0, config_shift: float = 5.0) -> Solver:
   """Builds a solver with the released schedule.
 
@@ -77,10 +88,7 @@ def make_solver(name: str, steps: int, shift: float = 5.0, config_shift: float =
   Raises:
     InputError: unknown name, or a number out of range.
   """
-  if name not in SOLVERS:
-    near = difflib.get_close_matches(name, SOLVERS, n=1, cutoff=0)[0]
-    raise InputError(
-        f"Unknown solver {name!r}; did you mean {near!r}? Known: {', '.join(SOLVERS)}.")
+  check_name(name)
   if steps < 1:
     raise InputError(f"Solver steps is {steps}; at least 1 is needed.")
   if not (0 < shift < float("inf") and 0 < config_shift < float("inf")):

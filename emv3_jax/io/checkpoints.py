@@ -28,7 +28,6 @@ from jax.experimental import multihost_utils
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from emv3_jax import start_up
 from emv3_jax.errors import InputError
 from emv3_jax.io.atomic import atomic_file
 from emv3_jax.io.digests import component_digest
@@ -51,6 +50,7 @@ from emv3_jax.io.stored_leaves import (
   unreadable,
 )
 from emv3_jax.models.network import Params, named_leaves, nested, param_name
+from emv3_jax.runtime import start_up
 
 __all__ = ["LazyArray", "ModelCard", "load_component", "read_model_card", "save_component",
            "stream_component", "write_tokenizer"]

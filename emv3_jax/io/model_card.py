@@ -10,9 +10,9 @@ import json
 import os
 import pathlib
 
-from emv3_jax.command_names import as_called
 from emv3_jax.errors import InputError
 from emv3_jax.io.atomic import write_json
+from emv3_jax.runtime.command_names import as_called
 
 SCHEMA = 2
 READABLE = (1, SCHEMA)

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Iterator
 import dataclasses
 import math
 
-from emv3_jax.config import nearest
 from emv3_jax.errors import InputError
 from emv3_jax.models.transformer import TransformerConfig
 from emv3_jax.plan.targets import Target
+from emv3_jax.runtime.config import nearest
 from emv3_jax.sharding import AXES, MeshConfig
 
 

@@ -7,10 +7,10 @@ import pathlib
 
 import numpy as np
 
-from emv3_jax import processes
 from emv3_jax.errors import InputError
 from emv3_jax.io import atomic, paths, pixels, video_files
 from emv3_jax.io.digests import file_digest_now
+from emv3_jax.runtime import processes
 from emv3_jax.sampling.clip import Clip
 
 

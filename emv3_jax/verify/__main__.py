@@ -13,9 +13,9 @@ import dataclasses
 import json
 import sys
 
-from emv3_jax import command_line
 from emv3_jax.errors import InputError
 from emv3_jax.io.model_card import ModelCard
+from emv3_jax.runtime import command_line
 from emv3_jax.verify import originals, report
 from emv3_jax.verify.comparison import PARTS, RUN, Comparison
 from emv3_jax.verify.inputs import Size, make_conditions, make_inputs

@@ -9,12 +9,12 @@ import pathlib
 from absl import logging
 import numpy as np
 
-from emv3_jax.command_names import as_called
 from emv3_jax.convert.plan import Plan, identify
 from emv3_jax.convert.sources import WEIGHT_SUFFIXES, Checkpoint
 from emv3_jax.errors import InputError
 from emv3_jax.io.model_card import ModelCard, read_model_card
 from emv3_jax.io.stored_leaves import stored_leaves
+from emv3_jax.runtime.command_names import as_called
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,10 +5,10 @@ import pathlib
 
 import pytest
 
-from emv3_jax.data import puppets
-from emv3_jax.data.preparation import run
+from emv3_jax.preparation import run
+from emv3_jax.puppets import world
 from emv3_jax.sampling.model import Model, load
-from tests.data.preparing import make_config, write_manifest
+from tests.preparation.preparing import make_config, write_manifest
 
 
 @pytest.fixture(scope="session")
@@ -27,8 +27,8 @@ def flash() -> Model:
 def footage(tmp_path_factory) -> pathlib.Path:
   """A manifest of three puppets: two clips of 5 frames, one of 13."""
   folder = tmp_path_factory.mktemp("clips")
-  puppets.write_mp4s(folder / "short", count=2, frames=5)
-  puppets.write_mp4s(folder / "long", count=1, first=2, frames=13)
+  world.write_mp4s(folder / "short", count=2, frames=5)
+  world.write_mp4s(folder / "long", count=1, first=2, frames=13)
   rows = []
   for name in ("short", "long"):
     for line in (folder / name / "clips.jsonl").read_text().splitlines():

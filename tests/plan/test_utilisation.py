@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from emv3_jax.plan import utilisation
-from emv3_jax.tasks.schedule import Stage
+from emv3_jax.training.curriculum import Stage
 from emv3_jax.training.settings import NDPOConfig
 from tests.training import tiny
 

@@ -10,10 +10,11 @@ import pytest
 
 from emv3_jax.io.digests import params_digest
 from emv3_jax.models.network import named_leaves
-from emv3_jax.tasks.schedule import Stage
-from emv3_jax.training import ema, loop
+from emv3_jax.training import loop
+from emv3_jax.training.curriculum import Stage
+from emv3_jax.training.run.stage_start import StageStart
 from emv3_jax.training.settings import NDPOConfig, OptimizerConfig
-from emv3_jax.training.stage_start import StageStart
+from emv3_jax.training.update import ema
 from tests.data import windows
 from tests.training import runs, tiny
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from configs import tiny, train_cycle_tiny
-from emv3_jax.config import build
 from emv3_jax.data.pipeline import Dataset
-from emv3_jax.data.puppets.mp4 import write_mp4s
 from emv3_jax.io.checkpoints import read_model_card
+from emv3_jax.puppets.world.mp4 import write_mp4s
+from emv3_jax.runtime.config import build
+from emv3_jax.training.input.sources import Sources
+from emv3_jax.training.run.waiting import how_to_make
 from emv3_jax.training.settings import Config
-from emv3_jax.training.sources import Sources
-from emv3_jax.training.waiting import how_to_make
 from tests.training import runs
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -6,10 +6,10 @@ import dataclasses
 import pytest
 
 from configs import train_tiny
-from emv3_jax.config import build
 from emv3_jax.errors import InputError
-from emv3_jax.tasks.schedule import Mixture, Stage
-from emv3_jax.training import identity
+from emv3_jax.runtime.config import build
+from emv3_jax.training.curriculum import Mixture, Stage
+from emv3_jax.training.run import identity
 from emv3_jax.training.settings import Config, NDPOConfig, OptimizerConfig, ScheduleConfig
 
 LEARN, HANDS, RECOVER = (Stage("learn", 10), Stage("hands", 10, kind="ndpo", negatives="n"),

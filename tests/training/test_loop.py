@@ -13,20 +13,22 @@ from jax.experimental.compilation_cache import compilation_cache
 import numpy as np
 import pytest
 
-from emv3_jax import program_cache
 from emv3_jax.errors import InputError
 from emv3_jax.io.checkpoints import load_component, read_model_card
 from emv3_jax.io.video_files import read_video
 from emv3_jax.models.network import named_leaves
+from emv3_jax.runtime import program_cache
 from emv3_jax.sampling.clip import Clip
 from emv3_jax.sharding import MeshConfig
-from emv3_jax.tasks.schedule import TASKS, Stage
-from emv3_jax.training import loop, previews
-from emv3_jax.training.divergence import Diverged
-from emv3_jax.training.lock import locked
-from emv3_jax.training.metrics import BANDS
+from emv3_jax.tasks.masks import TASKS
+from emv3_jax.training import loop
+from emv3_jax.training.curriculum import Stage
+from emv3_jax.training.monitor import previews
+from emv3_jax.training.monitor.divergence import Diverged
+from emv3_jax.training.monitor.metrics import BANDS
+from emv3_jax.training.monitor.speed import Speed
+from emv3_jax.training.run.lock import locked
 from emv3_jax.training.settings import NDPOConfig, PreviewConfig
-from emv3_jax.training.speed import Speed
 from tests.data import windows
 from tests.training import runs, tiny
 

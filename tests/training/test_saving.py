@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from emv3_jax.errors import InputError
-from emv3_jax.training import identity
-from emv3_jax.training.metrics import Row
-from emv3_jax.training.saving import Checkpoints
+from emv3_jax.training.monitor.metrics import Row
+from emv3_jax.training.run import identity
+from emv3_jax.training.run.saving import Checkpoints
 from tests.training import tiny
 
 

@@ -5,9 +5,9 @@ import dataclasses
 import ml_collections
 import pytest
 
-from emv3_jax import config as config_lib
 from emv3_jax.errors import InputError
-from emv3_jax.tasks.schedule import Mixture, Stage
+from emv3_jax.runtime import config as config_lib
+from emv3_jax.training.curriculum import Mixture, Stage
 from emv3_jax.training.settings import Config, ScheduleConfig, TrainConfig
 
 
@@ -47,6 +47,11 @@ def test_runs_stop_at_the_end_of_the_schedule_or_where_they_are_told_to():
     ("train.batch=0", "train.batch is 0; it must be 1 or more"),
     ("train.accumulate=3", "train.batch is 4; it does not divide into train.accumulate 3"),
     ("train.remat=some", "train.remat is 'some'; known: none, full"),
+    ("train.attention=cuddn", "Unknown attention backend 'cuddn'; did you mean 'cudnn'"),
+    ("preview.task=lipsink", "Unknown task 'lipsink'"),
+    ("sampling.solver=heun", "Unknown solver 'heun'"),
+    ("sampling.attention=tokamax:x", "names no tokamax kernel"),
+    ("sampling.preset=papre", "sampling.preset is 'papre'"),
     ("schedule.preset=papre", "Unknown schedule 'papre'"),
     ("optimizer.name=adam", "optimizer.name is 'adam'; known: adamw, lion, muon, sgd"),
     ("loss.allocation=phase", "loss.allocation is 'phase'; known: a, b, c, phased, released"),

@@ -11,10 +11,10 @@ from emv3_jax.errors import InputError
 from emv3_jax.models.network import named_leaves
 from emv3_jax.models.precision import Precision
 from emv3_jax.sharding import MeshConfig
-from emv3_jax.tasks.schedule import Stage
-from emv3_jax.training import identity
-from emv3_jax.training.ndpo import reference_of
-from emv3_jax.training.saving import Checkpoints
+from emv3_jax.training.curriculum import Stage
+from emv3_jax.training.objectives.ndpo import reference_of
+from emv3_jax.training.run import identity
+from emv3_jax.training.run.saving import Checkpoints
 from emv3_jax.training.settings import MIXED, NDPOConfig
 from tests.training import tiny
 

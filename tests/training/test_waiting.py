@@ -11,17 +11,17 @@ import jax
 import numpy as np
 import pytest
 
-from emv3_jax import processes
 from emv3_jax.commands import train as run_train
-from emv3_jax.config import build
 from emv3_jax.errors import InputError
 from emv3_jax.io.checkpoints import load_component
 from emv3_jax.models.network import named_leaves
-from emv3_jax.tasks.schedule import Stage
+from emv3_jax.runtime import processes
+from emv3_jax.runtime.config import build
 from emv3_jax.training import loop
+from emv3_jax.training.curriculum import Stage
+from emv3_jax.training.input.sources import Need
+from emv3_jax.training.run.waiting import how_to_make, shipped
 from emv3_jax.training.settings import Config, NDPOConfig
-from emv3_jax.training.sources import Need
-from emv3_jax.training.waiting import how_to_make, shipped
 from tests.data import windows
 from tests.training import runs, tiny
 
@@ -161,7 +161,7 @@ def test_negatives_are_prepared_as_the_data_are(folder):
       "  python run_train.py --config=c.py --workdir=w --export=w/stage_1/model",
       "  python run_sample.py --config=configs/SAMPLING.py --checkpoint=w/stage_1/model "
       "--manifest=w/stage_1/jobs.jsonl --save_latents --out=w/stage_1/clips",
-      "  python -m emv3_jax.data.prepare --config.prepare.frames=5 "
+      "  python -m emv3_jax.preparation --config.prepare.frames=5 "
       "'--config.prepare.sizes=((32,48),(48,32))' --checkpoint=w/stage_1/model "
       "--manifest=w/stage_1/clips.jsonl --out=neg",
       "  python run_train.py --config=c.py --workdir=w"]

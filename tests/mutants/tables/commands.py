@@ -2,10 +2,10 @@
 
 from tests.mutants.mutant import of
 
-CODES, CONFIG = "tests/test_exit_codes.py", "tests/test_config.py"
+CODES, CONFIG = "tests/test_exit_codes.py", "tests/runtime/test_config.py"
 
 MUTANTS = [
-    *of("emv3_jax/command_line.py", CODES,
+    *of("emv3_jax/runtime/command_line.py", CODES,
         ("wrong input ends with code 1", "    code = 2\n", "    code = 1\n", "test_codes_of_what_goes_wrong"),
         ("a full device ends with code 0", "    code = 1\n", "    code = 0\n", "test_codes_of_what_goes_wrong"),
         ("what was stopped ends with code 0", "    code = STOPPED\n", "    code = 0\n", "test_codes_of_what_goes_wrong"),
@@ -21,7 +21,7 @@ MUTANTS = [
          "test_the_platform_of_the_environment_stays"),
         ("overrides are not applied", "  config_lib.override(config, overrides, cls)\n", "  pass\n",
          "tests/test_run_sample.py::test_print_config")),
-    *of("emv3_jax/config.py", CONFIG,
+    *of("emv3_jax/runtime/config.py", CONFIG,
         ("numbers become floats", "    if isinstance(old, int) and type(value) is int:\n      return value",
          "    if isinstance(old, int) and type(value) is int:\n      return float(value)",
          "test_overrides_take_the_type_of_what_they_replace"),
@@ -66,7 +66,7 @@ MUTANTS = [
          "return 0", "test_a_run_that_was_stopped_ends_with_75"),
         ("a range of no steps is taken", "int(first) < int(end)", "int(first) <= int(end)",
          "test_steps_to_profile")),
-    *of("emv3_jax/processes.py", "tests/test_processes.py",
+    *of("emv3_jax/runtime/processes.py", "tests/runtime/test_processes.py",
         ("the first error is lost", "  if error is not None:\n    raise error", "  if error is not None:\n    pass",
          "test_together_gives_the_result_or_the_error"),
         ("errors of others are not heard", "  if failed:\n", "  if False:\n",

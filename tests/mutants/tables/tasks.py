@@ -2,7 +2,7 @@
 
 from tests.mutants.mutant import of
 
-SCHEDULE = "tests/tasks/test_schedule.py"
+SCHEDULE = "tests/training/test_curriculum.py"
 
 MUTANTS = [
     *of("emv3_jax/tasks/masks.py", "tests/tasks/test_masks.py",
@@ -35,7 +35,7 @@ MUTANTS = [
          "test_text_to_video_hears_everywhere_and_its_loss_knows_the_face"),
         ("all examples are given the first one's", "batch[\"masked_latents\"][row, _MASKED",
          "batch[\"masked_latents\"][0, _MASKED", "test_examples_keep_apart")),
-    *of("emv3_jax/tasks/schedule.py", SCHEDULE,
+    *of("emv3_jax/training/curriculum.py", SCHEDULE,
         ("tasks are drawn as in step 0", "key_for(seed, Purpose.TASK, step, example)",
          "key_for(seed, Purpose.TASK, 0, example)",
          "test_the_draw_depends_on_seed_step_and_example_alone"),
