@@ -1,4 +1,4 @@
-"""Writes puppets as MP4 files: python -m emv3_jax.puppets.world --out=DIR [--split=held_out] ..."""
+"""Writes puppets as MP4 files: python -m emv3_jax.puppets --out=DIR [--split=held_out] ..."""
 
 import argparse
 import sys
