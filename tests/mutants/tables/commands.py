@@ -20,6 +20,8 @@ MUTANTS = [
         ("flags may be shortened", "allow_abbrev=False", "allow_abbrev=True", "test_flags_are_not_shortened"),
         ("JAX_PLATFORMS is overruled", "if \"JAX_PLATFORMS\" not in os.environ and not any(", "if not any(",
          "test_the_platform_of_the_environment_stays"),
+        ("messages of other rooms are not shown", "pathlib.Path(emv3_jax.__file__).parent", "pathlib.Path(__file__).parent",
+         "tests/runtime/test_progress.py::test_messages_of_the_whole_package_are_shown"),
         ("overrides are not applied", "  config_lib.override(config, overrides, cls)\n", "  pass\n",
          "tests/test_run_sample.py::test_print_config")),
     *of("emv3_jax/runtime/config.py", CONFIG,
