@@ -13,6 +13,7 @@ stage whose dataset is not there yet: the commands that make it are told.
 from collections.abc import Sequence
 import dataclasses
 import pathlib
+import re
 import sys
 
 from absl import logging
@@ -88,7 +89,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def profile_steps(text: str) -> tuple[int, int]:
   first, _, end = text.partition(":")
-  if not (first.isdecimal() and end.isdecimal() and int(first) < int(end)):
+  are_steps = re.fullmatch(r"\d{1,9}:\d{1,9}", text)
+  if not are_steps or int(first) >= int(end):
     raise InputError(f"--profile_steps={text} is no range of steps; write e.g. 10:13.")
   return int(first), int(end)
 
