@@ -28,7 +28,7 @@ from emv3_jax.runtime import config as config_lib
 from emv3_jax.runtime.command_names import as_called
 from emv3_jax.training import loop
 from emv3_jax.training.monitor.divergence import Diverged
-from emv3_jax.training.run.waiting import how_to_make
+from emv3_jax.training.run.dataset_commands import commands_for
 from emv3_jax.training.settings import Config
 
 
@@ -73,16 +73,16 @@ def main(arguments: Sequence[str]) -> int:
     loop.export(config, workdir, pathlib.Path(flags.export) if flags.export else None)
     return 0
   devices = jax.devices()
-  speed = utilisation.speed_of(config, devices[0].device_kind, len(devices))
+  throughput = utilisation.throughput_of(config, devices[0].device_kind, len(devices))
   try:
-    outcome = loop.train(config, workdir, speed=speed, profile=profile)
+    outcome = loop.train(config, workdir, throughput=throughput, profile=profile)
   except Diverged as error:
     sys.stderr.write(f"{error}\n")
     return 1
   if outcome.missing:
     command = [*as_called("emv3-train").split(), f"--config={flags.config}", f"--workdir={workdir}",
                *(f"--config.{override}" for override in overrides)]
-    logging.info("%s", how_to_make(outcome.missing, config, workdir, command))
+    logging.info("%s", commands_for(outcome.missing, config, workdir, command))
   elif outcome.stopped:
     logging.info("Stopped at step %d of %d; the same command goes on from there.", outcome.step,
                  config.last_step)

@@ -34,7 +34,7 @@ def join(flags: argparse.Namespace, *, stop_at_steps: bool = False) -> None:
   Args:
     flags: see `add_flags`.
     stop_at_steps: leaves SIGTERM to JAX's service, by which processes find a step that they all
-      stop at (`training.run.stopping`); else each process hears its own.
+      stop at (`training.run.preemption`); else each process hears its own.
 
   Raises:
     InputError: flags that do not go together, or the others are not there.

@@ -3,7 +3,7 @@
 How a loop uses it, with `Programs` of emv3_jax.training.update.programs:
 
   programs = Programs(config, make_mesh(config.mesh))
-  state = programs.new_state(initial_params(config, programs.network))    # training.start
+  state = programs.new_state(initial_params(config, programs.network))    # training.run.initialization
   for step in range(first, config.last_step):
     state = programs.enter(state, step)                  # does something where a stage begins
     program = programs.program_at(step)                  # compiled once for each shape of batches
