@@ -89,7 +89,7 @@ def sample(model: Model, request: Request, *, progress: Callable | None = None) 
 
 
 def _read(model: Model, request: Request) -> Inputs:
-  inputs = read_inputs(request, model.config, model.tokenizer_path)
+  inputs = read_inputs(request, model.config, model.tokenizer_path, model.normalises_waveform)
   model.check_size(inputs.size)
   return inputs
 
