@@ -6,9 +6,11 @@ ENV := $(if $(filter python3,$(PYTHON)),.venv,.venv/python$(VERSION))
 BIN := $(ENV)/bin
 PIP_INSTALL := pip install --quiet --disable-pip-version-check
 TINY := emv3_jax/assets/tiny
+SHOW_VERSIONS := $(BIN)/python -c 'import importlib.metadata as m, platform; print("Python", \
+  platform.python_version(), *(f"{name} {m.version(name)}" for name in ("jax", "flax", "numpy", "av")))'
 
-.PHONY: demo test judge soak mutants plan-gpu parity bench lint clean
-.PRECIOUS: %/.core %/.test %/.parity
+.PHONY: demo test judge soak mutants plan-gpu parity bench lint docs clean
+.PRECIOUS: %/.core %/.test %/.parity %/.docs
 
 %/.core: pyproject.toml
 	$(PYTHON) -m venv $*
@@ -23,6 +25,10 @@ TINY := emv3_jax/assets/tiny
 	$*/bin/$(PIP_INSTALL) --editable '.[test,parity]'
 	@touch $@
 
+%/.docs: pyproject.toml %/.core
+	$*/bin/$(PIP_INSTALL) --editable '.[docs]'
+	@touch $@
+
 # An environment of its own: where no GPU is, its packages make every start of JAX complain.
 %/plan_gpu/.done: pyproject.toml
 	$(PYTHON) -m venv $*/plan_gpu
@@ -35,6 +41,7 @@ demo: $(ENV)/.core  ## the main job on the embedded default -> outputs/demo/talk
 	  --prompt="$$(cat $(TINY)/prompt.txt)" --out=outputs/demo/talking.mp4
 
 test: $(ENV)/.test  ## style and tests, no network
+	@$(SHOW_VERSIONS)
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
@@ -61,5 +68,8 @@ bench: $(ENV)/.parity  ## CPU speed against diffusers' modules; figures go to do
 lint: $(ENV)/.test
 	$(BIN)/ruff check .
 
+docs: $(ENV)/.docs  ## pages of docs/ and the API as a site -> build/docs/index.html; a warning is an error
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs build/docs
+
 clean:
-	rm -rf .venv build outputs *.egg-info
+	rm -rf .venv build outputs docs/api *.egg-info

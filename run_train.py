@@ -6,95 +6,10 @@
   python run_train.py --config=configs/train_tiny.py --workdir=runs/tiny --export=MODEL
   python run_train.py --config=configs/train_sft_480p.py --plan=v5e:16x16 --config.train.batch=64
 
-A run goes on from the newest checkpoint in its folder; the same command starts it and resumes it.
-SIGTERM to any of its processes, or Ctrl-C, stops it with a checkpoint and exit code 75; so does a
-stage whose dataset is not there yet: the commands that make it are told.
+Flags, exit codes and what they do are in emv3_jax/commands/train.py; installed, the command is emv3-train.
 """
 
-from collections.abc import Sequence
-import dataclasses
-import pathlib
-import sys
-
-from absl import logging
-import jax
-
-from emv3_jax import command_line, processes, program_cache, start_up
-from emv3_jax import config as config_lib
-from emv3_jax.errors import InputError
-from emv3_jax.io.paths import refuse_address
-from emv3_jax.plan import command as plan
-from emv3_jax.plan import utilisation
-from emv3_jax.training import loop
-from emv3_jax.training.divergence import Diverged
-from emv3_jax.training.settings import Config
-from emv3_jax.training.waiting import how_to_make
-
-
-def make_parser() -> command_line.Parser:
-  parser = command_line.Parser(prog="run_train.py", description=__doc__)
-  parser.add_argument("--config", required=True, help="config file, e.g. configs/train_tiny.py")
-  parser.add_argument("--workdir", help="folder of the run: checkpoints, metrics, previews, model")
-  parser.add_argument("--export", nargs="?", const="", metavar="DIR",
-                      help="write the average of the weights of the newest checkpoint as a model "
-                      "folder (default WORKDIR/model), and stop")
-  parser.add_argument("--profile_steps", metavar="A:B",
-                      help="write WORKDIR/profile about steps A up to B, for TensorBoard or XProf")
-  processes.add_flags(parser)
-  plan.add_flags(parser)
-  parser.add_argument("--json", action="store_true",
-                      help="with --plan: one JSON object a line in place of tables")
-  parser.add_argument("--print_config", action="store_true", help="print the config and where each value comes from, and stop")
-  return parser
-
-
-def main(arguments: Sequence[str]) -> int:
-  flags, overrides = make_parser().parse(arguments)
-  config = config_lib.build(Config, command_line.read_config(flags.config, overrides, Config))
-  if flags.print_config:
-    command_line.print_config(dataclasses.asdict(config), dataclasses.asdict(Config("")), overrides)
-    return 0
-  if flags.plan:
-    return plan.run(config, flags)
-  if flags.mesh or flags.json:
-    raise InputError("--mesh and --json go with --plan; to train on a mesh write e.g. "
-                     "--config.mesh.fsdp=4.")
-  if not flags.workdir:
-    raise InputError("--workdir is missing; name the folder of the run.")
-  refuse_address(flags.workdir, "Folder of the run")
-  refuse_address(flags.export or "", "Model folder")
-  profile = profile_steps(flags.profile_steps) if flags.profile_steps else None
-  processes.join(flags, stop_at_steps=True)
-  program_cache.use(config.program_cache,
-                    required=config.program_cache != Config.program_cache)
-  workdir = pathlib.Path(flags.workdir)
-  if flags.export is not None:
-    loop.export(config, workdir, pathlib.Path(flags.export) if flags.export else None)
-    return 0
-  devices = jax.devices()
-  speed = utilisation.speed_of(config, devices[0].device_kind, len(devices))
-  try:
-    outcome = loop.train(config, workdir, speed=speed, profile=profile)
-  except Diverged as error:
-    sys.stderr.write(f"{error}\n")
-    return 1
-  if outcome.missing:
-    command = ["python", "run_train.py", f"--config={flags.config}", f"--workdir={workdir}",
-               *(f"--config.{override}" for override in overrides)]
-    logging.info("%s", how_to_make(outcome.missing, config, workdir, command))
-  elif outcome.stopped:
-    logging.info("Stopped at step %d of %d; the same command goes on from there.", outcome.step,
-                 config.last_step)
-  logging.info("Seconds since the start: %s", start_up.describe())
-  return command_line.STOPPED if outcome.stopped else 0
-
-
-def profile_steps(text: str) -> tuple[int, int]:
-  first, _, end = text.partition(":")
-  if not (first.isdecimal() and end.isdecimal() and int(first) < int(end)):
-    raise InputError(f"--profile_steps={text} is no range of steps; write e.g. 10:13.")
-  return int(first), int(end)
-
+from emv3_jax.commands.train import run
 
 if __name__ == "__main__":
-  command_line.run(main)
+  run()

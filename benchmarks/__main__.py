@@ -17,9 +17,9 @@ import sys
 from absl import logging
 
 from benchmarks import cases, report, turns
-from emv3_jax import command_line
 from emv3_jax.errors import InputError
 from emv3_jax.io import atomic
+from emv3_jax.runtime import command_line
 
 
 def main(arguments: Sequence[str]) -> int:

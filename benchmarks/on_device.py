@@ -22,11 +22,13 @@ import time
 import jax
 import jax.numpy as jnp
 
-from emv3_jax import attention_backends, command_line, sharding
-from emv3_jax import config as config_lib
+from emv3_jax import sharding
+from emv3_jax.attention import backends
+from emv3_jax.attention.local import attend_blocked
 from emv3_jax.errors import InputError
-from emv3_jax.models.attention import attend_blocked
 from emv3_jax.plan import programs, subjects, utilisation
+from emv3_jax.runtime import command_line
+from emv3_jax.runtime import config as config_lib
 
 GIB = 2 ** 30
 LENGTHS = ((4096, 4096), (1001, 1001), (4096, 257), (4096, 17))  # of queries and of keys
@@ -88,7 +90,7 @@ def timed(compiled: jax.stages.Compiled, arguments, infos) -> float:
 
 def attention_errors() -> dict:
   """Relative L2 error of the platform's kernel, output and gradient of q, by lengths."""
-  backend, found = attention_backends.select("auto"), {}
+  backend, found = backends.select("auto"), {}
   for s, m in LENGTHS:
     keys = jax.random.split(jax.random.key(s + m), 4)
     q, k, v, slope = (jax.random.normal(key, (1, length, HEADS, HEAD_DIM), jnp.bfloat16)

@@ -13,7 +13,7 @@ import dataclasses
 
 import ml_collections
 
-from emv3_jax.model_config import ModelConfig
+from emv3_jax.components.config import ModelConfig
 from emv3_jax.models.transformer import TransformerConfig
 from emv3_jax.sampling.settings import Config
 

@@ -1,7 +1,7 @@
 """Prepares clips of the puppets' size for the tiny networks.
 
-  python -m emv3_jax.data.puppets --out=data/puppets_train --split=crowd --count=256 --frames=65
-  python -m emv3_jax.data.prepare --config=configs/prepare_tiny.py --checkpoint=DIR \
+  python -m emv3_jax.puppets --out=data/puppets_train --split=crowd --count=256 --frames=65
+  python -m emv3_jax.preparation --config=configs/prepare_tiny.py --checkpoint=DIR \
       --manifest=data/puppets_train/clips.jsonl --out=data/puppets_train_records
 """
 
@@ -9,8 +9,8 @@ import dataclasses
 
 import ml_collections
 
-from configs import tiny
-from emv3_jax.data.preparation.settings import PrepareConfig
+from emv3_jax.configs import tiny
+from emv3_jax.preparation.settings import PrepareConfig
 
 
 def get_config() -> ml_collections.ConfigDict:

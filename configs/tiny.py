@@ -16,7 +16,8 @@ import pathlib
 
 import ml_collections
 
-from emv3_jax.model_config import ModelConfig, PrecisionConfig
+import emv3_jax
+from emv3_jax.components.config import ModelConfig, PrecisionConfig
 from emv3_jax.models.clip import CLIPVisionConfig
 from emv3_jax.models.precision import FLOAT32
 from emv3_jax.models.transformer import TransformerConfig
@@ -25,7 +26,7 @@ from emv3_jax.models.vae import VAEConfig
 from emv3_jax.models.wav2vec2 import Wav2Vec2Config
 from emv3_jax.sampling.settings import Config, SamplingConfig
 
-ASSETS = pathlib.Path(__file__).parents[1] / "emv3_jax/assets/tiny"
+ASSETS = pathlib.Path(emv3_jax.__file__).parent / "assets/tiny"
 
 MODEL = ModelConfig(
     transformer=TransformerConfig(

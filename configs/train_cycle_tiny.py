@@ -11,9 +11,9 @@ import dataclasses
 
 import ml_collections
 
-from configs import train_tiny
-from configs.tiny import ASSETS
-from emv3_jax.tasks.schedule import ALL_TASKS, Stage
+from emv3_jax.configs import train_tiny
+from emv3_jax.configs.tiny import ASSETS
+from emv3_jax.training.curriculum import ALL_TASKS, Stage
 from emv3_jax.training.settings import NDPOConfig
 
 BETA = 40.0

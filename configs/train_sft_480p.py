@@ -1,7 +1,7 @@
 """The paper's training at full size: 113 frames of 480p, 64 clips a step, learning rate 1e-4.
 
   python -m convert BASE models/base                     # Wan2.1-Fun-1.3B-InP, see docs/conversion.md
-  python -m emv3_jax.data.prepare --manifest=clips.jsonl --out=data/480p --checkpoint=models/base
+  python -m emv3_jax.preparation --manifest=clips.jsonl --out=data/480p --checkpoint=models/base
   python run_train.py --config=configs/train_sft_480p.py --workdir=runs/480p \
       --config.checkpoint=models/base --config.data=data/480p \
       --config.mesh.fsdp=16 --config.mesh.context=4      # on 64 chips

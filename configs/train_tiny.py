@@ -2,10 +2,10 @@
 
   for stage in vae wide audio model; do
     python scripts/train_tiny.py --stage=$stage --workdir=runs/tiny_parts; done
-  python -m emv3_jax.data.puppets --out=data/puppets_train --split=crowd --count=256 --frames=65
-  python -m emv3_jax.data.puppets --out=data/puppets_held_out --split=held_out --count=12 --frames=65
+  python -m emv3_jax.puppets --out=data/puppets_train --split=crowd --count=256 --frames=65
+  python -m emv3_jax.puppets --out=data/puppets_held_out --split=held_out --count=12 --frames=65
   for split in train held_out; do
-    python -m emv3_jax.data.prepare --config=configs/prepare_tiny.py \
+    python -m emv3_jax.preparation --config=configs/prepare_tiny.py \
         --checkpoint=runs/tiny_parts/model --manifest=data/puppets_$split/clips.jsonl \
         --out=data/puppets_${split}_records; done
   python run_train.py --config=configs/train_tiny.py --workdir=runs/tiny
@@ -19,11 +19,11 @@ import dataclasses
 
 import ml_collections
 
-from configs.tiny import ASSETS, MODEL
-from emv3_jax.model_config import PrecisionConfig
+from emv3_jax.components.config import PrecisionConfig
+from emv3_jax.configs.tiny import ASSETS, MODEL
 from emv3_jax.models.precision import FLOAT32
 from emv3_jax.sampling.settings import SamplingConfig
-from emv3_jax.tasks.schedule import ALL_TASKS, BASE_TASKS, Stage
+from emv3_jax.training.curriculum import ALL_TASKS, BASE_TASKS, Stage
 from emv3_jax.training.settings import (
     Config,
     LossConfig,

@@ -1,7 +1,7 @@
 """Goes on with a run of configs/train_tiny.py on windows of 65 frames, for clips of seconds.
 
   for split in train held_out; do
-    python -m emv3_jax.data.prepare --config=configs/prepare_tiny.py --config.prepare.frames=65 \
+    python -m emv3_jax.preparation --config=configs/prepare_tiny.py --config.prepare.frames=65 \
         --checkpoint=runs/tiny_parts/model --manifest=data/puppets_$split/clips.jsonl \
         --out=data/puppets_${split}_records_65; done
   python run_train.py --config=configs/train_tiny_long.py --workdir=runs/tiny_long
@@ -13,8 +13,8 @@ import dataclasses
 
 import ml_collections
 
-from configs import train_tiny
-from emv3_jax.tasks.schedule import ALL_TASKS, Stage
+from emv3_jax.configs import train_tiny
+from emv3_jax.training.curriculum import ALL_TASKS, Stage
 
 STAGE = Stage("long", 500, ALL_TASKS, learning_rate=1.5e-3, warmup=30, decay="linear",
               final_share=0.02)

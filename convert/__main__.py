@@ -1,8 +1,8 @@
 """Released PyTorch checkpoints to model folders of this project, and back.
 
-    python -m convert SOURCE DEST [--component=auto] [--dtype=bfloat16] [--key=ema]
-    python -m convert --inspect SOURCE
-    python -m convert --export DIR FILE.safetensors [--component=transformer] [--replace]
+    emv3-convert SOURCE DEST [--component=auto] [--dtype=bfloat16] [--key=ema]
+    emv3-convert --inspect SOURCE
+    emv3-convert --export DIR FILE.safetensors [--component=transformer] [--replace]
 
 SOURCE is a file, a folder, or owner/name[/folder][@revision] on the Hugging Face hub.
 Exit codes: 0; 1 where --inspect found parts that cannot be read beside others; 2 for mistakes.
@@ -17,24 +17,23 @@ import pathlib
 import sys
 
 from absl import logging
+import jax
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing here computes
-
-from convert.exporting import export
-from convert.importing import CHOICES, convert
-from convert.inspecting import inspect_folder, inspect_source
-from convert.plan import COMPONENTS, DTYPES
-from convert.sources import find
-from emv3_jax import command_line
 from emv3_jax.errors import InputError
 from emv3_jax.io.model_card import CARD
 from emv3_jax.io.paths import refuse_address
+from emv3_jax.runtime import command_line
+from emv3_jax.runtime.command_names import as_called
+
+from .exporting import export
+from .importing import CHOICES, convert
+from .inspecting import inspect_folder, inspect_source
+from .plan import COMPONENTS, DTYPES
+from .sources import find
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-      prog="python -m convert", description=__doc__,
-      formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = command_line.Parser(prog=as_called("emv3-convert"), description=as_called(__doc__))
   parser.add_argument("paths", nargs="+", metavar="PATH", help="SOURCE DEST, SOURCE, or DIR FILE")
   mode = parser.add_mutually_exclusive_group()
   mode.add_argument("--inspect", action="store_true", help="show what SOURCE is, write nothing")
@@ -96,7 +95,9 @@ def run(options: argparse.Namespace) -> tuple[list[str], list[InputError]]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-  options, said = parse(arguments), io.StringIO()
+  if "JAX_PLATFORMS" not in os.environ:
+    jax.config.update("jax_platforms", "cpu")  # nothing here computes
+  said, options = io.StringIO(), None
   # Where a disk fills up, Orbax logs and prints tracebacks of its threads beside the error it
   # raises; they would bury the message.
   logging.set_verbosity(logging.FATAL)
@@ -104,12 +105,16 @@ def main(arguments: list[str] | None = None) -> int:
   for stream in (sys.stdout, sys.stderr):  # names in files may be what no terminal shows
     stream.reconfigure(errors="backslashreplace")
   try:
+    options = parse(arguments)
     with contextlib.redirect_stderr(said):
       lines, faults = run(options)
-  except (InputError, OSError, RecursionError) as error:  # the last from JSON in JSON in JSON
+  except InputError as error:
+    print(command_line.legible(str(error)), file=sys.stderr)
+    return 2
+  except (OSError, RecursionError) as error:  # the last from JSON in JSON in JSON
     where = str(getattr(error, "filename", None) or " ".join(options.paths))
-    print(error if isinstance(error, InputError) else f"{where[:200]} cannot be read or written "
-          f"({getattr(error, 'strerror', None) or error}).", file=sys.stderr)
+    print(f"{where[:200]} cannot be read or written ({getattr(error, 'strerror', None) or error}).",
+          file=sys.stderr)
     return 2
   except BaseException:
     sys.stderr.write(said.getvalue())

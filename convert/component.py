@@ -5,9 +5,10 @@ import dataclasses
 import fnmatch
 from typing import Any
 
-from convert.table import Leaf, Match, Row
 from emv3_jax.errors import InputError
 from emv3_jax.models.network import Params
+
+from .table import Leaf, Match, Row
 
 MAX_LAYERS = 1000
 MAX_SIZE = 1 << 24

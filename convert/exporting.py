@@ -7,14 +7,15 @@ import pathlib
 import ml_dtypes  # noqa: F401  registers bfloat16 with numpy
 import numpy as np
 
-from convert.plan import COMPONENTS
-from convert.table import Leaf
-from convert.tensors import SAFETENSORS_DTYPES, copy
 from emv3_jax.errors import InputError
 from emv3_jax.io.atomic import atomic_file
 from emv3_jax.io.checkpoints import read_model_card
 from emv3_jax.io.paths import check_folder, check_output
 from emv3_jax.io.stored_leaves import StoredLeaf, stored_leaves
+
+from .plan import COMPONENTS
+from .table import Leaf
+from .tensors import SAFETENSORS_DTYPES, copy
 
 SUFFIX = ".safetensors"
 CODES = {np.dtype(dtype): code for code, dtype in SAFETENSORS_DTYPES.items()}

@@ -8,14 +8,15 @@ from typing import Any
 
 from absl import logging
 
-from convert.not_finite import NotFinite
-from convert.plan import COMPONENTS, Plan, Unrecognised, identify
-from convert.sources import Checkpoint, Source
 from emv3_jax.errors import InputError
 from emv3_jax.io.checkpoints import read_model_card, save_component, write_tokenizer
 from emv3_jax.io.model_card import CARD, TRANSFORMER, ModelCard, SamplingCard
 from emv3_jax.sampling.resolution import MUST_MATCH, RECOMMENDED
 from emv3_jax.sampling.settings import RELEASED
+
+from .not_finite import NotFinite
+from .plan import COMPONENTS, Plan, Unrecognised, identify
+from .sources import Checkpoint, Source
 
 CHOICES = ("auto", *COMPONENTS, "tokenizer")
 

@@ -4,13 +4,14 @@ from collections.abc import Mapping
 import pathlib
 from typing import Any
 
-from convert.importing import left_out, several, survey
-from convert.plan import LISTED
-from convert.sources import Source
-from convert.tensors import shown as printable
 from emv3_jax.errors import InputError
 from emv3_jax.io.checkpoints import read_model_card
 from emv3_jax.io.model_card import CARD
+
+from .importing import left_out, several, survey
+from .plan import LISTED
+from .sources import Source
+from .tensors import shown as printable
 
 HEAD = ("component", "variant", "names", "tensors", "parameters", "dtype", "unused", "missing",
         "unexpected", "misshapen", "file")

@@ -3,8 +3,13 @@
 from collections.abc import Mapping
 import math
 
-from convert.component import Component, Layout
-from convert.table import (
+from emv3_jax.models import clip, umt5, wav2vec2
+from emv3_jax.models.clip import CLIPVisionConfig
+from emv3_jax.models.umt5 import UMT5Config
+from emv3_jax.models.wav2vec2 import Wav2Vec2Config
+
+from .component import Component, Layout
+from .table import (
   EMBEDDING,
   GAIN,
   LINEAR,
@@ -19,10 +24,6 @@ from convert.table import (
   columns,
   third,
 )
-from emv3_jax.models import clip, umt5, wav2vec2
-from emv3_jax.models.clip import CLIPVisionConfig
-from emv3_jax.models.umt5 import UMT5Config
-from emv3_jax.models.wav2vec2 import Wav2Vec2Config
 
 _UMT5_ATTENTION = "encoder.block.{l}.layer.0.SelfAttention"
 _UMT5_FFN = "encoder.block.{l}.layer.1.DenseReluDense"

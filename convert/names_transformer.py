@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 import functools
 
-from convert.component import Component, Layout
-from convert.table import GAIN, LINEAR, MATRIX, NORM, TENSOR_OF_ONE, Match, Row, columns
 from emv3_jax.models import transformer
 from emv3_jax.models.network import Params, named_leaves, nested
 from emv3_jax.models.transformer import TransformerConfig
+
+from .component import Component, Layout
+from .table import GAIN, LINEAR, MATRIX, NORM, TENSOR_OF_ONE, Match, Row, columns
 
 # ours, kind, official, diffusers. The names norm2 and norm3 are swapped in diffusers.
 WAN = (

@@ -3,8 +3,11 @@
 from collections.abc import Mapping
 import functools
 
-from convert.component import Component, Layout
-from convert.table import (
+from emv3_jax.models import vae
+from emv3_jax.models.vae import VAEConfig
+
+from .component import Component, Layout
+from .table import (
   CONV,
   GAMMA_2D,
   GAMMA_3D,
@@ -13,8 +16,6 @@ from convert.table import (
   Match,
   columns,
 )
-from emv3_jax.models import vae
-from emv3_jax.models.vae import VAEConfig
 
 
 def _block(ours: str, official: str, diffusers: str):

@@ -8,18 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from convert.component import Component, Layout
-from convert.names_encoders import AUDIO_ENCODER, IMAGE_ENCODER, TEXT_ENCODER
-from convert.names_transformer import COMPONENT as TRANSFORMER
-from convert.names_vae import COMPONENT as VAE
-from convert.not_finite import NotFinite
-from convert.sources import Checkpoint
-from convert.table import Leaf, match
-from convert.tensors import copy, open_tensors, shown
-from convert.wrappers import prefixes, unwrapped, without_wrapped_layers
 from emv3_jax.errors import InputError
 from emv3_jax.io.checkpoints import LazyArray
 from emv3_jax.models.network import Params, named_leaves, nested
+
+from .component import Component, Layout
+from .names_encoders import AUDIO_ENCODER, IMAGE_ENCODER, TEXT_ENCODER
+from .names_transformer import COMPONENT as TRANSFORMER
+from .names_vae import COMPONENT as VAE
+from .not_finite import NotFinite
+from .sources import Checkpoint
+from .table import Leaf, match
+from .tensors import copy, open_tensors, shown
+from .wrappers import prefixes, unwrapped, without_wrapped_layers
 
 COMPONENTS = {component.name: component
               for component in (TRANSFORMER, VAE, TEXT_ENCODER, IMAGE_ENCODER, AUDIO_ENCODER)}

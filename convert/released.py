@@ -1,7 +1,8 @@
 """The tensors of the official files, as the name tables have them: names, shapes and dtypes."""
 
-from convert.plan import COMPONENTS
 from emv3_jax.models.network import named_leaves
+
+from .plan import COMPONENTS
 
 DTYPES = {  # of the released files
     "transformer": "bfloat16", "vae": "float32", "text_encoder": "bfloat16",

@@ -7,8 +7,9 @@ import pathlib
 import re
 from typing import Any
 
-from convert.file_kinds import UNFINISHED_SUFFIXES, WEIGHT_SUFFIXES, ending
 from emv3_jax.errors import InputError
+
+from .file_kinds import UNFINISHED_SUFFIXES, WEIGHT_SUFFIXES, ending
 
 MAX_DEPTH = 3  # folders below SOURCE that are looked into
 LISTED = 3  # files that a message lists

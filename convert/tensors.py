@@ -13,10 +13,11 @@ import pathlib
 import ml_dtypes
 import numpy as np
 
-from convert.file_kinds import is_safetensors
-from convert.pickles import open_pickle
 from emv3_jax.errors import InputError
 from emv3_jax.io.checkpoints import LazyArray
+
+from .file_kinds import is_safetensors
+from .pickles import open_pickle
 
 SAFETENSORS_DTYPES = {
   "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16,

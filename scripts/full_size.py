@@ -23,9 +23,9 @@ import ml_dtypes  # noqa: E402
 import numpy as np  # noqa: E402
 from safetensors.numpy import save_file  # noqa: E402
 
-from convert import released  # noqa: E402
+from emv3_jax.convert import released  # noqa: E402
 from emv3_jax.errors import InputError  # noqa: E402
-from emv3_jax.start_up import KINDS  # noqa: E402
+from emv3_jax.runtime.start_up import KINDS  # noqa: E402
 
 TINY = ROOT / "emv3_jax/assets/tiny"
 NEEDED_GB = 45

@@ -6,7 +6,7 @@
   python scripts/judge_tiny.py --checkpoint=DIR --worlds=0 --clips=6 --config.sampling.audio_scale=3
   python scripts/judge_tiny.py --checkpoint=DIR --sweep=docs/images/tiny_guidance.png
 
-Prints a line of JSON for each world; `emv3_jax.training.parts.judge.figures` tells what is in it.
+Prints a line of JSON for each world; `emv3_jax.puppets.judging.judge.figures` tells what is in it.
 Exits with 1 where a figure is further from the evidence than chance makes it, and names it; other
 weights (--checkpoint) are measured only. Videos are kept in --kept by all that decides their pixels,
 the code of sampling included: a run that was stopped goes on. --sweep goes through scales of
@@ -22,13 +22,13 @@ import sys
 
 from absl import logging
 
-from emv3_jax import command_line, program_cache
-from emv3_jax import config as config_lib
 from emv3_jax.errors import InputError
 from emv3_jax.io import atomic
+from emv3_jax.puppets.judging import judge, lip_sync, samples
+from emv3_jax.runtime import command_line, program_cache
+from emv3_jax.runtime import config as config_lib
 from emv3_jax.sampling.model import Model, load
 from emv3_jax.sampling.settings import Config
-from emv3_jax.training.parts import judge, lip_sync, samples
 
 EVIDENCE = pathlib.Path(__file__).parents[1] / "docs/evidence/default.json"
 CHANGED = 1  # exit code where figures have changed

@@ -32,10 +32,10 @@ from tokenizers import (
   processors,
 )
 
-from emv3_jax.data import puppets
-from emv3_jax.data.puppets import backdrop, clips, identities, mp4, palette, sentences, wardrobe
-from emv3_jax.data.puppets.sentences import RATE, SAMPLES_PER_FRAME, SPEECH_DIR
-from emv3_jax.data.puppets.voice import level
+from emv3_jax.puppets import world
+from emv3_jax.puppets.world import backdrop, clips, identities, mp4, palette, sentences, wardrobe
+from emv3_jax.puppets.world.sentences import RATE, SAMPLES_PER_FRAME, SPEECH_DIR
+from emv3_jax.puppets.world.voice import level
 
 TINY_DIR = SPEECH_DIR.parent / "tiny"
 BIT_RATE = 24_000
@@ -101,7 +101,7 @@ def make_speech() -> None:
 
 def make_default() -> None:
   """The tiny default's inputs: a held-out puppet that is about to say a held-out sentence."""
-  still = puppets.render_clip(DEFAULT_CLIP)
+  still = world.render_clip(DEFAULT_CLIP)
   if still.truth.opening[0] > 0:
     raise SystemExit("the default portrait's mouth is open: choose another sentence")
   Image.fromarray(still.frames[0]).save(TINY_DIR / "portrait.png", optimize=True)
@@ -117,7 +117,7 @@ def make_default() -> None:
 
 def caption_words() -> collections.Counter:
   """How often each word occurs in two thousand captions, all parts of all captions included."""
-  told = [puppets.caption(puppets.clip_spec(0, i, split))
+  told = [world.caption(world.clip_spec(0, i, split))
           for split in ("train", "held_out") for i in range(1000)]
   tables = (palette.CLOTHES, palette.BACKGROUND, palette.HAIR, wardrobe.GARMENTS,
             backdrop.PATTERNS, clips.GESTURES, clips.FLAWS)

@@ -16,11 +16,11 @@ import json
 import pathlib
 import sys
 
-from configs import echomimic_v3_preview
-from emv3_jax import command_line
-from emv3_jax import config as config_lib
+from emv3_jax.configs import echomimic_v3_preview
 from emv3_jax.io import atomic
 from emv3_jax.plan import planner, targets
+from emv3_jax.runtime import command_line
+from emv3_jax.runtime import config as config_lib
 from emv3_jax.sampling.settings import Config
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"

@@ -21,7 +21,7 @@ def resident() -> int:
 
 
 def main(arguments: list[str]) -> int:
-  from convert.__main__ import main as convert
+  from emv3_jax.convert.__main__ import main as convert
   baseline = peak = resident()
   done = threading.Event()
 

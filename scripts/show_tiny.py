@@ -13,15 +13,15 @@ import numpy as np
 from PIL import Image, ImageDraw
 import soxr
 
-from emv3_jax import command_line
-from emv3_jax.data import puppets
-from emv3_jax.data.puppets import readers
-from emv3_jax.data.puppets.canvas import SIZE
-from emv3_jax.data.puppets.sentences import RATE, SAMPLES_PER_FRAME
 from emv3_jax.errors import InputError
 from emv3_jax.io.atomic import atomic_file
 from emv3_jax.io.audio_files import read_audio
 from emv3_jax.io.video_files import read_video
+from emv3_jax.puppets import world
+from emv3_jax.puppets.world import readers
+from emv3_jax.puppets.world.canvas import SIZE
+from emv3_jax.puppets.world.sentences import RATE, SAMPLES_PER_FRAME
+from emv3_jax.runtime import command_line
 
 SIDE, STRIP = 256, 56  # pixels: of the picture, and the height of a strip under it
 PAPER, INK, WAVE, TRUE, SEEN, NOW = "white", "#444444", "#9aa7b1", "#2a78d6", "#d6452a", "#bbbbbb"
@@ -62,7 +62,7 @@ def main(arguments) -> int:
   samples, rate = read_audio(flags.clip)
   sound = soxr.resample(samples.mean(1), rate, RATE)[:len(small) * SAMPLES_PER_FRAME]
   sound = np.pad(sound, (0, len(small) * SAMPLES_PER_FRAME - len(sound))).astype(np.float32)
-  true, seen = puppets.mouth_curve(sound, RATE, len(small)), readers.opening(small)
+  true, seen = world.mouth_curve(sound, RATE, len(small)), readers.opening(small)
   whole = sound[:len(sound) // SIDE * SIDE]
   pages = [frame_of(picture, now, whole, true, seen) for now, picture in enumerate(small)]
   palette = pages[len(pages) // 2].quantize(COLOURS)

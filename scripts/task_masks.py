@@ -10,9 +10,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from emv3_jax.conditioning.face import FaceBox, mouth_region
 from emv3_jax.conditioning.image import to_pixels
-from emv3_jax.data import puppets
-from emv3_jax.data.puppets.mp4 import box_around
 from emv3_jax.io.atomic import atomic_file
+from emv3_jax.puppets import world
+from emv3_jax.puppets.world.mp4 import box_around
 from emv3_jax.tasks import masks
 from emv3_jax.tasks.masks import Task
 
@@ -26,7 +26,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
   parser.add_argument("--out", default="docs/images/task_masks.png")
   wanted = parser.parse_args()
-  clip = puppets.render_clip(puppets.clip_spec(0, INDEX, frames=FRAMES))
+  clip = world.render_clip(world.clip_spec(0, INDEX, frames=FRAMES))
   size = clip.frames.shape[1:3]
   edges = map(int, box_around(clip.truth.face_box).split(","))
   redrawn = mouth_region(FaceBox(*edges, *size), size)

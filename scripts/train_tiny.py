@@ -27,19 +27,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import tiny
-from emv3_jax import command_line, program_cache
-from emv3_jax.data.puppets.sentences import sentences
+from emv3_jax.configs import tiny
 from emv3_jax.errors import InputError
 from emv3_jax.io import checkpoints
 from emv3_jax.io.component_links import link_component
 from emv3_jax.models import clip, transformer, umt5, wav2vec2
 from emv3_jax.models import vae as vae_network
 from emv3_jax.models.network import Params
-from emv3_jax.training.exporting import OTHERS
-from emv3_jax.training.lock import locked
-from emv3_jax.training.parts import audio, footage, gates, loop, speech, vae
-from emv3_jax.training.parts.settings import WIDE, AudioSettings, VAESettings, phase_at
+from emv3_jax.puppets.judging import gates
+from emv3_jax.puppets.training import audio, footage, loop, speech, vae
+from emv3_jax.puppets.training.settings import WIDE, AudioSettings, VAESettings, phase_at
+from emv3_jax.puppets.world.sentences import sentences
+from emv3_jax.runtime import command_line, program_cache
+from emv3_jax.training.run.export import OTHERS
+from emv3_jax.training.run.lock import locked
 
 SAVE_EVERY = {"vae": 100, "wide": 100, "audio": 50}
 SHORT = 1  # exit code of a part that the gates do not let pass

@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 import ml_dtypes  # noqa: E402
 import numpy as np  # noqa: E402
 
-from convert import released  # noqa: E402
+from emv3_jax.convert import released  # noqa: E402
 
 CODES = {"float32": "F32", "bfloat16": "BF16"}
 NORMAL = np.random.default_rng(0).standard_normal(1 << 22, np.float32)

@@ -14,17 +14,17 @@ import pytest
 
 from configs import tiny, train_tiny_long
 from emv3_jax import sharding
-from emv3_jax.config import build
-from emv3_jax.data import prepare
-from emv3_jax.data.puppets.mp4 import write_mp4s
 from emv3_jax.io.checkpoints import load_component
+from emv3_jax.preparation import __main__ as prepare
+from emv3_jax.puppets.judging import flaws, lip_sync, samples
+from emv3_jax.puppets.world.mp4 import write_mp4s
+from emv3_jax.runtime.config import build
 from emv3_jax.sampling.model import load
 from emv3_jax.sampling.settings import Config
 from emv3_jax.training import settings as training_settings
-from emv3_jax.training.metrics import BANDS
-from emv3_jax.training.parts import flaws, lip_sync, samples
-from emv3_jax.training.previews import HeldOut
-from emv3_jax.training.programs import Programs
+from emv3_jax.training.monitor.metrics import BANDS
+from emv3_jax.training.monitor.previews import HeldOut
+from emv3_jax.training.update.programs import Programs
 
 WORLD, FIRST, CLIPS, FRAMES = 2, 4, 3, 49  # three puppets
 SILENCES = SWAPS = 1

@@ -7,12 +7,12 @@ import typing
 import ml_collections
 import pytest
 
-from emv3_jax import config as config_lib
-from emv3_jax.data.preparation.settings import PrepareConfig
 from emv3_jax.errors import InputError
+from emv3_jax.preparation.settings import PrepareConfig
+from emv3_jax.runtime import config as config_lib
 from emv3_jax.sampling.settings import Config
-from emv3_jax.tasks.schedule import Stage
 from emv3_jax.training import settings as training
+from emv3_jax.training.curriculum import Stage
 
 NUMBERS = (-1, 0, 10 ** 30, 10 ** 5000, 1e308, math.nan, math.inf, -math.inf)
 BELOW_0 = {"text_scale", "audio_scale", "neg_steps", "audio_gain", "mean", "latent_mean"}

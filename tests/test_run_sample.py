@@ -11,9 +11,9 @@ import sys
 import jax
 import pytest
 
-from emv3_jax import command_line
+from emv3_jax.commands import sample as run_sample
 from emv3_jax.errors import InputError
-import run_sample
+from emv3_jax.runtime import command_line
 
 ROOT = pathlib.Path(__file__).parents[1]
 NO_CACHE = "--config.program_cache="

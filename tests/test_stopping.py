@@ -12,21 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from emv3_jax import command_line
+from emv3_jax.commands import sample as run_sample
 from emv3_jax.errors import Stopped
 from emv3_jax.io.atomic import atomic_file
+from emv3_jax.puppets.training import loop
+from emv3_jax.runtime import command_line
 from emv3_jax.sampling import fingerprint, jobs
 from emv3_jax.sampling.clip import Clip
-from emv3_jax.training.parts import loop
-import run_sample
-from tests.training.parts.test_loop import LEARNING, STEPS, batch_at, loss, records
-from tests.training.parts.test_loop import run as train
+from tests.puppets.test_part_training import LEARNING, STEPS, batch_at, loss, records
+from tests.puppets.test_part_training import run as train
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = ROOT / "emv3_jax/assets/tiny"
 _AT_WORK = """
 import pathlib, sys, time
-from emv3_jax import command_line
+from emv3_jax.runtime import command_line
 from emv3_jax.io.atomic import atomic_file
 
 def main(arguments):

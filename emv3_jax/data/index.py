@@ -16,11 +16,12 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from emv3_jax import config as config_lib
 from emv3_jax.data import records
 from emv3_jax.errors import InputError
 from emv3_jax.io.atomic import atomic_file, write_json
 from emv3_jax.models.transformer import TransformerConfig
+from emv3_jax.runtime import config as config_lib
+from emv3_jax.runtime.command_names import as_called
 
 INDEX, EMPTY_TEXT, SHARDS = "index.json", "empty_text.safetensors", "shards"
 # The fields of the transformer's config that records depend on.
@@ -174,8 +175,8 @@ def _read_json(folder: pathlib.Path) -> dict:
     values = json.loads(path.read_text(encoding="utf-8"))
   except FileNotFoundError:
     raise InputError(f"{folder} is no dataset: it has no {INDEX}. Make one, or finish it, with "
-                     f"python -m emv3_jax.data.prepare --out={folder}.") from None
-  except (OSError, ValueError) as error:
+                     f"{as_called('emv3-prepare')} --out={folder}.") from None
+  except (OSError, ValueError, RecursionError) as error:
     raise InputError(f"{path} cannot be read: {error}.") from None
   if not isinstance(values, dict):
     raise InputError(f"{path} holds no JSON object; prepare the clips again.")

@@ -25,8 +25,7 @@ from emv3_jax.data.records import Record
 from emv3_jax.errors import InputError
 from emv3_jax.models.transformer import TransformerConfig
 from emv3_jax.tasks.conditions import ANY_TASK
-from emv3_jax.tasks.masks import TEMPORAL
-from emv3_jax.tasks.schedule import TASKS
+from emv3_jax.tasks.masks import TASKS, TEMPORAL
 
 Batch = dict[str, np.ndarray]
 Finish = Callable[[int, Batch], Mapping[str, np.ndarray]]
@@ -36,7 +35,7 @@ class Dataset:
   """A prepared dataset, opened and checked.
 
   Args:
-    folder: what `python -m emv3_jax.data.prepare` wrote.
+    folder: what `python -m emv3_jax.preparation` wrote.
     config: of the transformer that is to be trained; None checks nothing.
 
   Attributes:
@@ -155,7 +154,7 @@ def collate(found: Sequence[Record], numbers: np.ndarray, text_tokens: int) -> B
 
   Returns:
     The arrays of `Record`, stacked: floating ones float32, masks uint8; `task` int32 [b], positions
-    in `tasks.schedule.TASKS` or -1 for any; and `example`, uint32 [b]. Records for one task fill
+    in `tasks.masks.TASKS` or -1 for any; and `example`, uint32 [b]. Records for one task fill
     all places of `masked_latents` and `image` with their own; `lipsync_mask` and `task_mask` are 0
     in the records that have none.
   """

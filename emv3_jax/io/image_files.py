@@ -9,9 +9,9 @@ from jaxtyping import UInt8
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from emv3_jax import machine
 from emv3_jax.errors import InputError
 from emv3_jax.io import colour_profiles, paths
+from emv3_jax.runtime import machine
 
 SMALLEST_SIDE = 16  # pixels; one transformer token
 # Of larger pictures the memory while they are decoded would exceed 1.6 GB. PIL's own limit, which warns of 89

@@ -12,6 +12,9 @@ import pathlib
 
 from emv3_jax.errors import InputError
 from emv3_jax.io.atomic import write_json
+from emv3_jax.limits import shown
+from emv3_jax.runtime import config as config_lib
+from emv3_jax.runtime.command_names import as_called
 
 SCHEMA = 2
 READABLE = (1, SCHEMA)
@@ -90,7 +93,7 @@ class ModelCard:
                          "Wait for the end of the writing, or write it again.")
       present = ", ".join(sorted(self.components)) or "none"
       raise InputError(f"{self.folder} has no component {name}; present: {present}.\n"
-                       f"Add it: python -m convert SOURCE {self.folder}")
+                       f"Add it: {as_called('emv3-convert')} SOURCE {self.folder}")
     if variant is not None and self.variant != variant:
       raise InputError(f"{self.folder} holds the variant {self.variant}, wanted {variant}: give "
                        "the folder of that variant, or a config that fits this one.")
@@ -117,21 +120,23 @@ def read_model_card(folder: str | os.PathLike) -> ModelCard:
   folder = pathlib.Path(folder)
   if not folder.is_dir():
     raise InputError(f"Checkpoint folder {folder} does not exist.\n"
-                     f"Released weights become one by: python -m convert SOURCE {folder}; how a "
+                     f"Released weights become one by: {as_called('emv3-convert')} SOURCE {folder}; how a "
                      "config's own are trained is written at its head.")
   path = folder / CARD
   if not path.exists():
     raise InputError(f"{folder} has no {CARD}: it is not a converted model, or was not written to "
-                     f"the end.\nMake one: python -m convert SOURCE {folder}")
+                     f"the end.\nMake one: {as_called('emv3-convert')} SOURCE {folder}")
   try:
     content = json.loads(path.read_text())
     if content["schema"] in READABLE:
-      components = {name: ComponentCard(**_tuples(card))
+      components = {name: config_lib.build(ComponentCard, _tuples(card), f"components.{name}")
                     for name, card in content["components"].items()}
-      wishes = content.get("sampling")
-      return ModelCard(folder, content.get("variant"), components, content.get("name", ""),
-                       None if wishes is None else SamplingCard(**_tuples(wishes)))
-  except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+      wishes, variant, name = content.get("sampling"), content.get("variant"), content.get("name", "")
+      if not isinstance(variant, str | None) or not isinstance(name, str):
+        raise TypeError(f"variant is {shown(variant)} and name {shown(name)}; expected texts")
+      return ModelCard(folder, variant, components, name, None if wishes is None else
+                       config_lib.build(SamplingCard, _tuples(wishes), "sampling"))
+  except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
     raise InputError(f"{path} cannot be read ({type(error).__name__}: {error}).\n"
                      "Convert the model again.") from error
   raise InputError(f"{path} has schema version {content['schema']!r}, this program reads "

@@ -11,9 +11,9 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
+from emv3_jax.attention.local import attend_xla
 from emv3_jax.errors import InputError
 from emv3_jax.limits import ABOVE_0, CHANNELS, check_ranges
-from emv3_jax.models.attention import attend_xla
 from emv3_jax.models.encoder_layers import FeedForward, SelfAttention
 from emv3_jax.models.network import Network
 from emv3_jax.models.norms import LayerNorm

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from emv3_jax.models.attention import Attend, attend_by_frame
+from emv3_jax.attention.local import Attend, attend_by_frame
 from emv3_jax.models.norms import RMSNorm
 from emv3_jax.models.precision import Precision
 

@@ -5,7 +5,7 @@ import functools
 from flax import nnx
 import jax
 
-from emv3_jax.models.attention import Attend
+from emv3_jax.attention.local import Attend
 from emv3_jax.models.precision import Precision
 from emv3_jax.models.token_layers import linear
 

@@ -16,7 +16,7 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
-from emv3_jax.models.attention import Attend, attend_blocked
+from emv3_jax.attention.local import Attend, attend_blocked
 from emv3_jax.models.audio_projection import FlashAudioProjection, PreviewAudioProjection
 from emv3_jax.models.cross_attention import Context, ContextTokens
 from emv3_jax.models.embeddings import PATCH, ImageEmbedding, PatchEmbedding

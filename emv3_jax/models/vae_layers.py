@@ -6,7 +6,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from emv3_jax.models.attention import attend_blocked
+from emv3_jax.attention.local import attend_blocked
 from emv3_jax.models.causal_conv import CausalConv, Memory, SpatialConv
 from emv3_jax.models.precision import Precision
 

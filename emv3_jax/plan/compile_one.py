@@ -19,11 +19,11 @@ import time
 
 import jax
 
-from emv3_jax import config as config_lib
 from emv3_jax import sharding
 from emv3_jax.errors import InputError
 from emv3_jax.plan import hlo, programs, subjects, targets
 from emv3_jax.plan.subjects import Config
+from emv3_jax.runtime import config as config_lib
 from emv3_jax.sampling.report import peak_gib
 
 GIB = 2 ** 30

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 
 from emv3_jax import sharding
+from emv3_jax.components import programs as component_programs
 from emv3_jax.conditioning.audio import padded_samples
 from emv3_jax.plan import flops
 from emv3_jax.plan.programs import Place, Program, Window
-from emv3_jax.sampling import programs as sampling
 from emv3_jax.sampling.settings import Config
 
 
@@ -33,9 +33,9 @@ def audio_encoder(config: Config, window: Window, place: Place) -> Program:
 
 def _encoder(name: str, config: Config, place: Place, *arrays: jax.ShapeDtypeStruct,
              **static) -> Program:
-  network = sampling.network(config, name)
+  network = component_programs.network(config.model, config.precision, name)
   params = sharding.abstract_on(network.abstract, place.mesh, name)
-  run = sampling.encoder(network, place.mesh, tuple(sorted(static.items())))
+  run = component_programs.encoder(network, place.mesh, tuple(sorted(static.items())))
   traced = run.trace(params, *arrays)
   return Program(traced, params, flops.count(traced))
 

@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Iterator
 import dataclasses
 import math
+import re
 
-from emv3_jax.config import nearest
 from emv3_jax.errors import InputError
 from emv3_jax.models.transformer import TransformerConfig
 from emv3_jax.plan.targets import Target
+from emv3_jax.runtime.config import nearest
 from emv3_jax.sharding import AXES, MeshConfig
 
 
@@ -25,7 +26,7 @@ def parse(text: str, devices: int) -> MeshConfig:
     if name not in (*AXES, "attention"):
       raise InputError(f"--mesh={text}: unknown axis {name!r}; "
                        f"{nearest(name, [*AXES, 'attention'])}")
-    if name != "attention" and not value.isdecimal():
+    if name != "attention" and not re.fullmatch(r"\d{1,9}", value):
       raise InputError(f"--mesh={text}: {name} is {value!r}; expected a number of devices.")
     values[name] = value if name == "attention" else int(value)
   mesh = MeshConfig(**values)

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from emv3_jax import sharding
+from emv3_jax.attention.local import attend_xla
+from emv3_jax.components import programs as component_programs
 from emv3_jax.errors import InputError
 from emv3_jax.models import transformer
-from emv3_jax.models.attention import attend_xla
 from emv3_jax.models.network import Params, named_leaves
 from emv3_jax.plan import flops, meshes
-from emv3_jax.sampling import programs as sampling
-from emv3_jax.sampling.denoise import Conditions, Denoiser
+from emv3_jax.sampling.denoise import Conditions, Denoiser, make_denoiser
 from emv3_jax.sampling.settings import Config
 from emv3_jax.sharding import mesh as mesh_lib
 from emv3_jax.sharding.pictures import picture_split
@@ -130,7 +130,7 @@ def sample_step(config: Config, window: Window, place: Place) -> Program:
   noise = (1, *window.latents, net.out_channels)
   network = sharding.ShardedTransformer(net, place.mesh, precision=precision,
                                         attention=place.config.attention)
-  denoiser = sampling.denoiser(dataclasses.replace(config, mesh=place.config), place.mesh,
+  denoiser = make_denoiser(dataclasses.replace(config, mesh=place.config), place.mesh,
                                place.platform)
   traced = denoiser.trace_step(
       network.abstract, place.whole(noise), _conditions(config, window, place.whole),
@@ -162,7 +162,7 @@ def _placed(context, mesh: Mesh, in_turn: bool):
 def vae_decode(config: Config, window: Window, place: Place) -> Program:
   """Latents to uint8 frames."""
   latents = place.whole((1, *window.latents, config.model.vae.z_dim))
-  return _vae(sampling.vae_decode, config, window, place, latents)
+  return _vae(component_programs.vae_decode, config, window, place, latents)
 
 
 def vae_encode(config: Config, window: Window, place: Place) -> Program:
@@ -170,12 +170,12 @@ def vae_encode(config: Config, window: Window, place: Place) -> Program:
   video = jax.ShapeDtypeStruct(
       (1, window.frames, window.height, window.width, 3), jnp.float32,
       sharding=sharding.picture_sharding(place.mesh, 1, window.latents[1:]))
-  return _vae(sampling.vae_encode, config, window, place, video)
+  return _vae(component_programs.vae_encode, config, window, place, video)
 
 
 def _vae(make: Callable, config: Config, window: Window, place: Place,
          array: jax.ShapeDtypeStruct) -> Program:
-  network, size8 = sampling.network(config, "vae"), window.latents[1:]
+  network, size8 = component_programs.network(config.model, config.precision, "vae"), window.latents[1:]
   params = sharding.abstract_on(network.abstract, place.mesh, "vae")
   traced = make(network, place.mesh, size8).trace(params, array)
   return Program(traced, params, flops.count(traced),

@@ -7,16 +7,16 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
+from emv3_jax.attention.local import Attend, attend_xla
 from emv3_jax.data import index as index_lib
 from emv3_jax.models import transformer
-from emv3_jax.models.attention import Attend, attend_xla
 from emv3_jax.models.rope import rope_table
 from emv3_jax.plan import flops
 from emv3_jax.plan.programs import Place, Program, Window
-from emv3_jax.tasks.schedule import Kind, Stage
-from emv3_jax.training.forward import Batch
-from emv3_jax.training.programs import Programs
+from emv3_jax.training.curriculum import Kind, Stage
+from emv3_jax.training.objectives.forward import Batch
 from emv3_jax.training.settings import Config
+from emv3_jax.training.update.programs import Programs
 
 DEFAULT_WINDOW = Window(frames=113, height=480, width=832)  # of the released model's own training
 
@@ -72,7 +72,7 @@ def _step(config: Config, window: Window, place: Place, kind: Kind) -> Program:
 
 
 def _batch(config: Config, window: Window, sharding: NamedSharding) -> Batch:
-  """Shapes of what a step learns from; see `training.forward`."""
+  """Shapes of what a step learns from; see `training.objectives.forward`."""
   net = config.model.transformer
   f, height8, width8 = window.latents
   audio = ((2 * window.frames, net.audio_dim) if net.variant == "preview" else

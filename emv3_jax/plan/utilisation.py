@@ -5,9 +5,9 @@ import functools
 from emv3_jax.plan.programs import Window
 from emv3_jax.plan.targets import CHIPS, Chip
 from emv3_jax.plan.training_programs import forward_flops
-from emv3_jax.tasks import schedule
+from emv3_jax.training import curriculum
+from emv3_jax.training.monitor.throughput import Throughput
 from emv3_jax.training.settings import Config
-from emv3_jax.training.speed import Speed
 
 KINDS = {  # what JAX calls a device -> chip; other spellings of a name are other chips
     "TPU v5 lite": "v5e", "TPU v5e": "v5e", "TPU v5": "v5p", "TPU v5p": "v5p",
@@ -22,21 +22,21 @@ def chip_of(device_kind: str) -> Chip | None:
   return None if name is None else CHIPS[name]
 
 
-def speed_of(config: Config, device_kind: str, devices: int) -> Speed:
-  """A run's `Speed` on so many devices; with utilisation of the bfloat16 peak where it is known.
+def throughput_of(config: Config, device_kind: str, devices: int) -> Throughput:
+  """A run's `Throughput` on so many devices; with utilisation of the bfloat16 peak where it is known.
 
   What is computed again to save memory is not counted as work.
   """
   chip = chip_of(device_kind)
   if chip is None:
-    return Speed()
+    return Throughput()
   work = functools.cache(lambda step_kind, shape: step_flops(config, step_kind, shape))
   stages = config.all_stages()
-  return Speed(lambda step, shape: work(schedule.kind_at(stages, step), shape),
+  return Throughput(lambda step, shape: work(curriculum.kind_at(stages, step), shape),
                chip.peak_flops * devices)
 
 
-def step_flops(config: Config, kind: schedule.Kind, shape: tuple[int, ...]) -> int:
+def step_flops(config: Config, kind: curriculum.Kind, shape: tuple[int, ...]) -> int:
   """Operations of a step on latents [b, f, H8, W8, 16], of all devices together.
 
   The gradient of a product is two products; a frozen reference is run forward only.

@@ -7,7 +7,6 @@ import pathlib
 from absl import logging
 import numpy as np
 
-from emv3_jax import processes, start_up
 from emv3_jax.conditioning import audio as audio_lib
 from emv3_jax.conditioning import image as image_lib
 from emv3_jax.conditioning import text as text_lib
@@ -16,6 +15,7 @@ from emv3_jax.diffusion.noise import initial_noise
 from emv3_jax.errors import InputError
 from emv3_jax.io import paths
 from emv3_jax.io.digests import file_digest
+from emv3_jax.runtime import processes, start_up
 from emv3_jax.sampling import fingerprint, lipsync
 from emv3_jax.sampling.denoise import Conditions
 from emv3_jax.sampling.inputs import Inputs, named_files, read_inputs

@@ -6,18 +6,22 @@ modality weights) is tabulated on the host beforehand, so that one program serve
 
 from collections.abc import Callable, Iterable
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 import numpy as np
 
+from emv3_jax.attention import backends, local
 from emv3_jax.diffusion import guidance as guidance_lib
 from emv3_jax.diffusion import solvers
 from emv3_jax.errors import InputError
-from emv3_jax.models import attention, cross_attention, rope, transformer
+from emv3_jax.models import cross_attention, rope, transformer
 from emv3_jax.models.network import Network, Params
 from emv3_jax.models.token_layers import identity
-from emv3_jax.sampling.settings import SamplingConfig
+from emv3_jax.sampling.settings import Config, SamplingConfig
+from emv3_jax.sharding import ShardedTransformer
 
 BLOCK_TOKENS = 8192  # tokens of a clip that the maps of a layer work on at a time
 
@@ -68,7 +72,7 @@ class Denoiser:
   """
 
   def __init__(self, network: Network, config: transformer.TransformerConfig,
-               settings: SamplingConfig, *, attend: Callable = attention.attend_blocked,
+               settings: SamplingConfig, *, attend: Callable = local.attend_blocked,
                constrain: Callable = identity, length_shards: int = 1):
     self.config, self.settings = config, settings.completed(config.variant)
     settings = self.settings
@@ -192,3 +196,26 @@ class Denoiser:
       velocities = velocity(context, num).reshape(num, *latents.shape)
     guided = self.guidance.mix(velocities, row["text_scale"], row["audio_scale"])
     return self.solver.step(state, i, guided)[1]
+
+
+def make_denoiser(config: Config, mesh: Mesh, platform: str | None = None) -> Denoiser:
+  """Denoising on `mesh`, made once for all configs that agree.
+
+  Args:
+    config: of the network, its precision, settings and the attention over the mesh.
+    mesh: where it runs.
+    platform: cpu, gpu or tpu, if that is not where this process runs.
+
+  Raises:
+    InputError: heads or parameters do not divide over the mesh, or settings do not exist.
+  """
+  return _make_denoiser(config.model.transformer, config.precision.transformer, config.settings,
+                        mesh, config.mesh.attention, platform)
+
+
+@functools.cache
+def _make_denoiser(net, precision, settings, mesh: Mesh, attention: str,
+                   platform: str | None) -> Denoiser:
+  sharded = ShardedTransformer(net, mesh, precision=precision, attention=attention)
+  return Denoiser(sharded, net, settings, length_shards=mesh.shape["context"],
+                  attend=backends.select(settings.attention, platform))

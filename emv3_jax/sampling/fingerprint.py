@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from emv3_jax.components.config import COMPONENTS
 from emv3_jax.errors import InputError
 from emv3_jax.io.digests import file_digest
-from emv3_jax.model_config import COMPONENTS
 from emv3_jax.models.cross_attention import ALLOCATIONS
 from emv3_jax.sampling.model import Model
 from emv3_jax.sampling.settings import Request

@@ -8,9 +8,9 @@ import traceback
 
 from absl import logging
 
-from emv3_jax import processes
 from emv3_jax.errors import InputError
 from emv3_jax.io import atomic, digests
+from emv3_jax.runtime import processes
 from emv3_jax.sampling import output
 from emv3_jax.sampling.clip import sample
 from emv3_jax.sampling.fingerprint import fingerprint

@@ -9,9 +9,9 @@ import re
 import typing
 import unicodedata
 
-from emv3_jax import config as config_lib
 from emv3_jax.errors import InputError
 from emv3_jax.io import manifests, paths
+from emv3_jax.runtime import config as config_lib
 from emv3_jax.sampling import output
 from emv3_jax.sampling.inputs import check_files, check_request, named_files
 from emv3_jax.sampling.settings import Config, Request

@@ -3,7 +3,7 @@
 from absl import logging
 
 from emv3_jax.errors import InputError
-from emv3_jax.machine import memory as of_machine
+from emv3_jax.runtime.machine import memory as of_machine
 
 NEAR = 0.5  # of the machine's memory: from here on there is a warning
 # Bytes a pixel of each frame that must lie in memory at once: float32 input (known and masked

@@ -1,25 +1,22 @@
-"""A model as sampling sees it: a folder of parts that are loaded, used and freed in turn."""
+"""A model as sampling uses it: its networks and the settings that it is sampled with."""
 
-from collections.abc import Collection, Iterator, Sequence
-import contextlib
+from collections.abc import Collection, Sequence
 import dataclasses
-import gc
 import pathlib
 
 from absl import logging
-import jax
-import numpy as np
 
-from emv3_jax import config as config_lib
-from emv3_jax import sharding, start_up
+from emv3_jax import sharding
+from emv3_jax.components import programs
+from emv3_jax.components.config import COMPONENTS, PrecisionConfig
+from emv3_jax.components.networks import Networks
 from emv3_jax.errors import InputError
-from emv3_jax.io import checkpoints, digests
+from emv3_jax.io import checkpoints
 from emv3_jax.io.paths import refuse_address
-from emv3_jax.model_config import COMPONENTS, PrecisionConfig
-from emv3_jax.models import umt5
-from emv3_jax.models.network import Network, Params
-from emv3_jax.sampling import programs, resolution
-from emv3_jax.sampling.denoise import Denoiser
+from emv3_jax.runtime import config as config_lib
+from emv3_jax.runtime.command_names import as_called
+from emv3_jax.sampling import resolution
+from emv3_jax.sampling.denoise import Denoiser, make_denoiser
 from emv3_jax.sampling.settings import RELEASED, Config
 
 UNTRAINED = "untrained"
@@ -28,8 +25,8 @@ _DEFAULT_FOLDER = pathlib.Path(__file__).parents[1] / "assets" / DEFAULT
 _PUPPET = 64  # pixels a side of its portrait
 
 
-class Model:
-  """Networks of one config and where their parameters come from.
+class Model(Networks):
+  """Networks of one sampling config and its settings.
 
   Args:
     config: the sampling config.
@@ -40,7 +37,6 @@ class Model:
   Attributes:
     config: the config, its settings without gaps; see `sampling.resolution`.
     resolved: these settings, and where each comes from.
-    mesh: the devices that every part runs on.
 
   Raises:
     InputError: the folder's networks are not those of the config (names the fields that differ), or
@@ -49,17 +45,11 @@ class Model:
 
   def __init__(self, config: Config, folder: pathlib.Path | None,
                parts: Sequence[str] = COMPONENTS, said: Collection[str] = ()):
-    self.config, self.folder = config, folder
-    self.mesh = programs.mesh_of(config.mesh)
-    self.card = None
-    self._kept: dict[str, Params] = {}
-    self._lent: dict[str, Params] = {}
+    super().__init__(config.model, config.precision, programs.mesh_of(config.mesh), folder, parts,
+                     seed=config.seed, keep=config.keep_parts, name=config.name)
     if folder is None:
       logging.warning("The weights of %s are untrained (random): the video will be noise.",
                       config.name)
-    else:
-      self.card = checkpoints.read_model_card(folder)
-      self._check_card(parts)
     own = self.card if "transformer" in parts else None  # else another model's settings
     if own is not None:
       resolution.warn_of_old_card(own)
@@ -68,104 +58,9 @@ class Model:
     if "transformer" in parts:
       self.denoiser()  # solver, guidance and allocation are checked before any work is done
 
-  def _check_card(self, parts: Sequence[str]) -> None:
-    for name in parts:
-      found = self.card.require(name)
-      wanted = dataclasses.asdict(getattr(self.config.model, name))
-      faults = config_lib.differences(found.config, wanted)
-      if faults:
-        raise InputError(
-            f"Checkpoint {self.folder}: its {name} is not the one of config {self.config.name} "
-            f"(checkpoint != config): {'; '.join(faults[:4])}.")
-
-  def network(self, name: str) -> Network:
-    return programs.network(self.config, name)
-
-  @contextlib.contextmanager
-  def using(self, name: str, params: Params) -> Iterator[None]:
-    """Takes the caller's parameters, which lie on the mesh, for a part within the block."""
-    self._lent[name] = params
-    try:
-      yield
-    finally:
-      del self._lent[name]
-
-  @contextlib.contextmanager
-  def parameters(self, name: str) -> Iterator[Params]:
-    """Parameters of one part on the mesh; freed at the end unless the config keeps them."""
-    if name in self._lent:
-      yield self._lent[name]
-      return
-    params = self._kept.get(name)
-    if params is None:
-      params = self._load(name)
-    if self.config.keep_parts:
-      self._kept[name] = params
-      yield params
-      return
-    try:
-      yield params
-    finally:
-      jax.tree.map(lambda leaf: leaf.delete(), params)
-      del params
-      gc.collect()
-
-  def _load(self, name: str) -> Params:
-    network = self.network(name)
-    shardings = programs.shardings(network, name, self.mesh)
-    if self.folder is None:
-      with start_up.part("read"):
-        params = network.untrained(self.config.seed)
-      with start_up.part("place"):
-        return jax.block_until_ready(jax.tree.map(sharding.put, params, shardings))
-    return checkpoints.load_component(self.folder, name, network.abstract,
-                                      shardings=shardings if self.mesh.size > 1 else None)
-
-  def encode(self, name: str, params: Params, *arrays: np.ndarray, **static) -> np.ndarray:
-    """States of an encoder, float32.
-
-    Args:
-      name: `text_encoder`, `image_encoder` or `audio_encoder`.
-      params: its parameters.
-      *arrays: what its network is called with.
-      **static: options of the call, see `wav2vec2`.
-    """
-    run = programs.encoder(self.network(name), self.mesh, tuple(sorted(static.items())))
-    return np.asarray(run(params, *sharding.replicate(arrays, self.mesh)), np.float32)
-
-  def vae_encode(self, params: Params, video: np.ndarray) -> np.ndarray:
-    """Latents float32 [b, f, H/8, W/8, 16] of videos [b, F, H, W, 3] in [-1, 1]."""
-    clips, size8 = len(video), (video.shape[2] // 8, video.shape[3] // 8)
-    run = programs.vae_encode(self.network("vae"), self.mesh, size8, clips)
-    video = sharding.put(video, sharding.picture_sharding(self.mesh, clips, size8))
-    return np.asarray(run(params, video), np.float32)
-
-  def vae_decode(self, params: Params, latents: np.ndarray) -> np.ndarray:
-    """Frames uint8 [b, F, H, W, 3] of latents [b, f, H/8, W/8, 16]."""
-    run = programs.vae_decode(self.network("vae"), self.mesh, latents.shape[2:4], len(latents))
-    return sharding.fetch(run(params, sharding.replicate(latents, self.mesh)))
-
-  def encode_tokens(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """umT5 states [b, m, dim] float32 of token ids [b, m].
-
-    On one device it is streamed from the model folder, one layer in memory at a time, unless the
-    config keeps its parts: umT5-XXL is 11.4 GB, everything else together fits in half of that.
-    Several devices share it.
-    """
-    if self.folder is None or self.config.keep_parts or self.mesh.size > 1:
-      with self.parameters("text_encoder") as params:
-        return self.encode("text_encoder", params, ids, mask)
-    read = start_up.part("read")  # as a decorator
-    stream = checkpoints.stream_component(self.folder, "text_encoder",
-                                          self.network("text_encoder").abstract)
-    states = umt5.encode_streaming(
-        self.config.model.text_encoder, self.config.precision.text_encoder,
-        lambda: stream.rows("token_embedding"), read(stream.layer), lambda: stream.part("norm"),
-        ids, mask)
-    return np.asarray(states, np.float32)
-
   def denoiser(self) -> Denoiser:
-    return programs.denoiser(self.config, self.mesh)
+    """The denoising program, compiled once for all models whose configs agree."""
+    return make_denoiser(self.config, self.mesh)
 
   def check_size(self, size: tuple[int, int]) -> None:
     """
@@ -189,28 +84,12 @@ class Model:
               for edge, length in ((y1, height), (y2, height), (x1, width), (x2, width))]
     return f"\nA puppet like the small default's has it at --face_box={','.join(map(str, scaled))}."
 
-  def whole(self, array: np.ndarray | None) -> jax.Array | None:
-    """`array` on every device of the mesh."""
-    return None if array is None else sharding.replicate(array, self.mesh)
-
   @property
   def tokenizer_path(self) -> pathlib.Path:
     """The tokenizer of the config or of the model folder."""
     if self.config.tokenizer or self.folder is None:
       return pathlib.Path(self.config.tokenizer)
     return self.folder / "tokenizer" / "tokenizer.json"
-
-  def digest(self, name: str) -> str:
-    """Identifies a part's parameters by content; "" where they are the caller's or there are none.
-
-    Raises:
-      InputError: the model folder does not have them whole.
-    """
-    if name in self._lent:
-      return ""
-    if self.card is None:
-      return digests.untrained_digest(getattr(self.config.model, name), self.config.seed, name)
-    return digests.weights_digest(self.card, name) if name in self.card.components else ""
 
 
 def _tell_of_default(name: str) -> None:
@@ -247,7 +126,7 @@ def load(checkpoint: str | pathlib.Path = "", config: Config | None = None,
   checkpoint = str(checkpoint or (config.checkpoint if config else ""))
   if not checkpoint:
     raise InputError("No checkpoint named; pass --checkpoint=DIR, a folder written by "
-                     "`python -m convert`, or --checkpoint=tiny with --config=configs/tiny.py.")
+                     f"`{as_called('emv3-convert')}`, or --checkpoint=tiny with --config=tiny.")
   if checkpoint == UNTRAINED and config is not None:
     return Model(config, None, parts, said)
   if config is None:

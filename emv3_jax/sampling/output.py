@@ -9,10 +9,10 @@ import re
 from absl import logging
 import numpy as np
 
-from emv3_jax import processes
 from emv3_jax.errors import InputError
 from emv3_jax.io import atomic, paths, pixels, video_files
 from emv3_jax.io.digests import file_digest_now
+from emv3_jax.runtime import processes
 from emv3_jax.sampling.clip import Clip
 
 # What a parser finds in the way at the end of JSON that was cut within a value.

@@ -10,7 +10,7 @@ import time
 from absl import logging
 import jax
 
-from emv3_jax import processes, start_up
+from emv3_jax.runtime import processes, start_up
 
 _STATUS = pathlib.Path("/proc/self/status")
 _CLEAR_REFS = pathlib.Path("/proc/self/clear_refs")

@@ -16,10 +16,10 @@ import dataclasses
 
 from absl import logging
 
-from emv3_jax import config as config_lib
 from emv3_jax.errors import InputError
 from emv3_jax.io.model_card import ModelCard, SamplingCard
 from emv3_jax.models.cross_attention import ALLOCATIONS
+from emv3_jax.runtime import config as config_lib
 from emv3_jax.sampling.settings import PRESETS, RELEASED, Config, SamplingConfig, field_names
 
 COMMAND_LINE, CONFIG, MODEL, CODE = "command line", "config", "model.json", "code"

@@ -4,12 +4,12 @@ import dataclasses
 import math
 import pathlib
 
-from emv3_jax import attention_backends
+from emv3_jax.attention import backends
+from emv3_jax.components.config import ModelConfig, PrecisionConfig
 from emv3_jax.diffusion import solvers
 from emv3_jax.errors import InputError
 from emv3_jax.io import paths
 from emv3_jax.limits import AMOUNT, COUNT, LARGEST, MANY, SEED, check, check_ranges, shown
-from emv3_jax.model_config import ModelConfig, PrecisionConfig
 from emv3_jax.models.cross_attention import ALLOCATIONS
 from emv3_jax.sharding import MeshConfig
 
@@ -46,7 +46,7 @@ class SamplingConfig:
     allocation: name of a phase-aware allocation of modalities (PhDA); `released` is 1 throughout.
       It has to be that of the training.
     riflex_k: RIFLEx temporal frequency index, counted from 1; 0 is off.
-    attention: backend of local attention, see `emv3_jax.attention_backends`; `auto` takes the fast
+    attention: backend of local attention, see `emv3_jax.attention.backends`; `auto` takes the fast
       kernel of the platform, which on TPU and GPU wants bfloat16.
     branches: guidance branches `batched` in one forward pass, or `in_turn` with less memory.
     token_blocks: parts of the clip that each layer's maps work on in turn, for less memory (rounded
@@ -89,7 +89,7 @@ class SamplingConfig:
     if self.solver is not None:
       solvers.check_name(self.solver)
     if self.attention is not None:
-      attention_backends.check_name(self.attention)
+      backends.check_name(self.attention)
     if self.allocation is not None and self.allocation not in ALLOCATIONS:
       raise InputError(f"sampling.allocation is {self.allocation!r}; known: {', '.join(sorted(ALLOCATIONS))}.")
     if self.max_frames is not None and self.max_frames % 4 != 1:

@@ -9,7 +9,7 @@ import functools
 import jax
 from jax.sharding import Mesh
 
-from emv3_jax.models.attention import Attend
+from emv3_jax.attention.local import Attend
 from emv3_jax.sharding import mesh as mesh_lib
 
 _TOKENS = ("batch", "length", "heads", None)

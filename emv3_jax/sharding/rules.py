@@ -161,7 +161,7 @@ def param_shardings(abstract: Params, mesh: Mesh, component: str = "transformer"
   Args:
     abstract: nested dicts of anything with a shape, e.g. `Network.abstract`.
     mesh: the mesh.
-    component: whose rules to take, a name of `model_config.COMPONENTS`.
+    component: whose rules to take, a name of `components.config.COMPONENTS`.
 
   Raises:
     ValueError: a parameter has not exactly one rule, or one for another number of axes.

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from emv3_jax.attention.local import Attend, attend_blocked
 from emv3_jax.models import transformer
-from emv3_jax.models.attention import Attend, attend_blocked
 from emv3_jax.models.network import Params
 from emv3_jax.models.precision import FLOAT32, Precision
 from emv3_jax.sharding import attention as attention_lib

@@ -6,8 +6,7 @@ from jaxtyping import Int32
 import numpy as np
 
 from emv3_jax.tasks import masks
-from emv3_jax.tasks.masks import Task
-from emv3_jax.tasks.schedule import TASKS
+from emv3_jax.tasks.masks import TASKS, Task
 
 _MASKED = (Task.I2V, Task.FLF2V, Task.LIPSYNC)  # the order of `masked_latents` in a record
 _FULL, _MOUTH_GREYED = 0, 1  # the order of `image` in a record

@@ -42,6 +42,9 @@ class Task(enum.StrEnum):
                        f"Did you mean {near}?") from None
 
 
+TASKS = tuple(Task)  # the order of task numbers
+
+
 def known_frames(task: Task, frames: int) -> Bool[np.ndarray, "F"]:
   """Which frames are known: T2V none, I2V the first, FLF2V the first and the last.
 

@@ -1,9 +1,9 @@
 """What a training run can be told.
 
-How a loop uses it, with `Programs` of emv3_jax.training.programs:
+How a loop uses it, with `Programs` of emv3_jax.training.update.programs:
 
   programs = Programs(config, make_mesh(config.mesh))
-  state = programs.new_state(initial_params(config, programs.network))    # training.start
+  state = programs.new_state(initial_params(config, programs.network))    # training.run.initialization
   for step in range(first, config.last_step):
     state = programs.enter(state, step)                  # does something where a stage begins
     program = programs.program_at(step)                  # compiled once for each shape of batches
@@ -17,19 +17,19 @@ and resuming at the boundary of two stages is like going on.
 import dataclasses
 from typing import Literal, get_args
 
-from emv3_jax import attention_backends
+from emv3_jax.attention import backends
+from emv3_jax.components.config import ModelConfig, PrecisionConfig
 from emv3_jax.diffusion.flow import TAU_MAX, SigmaDensity
 from emv3_jax.errors import InputError
 from emv3_jax.io import paths
 from emv3_jax.limits import AMOUNT, BELOW_1, COUNT, LARGEST, SEED, SHARE, check_ranges
-from emv3_jax.model_config import ModelConfig, PrecisionConfig
 from emv3_jax.models.cross_attention import ALLOCATIONS
 from emv3_jax.models.precision import Precision
 from emv3_jax.sampling.settings import SamplingConfig
 from emv3_jax.sharding import MeshConfig
-from emv3_jax.tasks import schedule
 from emv3_jax.tasks.masks import Task
-from emv3_jax.tasks.schedule import Stage
+from emv3_jax.training import curriculum
+from emv3_jax.training.curriculum import Stage
 
 Remat = Literal["none", "full", "attention", "dots_saveable", "dots_with_no_batch_dims_saveable"]
 Optimizer = Literal["adamw", "lion", "muon", "sgd"]
@@ -52,7 +52,7 @@ class TrainConfig:
     batch: clips of a step, of all devices together.
     accumulate: parts that a batch is worked on one after the other, for less memory.
     remat: what the backward pass computes again, see `Transformer.run_blocks`.
-    attention: backend of local attention, see `emv3_jax.attention_backends`.
+    attention: backend of local attention, see `emv3_jax.attention.backends`.
     log_every: steps between lines of metrics.
     checkpoint_every: steps between checkpoints; 0 writes one at the end only.
     preview_every: steps between previews, see `PreviewConfig`; 0 makes none.
@@ -82,7 +82,7 @@ class TrainConfig:
         "checkpoint_every": AMOUNT, "preview_every": AMOUNT, "keep": COUNT, "keep_every": AMOUNT,
         "data_threads": (1, 1024), "max_loss": AMOUNT})
     _check_known("train.remat", self.remat, Remat)
-    attention_backends.check_name(self.attention)
+    backends.check_name(self.attention)
     if self.batch % self.accumulate:
       raise InputError(f"train.batch is {self.batch}; it does not divide into train.accumulate "
                        f"{self.accumulate} parts.")
@@ -102,17 +102,17 @@ class ScheduleConfig:
   steps: int = 10000
   learning_rate: float = 1e-4
   warmup: int = 0
-  decay: schedule.Decay = "constant"
+  decay: curriculum.Decay = "constant"
   final_share: float = 0.0
-  start: schedule.Start = "ema"
-  train: schedule.Trained = "all"
+  start: curriculum.Start = "ema"
+  train: curriculum.Trained = "all"
 
   def __post_init__(self):
-    check_ranges("schedule", self, {"steps": COUNT, **schedule.RANGES})
+    check_ranges("schedule", self, {"steps": COUNT, **curriculum.RANGES})
 
   def stages(self) -> tuple[Stage, ...]:
     fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-    return schedule.preset(fields.pop("preset"), fields.pop("steps"), **fields)
+    return curriculum.preset(fields.pop("preset"), fields.pop("steps"), **fields)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,7 +191,7 @@ class NDPOConfig:
   """Negative DPO and paired Diffusion-DPO.
 
   Attributes:
-    reading: of eq. 3, see `training.losses`.
+    reading: of eq. 3, see `training.objectives.losses`.
     beta: of `reference` and of paired DPO. `absolute` measures its own.
     calibration: steps of a stage over which `absolute` averages the error that beta is 1 over.
     sft_weight: lambda; with it above 0, ndpo steps learn positives too.
@@ -299,4 +299,4 @@ class Config:
   @property
   def last_step(self) -> int:
     """The step that the run stops before."""
-    return self.train.steps or schedule.first_steps(self.all_stages())[-1]
+    return self.train.steps or curriculum.first_steps(self.all_stages())[-1]

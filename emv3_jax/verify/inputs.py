@@ -5,13 +5,13 @@ import pathlib
 
 import numpy as np
 
+from emv3_jax.components.config import ModelConfig
 from emv3_jax.conditioning import audio as audio_lib
 from emv3_jax.conditioning import image as image_lib
 from emv3_jax.conditioning.text import Tokenizer
 from emv3_jax.diffusion.noise import initial_noise
 from emv3_jax.errors import InputError
 from emv3_jax.io.image_files import load_image
-from emv3_jax.model_config import ModelConfig
 from emv3_jax.models import wav2vec2
 from emv3_jax.sampling.settings import RELEASED
 from emv3_jax.tasks import masks

@@ -9,12 +9,13 @@ import pathlib
 from absl import logging
 import numpy as np
 
-from convert.plan import Plan, identify
-from convert.sources import WEIGHT_SUFFIXES, Checkpoint
+from emv3_jax.convert.plan import Plan, identify
+from emv3_jax.convert.sources import WEIGHT_SUFFIXES, Checkpoint
 from emv3_jax.errors import InputError
 from emv3_jax.io.model_card import ModelCard, read_model_card
 from emv3_jax.io.paths import expanded
 from emv3_jax.io.stored_leaves import stored_leaves
+from emv3_jax.runtime.command_names import as_called
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,7 @@ def read_folder(folder: str | os.PathLike, parts: Sequence[str]) -> ModelCard:
   unfinished = sorted(folder.glob("*.unfinished*")) if folder.is_dir() else []
   if unfinished:
     raise InputError(f"{folder} is being written, or its conversion was cut off: it has "
-                     f"{unfinished[0].name}.\nWait for `python -m convert`, or run it again.")
+                     f"{unfinished[0].name}.\nWait for `{as_called('emv3-convert')}`, or run it again.")
   card = read_model_card(folder)
   if "transformer" in parts and card.variant == "base":
     raise InputError(f"{folder} holds the base model (variant base), which has no audio and is not "
@@ -60,7 +61,7 @@ def read_folder(folder: str | os.PathLike, parts: Sequence[str]) -> ModelCard:
     if not files or not all(file.lower().endswith(WEIGHT_SUFFIXES) for file in files):
       raise InputError(f"{folder}: its {name} was not converted from files but comes from a "
                        "training run, so there is nothing to compare it with.\nGive the folder "
-                       "that `python -m convert` wrote, or leave it out with --parts.")
+                       f"that `{as_called('emv3-convert')}` wrote, or leave it out with --parts.")
   return card
 
 

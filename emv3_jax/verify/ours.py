@@ -6,11 +6,11 @@ import pathlib
 import jax
 import numpy as np
 
-from emv3_jax import config as config_lib
+from emv3_jax.components.config import COMPONENTS, PrecisionConfig
 from emv3_jax.io.model_card import ModelCard
-from emv3_jax.model_config import COMPONENTS, PrecisionConfig
 from emv3_jax.models import rope
 from emv3_jax.models.precision import FLOAT32
+from emv3_jax.runtime import config as config_lib
 from emv3_jax.sampling.denoise import Conditions as SamplingConditions
 from emv3_jax.sampling.model import Model
 from emv3_jax.sampling.settings import RELEASED, Config

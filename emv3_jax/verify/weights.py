@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
-from convert.component import Layout
-from convert.plan import COMPONENTS
+from emv3_jax.convert.component import Layout
+from emv3_jax.convert.plan import COMPONENTS
 from emv3_jax.errors import InputError
 from emv3_jax.verify.originals import Original
 

@@ -8,9 +8,9 @@ from emv3_jax import sharding
 from emv3_jax.sampling import clip as clip_lib
 from emv3_jax.sampling.denoise import Conditions
 from emv3_jax.sharding import MeshConfig
-from emv3_jax.training import forward as forward_lib
-from emv3_jax.training.draws import Draws
-from tests.data.preparing import close
+from emv3_jax.training.objectives import forward as forward_lib
+from emv3_jax.training.objectives.draws import Draws
+from tests.preparation.preparing import close
 from tests.training import tiny
 
 

@@ -14,7 +14,14 @@ import numpy as np
 import pytest
 
 from emv3_jax.errors import InputError
-from emv3_jax.io import checkpoints, component_links, digests, model_card, stored_leaves
+from emv3_jax.io import (
+  checkpoints,
+  component_links,
+  digests,
+  leaf_writing,
+  model_card,
+  stored_leaves,
+)
 
 ASSETS = pathlib.Path(checkpoints.__file__).parents[1] / "assets/tiny/model"
 PINNED = "1f670ab6a6efee4afbebdf2ebeb5a74470274b4e8632dfa5d8c6f40afb3b8fe9"  # of `params`
@@ -68,8 +75,8 @@ def test_a_written_component_has_the_digest_of_its_leaves(tmp_path, params, monk
   save(tmp_path / "a", params)
   assert recorded(tmp_path / "a") == digests.params_digest(params) == PINNED
   monkeypatch.setattr(stored_leaves, "PIECE_BYTES", 200)
-  monkeypatch.setattr(checkpoints, "BATCH_BYTES", 200)
-  monkeypatch.setattr(checkpoints, "CHUNK_BYTES", 256)
+  monkeypatch.setattr(leaf_writing, "BATCH_BYTES", 200)
+  monkeypatch.setattr(leaf_writing, "CHUNK_BYTES", 256)
   backwards = dict(reversed(params.items()))
   save(tmp_path / "b", backwards)
   assert recorded(tmp_path / "b") == digests.params_digest(backwards) == PINNED
@@ -169,7 +176,7 @@ def test_without_a_home_folder_digests_are_computed_each_time(tmp_path, params, 
 
 def test_a_pipe_is_not_waited_for(tmp_path):
   os.mkfifo(tmp_path / "pipe")
-  with pytest.raises(InputError, match="pipe is no regular file"):
+  with pytest.raises(InputError, match="pipe cannot be read: it is no regular file"):
     digests.file_digest(tmp_path / "pipe")
 
 

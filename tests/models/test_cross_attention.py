@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from emv3_jax.attention.local import attend_by_frame, attend_xla
 from emv3_jax.models import cross_attention as cdca
-from emv3_jax.models.attention import attend_by_frame, attend_xla
 from emv3_jax.models.precision import FLOAT32
 from emv3_jax.models.token_layers import identity
 

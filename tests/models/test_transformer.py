@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from emv3_jax.attention.local import attend_blocked, attend_xla
 from emv3_jax.models import transformer
-from emv3_jax.models.attention import attend_blocked, attend_xla
 from emv3_jax.models.network import named_leaves
 from emv3_jax.models.precision import FLOAT32, Precision
 from emv3_jax.models.rope import Riflex, rope_table, time_sinusoid

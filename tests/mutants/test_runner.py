@@ -108,5 +108,5 @@ def test_a_digest_is_of_the_code_and_the_tests(project):
 
 def test_parts():
   assert [part_of(file) for file in ("emv3_jax/models/rope.py", "convert/table.py", "run_train.py",
-                                     "emv3_jax/config.py")] == [
-      "models", "convert", "command lines", "command lines"]
+                                     "emv3_jax/runtime/config.py")] == [
+      "models", "convert", "command lines", "runtime"]

@@ -7,14 +7,14 @@ import json
 import pytest
 
 from configs import echomimic_v3_preview, tiny, train_sft_480p
-from emv3_jax import config as config_lib
+from emv3_jax.commands import sample as run_sample
+from emv3_jax.components.config import PrecisionConfig
 from emv3_jax.errors import InputError
-from emv3_jax.model_config import PrecisionConfig
 from emv3_jax.plan import compile_one, meshes, planner, programs, subjects, targets
+from emv3_jax.runtime import config as config_lib
 from emv3_jax.sampling.settings import Config
 from emv3_jax.sharding import MeshConfig
 from emv3_jax.training import settings as training_settings
-import run_sample
 
 FIGURES = ("peak_gib", "seconds_at_peak", "collectives", "compile_seconds", "compiler_gib",
            "warnings")

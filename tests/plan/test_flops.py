@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import pytest
 
 from configs import echomimic_v3_flash, tiny
-from emv3_jax import config as config_lib
-from emv3_jax.models.attention import attend_xla
+from emv3_jax.attention.local import attend_xla
 from emv3_jax.models.transformer import TransformerConfig
 from emv3_jax.plan import flops, programs
+from emv3_jax.runtime import config as config_lib
 from emv3_jax.sampling.settings import Config
 from emv3_jax.sharding import MeshConfig, make_mesh
 

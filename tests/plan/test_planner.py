@@ -7,14 +7,14 @@ import pytest
 
 from configs import echomimic_v3_preview, train_tiny
 from configs.tiny import MODEL
-from emv3_jax import config as config_lib
+from emv3_jax.commands import sample as run_sample
+from emv3_jax.commands import train as run_train
 from emv3_jax.errors import InputError
 from emv3_jax.plan import meshes, planner, programs, report, subjects, targets, training_programs
+from emv3_jax.runtime import config as config_lib
 from emv3_jax.sampling.settings import Config
 from emv3_jax.sharding import MeshConfig
 from emv3_jax.training.settings import Config as TrainConfig
-import run_sample
-import run_train
 
 CONFIG = config_lib.build(Config, echomimic_v3_preview.get_config())
 ODD_WINDOW = programs.Window(5, 48, 48)

@@ -7,7 +7,7 @@ from PIL import Image
 import pytest
 import soundfile
 
-from emv3_jax import config as config_lib
+from emv3_jax.runtime import config as config_lib
 from emv3_jax.sampling.model import Model, load
 from emv3_jax.sampling.settings import Config
 

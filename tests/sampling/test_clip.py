@@ -12,9 +12,9 @@ from PIL import Image
 import pytest
 
 import emv3_jax
+from emv3_jax.components.config import COMPONENTS
 from emv3_jax.errors import InputError
 from emv3_jax.io import checkpoints, video_files
-from emv3_jax.model_config import COMPONENTS
 from emv3_jax.sampling import clip as clip_lib
 from emv3_jax.sampling import inputs as inputs_lib
 from emv3_jax.sampling import output

@@ -8,9 +8,9 @@ import shutil
 import numpy as np
 import pytest
 
+from emv3_jax.components.config import COMPONENTS
 from emv3_jax.errors import InputError
 from emv3_jax.io import checkpoints
-from emv3_jax.model_config import COMPONENTS
 from emv3_jax.models.precision import Precision
 from emv3_jax.sampling import clip
 from emv3_jax.sampling import fingerprint as lib

@@ -6,9 +6,9 @@ from absl import logging
 import numpy as np
 import pytest
 
-from emv3_jax import processes
 from emv3_jax.errors import InputError, Stopped
 from emv3_jax.io import checkpoints, digests
+from emv3_jax.runtime import processes
 from emv3_jax.sampling import fingerprint, jobs
 from emv3_jax.sampling.clip import Clip
 from emv3_jax.sampling.jobs import Outcome

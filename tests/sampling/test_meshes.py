@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from emv3_jax import start_up
+from emv3_jax.components import programs
+from emv3_jax.components.config import COMPONENTS
 from emv3_jax.errors import InputError
 from emv3_jax.io import checkpoints
-from emv3_jax.model_config import COMPONENTS
 from emv3_jax.models.network import named_leaves
 from emv3_jax.plan import programs as planned
-from emv3_jax.sampling import programs
+from emv3_jax.runtime import start_up
 from emv3_jax.sampling.clip import sample
 from emv3_jax.sampling.model import Model, load
 from emv3_jax.sampling.settings import Request

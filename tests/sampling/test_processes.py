@@ -10,8 +10,8 @@ import sys
 import numpy as np
 import pytest
 
+from emv3_jax.commands import sample as run_sample
 from emv3_jax.errors import InputError
-import run_sample
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = ROOT / "emv3_jax/assets/tiny"

@@ -9,19 +9,19 @@ from PIL import Image
 import pytest
 import soundfile
 
-from configs import tiny, train_sft_480p, train_tiny
 import emv3_jax
-from emv3_jax.config import build
+from emv3_jax.commands import sample as run_sample
+from emv3_jax.configs import tiny, train_sft_480p, train_tiny
 from emv3_jax.errors import InputError
 from emv3_jax.io import digests, video_files
 from emv3_jax.io.model_card import ModelCard, SamplingCard, read_model_card
+from emv3_jax.runtime.config import build
 from emv3_jax.sampling import inputs, resolution
 from emv3_jax.sampling.model import load
 from emv3_jax.sampling.resolution import MUST_MATCH, RECOMMENDED, resolve
 from emv3_jax.sampling.settings import PRESETS, RELEASED, Request, SamplingConfig, field_names
 from emv3_jax.training import settings as training
-from emv3_jax.training.exporting import sampling_card
-import run_sample
+from emv3_jax.training.run.export import sampling_card
 from tests.sampling.conftest import TINY, tiny_config
 
 ASSETS = TINY.parents[1] / "emv3_jax/assets/tiny"

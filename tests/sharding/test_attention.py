@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from emv3_jax import sharding
+from emv3_jax.attention.local import attend_xla
+from emv3_jax.attention.splash import attend_splash
 from emv3_jax.errors import InputError
-from emv3_jax.models.attention import attend_xla
 from emv3_jax.sharding.mesh import MeshConfig
-from emv3_jax.splash_attention import attend_splash
 from tests.compiler import QUICK
 from tests.sharding import tiny
 

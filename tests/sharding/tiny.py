@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from emv3_jax import sharding
+from emv3_jax.attention.local import attend_blocked
 from emv3_jax.models import transformer
-from emv3_jax.models.attention import attend_blocked
 from emv3_jax.models.precision import FLOAT32
 from emv3_jax.models.rope import rope_table, time_sinusoid
 from emv3_jax.sampling.denoise import Conditions

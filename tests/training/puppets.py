@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 
 from configs.tiny import MODEL
-from emv3_jax.data.puppets import ClipSpec, caption, clip_spec, readers, render_clip
+from emv3_jax.puppets.world import ClipSpec, caption, clip_spec, readers, render_clip
 
 FRAMES, GRID = 17, (5, 4, 4)  # video frames; latent frames, rows and columns of tokens
 TINY = MODEL.transformer

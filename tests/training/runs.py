@@ -17,7 +17,7 @@ from orbax.checkpoint import v1 as ocp
 from emv3_jax.io import checkpoints
 from emv3_jax.models import transformer
 from emv3_jax.models.precision import FLOAT32
-from emv3_jax.tasks.schedule import Mixture, Stage
+from emv3_jax.training.curriculum import Mixture, Stage
 from emv3_jax.training.settings import Config, OptimizerConfig
 from tests.compiler import QUICK_FLAGS
 from tests.data import windows

@@ -9,7 +9,7 @@ from emv3_jax.diffusion.flow import SigmaDensity
 from emv3_jax.diffusion.randomness import Purpose, key_for
 from emv3_jax.errors import InputError
 from emv3_jax.models.cross_attention import PHASED
-from emv3_jax.training import draws
+from emv3_jax.training.objectives import draws
 from emv3_jax.training.settings import DropoutConfig, LossConfig
 from tests.training import tiny
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from emv3_jax.training import losses
+from emv3_jax.training.objectives import losses
 from emv3_jax.training.settings import LossConfig
 from tests.training import tiny
 

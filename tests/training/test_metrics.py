@@ -11,9 +11,9 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from emv3_jax.errors import InputError
-from emv3_jax.training import metrics
-from emv3_jax.training.board import Board
-from emv3_jax.training.metrics import Pending, Row
+from emv3_jax.training.monitor import metrics
+from emv3_jax.training.monitor.board import Board
+from emv3_jax.training.monitor.metrics import Pending, Row
 
 
 def row(step, kind="sft", **values):
@@ -69,7 +69,7 @@ def test_pending_reads_up_to_a_step():
 
 
 def test_the_board_needs_no_torch():
-  code = ("import pathlib, sys, tempfile; from emv3_jax.training.board import Board;"
+  code = ("import pathlib, sys, tempfile; from emv3_jax.training.monitor.board import Board;"
           "board = Board(pathlib.Path(tempfile.mkdtemp()), 0);"
           "board.add_scalar('loss', 1.0, 1); board.close(); assert 'torch' not in sys.modules")
   subprocess.run([sys.executable, "-c", code], check=True)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from emv3_jax.models import transformer
-from emv3_jax.tasks.schedule import Stage
-from emv3_jax.training import ndpo
-from emv3_jax.training.draws import draw
+from emv3_jax.training.curriculum import Stage
+from emv3_jax.training.objectives import ndpo
+from emv3_jax.training.objectives.draws import draw
 from emv3_jax.training.settings import MIXED, NDPOConfig, OptimizerConfig
 from tests.compiler import QUICK
 from tests.training import tiny

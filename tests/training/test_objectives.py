@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from emv3_jax.tasks.schedule import Stage
-from emv3_jax.training import ndpo, previews, sft
-from emv3_jax.training.draws import draw
-from emv3_jax.training.forward import Forward
+from emv3_jax.training.curriculum import Stage
+from emv3_jax.training.monitor import previews
+from emv3_jax.training.objectives import ndpo, sft
+from emv3_jax.training.objectives.draws import draw
+from emv3_jax.training.objectives.forward import Forward
 from emv3_jax.training.settings import NDPOConfig, OptimizerConfig
-from emv3_jax.training.step import StepFunction
+from emv3_jax.training.update.step import StepFunction
 from tests.training import tiny
 
 SGD = OptimizerConfig(name="sgd", b1=0.0, weight_decay=0.0, clip=0.0)

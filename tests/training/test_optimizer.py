@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from emv3_jax.models.network import named_leaves
-from emv3_jax.tasks.schedule import Stage
-from emv3_jax.training import ema, optimizer
+from emv3_jax.training.curriculum import Stage
 from emv3_jax.training.settings import OptimizerConfig
+from emv3_jax.training.update import ema, optimizer
 
 
 def _rates(*stages, steps):

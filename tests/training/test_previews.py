@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 
 from configs import tiny, train_tiny
-from emv3_jax.config import build
+from emv3_jax.components import programs
 from emv3_jax.data.order import Order
 from emv3_jax.diffusion import flow
 from emv3_jax.errors import InputError
 from emv3_jax.io.checkpoints import save_component, write_tokenizer
-from emv3_jax.sampling import programs
+from emv3_jax.runtime.config import build
 from emv3_jax.sampling import settings as sampling
 from emv3_jax.sampling.clip import sample
 from emv3_jax.sampling.model import load
-from emv3_jax.training import previews
-from emv3_jax.training.exporting import OTHERS, export_model
-from emv3_jax.training.previews import ClipPreview, first_seen
+from emv3_jax.training.monitor import previews
+from emv3_jax.training.monitor.previews import ClipPreview, first_seen
+from emv3_jax.training.run.export import OTHERS, export_model
 from emv3_jax.training.settings import Config, PreviewConfig
 
 ASSETS = tiny.ASSETS
@@ -31,7 +31,7 @@ def components(tmp_path_factory):
   """A model folder with all networks but the transformer."""
   folder = tmp_path_factory.mktemp("components")
   for name in OTHERS:
-    save_component(folder, name, programs.network(SAMPLING, name).untrained(0),
+    save_component(folder, name, programs.network(SAMPLING.model, SAMPLING.precision, name).untrained(0),
                    config=dataclasses.asdict(getattr(tiny.MODEL, name)),
                    sources=[{"file": name, "sha256": name, "bytes": 1}])
   write_tokenizer(folder, SAMPLING.tokenizer)
@@ -50,7 +50,7 @@ def config_of(components, **preview) -> Config:
 def test_previews_are_samples_of_the_exported_model(components, tmp_path, monkeypatch):
   monkeypatch.setenv("HOME", str(tmp_path))  # of the prompt cache
   config = config_of(components)
-  average = programs.network(SAMPLING, "transformer").untrained(3)
+  average = programs.network(SAMPLING.model, SAMPLING.precision, "transformer").untrained(3)
   average = jax.tree.map(lambda leaf: jax.device_put(leaf, jax.devices()[0]), average)
   shown = ClipPreview(config).sample(average)
   assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(average))
@@ -105,7 +105,7 @@ def test_linked_components_take_no_space(components, tmp_path, monkeypatch):
   """And folders may be named from where one is."""
   monkeypatch.chdir(tmp_path)
   model = pathlib.Path("model")
-  export_model(config_of(components), programs.network(SAMPLING, "transformer").untrained(3), 1, model)
+  export_model(config_of(components), programs.network(SAMPLING.model, SAMPLING.precision, "transformer").untrained(3), 1, model)
   for path in (components / "vae").rglob("*"):
     if path.is_file():
       assert path.samefile(model / "vae" / path.relative_to(components / "vae"))

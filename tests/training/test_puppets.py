@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from emv3_jax import sharding
-from emv3_jax.model_config import ModelConfig, PrecisionConfig
+from emv3_jax.components.config import ModelConfig, PrecisionConfig
 from emv3_jax.models.precision import FLOAT32
-from emv3_jax.tasks.schedule import Stage
-from emv3_jax.training.draws import draw
-from emv3_jax.training.programs import Programs
+from emv3_jax.training.curriculum import Stage
+from emv3_jax.training.objectives.draws import draw
 from emv3_jax.training.settings import Config, DropoutConfig, LossConfig, NDPOConfig, TrainConfig
+from emv3_jax.training.update.programs import Programs
 from tests.training import puppets
 
 EMPTY_TEXT = np.zeros((1, puppets.TINY.text_dim), np.float32)

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from emv3_jax.commands import train as run_train
 from emv3_jax.errors import InputError
-import run_train
 from tests.training import runs
 
 

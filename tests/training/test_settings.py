@@ -5,9 +5,9 @@ import dataclasses
 import ml_collections
 import pytest
 
-from emv3_jax import config as config_lib
 from emv3_jax.errors import InputError
-from emv3_jax.tasks.schedule import Mixture, Stage
+from emv3_jax.runtime import config as config_lib
+from emv3_jax.training.curriculum import Mixture, Stage
 from emv3_jax.training.settings import Config, ScheduleConfig, TrainConfig
 
 

@@ -11,10 +11,10 @@ from emv3_jax.data.pipeline import collate
 from emv3_jax.errors import InputError
 from emv3_jax.sharding import MeshConfig
 from emv3_jax.sharding import mesh as mesh_lib
-from emv3_jax.tasks.schedule import Mixture, Stage, draw_tasks
-from emv3_jax.training.host_batches import HostBatches, finished, local_rows
+from emv3_jax.training.curriculum import Mixture, Stage, draw_tasks
+from emv3_jax.training.input.host_batches import HostBatches, finished, local_rows
+from emv3_jax.training.input.sources import Sources
 from emv3_jax.training.settings import NDPOConfig
-from emv3_jax.training.sources import Sources
 from tests.data import windows
 from tests.training import runs
 

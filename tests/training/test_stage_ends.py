@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import pytest
 
 from emv3_jax.data.index import INDEX
-from emv3_jax.tasks.schedule import Stage
-from emv3_jax.training import loop, ndpo, stage_start
+from emv3_jax.training import loop
+from emv3_jax.training.curriculum import Stage
+from emv3_jax.training.input.sources import Need, Sources
+from emv3_jax.training.objectives import ndpo
+from emv3_jax.training.run import stage_start
 from emv3_jax.training.settings import NDPOConfig
-from emv3_jax.training.sources import Need, Sources
 from tests.training import tiny
 
 STAGES = (Stage("learn", 4), Stage("tasks", 4), Stage("hands", 4, kind="ndpo", negatives="hands"))
@@ -19,7 +21,7 @@ STAGES = (Stage("learn", 4), Stage("tasks", 4), Stage("hands", 4, kind="ndpo", n
 def run_of(**fields) -> SimpleNamespace:
   """A run of STAGES as far as a method of `loop.Run` looks at it."""
   return SimpleNamespace(**{"programs": SimpleNamespace(stages=STAGES), "share": None, "due": None,
-                            "speed": loop.Speed(), "config": tiny.config_of(*STAGES), **fields})
+                            "throughput": loop.Throughput(), "config": tiny.config_of(*STAGES), **fields})
 
 
 @pytest.mark.parametrize("step, share, warned", [

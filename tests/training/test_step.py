@@ -14,11 +14,11 @@ from emv3_jax.errors import InputError
 from emv3_jax.models.cross_attention import PHASED
 from emv3_jax.models.network import named_leaves
 from emv3_jax.models.rope import rope_table, time_sinusoid
-from emv3_jax.tasks.schedule import Stage
-from emv3_jax.training import draws, ndpo, sft
+from emv3_jax.training.curriculum import Stage
+from emv3_jax.training.objectives import draws, ndpo, sft
 from emv3_jax.training.settings import NDPOConfig, OptimizerConfig, TrainConfig
-from emv3_jax.training.step import StepFunction
-from emv3_jax.training.trainable import is_audio
+from emv3_jax.training.update.step import StepFunction
+from emv3_jax.training.update.trainable import is_audio
 from tests.compiler import QUICK
 from tests.training import tiny
 

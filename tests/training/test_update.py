@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from emv3_jax.tasks.schedule import Stage
+from emv3_jax.training.curriculum import Stage
 from emv3_jax.training.settings import OptimizerConfig, TrainConfig
-from emv3_jax.training.step import StepFunction
+from emv3_jax.training.update.step import StepFunction
 from tests.training import tiny
 
 ADAM = OptimizerConfig(name="adamw", b1=0.0, b2=0.5, eps=1.0, weight_decay=0.0, clip=1.0)

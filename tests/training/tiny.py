@@ -7,14 +7,14 @@ import jax
 import numpy as np
 
 from emv3_jax import sharding
-from emv3_jax.model_config import ModelConfig, PrecisionConfig
+from emv3_jax.components.config import ModelConfig, PrecisionConfig
 from emv3_jax.models.network import Params
 from emv3_jax.models.precision import FLOAT32
 from emv3_jax.models.transformer import TransformerConfig
 from emv3_jax.sharding import MeshConfig
-from emv3_jax.tasks.schedule import Stage
-from emv3_jax.training.programs import Programs
+from emv3_jax.training.curriculum import Stage
 from emv3_jax.training.settings import Config, LossConfig, TrainConfig
+from emv3_jax.training.update.programs import Programs
 from tests.compiler import QUICK
 
 NETWORK = TransformerConfig(

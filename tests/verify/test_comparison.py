@@ -6,8 +6,8 @@ import types
 import numpy as np
 import pytest
 
+from emv3_jax.components.config import ModelConfig
 from emv3_jax.errors import InputError
-from emv3_jax.model_config import ModelConfig
 from emv3_jax.verify import report
 from emv3_jax.verify.comparison import PARTS, RUN, Comparison, Row, compare
 from emv3_jax.verify.inputs import Size, make_conditions, make_inputs

@@ -43,7 +43,7 @@ MUTANTS = [
         ("training hears sines first", "[jnp.cos(angles), jnp.sin(angles)]",
          "[jnp.sin(angles), jnp.cos(angles)]", "test_sinusoid_equals_reference")),
 
-    *of("emv3_jax/models/attention.py", "tests/models/test_attention.py",
+    *of("emv3_jax/attention/local.py", "tests/attention/test_local.py",
         ("logits are scaled by the width itself", "q.shape[-1] ** -0.5", "q.shape[-1] ** -1.0",
          "test_backends_give_the_formula"),
         ("the largest logit is not taken off",

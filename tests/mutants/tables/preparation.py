@@ -2,13 +2,13 @@
 
 from tests.mutants.mutant import of
 
-CLIPS, PARTS = "tests/data/test_prepare_clips.py", "tests/data/test_prepare_parts.py"
-MADE, WHOLE = "tests/data/test_made.py", "tests/data/test_prepare.py"
+CLIPS, PARTS = "tests/preparation/test_prepare_clips.py", "tests/preparation/test_prepare_parts.py"
+MADE, WHOLE = "tests/preparation/test_made.py", "tests/preparation/test_prepare.py"
 ENDS, KNOWN = "test_windows_end_with_pictures_or_sound", "test_clips_are_known_by_line_size_and_time"
 KEPT = "test_a_shard_is_kept_while_it_is_whole_and_of_these_clips"
 
 MUTANTS = [
-    *of("emv3_jax/data/preparation/framing.py", CLIPS,
+    *of("emv3_jax/preparation/framing.py", CLIPS,
         ("of equal sizes the smallest is taken", "size[0] * size[1] * (1 if enlarges else -1)", "size[0] * size[1]",
          "test_nearest_size"),
         ("turned pictures have another size", "abs(math.log(size[0] / size[1]) - math.log(height / width))",
@@ -20,7 +20,7 @@ MUTANTS = [
          "test_boxes_move_with_the_crop"),
         ("a box beside the crop is taken", "if y1 >= y2 or x1 >= x2:", "if y1 > y2 or x1 > x2:",
          "test_boxes_move_with_the_crop")),
-    *of("emv3_jax/data/preparation/footage.py", CLIPS,
+    *of("emv3_jax/preparation/footage.py", CLIPS,
         ("windows go on where the sound has ended", "> min(count, heard):", "> count:", f"{PARTS}::{ENDS}"),
         ("windows go on where the pictures have ended", "> min(count, heard):", "> heard:", f"{PARTS}::{ENDS}"),
         ("a clip of too little sound is taken", "  _check_length(clip, \"sound\", heard, settings)\n", "", f"{PARTS}::{ENDS}"),
@@ -32,24 +32,24 @@ MUTANTS = [
          "test_auto_takes_the_box_round_the_faces_of_a_window"),
         ("a mouth beside the face is not drawn anew", "tokens, redrawn | mouth, mouth)", "tokens, redrawn, mouth)",
          "test_face_and_mouth_by_cells")),
-    *of("emv3_jax/data/preparation/encoding.py", PARTS,
+    *of("emv3_jax/preparation/encoding.py", PARTS,
         ("a last part is another program", "part + part[-1:] * (size - len(part))", "part",
          "test_parts_are_filled_with_their_last_item"),
         ("windows hear pieces of their own beginning", "first = min(max(middle, 0), heard - settings.sound_frames)",
          "first = max(middle, 0)", f"{WHOLE}::test_long_sound_is_encoded_in_pieces")),
-    *of("emv3_jax/data/preparation/manifest.py", CLIPS,
+    *of("emv3_jax/preparation/manifest.py", CLIPS,
         ("two clips have one id", "if not clip.fault and clip.id in twice:", "if False:", "test_lines_of_one_id_are_rejected_and_no_others"),
         ("videos lie in the current folder", "\"video\": folder / found[\"video\"]}", "\"video\": pathlib.Path(found[\"video\"])}",
          "test_manifest"),
         ("ids are any values", "if not is_text(value)]", "if value == \"\"]", "test_a_line_that_is_no_clip_says_why"),
         ("the line knows the prompt better than the report", "folder / found[\"video\"], \"\", report=",
          "folder / found[\"video\"], found.get(\"prompt\", \"\"), report=", f"{MADE}::test_lines_with_a_report")),
-    *of("emv3_jax/data/preparation/reports.py", MADE,
+    *of("emv3_jax/preparation/reports.py", MADE,
         ("sizes of no whole tokens are taken", "or height % TOKEN or width % TOKEN:", "or height % 1 or width % 1:",
          "test_reports_that_do_not_fit"),
         ("infinities are numbers", "parse_constant=_refuse", "parse_constant=float", "test_damaged_reports"),
         ("values of another type are taken", "if type(values) is not kind:", "if False:", "test_reports_that_do_not_fit")),
-    *of("emv3_jax/data/preparation/made.py", MADE,
+    *of("emv3_jax/preparation/made.py", MADE,
         ("files that have changed are read", "if file_digest(path) != made.files.get(name):", "if False:",
          "test_reports_that_do_not_fit"),
         ("another video is taken", "if file_digest(clip.video) != made.video:", "if False:", "test_reports_that_do_not_fit"),
@@ -62,7 +62,7 @@ MUTANTS = [
          f"{PARTS}::test_a_record_of_a_made_clip"),
         ("every task draws a mouth", "if clip.made.task is Task.LIPSYNC else np.zeros_like(mask[..., 0])", "",
          f"{PARTS}::test_a_record_of_a_made_clip")),
-    *of("emv3_jax/data/preparation/shards.py", PARTS,
+    *of("emv3_jax/preparation/shards.py", PARTS,
         ("a cut shard is kept", "(folder / note.shard.file).stat().st_size == note.shard.bytes",
          "(folder / note.shard.file).exists()", KEPT),
         ("a shard of other clips is kept", "whole and note.clips_digest == clips_digest(clips)", "whole", KEPT),
@@ -70,12 +70,12 @@ MUTANTS = [
         ("files of another time are the same", "stat and (stat.st_size, stat.st_mtime_ns)", "stat and stat.st_size", KNOWN),
         ("boxes in files may change", "* clip.face_box.endswith(\".npy\")", "* False", KNOWN),
         ("reports may change", "    if clip.report is None:\n", "    if True:\n", KNOWN)),
-    *of("emv3_jax/data/preparation/run.py", WHOLE,
+    *of("emv3_jax/preparation/run.py", WHOLE,
         ("how much is encoded at once decides what is", "if name not in _SPEED_ONLY}", "}",
          "test_what_is_done_is_not_done_again"),
-        ("a folder without all shards is a dataset", "    (folder / INDEX).unlink(missing_ok=True)\n", "    pass\n",
+        ("a folder without all shards is a dataset", "    atomic.remove(folder / INDEX)\n", "    pass\n",
          "test_a_lost_shard_is_made_again"),
         ("shards of clips that are gone stay", "if int(note.stem) >= groups]", "if int(note.stem) > groups]",
          "test_other_settings_or_encoders_are_refused"),
-        ("what a killed run left stays", "    left.unlink()\n", "    pass\n", "test_a_stopped_run_goes_on")),
+        ("what a killed run left stays", "    atomic.remove(left)\n", "    pass\n", "test_a_stopped_run_goes_on")),
 ]

@@ -2,13 +2,13 @@
 
 from tests.mutants.mutant import of
 
-ENDS, AVERAGE = "tests/training/test_stage_ends.py", "tests/training/test_average.py"
-WAITING, CODES = "tests/training/test_waiting.py", "tests/test_exit_codes.py"
+ENDS, AVERAGE = "tests/training/test_stage_ends.py", "tests/training/test_ema.py"
+WAITING, CODES = "tests/training/test_missing_datasets.py", "tests/test_exit_codes.py"
 SHARE, NO_SHARE = "test_the_share_is_that_of_the_stage_that_ended", "test_weights_that_stay_have_no_share"
 IN_ORDER = "test_what_is_missing_is_told_in_order"
 
 MUTANTS = [
-    *of("emv3_jax/training/stage_start.py", ENDS,
+    *of("emv3_jax/training/run/stage_start.py", ENDS,
         ("the stage that is gone back to is forgotten", "int(path.name) < first)", "int(path.name) <= first)", NO_SHARE),
         ("stages to come are forgotten", "int(path.name) < first)", "int(path.name) > first)", NO_SHARE),
         ("a stage that goes on is taken to begin at the average", "if stage.start == \"online\" and step else (\"ema\",)",
@@ -35,13 +35,13 @@ MUTANTS = [
         ("the end of a stage has no line", "step if ended or _due(", "step if _due(", SHARE),
         ("every step has a line", "else None\n    if not ended:", "else step\n    if not ended:",
          "test_within_a_stage_lines_are_due_in_turn"),
-        ("the checkpoint to come counts as whole", "schedule.place_of(stages, checkpoints.latest).first",
-         "schedule.place_of(stages, step).first",
+        ("the checkpoint to come counts as whole", "curriculum.stage_position(stages, checkpoints.latest).first",
+         "curriculum.stage_position(stages, step).first",
          "test_beginnings_are_kept_that_the_newest_whole_checkpoint_goes_back_to"),
         ("a run ends later because of data that it does not need", "if firsts[index] < self.config.last_step and self._missing(index):",
          "if self._missing(index):", "test_a_run_is_ready_up_to_what_is_missing"),
-        ("stages to come are not looked at", "schedule.place_of(stages, step).index + 1, len(stages)):",
-         "schedule.place_of(stages, step).index + 2, len(stages)):", "test_a_run_is_ready_up_to_what_is_missing"),
+        ("stages to come are not looked at", "curriculum.stage_position(stages, step).index + 1, len(stages)):",
+         "curriculum.stage_position(stages, step).index + 2, len(stages)):", "test_a_run_is_ready_up_to_what_is_missing"),
         ("negatives of these weights are warned of", "made_by != self.stage_start.digest(place.first):",
          "made_by == self.stage_start.digest(place.first):", f"{WAITING}::test_negatives_of_other_weights_are_told"),
         ("a run that waits seems to be done", "return Outcome(step, True, missing)", "return Outcome(step, False, missing)",
@@ -52,7 +52,7 @@ MUTANTS = [
          f"{WAITING}::test_a_run_does_not_begin_without_its_data"),
         ("another host's datasets do not count", "if processes.anywhere(found is not None):", "if found is not None:",
          f"{WAITING}::test_processes_agree")),
-    *of("emv3_jax/training/sources.py", ENDS,
+    *of("emv3_jax/training/input/sources.py", ENDS,
         ("what is missing is told from the end", "found = found or need", "found = need", IN_ORDER),
         ("pairs are compared with what is not there", "if found is None and self.stages[index].kind == \"dpo\":",
          "if self.stages[index].kind == \"dpo\":", IN_ORDER),
@@ -61,17 +61,17 @@ MUTANTS = [
         ("data and negatives are told apart wrongly", "\"takes its negatives\" if self.negative else",
          "\"takes its negatives\" if not self.negative else", IN_ORDER),
         ("makers of no negatives are asked for", ".made_by if index in self._negatives else \"\"", ".made_by", IN_ORDER)),
-    *of("emv3_jax/training/waiting.py", WAITING,
+    *of("emv3_jax/training/run/dataset_commands.py", WAITING,
         ("the weights are not exported first", "commands = [[*command, f\"--export={model}\"], sample,",
          "commands = [command, sample,", "test_negatives_are_prepared_as_the_data_are"),
         ("negatives are sampled without their latents", "\"--save_latents\",", "",
          "test_negatives_are_prepared_as_the_data_are"),
         ("windows have the default length", "[f\"--config.prepare.frames={frames}\"] * (frames != settings.frames)",
          "[]", "test_negatives_are_prepared_as_the_data_are")),
-    *of("emv3_jax/training/ndpo.py", ENDS,
+    *of("emv3_jax/training/objectives/ndpo.py", ENDS,
         ("paired DPO has no reference", "stage.kind == \"dpo\" or stage.kind == \"ndpo\" and",
          "stage.kind in (\"dpo\", \"ndpo\") and", "test_which_stages_measure_against_a_frozen_model")),
-    *of("emv3_jax/training/ema.py", AVERAGE,
+    *of("emv3_jax/training/update/ema.py", AVERAGE,
         ("a stage's warm-up is ignored", "restarts = following if stage.ema_warmup is None else stage.ema_warmup == \"restart\"",
          "restarts = following", "test_decays_of_all_stages"),
         ("following is slower than the run", "decay = min(decay, max(0.0, 1 - FOLLOWED / stage.steps))",
@@ -80,10 +80,10 @@ MUTANTS = [
          "test_short_stages_are_followed_and_long_ones_mixed[ndpo-20]"),
         ("all stages are followed", "any(stage.kind != \"sft\" for stage", "any(stage.kind != \"\" for stage",
          "test_short_stages_are_followed_and_long_ones_mixed[ndpo-20]")),
-    *of("emv3_jax/command_line.py", CODES,
+    *of("emv3_jax/runtime/command_line.py", CODES,
         ("what is not finished has a code of its own making", "STOPPED = 75", "STOPPED = 70",
          "test_codes_of_what_goes_wrong", "test_a_run_that_was_stopped_ends_with_75")),
-    *of("run_train.py", WAITING,
+    *of("emv3_jax/commands/train.py", WAITING,
         ("a run that waits does not say for what", "  if outcome.missing:\n", "  if False:\n",
          "test_the_command_line_says_how_to_go_on")),
 ]

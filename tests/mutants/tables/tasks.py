@@ -2,7 +2,7 @@
 
 from tests.mutants.mutant import of
 
-SCHEDULE = "tests/tasks/test_schedule.py"
+SCHEDULE = "tests/training/test_curriculum.py"
 
 MUTANTS = [
     *of("emv3_jax/tasks/masks.py", "tests/tasks/test_masks.py",
@@ -35,7 +35,7 @@ MUTANTS = [
          "test_text_to_video_hears_everywhere_and_its_loss_knows_the_face"),
         ("all examples are given the first one's", "batch[\"masked_latents\"][row, _MASKED",
          "batch[\"masked_latents\"][0, _MASKED", "test_examples_keep_apart")),
-    *of("emv3_jax/tasks/schedule.py", SCHEDULE,
+    *of("emv3_jax/training/curriculum.py", SCHEDULE,
         ("tasks are drawn as in step 0", "key_for(seed, Purpose.TASK, step, example)",
          "key_for(seed, Purpose.TASK, 0, example)",
          "test_the_draw_depends_on_seed_step_and_example_alone"),
@@ -45,7 +45,7 @@ MUTANTS = [
          "test_places_and_kinds_of_steps"),
         ("a stage begins a step late", "step, side=\"right\")) - 1", "step, side=\"left\")) - 1",
          "test_places_and_kinds_of_steps"),
-        ("steps after the end have no stage", ", len(stages) - 1)\n  return Place", ", len(stages))\n  return Place",
+        ("steps after the end have no stage", ", len(stages) - 1)\n  return StagePosition", ", len(stages))\n  return Place",
          "test_places_and_kinds_of_steps"),
         ("the paper's schedule begins with lip-sync", "(\"base_tasks\", 0.6, BASE_TASKS), (\"all_tasks\", 0.4, ALL_TASKS)",
          "(\"all_tasks\", 0.4, ALL_TASKS), (\"base_tasks\", 0.6, BASE_TASKS)",

@@ -1,0 +1,1 @@
+"""The command lines: flags become requests and configs for the packages that do the work."""

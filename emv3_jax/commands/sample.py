@@ -1,0 +1,197 @@
+"""Makes talking videos: one portrait and one voice, or many from a manifest.
+
+  emv3-sample --config=tiny --image=P --audio=A --prompt=TEXT --out=V.mp4
+  emv3-sample --config=tiny --manifest=jobs.jsonl --out=DIR
+  emv3-sample --config=echomimic_v3_preview --plan=v5e:2x4,h100:1x1x8
+
+Config fields are overridden as --config.sampling.steps=8. Exit code 0 only when all that was
+asked for was done; 1 when jobs of a manifest failed; 2 for wrong input; 75 when it was stopped by
+SIGTERM or Ctrl-C: the same command goes on.
+"""
+
+from collections.abc import Collection, Sequence
+import dataclasses
+import json
+import pathlib
+import sys
+
+from absl import logging
+
+from emv3_jax.errors import InputError
+from emv3_jax.io import paths
+from emv3_jax.io.manifests import is_text
+from emv3_jax.io.model_card import ModelCard, read_model_card
+from emv3_jax.plan import command as plan
+from emv3_jax.runtime import command_line, processes, program_cache, start_up
+from emv3_jax.runtime import config as config_lib
+from emv3_jax.runtime.command_names import as_called
+from emv3_jax.sampling import jobs, manifest, output, resolution
+from emv3_jax.sampling.clip import sample
+from emv3_jax.sampling.inputs import named_files
+from emv3_jax.sampling.model import UNTRAINED, Model, folder_of, load
+from emv3_jax.sampling.settings import Config, Request
+
+_OF_REQUEST = [field.name for field in dataclasses.fields(Request)]
+
+
+def make_parser() -> command_line.Parser:
+  parser = command_line.Parser(prog=as_called("emv3-sample"), description=as_called(__doc__))
+  parser.add_argument("--config", required=True, help="config file, or name of a shipped config, e.g. tiny")
+  parser.add_argument("--checkpoint", help="model folder; default: the config's")
+  parser.add_argument("--out", help="video to write, or folder with --manifest")
+  parser.add_argument("--manifest", help="jobs, one JSON object a line")
+  parser.add_argument("--strict", action="store_true",
+                      help="with --manifest: make nothing where a line or a file that it names cannot be used")
+  parser.add_argument("--audio", help="voice; any container, a video's sound is used")
+  parser.add_argument("--image", help="portrait, the first frame (i2v, flf2v)")
+  parser.add_argument("--last_image", help="last frame (flf2v)")
+  parser.add_argument("--video", help="video whose mouth is redrawn (lipsync)")
+  parser.add_argument("--prompt", help="what the video shows")
+  parser.add_argument("--negative_prompt", help="default: the settings'")
+  parser.add_argument("--task", help="i2v (default), t2v, flf2v or lipsync")
+  parser.add_argument("--face_box",
+                      help="y1,y2,x1,x2 in the picture's pixels, a .npy, auto or none; default: "
+                      "auto where a face is looked for")
+  parser.add_argument("--seconds", type=float, help="use only so much of the audio")
+  parser.add_argument("--seed", type=int, help="default: the config's")
+  parser.add_argument("--no_paste", action="store_true",
+                      help="lipsync: keep the model's pixels outside the mouth region too")
+  parser.add_argument("--save_latents", action="store_true", help="write V.latents.npy as well")
+  parser.add_argument("--verify", action="store_true", help="before the work compare the weights, "
+                      "and with --manifest the clips that are there, with their digests")
+  plan.add_flags(parser)
+  parser.add_argument("--verbose", action="store_true", help="tell more: the seconds of every part, and the "
+                      "traceback of a job that failed")
+  parser.add_argument("--json", action="store_true",
+                      help="write results to stdout, one JSON object a line: of --plan in place "
+                      "of tables, else files made, and seconds by part and kind")
+  processes.add_flags(parser)
+  parser.add_argument("--print_config", action="store_true", help="print the config and where each value comes from, and stop")
+  return parser
+
+
+def progress_bar(steps):
+  return command_line.progress(steps, "sampling", "step")
+
+
+def main(arguments: Sequence[str]) -> int:
+  flags, overrides = make_parser().parse(arguments)
+  config = config_lib.build(Config, command_line.read_config(flags.config, overrides, Config))
+  said = command_line.said(overrides)
+  if flags.verbose:
+    logging.set_verbosity(1)
+  if flags.print_config or flags.plan:
+    config, found = resolution.resolve_config(config, find_card(flags.checkpoint, config), said)
+  if flags.print_config:
+    origins = {f"sampling.{name}": origin for name, origin in found.origins.items()}
+    command_line.print_config(dataclasses.asdict(config), dataclasses.asdict(Config("")), overrides,
+                              origins)
+    return 0
+  if flags.plan:
+    return plan.run(config, flags)
+  if flags.mesh:
+    axes = " ".join(f"--config.mesh.{part}" for part in flags.mesh[0].split(","))
+    raise InputError(f"--mesh goes with --plan; to sample on such a mesh write {axes}.")
+  processes.join(flags)
+  if not flags.out:
+    raise InputError("--out is missing; name the video to write, or the folder with --manifest.")
+  if flags.strict and not flags.manifest:
+    raise InputError("--strict goes with --manifest; a single clip is always looked at before it is made.")
+  if flags.manifest:
+    return run_manifest(config, flags, said)
+  return run_one(config, flags, said)
+
+
+def find_card(checkpoint: str | None, config: Config) -> ModelCard | None:
+  """What the model folder says of itself; None where no folder is named."""
+  folder = checkpoint or config.checkpoint
+  return None if folder in ("", UNTRAINED) else read_model_card(folder_of(folder))
+
+
+def given_of_request(flags) -> dict:
+  """Flags of a single clip that were given, by their fields; whatever they were given as."""
+  found = {name: getattr(flags, name, None) for name in _OF_REQUEST}
+  return {name: value for name, value in found.items() if value is not None}
+
+
+def run_one(config: Config, flags, said: Collection[str]) -> int:
+  if not flags.audio:
+    raise InputError("--audio is missing; name the file with the voice.")
+  given = given_of_request(flags)
+  for name in ("prompt", "negative_prompt"):
+    if not is_text(given.get(name, "")):
+      raise InputError(f"--{name} is no UTF-8 text; the terminal or the script has another encoding.")
+  request = Request(**given, paste=False if flags.no_paste else None)
+  video = processes.together(lambda: output.check_video_path(flags.out, named_files(request).values()))
+  model = open_model(config, flags, said)
+  if flags.verify:
+    jobs.verify_weights(model)
+  clip = sample(model, request, progress=progress_bar)
+  processes.together(lambda: output.write(clip, video, save_latents=flags.save_latents))
+  seconds = ", ".join(f"{name} {value:.1f}" for name, value in clip.report["seconds"].items())
+  height, width = (side * model.config.sampling.enlarge for side in clip.frames.shape[1:3])
+  logging.info("Wrote %s: %d frames, %dx%d. Seconds: %s.", video, len(clip.frames), width, height,
+               seconds)
+  summarise(flags, {"video": str(video), "frames": len(clip.frames),
+                    "parts": clip.report["seconds"]})
+  return 0
+
+
+def open_model(config: Config, flags, said: Collection[str]) -> Model:
+  """The model, before any of its networks is loaded. A program cache that the user chose has to work; the
+  default one need not."""
+  def open_here() -> Model:
+    program_cache.use(config.program_cache, required=config.program_cache != Config.program_cache)
+    return load(flags.checkpoint, config, said=said)
+
+  return processes.together(open_here)
+
+
+def summarise(flags, made: dict) -> None:
+  """Says what the process cost, on stderr and with --json on stdout."""
+  logging.info("Seconds since the start: %s", start_up.describe())
+  if flags.json:
+    sys.stdout.write(json.dumps({**made, **start_up.spent()}) + "\n")
+
+
+def run_manifest(config: Config, flags, said: Collection[str]) -> int:
+  single = [*given_of_request(flags), *(["no_paste"] if flags.no_paste else [])]
+  if single:
+    raise InputError(f"--{single[0]} does not go with --manifest; write it into the manifest"
+                     f"{', or --config.seed for all of its lines' if single[0] == 'seed' else ''}.")
+  folder, todo = processes.together(lambda: (read_folder(flags), manifest.read_manifest(flags.manifest)))
+  model = open_model(config, flags, said)
+  todo = processes.together(lambda: check_lines(todo, folder, model, flags))
+  outcome = jobs.run_jobs(model, todo, folder, save_latents=flags.save_latents, verify=flags.verify,
+                          progress=progress_bar)
+  logging.info("%d done, %d skipped as done before, %d failed.", outcome.done, outcome.skipped,
+               outcome.failed)
+  summarise(flags, dataclasses.asdict(outcome))
+  return 1 if outcome.failed else 0
+
+
+def check_lines(todo: Sequence[manifest.Job], folder: pathlib.Path, model: Model, flags) -> list[manifest.Job]:
+  """The jobs with the faults that were found, which are told; with --strict they are an `InputError`."""
+  todo = manifest.check_jobs(todo, folder, model.config)
+  faulty = [job for job in todo if job.fault]
+  for job in faulty:
+    logging.error("Line %d (%s) cannot be made: %s", job.line, job.name, job.fault)
+  if faulty and flags.strict:
+    raise InputError(f"{len(faulty)} of {len(todo)} lines of {flags.manifest} cannot be made, the first is "
+                     f"line {faulty[0].line}; with --strict none is.")
+  return todo
+
+
+def read_folder(flags) -> pathlib.Path:
+  """The folder of a manifest's clips."""
+  paths.refuse_address(flags.out, "Output folder")
+  folder = pathlib.Path(flags.out)
+  failures = paths.identity(folder / jobs.FAILED)
+  if failures is not None and failures == paths.identity(flags.manifest):
+    raise InputError(f"Manifest {flags.manifest} is where the reasons of failed jobs are written; give it "
+                     "another name, or choose another --out.")
+  return folder
+
+
+def run() -> None:
+  command_line.run(main)

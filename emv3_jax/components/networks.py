@@ -1,0 +1,167 @@
+"""The five networks of one model: parameters that are loaded, used and freed in turn."""
+
+from collections.abc import Iterator, Sequence
+import contextlib
+import dataclasses
+import gc
+import pathlib
+
+import jax
+from jax.sharding import Mesh
+import numpy as np
+
+from emv3_jax import sharding
+from emv3_jax.components import programs
+from emv3_jax.components.config import COMPONENTS, ModelConfig, PrecisionConfig
+from emv3_jax.errors import InputError
+from emv3_jax.io import checkpoints, digests
+from emv3_jax.models import umt5
+from emv3_jax.models.network import Network, Params
+from emv3_jax.runtime import config as config_lib
+from emv3_jax.runtime import start_up
+
+
+class Networks:
+  """Networks of one configuration on a mesh, and where their parameters come from.
+
+  Args:
+    networks: their configurations.
+    precision: their dtypes.
+    mesh: the devices that every network runs on.
+    folder: model folder as `python -m convert` writes it; None for untrained random parameters.
+    parts: the components that will be used; the folder need not hold others.
+    seed: of untrained parameters.
+    keep: keep parameters loaded between uses instead of freeing them.
+    name: what messages call the configuration.
+
+  Attributes:
+    networks, precision, mesh, folder: as given.
+    card: what the folder says of itself; None without a folder.
+
+  Raises:
+    InputError: the folder's networks are not the configured ones (names the fields that differ).
+  """
+
+  def __init__(self, networks: ModelConfig, precision: PrecisionConfig, mesh: Mesh,
+               folder: pathlib.Path | None, parts: Sequence[str] = COMPONENTS, *, seed: int = 0,
+               keep: bool = False, name: str = ""):
+    self.networks, self.precision, self.mesh, self.folder = networks, precision, mesh, folder
+    self._seed, self._keep = seed, keep
+    self._kept: dict[str, Params] = {}
+    self._lent: dict[str, Params] = {}
+    self.card = None if folder is None else checkpoints.read_model_card(folder)
+    if self.card is not None:
+      self._check_card(parts, name)
+
+  def _check_card(self, parts: Sequence[str], config_name: str) -> None:
+    for name in parts:
+      found = self.card.require(name)
+      wanted = dataclasses.asdict(getattr(self.networks, name))
+      faults = config_lib.differences(found.config, wanted)
+      if faults:
+        raise InputError(
+            f"Checkpoint {self.folder}: its {name} is not the one of config {config_name} "
+            f"(checkpoint != config): {'; '.join(faults[:4])}.")
+
+  def network(self, name: str) -> Network:
+    """The network of a component, without parameters."""
+    return programs.network(self.networks, self.precision, name)
+
+  @contextlib.contextmanager
+  def using(self, name: str, params: Params) -> Iterator[None]:
+    """Takes the caller's parameters, which lie on the mesh, for a part within the block."""
+    self._lent[name] = params
+    try:
+      yield
+    finally:
+      del self._lent[name]
+
+  @contextlib.contextmanager
+  def parameters(self, name: str) -> Iterator[Params]:
+    """Parameters of one part on the mesh; freed at the end unless they are to be kept."""
+    if name in self._lent:
+      yield self._lent[name]
+      return
+    params = self._kept.get(name)
+    if params is None:
+      params = self._load(name)
+    if self._keep:
+      self._kept[name] = params
+      yield params
+      return
+    try:
+      yield params
+    finally:
+      jax.tree.map(lambda leaf: leaf.delete(), params)
+      del params
+      gc.collect()
+
+  def _load(self, name: str) -> Params:
+    network = self.network(name)
+    shardings = programs.shardings(network, name, self.mesh)
+    if self.folder is None:
+      with start_up.part("read"):
+        params = network.untrained(self._seed)
+      with start_up.part("place"):
+        return jax.block_until_ready(jax.tree.map(sharding.put, params, shardings))
+    return checkpoints.load_component(self.folder, name, network.abstract,
+                                      shardings=shardings if self.mesh.size > 1 else None)
+
+  def encode(self, name: str, params: Params, *arrays: np.ndarray, **static) -> np.ndarray:
+    """States of an encoder, float32.
+
+    Args:
+      name: `text_encoder`, `image_encoder` or `audio_encoder`.
+      params: its parameters.
+      *arrays: what its network is called with.
+      **static: options of the call, see `wav2vec2`.
+    """
+    run = programs.encoder(self.network(name), self.mesh, tuple(sorted(static.items())))
+    return np.asarray(run(params, *sharding.replicate(arrays, self.mesh)), np.float32)
+
+  def vae_encode(self, params: Params, video: np.ndarray) -> np.ndarray:
+    """Latents float32 [b, f, H/8, W/8, 16] of videos [b, F, H, W, 3] in [-1, 1]."""
+    clips, size8 = len(video), (video.shape[2] // 8, video.shape[3] // 8)
+    run = programs.vae_encode(self.network("vae"), self.mesh, size8, clips)
+    video = sharding.put(video, sharding.picture_sharding(self.mesh, clips, size8))
+    return np.asarray(run(params, video), np.float32)
+
+  def vae_decode(self, params: Params, latents: np.ndarray) -> np.ndarray:
+    """Frames uint8 [b, F, H, W, 3] of latents [b, f, H/8, W/8, 16]."""
+    run = programs.vae_decode(self.network("vae"), self.mesh, latents.shape[2:4], len(latents))
+    return sharding.fetch(run(params, sharding.replicate(latents, self.mesh)))
+
+  def encode_tokens(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """umT5 states [b, m, dim] float32 of token ids [b, m].
+
+    On one device it is streamed from the model folder, one layer in memory at a time, unless
+    parameters are kept: umT5-XXL is 11.4 GB, everything else together fits in half of that.
+    Several devices share it.
+    """
+    if self.folder is None or self._keep or self.mesh.size > 1:
+      with self.parameters("text_encoder") as params:
+        return self.encode("text_encoder", params, ids, mask)
+    read = start_up.part("read")  # as a decorator
+    stream = checkpoints.stream_component(self.folder, "text_encoder",
+                                          self.network("text_encoder").abstract)
+    states = umt5.encode_streaming(
+        self.networks.text_encoder, self.precision.text_encoder,
+        lambda: stream.rows("token_embedding"), read(stream.layer), lambda: stream.part("norm"),
+        ids, mask)
+    return np.asarray(states, np.float32)
+
+  def whole(self, array: np.ndarray | None) -> jax.Array | None:
+    """`array` on every device of the mesh."""
+    return None if array is None else sharding.replicate(array, self.mesh)
+
+  def digest(self, name: str) -> str:
+    """Identifies a part's parameters by content; "" where they are the caller's or there are none.
+
+    Raises:
+      InputError: the model folder does not have them whole.
+    """
+    if name in self._lent:
+      return ""
+    if self.card is None:
+      return digests.untrained_digest(getattr(self.networks, name), self._seed, name)
+    return digests.weights_digest(self.card, name) if name in self.card.components else ""

@@ -1,0 +1,115 @@
+"""The compiled programs of the encoders and the VAE on a mesh, the same for a run and for `--plan`.
+
+Programs are shared by all models of a process whose configs agree, so that each compiles once.
+"""
+
+from collections.abc import Callable
+import functools
+import math
+
+from absl import logging
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from emv3_jax import sharding
+from emv3_jax.components.config import COMPONENTS, ModelConfig, PrecisionConfig
+from emv3_jax.errors import InputError
+from emv3_jax.io.pixels import to_uint8
+from emv3_jax.models import clip, transformer, umt5, vae, wav2vec2
+from emv3_jax.models.network import Network, Params
+from emv3_jax.runtime import start_up
+from emv3_jax.sharding import MeshConfig
+
+_NETWORKS = dict(zip(COMPONENTS, (transformer, vae, umt5, clip, wav2vec2), strict=True))
+
+
+@functools.cache
+def mesh_of(config: MeshConfig) -> Mesh:
+  """The mesh of a run: all devices, or the first one where every axis is 1.
+
+  Raises:
+    InputError: the mesh has not as many places as there are devices, or JAX finds no device.
+  """
+  try:
+    with start_up.part("devices"):
+      devices = jax.devices()
+  except (RuntimeError, AssertionError) as error:  # the latter where no plugin serves a platform
+    platforms = jax.config.jax_platforms
+    raise InputError(f"JAX finds no device of JAX_PLATFORMS={platforms or ''}: it is not there, or "
+                     "the JAX for it is not installed; leave JAX_PLATFORMS out to take what is "
+                     "there.") from error
+  if math.prod(config.sizes) > 1 or jax.process_count() > 1:
+    return sharding.make_mesh(config, devices)
+  if len(devices) > 1:
+    logging.info("Running on 1 of %d devices; --config.mesh.data, .fsdp, .context and .tensor "
+                 "split the work over all.", len(devices))
+  return sharding.make_mesh(config, jax.local_devices()[:1])
+
+
+def network(networks: ModelConfig, precision: PrecisionConfig, name: str) -> Network:
+  """The network of the component `name`."""
+  return _network(name, getattr(networks, name), getattr(precision, name))
+
+
+@functools.cache
+def _network(name: str, config, precision) -> Network:
+  return _NETWORKS[name].network(config, precision)
+
+
+@functools.cache
+def shardings(net: Network, name: str, mesh: Mesh) -> Params:
+  """Where the parameters of a component lie, as a tree like `net.abstract`."""
+  return sharding.param_shardings(net.abstract, mesh, name)
+
+
+@functools.cache
+def encoder(net: Network, mesh: Mesh, static: tuple = ()) -> Callable:
+  """A jitted `(params, *arrays) -> states` of an encoder; the states are whole on every device.
+
+  Args:
+    net: umT5, CLIP or wav2vec 2.0.
+    mesh: where it runs.
+    static: keyword arguments of its call, as sorted pairs.
+  """
+  def run(params, *arrays):
+    return net.bind(params)(*arrays, **dict(static))
+
+  return jax.jit(run, out_shardings=_whole(mesh))
+
+
+@functools.cache
+def vae_encode(net: Network, mesh: Mesh, size8: tuple[int, int], clips: int = 1) -> Callable:
+  """A jitted `(params, video) -> latents`; the video comes split as `sharding.picture_sharding`
+  says, the latents are whole on every device.
+
+  Args:
+    net: the VAE.
+    mesh: where it runs.
+    size8: (H / 8, W / 8).
+    clips: number of clips at a time.
+  """
+  constrain = sharding.constrain_pictures(mesh, clips, size8)
+
+  def run(params, video):
+    return net.bind(params).encode(video, constrain=constrain)
+
+  # The decoder's parameters lie there too.
+  return jax.jit(run, keep_unused=True, out_shardings=_whole(mesh))
+
+
+@functools.cache
+def vae_decode(net: Network, mesh: Mesh, size8: tuple[int, int], clips: int = 1) -> Callable:
+  """A jitted `(params, latents) -> uint8 frames`; the latents come whole, the frames are split.
+
+  Args: as `vae_encode`.
+  """
+  constrain = sharding.constrain_pictures(mesh, clips, size8)
+
+  def run(params, latents):
+    return net.bind(params).decode(latents, finish=to_uint8, constrain=constrain)
+
+  return jax.jit(run, keep_unused=True, out_shardings=sharding.picture_sharding(mesh, clips, size8))
+
+
+def _whole(mesh: Mesh) -> NamedSharding:
+  return NamedSharding(mesh, PartitionSpec())

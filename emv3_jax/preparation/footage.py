@@ -1,0 +1,194 @@
+"""A clip read once, from end to end: is it whole, which windows has it, where are face and mouth."""
+
+from collections.abc import Iterator
+import dataclasses
+import hashlib
+import math
+
+from absl import logging
+import numpy as np
+
+from emv3_jax.conditioning import audio as audio_lib
+from emv3_jax.conditioning import face as face_lib
+from emv3_jax.conditioning.framing import Framing
+from emv3_jax.errors import InputError
+from emv3_jax.io import video_files
+from emv3_jax.preparation.framing import nearest_size
+from emv3_jax.preparation.manifest import Clip, Rejection
+from emv3_jax.preparation.settings import PrepareConfig
+
+LOOKED_AT = 9  # frames of a window in which the face is looked for, as for a clip in sampling
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Window:
+  """A window of a clip, before it is encoded. H, W = size of its bucket.
+
+  Attributes:
+    index: number in the clip.
+    start: first frame, at 25 a second.
+    first: uint8 [H, W, 3], the first frame.
+    face: uint8 [H/16, W/16], tokens of the face.
+    redrawn: bool [H, W], what lip-sync draws anew: the lower part of the face and the mouth.
+    mouth: bool [H, W].
+  """
+
+  index: int
+  start: int
+  first: np.ndarray
+  face: np.ndarray
+  redrawn: np.ndarray
+  mouth: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Footage:
+  """A clip that can be used.
+
+  Attributes:
+    clip: its line of the manifest.
+    framing: of its pictures.
+    digest: sha256 of the file.
+    voice: its sound.
+    windows: those that can be used, at least one.
+    rejected: windows that cannot.
+  """
+
+  clip: Clip
+  framing: Framing
+  digest: str
+  voice: audio_lib.Voice
+  windows: tuple[Window, ...]
+  rejected: tuple[Rejection, ...] = ()
+
+  @property
+  def size(self) -> tuple[int, int]:
+    """(H, W) of its windows, in pixels."""
+    return self.framing.size
+
+
+def read_footage(clip: Clip, settings: PrepareConfig, detector: str | None = None) -> Footage:
+  """Reads and checks a clip; its pictures are streamed, not kept.
+
+  A window ends where pictures or sound end, whichever is sooner; what is left over at the end of the
+  clip is not used.
+
+  Args:
+    clip: a line of the manifest.
+    settings: of the windows.
+    detector: see `face.detect_face`.
+
+  Raises:
+    InputError: a file that is missing, damaged, cut short, without sound, or too short for a
+      window; a box that cannot be used; no face in any window.
+  """
+  if clip.fault:
+    raise InputError(clip.fault)
+  count, framing, kept = _look_through(clip, settings)
+  _check_length(clip, "pictures", count, settings)
+  voice = audio_lib.load_voice(clip.video)
+  heard = audio_lib.num_frames(voice.seconds)
+  _check_length(clip, "sound", heard, settings)
+  windows, rejected = [], []
+  for index, pictures in kept.items():
+    start = index * settings.step
+    if start + settings.frames > min(count, heard):
+      continue
+    try:
+      windows.append(_window(clip, settings, framing, index, pictures, detector))
+    except InputError as error:
+      rejected.append(Rejection(clip.line, clip.id, str(clip.video), index, str(error)))
+  if windows and clip.face_box == "auto":
+    logging.info("Clip %s: faces found in %d of %d windows.", clip.id, len(windows),
+                 len(windows) + len(rejected))
+  if not windows:
+    raise InputError(rejected[0].reason)
+  with open(clip.video, "rb") as file:
+    digest = hashlib.file_digest(file, "sha256").hexdigest()
+  return Footage(clip, framing, digest, voice, tuple(windows), tuple(rejected))
+
+
+def _check_length(clip: Clip, what: str, count: int, settings: PrepareConfig) -> None:
+  if count < settings.frames:
+    raise InputError(f"Video {clip.video} is too short: its {what} last {count / audio_lib.FPS:g} s "
+                     f"({count} frames), a window takes {settings.frames} frames.")
+
+
+def stream_windows(footage: Footage, settings: PrepareConfig) -> Iterator[tuple[Window, np.ndarray]]:
+  """(window, uint8 [F, H, W, 3]) in turn; one window's pictures are in memory, and the overlap's."""
+  wanted = {window.start: window for window in footage.windows}
+  held: dict[int, np.ndarray] = {}  # by frame
+  for number, frame in enumerate(video_files.stream_video(footage.clip.video, audio_lib.FPS)):
+    if any(start in wanted for start in _starts(number, settings)):
+      held[number] = footage.framing.picture(frame)
+    start = number - settings.frames + 1
+    if start in wanted:
+      yield wanted.pop(start), np.stack([held[n] for n in range(start, number + 1)])
+      held = {n: picture for n, picture in held.items() if n >= start + settings.step}
+    if not wanted:
+      return
+
+
+def _starts(number: int, settings: PrepareConfig) -> range:
+  """First frames of the windows that hold frame `number`."""
+  first = max(0, math.ceil((number - settings.frames + 1) / settings.step))
+  return range(first * settings.step, number + 1, settings.step)
+
+
+def _look_through(clip: Clip, settings: PrepareConfig
+                  ) -> tuple[int, Framing, dict[int, list[np.ndarray]]]:
+  """Number of frames, framing, and by window the pictures that are looked at, the first in front."""
+  looked_at = {0}
+  if clip.face_box == "auto":
+    looked_at |= set(np.linspace(0, settings.frames - 1, LOOKED_AT, dtype=int).tolist())
+  count, framing, kept = 0, None, {}
+  for number, frame in enumerate(video_files.stream_video(clip.video, audio_lib.FPS)):
+    if framing is None:
+      height, width = frame.shape[:2]
+      framing = Framing(height, width, nearest_size(height, width, settings.sizes))
+    for start in _starts(number, settings):
+      if number - start in looked_at:
+        kept.setdefault(start // settings.step, []).append(framing.picture(frame))
+    count = number + 1
+  return count, framing, kept
+
+
+def _window(clip: Clip, settings: PrepareConfig, framing: Framing, index: int,
+            pictures: list[np.ndarray], detector: str | None) -> Window:
+  size = framing.size
+  face = _face(clip, framing, pictures, detector)
+  redrawn = np.zeros(size, bool)
+  tokens = np.ones((size[0] // face_lib.TOKEN, size[1] // face_lib.TOKEN), np.uint8)
+  if face is not None:
+    redrawn = face_lib.mouth_region(face, size, settings.mouth_fraction)
+    tokens = face_lib.face_mask(face, size).reshape(tokens.shape).astype(np.uint8)
+  mouth = redrawn
+  if clip.mouth_box:
+    box = _parse_box("mouth_box", clip.mouth_box, framing)
+    mouth = face_lib.mouth_region(box, size, 1.0)
+  if not mouth.any():
+    raise InputError(f"Clip {clip.id}: face_box none needs a mouth_box; give one, or auto.")
+  return Window(index, index * settings.step, pictures[0], tokens, redrawn | mouth, mouth)
+
+
+def _face(clip: Clip, framing: Framing, pictures: list[np.ndarray], detector: str | None
+          ) -> face_lib.FaceBox | None:
+  """The box around the faces of a window; None for `none`."""
+  if clip.face_box != "auto":
+    return _parse_box("face_box", clip.face_box, framing)
+  boxes = [face_lib.detect_face(picture, detector) for picture in pictures]
+  return dataclasses.replace(
+      boxes[0], y1=min(box.y1 for box in boxes), y2=max(box.y2 for box in boxes),
+      x1=min(box.x1 for box in boxes), x2=max(box.x2 for box in boxes))
+
+
+def _parse_box(name: str, text: str, framing: Framing) -> face_lib.FaceBox | None:
+  if name == "mouth_box" and text in ("auto", "none"):
+    raise InputError(f"mouth_box {text!r}: wanted y1,y2,x1,x2, or leave it out.")
+  blank = np.broadcast_to(np.uint8(0), (framing.source_height, framing.source_width, 3))
+  try:
+    box = face_lib.parse_face_box(text, blank)
+    return None if box is None else framing.box(box)
+  except InputError as error:
+    advice = " Sizes are those of --config.prepare.sizes." if "centre crop" in str(error) else ""
+    raise InputError(f"{name}: {error}{advice}") from None

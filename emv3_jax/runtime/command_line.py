@@ -1,0 +1,226 @@
+"""What the command lines share: flags, config overrides, how errors look."""
+
+import argparse
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import dataclasses
+import json
+import logging as std_logging
+import os
+import pathlib
+import signal
+import sys
+import time
+import warnings
+
+from absl import flags, logging
+import jax
+import ml_collections
+import tqdm
+
+import emv3_jax
+from emv3_jax.errors import InputError, Stopped
+from emv3_jax.runtime import config as config_lib
+from emv3_jax.runtime import start_up
+
+LINES, LONGEST = 3, 1000  # of a message: lines, and characters of a line
+LINE_EVERY = 10.0  # seconds between lines of progress where there is no terminal
+STOPPED = 75  # exit code: not finished, the same command goes on (EX_TEMPFAIL of sysexits.h)
+
+_PACKAGE = str(pathlib.Path(emv3_jax.__file__).parent) + os.sep
+_OVERRIDE = "--config."
+_LESS = ("--plan says beforehand what a config takes, and what would take less: more devices "
+         "(--config.mesh), fewer pixels or frames, sampling.branches=in_turn.")
+
+
+class Parser(argparse.ArgumentParser):
+  """An argument parser whose errors are `InputError`s with the nearest flag."""
+
+  def __init__(self, **kwargs):
+    super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+                     **kwargs)
+
+  def error(self, message: str):
+    raise InputError(f"{message[0].upper()}{message[1:]}; see {self.prog} --help.")
+
+  def parse(self, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Parses flags; returns them and the `a.b=value` overrides of the config.
+
+    Raises:
+      InputError: an unknown flag, named with the nearest known one.
+    """
+    arguments = list(arguments)
+    overrides, rest = [], []
+    while arguments:
+      argument = arguments.pop(0)
+      if not argument.startswith(_OVERRIDE):
+        rest.append(argument)
+      elif "=" in argument or not arguments:
+        overrides.append(argument.removeprefix(_OVERRIDE))
+      else:
+        overrides.append(f"{argument.removeprefix(_OVERRIDE)}={arguments.pop(0)}")
+    flags, unknown = self.parse_known_args(rest)
+    if unknown:
+      known = [option for action in self._actions for option in action.option_strings]
+      name = unknown[0].partition("=")[0]
+      raise InputError(f"Unknown argument {unknown[0]}; {config_lib.nearest(name, known)}")
+    return flags, overrides
+
+
+def read_config(path: str, overrides: Sequence[str], cls) -> ml_collections.ConfigDict:
+  """Config file plus overrides, for the dataclass `cls`; see `emv3_jax.runtime.config`."""
+  config = config_lib.read_config_file(path, [field.name for field in dataclasses.fields(cls)])
+  config_lib.override(config, overrides, cls)
+  return config
+
+
+def said(overrides: Sequence[str]) -> frozenset[str]:
+  """Dotted names of the fields that the command line sets."""
+  return frozenset(assignment.partition("=")[0] for assignment in overrides)
+
+
+def print_config(config: Mapping, defaults: Mapping, overrides: Sequence[str],
+                 origins: Mapping[str, str] | None = None) -> None:
+  """Writes a config to stdout as JSON, with the origin of every value as `origins`.
+
+  Args:
+    config: nested, plain values.
+    defaults: those of the code, nested likewise.
+    overrides: `a.b=value` of the command line.
+    origins: by dotted name, where they are known better.
+  """
+  named, code = _flat(config), _flat(defaults)
+  on_command_line = said(overrides)
+
+  def origin(name: str) -> str:
+    if name in on_command_line:
+      return "command line"
+    return "code" if name in code and repr(code[name]) == repr(named[name]) else "config"
+
+  found = {name: origin(name) for name in named} | dict(origins or {})
+  text = json.dumps({**config, "origins": found}, indent=2, ensure_ascii=False)
+  sys.stdout.write(text + "\n")
+
+
+def _flat(values: Mapping, before: str = "") -> dict:
+  """Nested values by dotted name; lists as tuples."""
+  flat = {}
+  for name, value in values.items():
+    if isinstance(value, Mapping) and value:
+      flat |= _flat(value, f"{before}{name}.")
+    else:
+      flat[before + name] = tuple(value) if isinstance(value, list) else value
+  return flat
+
+
+def legible(message: str) -> str:
+  """A message whose quotations, of names and values that may be anything, do not bury what it says."""
+  lines = message.splitlines()
+  if len(lines) > LINES:
+    lines = [" ".join(message.split())]
+  half = LONGEST // 2
+  return "\n".join(line if len(line) <= LONGEST else f"{line[:half]} ... {line[-half:]}" for line in lines)
+
+
+def tell(text: str) -> None:
+  """Writes a message to stderr, above a progress bar that is there."""
+  tqdm.tqdm.write(text, file=sys.stderr)
+
+
+def progress(items: Iterable, what: str, unit: str) -> Iterator:
+  """Passes `items` on with a bar on a terminal; elsewhere, in a file say, with a line now and then.
+
+  Args:
+    items: with a length.
+    what: is done with them, e.g. `sampling`.
+    unit: one of them, e.g. `step`.
+  """
+  if sys.stderr.isatty():
+    yield from tqdm.tqdm(items, desc=what, unit=unit, disable=not len(items))
+    return
+  told = time.monotonic()
+  for number, item in enumerate(items, 1):
+    yield item
+    if number == len(items) or time.monotonic() - told >= LINE_EVERY:
+      told = time.monotonic()
+      logging.info("%s: %s %d of %d.", what.capitalize(), unit, number, len(items))
+
+
+def _above_bars(emit: Callable) -> Callable:
+  """Writes a record where a progress bar stands, and the bar anew under it."""
+  def above(record: std_logging.LogRecord) -> None:
+    with tqdm.tqdm.external_write_mode(file=sys.stderr):
+      emit(record)
+
+  return above
+
+
+def show_own_messages() -> None:
+  """Messages of this project go to stderr as they are, those of libraries from warnings on; a line each."""
+  flags.FLAGS.mark_as_parsed()  # absl logging waits for absl flags, which are not used here
+  logging.use_absl_handler()
+  logging.set_verbosity(logging.INFO)
+  std_logging.getLogger("jax").setLevel(std_logging.WARNING)
+  quieten_asyncio()
+  log_warnings()
+  handler = logging.get_absl_handler()
+  handler.setFormatter(None)
+  handler.python_handler.emit = _above_bars(handler.python_handler.emit)
+  handler.addFilter(_is_shown)
+
+
+def _is_shown(record: std_logging.LogRecord) -> bool:
+  """Whether it is a warning, or a message of this package or of the script that runs."""
+  own = (_PACKAGE, str(pathlib.Path(sys.argv[0]).resolve()))
+  return (record.levelno >= std_logging.WARNING
+          or str(pathlib.Path(record.pathname).resolve()).startswith(own))
+
+
+def log_warnings() -> None:
+  """Makes Python's warnings, those of Pillow about damaged metadata say, lines as all others."""
+  warnings.showwarning = lambda message, *_: logging.warning("%s", " ".join(str(message).split()))
+
+
+def quieten_asyncio() -> None:
+  """Keeps asyncio from printing, at some later time, tracebacks of tasks nobody waited for: where a
+  disk fills up, Orbax raises the error of the first array and leaves those of the others."""
+  std_logging.getLogger("asyncio").setLevel(std_logging.CRITICAL)
+
+
+def stay_on_cpu_without_accelerator() -> None:
+  """Keeps JAX from loading a TPU or CUDA library that is installed (for plans, say) where no such
+  device is: it costs seconds and prints pages. `JAX_PLATFORMS` decides where it is set."""
+  nodes = ("accel*", "vfio/[0-9]*", "nvidia[0-9]*", "dxg", "kfd")
+  if "JAX_PLATFORMS" not in os.environ and not any(
+      any(pathlib.Path("/dev").glob(pattern)) for pattern in nodes):
+    jax.config.update("jax_platforms", "cpu")
+
+
+def run(main: Callable[[Sequence[str]], int]) -> None:
+  """Runs a command line: an `InputError` ends in its message on stderr and exit code 2, a device
+  without enough memory in what would take less and exit code 1, SIGTERM and Ctrl-C in a line and
+  exit code 75."""
+  signal.signal(signal.SIGTERM, _stop)
+  start_up.watch()
+  show_own_messages()
+  stay_on_cpu_without_accelerator()
+  try:
+    code = main(sys.argv[1:])
+  except InputError as error:
+    tell(legible(str(error)))
+    code = 2
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    tell(f"The device's memory is not enough: {str(error).splitlines()[0]}\n{_LESS}")
+    code = 1
+  except KeyboardInterrupt as asked:
+    how = str(asked) if isinstance(asked, Stopped) else "by Ctrl-C"
+    tell(f"Stopped {how}; the same command goes on.")
+    code = STOPPED
+  sys.exit(code)
+
+
+def _stop(number: int, _) -> None:
+  """Unwinds the program as Ctrl-C does, so that nothing half-written stays."""
+  signal.signal(number, signal.SIG_IGN)  # a second one would break into the cleaning up
+  raise Stopped("by SIGTERM")

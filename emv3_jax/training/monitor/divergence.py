@@ -1,0 +1,52 @@
+"""What a run leaves behind when its loss goes wrong."""
+
+import math
+import pathlib
+
+from emv3_jax.io.atomic import write_json
+from emv3_jax.runtime import processes
+from emv3_jax.tasks.masks import TASKS
+from emv3_jax.training.input.sources import Sources
+from emv3_jax.training.monitor.metrics import Row
+
+
+class Diverged(Exception):
+  """Training cannot go on: loss or gradients are not finite, or the loss is too large."""
+
+
+def diverged(row: Row, fault: str, sources: Sources, workdir: pathlib.Path) -> Diverged:
+  """Writes WORKDIR/diverged_STEP.json: the step's numbers, and its clips with theirs.
+
+  Args:
+    row: metrics of the step.
+    fault: what is wrong with them.
+    sources: the run's datasets.
+    workdir: its folder.
+
+  Returns:
+    The exception to raise.
+  """
+  path = workdir / f"diverged_{row.step}.json"
+  if processes.is_first():
+    write_json(path, {"step": row.step, "why": fault,
+                      **{name: _plain(value) for name, value in row.values.items()
+                         if not isinstance(value, list)}, **_clips(row, sources)})
+  return Diverged(f"Stopped: in step {row.step} {fault}. Its batch is listed in {path}; the newest "
+                  "checkpoint is from before it. Lower the learning rate, or leave the clips out.")
+
+
+def _clips(row: Row, sources: Sources) -> dict:
+  source, numbers = sources.of_step(row.step - 1), sources.examples(row.step - 1)
+  by_example = {name: values for name, values in row.values.items() if isinstance(values, list)}
+  clips = []
+  for place, number in enumerate(numbers):
+    record = source.dataset[number]
+    told = {name: _plain(values[place]) for name, values in by_example.items()}
+    clips.append({"record": int(number), "id": record.id, "window": record.index, **told,
+                  "task": str(TASKS[by_example["task"][place]])})
+  return {"dataset": source.folder, "batch": clips}
+
+
+def _plain(value: float) -> float | str:
+  """JSON has no NaN."""
+  return value if math.isfinite(value) else str(value)

@@ -1,0 +1,92 @@
+"""The average of the weights as a model folder that sampling takes."""
+
+import dataclasses
+import pathlib
+
+from absl import logging
+
+from emv3_jax.components.config import COMPONENTS
+from emv3_jax.io.checkpoints import save_component, write_tokenizer
+from emv3_jax.io.component_links import link_component
+from emv3_jax.io.model_card import TRANSFORMER, SamplingCard, read_model_card
+from emv3_jax.models.network import Params
+from emv3_jax.runtime import processes
+from emv3_jax.sampling.resolution import RECOMMENDED
+from emv3_jax.training.run.initialization import UNTRAINED
+from emv3_jax.training.settings import Config
+
+OTHERS = tuple(name for name in COMPONENTS if name != TRANSFORMER)
+
+
+def components_folder(config: Config) -> pathlib.Path | None:
+  """Model folder of the networks that are not trained; None where the config knows of none."""
+  folder = config.components or config.checkpoint
+  return None if folder in ("", UNTRAINED) else pathlib.Path(folder)
+
+
+def check_components(config: Config) -> None:
+  """Checks, before a run begins, that what it is to end with can be made.
+
+  Raises:
+    InputError: the folder with the other networks is not there, or one of them is not whole.
+  """
+  source = components_folder(config)
+  if source is not None:
+    card = read_model_card(source)
+    for name in OTHERS:
+      if name in card.components:
+        card.require(name)
+
+
+def sampling_card(config: Config) -> SamplingCard:
+  """What the model folder of this run says of how it wants to be sampled.
+
+  The allocation has to be that of the loss. What the config does not recommend is taken from the
+  checkpoint that the run starts from.
+  """
+  given = {name: getattr(config.sampling, name) for name in RECOMMENDED}
+  given = {name: value for name, value in given.items() if value is not None}
+  start, before = config.checkpoint, {}
+  if start not in ("", UNTRAINED):
+    found = read_model_card(start).sampling
+    before = found.recommended if found is not None else {}
+  compute = lambda precision: {"params": precision.compute, "compute": precision.compute}
+  return SamplingCard(
+      must_match={"allocation": config.loss.allocation}, recommended={**before, **given},
+      precision={**{name: dataclasses.asdict(getattr(config.precision, name)) for name in OTHERS},
+                 TRANSFORMER: compute(config.precision.transformer)})
+
+
+def export_model(config: Config, average: Params, step: int, folder: pathlib.Path) -> None:
+  """Writes `average` (float32) as the transformer of `folder`, the other networks beside it.
+
+  Every process calls this with its shards.
+
+  Raises:
+    InputError: the folder cannot be written, or the other networks are not whole.
+  """
+  transformer = config.model.transformer
+  save_component(folder, TRANSFORMER, average, config=dataclasses.asdict(transformer),
+                 variant=transformer.variant, model_name=config.name,
+                 sampling=sampling_card(config))
+  source = components_folder(config)
+  if processes.is_first():
+    if source is None:
+      logging.warning("%s has a transformer only: the config names no model folder with the other "
+                      "networks; set --config.components=DIR.", folder)
+    else:
+      _take_over(source, folder)
+    logging.info("Wrote the average of the weights after %d steps to %s.", step, folder)
+
+
+def _take_over(source: pathlib.Path, folder: pathlib.Path) -> None:
+  present = read_model_card(source).components
+  for name in OTHERS:
+    if name in present:
+      link_component(folder, name, source)
+  missing = [name for name in OTHERS if name not in present]
+  if missing:
+    logging.warning("%s has no %s, so %s has none either.", source, ", ".join(missing), folder)
+  tokenizer = source / "tokenizer" / "tokenizer.json"
+  if tokenizer.exists():
+    write_tokenizer(folder, tokenizer)

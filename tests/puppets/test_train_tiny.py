@@ -1,0 +1,91 @@
+"""The command line: a stage trains, measures and goes on; mistakes are named."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from emv3_jax.errors import InputError
+from emv3_jax.models import wav2vec2
+from emv3_jax.models.vae import VAEConfig
+from emv3_jax.puppets.training import footage
+from emv3_jax.puppets.training.settings import WIDE, AudioSettings, Learning, Phase
+from emv3_jax.puppets.world import voice
+from scripts import train_tiny
+
+
+@pytest.fixture
+def short(monkeypatch):
+  """The audio stage with two steps and two sentences a split."""
+  settings = AudioSettings(phases=(Phase(9, 1, 2),), variants=1,
+                           learning=Learning(rate=1e-3, warmup=1))
+  monkeypatch.setitem(train_tiny.STAGES, "audio", (train_tiny.AudioStage, lambda: settings))
+  known = train_tiny.sentences
+  monkeypatch.setattr(train_tiny, "sentences", lambda split: known(split)[:2])
+  monkeypatch.setattr(train_tiny.program_cache, "use", lambda folder: None)
+  network = wav2vec2.network(wav2vec2.Wav2Vec2Config(
+      dim=16, conv_dim=8, num_layers=1, num_heads=2, ffn_dim=16))
+  monkeypatch.setattr(train_tiny.wav2vec2, "network", lambda config: network)
+
+
+def test_stage_trains_and_is_measured(short, tmp_path, capsys, monkeypatch):
+  assert train_tiny.main(["--stage=audio", f"--workdir={tmp_path}"]) == 1  # two steps teach little
+  trained = json.loads(capsys.readouterr().out)
+  assert trained["stage"] == "audio" and trained["step"] == 2
+  monkeypatch.setitem(train_tiny.gates.WANTED, "audio", {"opening_r": -1.0})
+  assert train_tiny.main(["--stage=audio", f"--workdir={tmp_path}", "--check"]) == 0
+  assert json.loads(capsys.readouterr().out) == trained
+
+
+def test_a_folder_of_other_settings_is_refused(short, tmp_path, monkeypatch):
+  train_tiny.open_stage("audio", tmp_path)
+  train_tiny.open_stage("audio", tmp_path)
+  monkeypatch.setitem(train_tiny.STAGES, "audio", (train_tiny.AudioStage, AudioSettings))
+  with pytest.raises(InputError, match="audio was trained with other settings .*variants: 1 != 6"):
+    train_tiny.open_stage("audio", tmp_path)
+
+
+def test_wide_goes_on_where_the_vae_ended(tmp_path, monkeypatch):
+  small = VAEConfig(base_dim=4, multipliers=(1, 1, 1, 1), num_res_blocks=1,
+                    latent_mean=(0.0,) * 16, latent_std=(1.0,) * 16)
+  monkeypatch.setattr(train_tiny.tiny, "MODEL", dataclasses.replace(train_tiny.tiny.MODEL, vae=small))
+  settings = dataclasses.replace(WIDE, phases=(Phase(1, 1, 1),), clips=2,
+                                 learning=Learning(rate=1e-3, warmup=0))
+  # Quick to compile: what is minimised does not matter here.
+  ones = lambda network, seed: jax.tree.map(lambda leaf: jnp.ones(leaf.shape), network.abstract)
+  squares = lambda params, batch, step: (sum(map(jnp.vdot, *[jax.tree.leaves(params)] * 2)), {})
+  monkeypatch.setattr(train_tiny.vae, "start", ones)
+  monkeypatch.setattr(train_tiny.vae, "make_loss", lambda network, settings: squares)
+  for name, stage in (("vae", train_tiny.VAEStage), ("wide", train_tiny.WideStage)):
+    monkeypatch.setitem(train_tiny.STAGES, name, (stage, lambda: settings))
+  wide = train_tiny.open_stage("wide", tmp_path)
+  with pytest.raises(InputError, match="vae holds no checkpoint; train that stage first"):
+    wide.start()
+  vae = train_tiny.open_stage("vae", tmp_path)
+  train_tiny.train(vae, "vae")
+  step, average = train_tiny.restored(vae)
+  assert step == 1
+  jax.tree.map(np.testing.assert_array_equal, wide.start(), average)
+  assert len(list((tmp_path / "vae").glob("puppets_crowd_0_2x17_*.npz"))) == 1
+
+
+def test_footage_of_another_world_is_drawn_again(tmp_path, monkeypatch):
+  before = footage.rendered(tmp_path, 0, 1, "train", 5)
+  monkeypatch.setattr(voice, "_OPEN", 0.05)  # mouths that open wider
+  after = footage.rendered(tmp_path, 0, 1, "train", 5)
+  assert after.opening.mean() > before.opening.mean()
+  assert len(list(tmp_path.glob("puppets_train_0_1x5_*.npz"))) == 2
+
+
+def test_model_needs_the_stages(tmp_path, monkeypatch):
+  monkeypatch.setattr(train_tiny.program_cache, "use", lambda folder: None)
+  with pytest.raises(InputError, match="wide holds no checkpoint; train that stage first"):
+    train_tiny.main(["--stage=model", f"--workdir={tmp_path}"])
+
+
+def test_unknown_stage(tmp_path):
+  with pytest.raises(InputError, match="invalid choice: 'transformers'"):
+    train_tiny.main(["--stage=transformers", f"--workdir={tmp_path}"])
