@@ -8,10 +8,11 @@ import pathlib
 from emv3_jax.conditioning.face import TOKEN
 from emv3_jax.errors import InputError
 from emv3_jax.runtime import config as config_lib
+from emv3_jax.runtime.command_names import as_called
 from emv3_jax.sampling.settings import Request
 from emv3_jax.tasks.masks import Task
 
-_WANTED = "give the JSON that run_sample.py wrote beside the video"
+_WANTED = f"give the JSON that {as_called('emv3-sample')} wrote beside the video"
 
 
 @dataclasses.dataclass(frozen=True)

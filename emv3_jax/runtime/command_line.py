@@ -17,6 +17,7 @@ import jax
 import ml_collections
 import tqdm
 
+import emv3_jax
 from emv3_jax.errors import InputError, Stopped
 from emv3_jax.runtime import config as config_lib
 from emv3_jax.runtime import start_up
@@ -25,7 +26,7 @@ LINES, LONGEST = 3, 1000  # of a message: lines, and characters of a line
 LINE_EVERY = 10.0  # seconds between lines of progress where there is no terminal
 STOPPED = 75  # exit code: not finished, the same command goes on (EX_TEMPFAIL of sysexits.h)
 
-_PACKAGE = str(pathlib.Path(__file__).parents[1])
+_PACKAGE = str(pathlib.Path(emv3_jax.__file__).parent) + os.sep
 _OVERRIDE = "--config."
 _LESS = ("--plan says beforehand what a config takes, and what would take less: more devices "
          "(--config.mesh), fewer pixels or frames, sampling.branches=in_turn.")
@@ -164,9 +165,14 @@ def show_own_messages() -> None:
   handler = logging.get_absl_handler()
   handler.setFormatter(None)
   handler.python_handler.emit = _above_bars(handler.python_handler.emit)
+  handler.addFilter(_is_shown)
+
+
+def _is_shown(record: std_logging.LogRecord) -> bool:
+  """Whether it is a warning, or a message of this package or of the script that runs."""
   own = (_PACKAGE, str(pathlib.Path(sys.argv[0]).resolve()))
-  handler.addFilter(lambda record: record.levelno >= std_logging.WARNING
-                    or str(pathlib.Path(record.pathname).resolve()).startswith(own))
+  return (record.levelno >= std_logging.WARNING
+          or str(pathlib.Path(record.pathname).resolve()).startswith(own))
 
 
 def log_warnings() -> None:

@@ -2,6 +2,7 @@
 
 from tests.mutants.mutant import of
 
+PACKAGING = "tests/test_packaging.py"
 CODES, CONFIG = "tests/test_exit_codes.py", "tests/runtime/test_config.py"
 
 MUTANTS = [
@@ -23,6 +24,8 @@ MUTANTS = [
         ("flags may be shortened", "allow_abbrev=False", "allow_abbrev=True", "test_flags_are_not_shortened"),
         ("JAX_PLATFORMS is overruled", "if \"JAX_PLATFORMS\" not in os.environ and not any(", "if not any(",
          "test_the_platform_of_the_environment_stays"),
+        ("messages of other rooms are not shown", "pathlib.Path(emv3_jax.__file__).parent", "pathlib.Path(__file__).parent",
+         "tests/runtime/test_progress.py::test_messages_of_the_whole_package_are_shown"),
         ("overrides are not applied", "  config_lib.override(config, overrides, cls)\n", "  pass\n",
          "tests/test_run_sample.py::test_print_config")),
     *of("emv3_jax/runtime/config.py", CONFIG,
@@ -40,7 +43,19 @@ MUTANTS = [
         ("lists of any length are taken", "    if len(inner) != len(value):\n", "    if False:\n",
          "test_tuples_of_fixed_length_are_counted"),
         ("differences in lists are not seen", "if repr(_tupled(left)) == repr(_tupled(right)):",
-         "if isinstance(left, tuple) or left == right:", "test_differences_name_the_path")),
+         "if isinstance(left, tuple) or left == right:", "test_differences_name_the_path"),
+        ("shipped configs have no names", "known.get(str(path), pathlib.Path(path))", "pathlib.Path(path)",
+         "test_a_shipped_config_has_a_bare_name[tiny]"),
+        ("the names of shipped configs are not told", "{', '.join(known)}", "many",
+         "test_an_unknown_name_is_told_the_shipped_ones")),
+    *of("emv3_jax/runtime/command_names.py", PACKAGING,
+        ("an installed command tells of those of a checkout", " and pathlib.Path(sys.argv[0]).name not in _COMMANDS", "",
+         "test_commands_are_written_as_they_are_called"),
+        ("a wheel takes itself for a checkout", "_CHECKOUT.is_file() and", "",
+         "test_commands_are_written_as_they_are_called")),
+    *of("setup.py", PACKAGING,
+        ("convert/ is not installed", "BESIDE = (\"configs\", \"convert\")", "BESIDE = (\"configs\",)",
+         "test_the_wheel_is_one_package")),
     *of("emv3_jax/commands/sample.py", CODES,
         ("a manifest ends with code 0 though jobs failed", "return 1 if outcome.failed else 0", "return 0",
          "test_a_manifest_ends_with_1_where_a_job_failed"),
@@ -48,10 +63,10 @@ MUTANTS = [
          "output.write(clip, video)", "test_one_clip_is_written_as_asked_for"),
         ("--no_paste is ignored", "paste=False if flags.no_paste else None", "paste=None",
          "test_flags_reach_the_request"),
-        ("the config's checkpoint is taken all the same", "model = load(flags.checkpoint, config",
-         "model = load(\"\", config", "test_flags_reach_the_request"),
+        ("the config's checkpoint is taken all the same", "return load(flags.checkpoint, config",
+         "return load(\"\", config", "test_flags_reach_the_request"),
         ("what the command line says passes for the config's",
-         "model = load(flags.checkpoint, config, said=said)", "model = load(flags.checkpoint, config)",
+         "return load(flags.checkpoint, config, said=said)", "return load(flags.checkpoint, config)",
          "test_flags_reach_the_request"),
         ("--verify does not look at the weights", "  if flags.verify:\n", "  if False:\n",
          "test_weights_are_verified_on_request"),

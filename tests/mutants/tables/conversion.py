@@ -148,7 +148,7 @@ MUTANTS = [
          "test_inspection_of_a_model_goes_on_past_what_is_not_whole")),
     *of("convert/sources.py", SOURCES,
         ("parts may lie outside", "  if outside or not names:\n", "  if False:\n", "test_a_bad_index_is_named"),
-        ("pickles beside safetensors are read", "if name.endswith(\".bin\") and (", "if False and (",
+        ("pickles beside safetensors are read", "if plain.endswith(\".bin\") and (", "if False and (",
          "test_wav2vec2_folders_prefer_safetensors"),
         ("any tokenizer is umT5's", "and folder.name in (\"umt5-xxl\", \"tokenizer\"):", ":",
          "test_a_diffusers_folder_is_converted_whole")),
