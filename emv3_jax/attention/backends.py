@@ -1,7 +1,7 @@
 """Local attention by name: which kernel runs on which platform, and what it can serve.
 
 A backend that cannot serve a platform, a dtype or a shape is an error that says why. None falls back
-to another one, and above all not to attention that holds all logits: at 66,816 tokens those of one
+to another one, least of all to attention that holds all logits: at 66,816 tokens those of one
 layer are 200 GB.
 
 | name     | platforms     | what it is                                                     |
@@ -12,6 +12,8 @@ layer are 200 GB.
 | cudnn    | gpu           | cuDNN's fused attention                                        |
 | tokamax:KERNEL | by kernel | kernel of the package tokamax, an extra; see TOKAMAX           |
 | auto     | all           | blocked on cpu, cudnn on gpu, splash on tpu; logged            |
+
+`register` adds others.
 """
 
 from collections.abc import Callable
@@ -115,6 +117,19 @@ BACKENDS = {backend.name: backend for backend in (
     Backend("splash", ("tpu",), _HALF, attend_splash),
     Backend("cudnn", ("gpu",), _HALF, _attend_cudnn, _refuses_cudnn, _LIBRARY),
 )}
+
+
+def register(backend: Backend) -> None:
+  """Adds a backend to those that configs of this process can name.
+
+  Raises:
+    ValueError: the name is another backend's or cannot be one.
+  """
+  if not backend.name.isidentifier() or backend.name in ("auto", "tokamax"):
+    raise ValueError(f"An attention backend cannot be named {backend.name!r}.")
+  if BACKENDS.setdefault(backend.name, backend) != backend:
+    raise ValueError(f"There is an attention backend {backend.name!r} already; register it under "
+                     "another name.")
 
 
 def select(name: str = "auto", platform: str | None = None) -> Backend:
