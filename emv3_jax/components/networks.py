@@ -107,6 +107,11 @@ class Networks:
     return checkpoints.load_component(self.folder, name, network.abstract,
                                       shardings=shardings if self.mesh.size > 1 else None)
 
+  @property
+  def normalises_waveform(self) -> bool:
+    """Whether wav2vec2 takes waveforms of mean 0 and variance 1; so it is without a folder."""
+    return self.card is None or self.card.normalises_waveform
+
   def encode(self, name: str, params: Params, *arrays: np.ndarray, **static) -> np.ndarray:
     """States of an encoder, float32.
 

@@ -8,11 +8,11 @@ import warnings
 from absl import logging
 from jaxtyping import Float32
 import numpy as np
-import soxr
 
 from emv3_jax.errors import InputError
 from emv3_jax.io import downmix
 from emv3_jax.io.audio_files import read_audio
+from emv3_jax.io.resampling import resample
 
 RATE = 16_000  # Hz, of both audio encoders
 FPS = 25
@@ -75,7 +75,7 @@ def to_voice(samples: Float32[np.ndarray, "n channels"], rate: int,
     raise InputError(f"Audio {source} is too short: {seconds:.3f} s found, "
                      f"{LATENT_FRAMES / FPS:.2f} s needed (one latent frame: {LATENT_FRAMES} "
                      f"frames at {FPS} a second).")
-  return Voice(_resample(_one_channel(samples, source), rate), seconds)
+  return Voice(resample(_one_channel(samples, source), rate, RATE, fit=True), seconds)
 
 
 def _one_channel(samples: np.ndarray, source: str | os.PathLike) -> np.ndarray:
@@ -87,14 +87,6 @@ def _one_channel(samples: np.ndarray, source: str | os.PathLike) -> np.ndarray:
   logging.warning("%s: its channels cancel each other; channel %d of %d is used alone.", source,
                   loudest + 1, len(power))
   return samples[:, loudest]
-
-
-def _resample(samples: np.ndarray, rate: int) -> np.ndarray:
-  if rate == RATE:
-    return samples
-  ratio = float(RATE) / rate  # librosa's float arithmetic, which decides about the last sample
-  length = math.ceil(len(samples) * ratio)
-  return _fit(soxr.resample(samples, rate, RATE, quality="HQ"), length)
 
 
 def _fit(samples: np.ndarray, length: int) -> np.ndarray:
@@ -125,15 +117,19 @@ def padded_samples(frames: int) -> int:
   return 640 * frames + 80
 
 
-def preview_waveform(samples: np.ndarray, frames: int) -> Float32[np.ndarray, "samples"]:
+def preview_waveform(samples: np.ndarray, frames: int, normalise: bool = True
+                     ) -> Float32[np.ndarray, "samples"]:
   """Input of wav2vec2 for preview: whole clip to mean 0 and variance 1, then zeros up to length.
 
   Args:
     samples: float32 [n] at 16 kHz.
     frames: video frames F; wav2vec2 gives 2 F tokens.
+    normalise: what the checkpoint's feature extractor says (`do_normalize`); else the samples are
+      taken as they are.
   """
-  normal = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
-  return _fit(normal.astype(np.float32), padded_samples(frames))
+  if normalise:
+    samples = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
+  return _fit(samples.astype(np.float32), padded_samples(frames))
 
 
 def flash_waveform(samples: np.ndarray, frames: int) -> Float32[np.ndarray, "samples"]:

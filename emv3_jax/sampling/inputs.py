@@ -58,8 +58,12 @@ class Inputs:
   mouth: np.ndarray | None = None
 
 
-def read_inputs(request: Request, config: Config, tokenizer_path: pathlib.Path) -> Inputs:
+def read_inputs(request: Request, config: Config, tokenizer_path: pathlib.Path,
+                normalise: bool = True) -> Inputs:
   """Reads the files of `request`.
+
+  Args:
+    normalise: whether the audio encoder takes waveforms of mean 0 and variance 1; of preview.
 
   Raises:
     InputError: unknown task, a picture missing or not wanted by it, a file that cannot be used,
@@ -79,7 +83,8 @@ def read_inputs(request: Request, config: Config, tokenizer_path: pathlib.Path) 
         f"{request.audio}: {frames / FPS:.2f} s of audio need {sample_frames} frames, one window "
         f"holds {settings.max_frames}; use only the first part with "
         f"--seconds={settings.max_frames / FPS:g}, or raise --config.sampling.max_frames.")
-  prepare = audio_lib.flash_waveform if flash else audio_lib.preview_waveform
+  waveform = (audio_lib.flash_waveform(voice.samples, sample_frames) if flash else
+              audio_lib.preview_waveform(voice.samples, sample_frames, normalise))
   prompts = {"prompt": request.prompt}
   if _guided_by_text(flash, settings):
     prompts["negative"] = (settings.negative_prompt if request.negative_prompt is None
@@ -92,7 +97,7 @@ def read_inputs(request: Request, config: Config, tokenizer_path: pathlib.Path) 
     face_mask = _face_mask(request, config, original, framing)
   return Inputs(
       prompts=prompts, tokenizer=text_lib.Tokenizer.load(tokenizer_path),
-      waveform=prepare(voice.samples, sample_frames), sound=(samples, rate), frames=frames,
+      waveform=waveform, sound=(samples, rate), frames=frames,
       sample_frames=sample_frames, face_mask=face_mask,
       seed=seed, **pictures)
 
