@@ -157,7 +157,7 @@ def select(name: str = "auto", platform: str | None = None) -> Backend:
 
 
 def check_name(name: str) -> None:
-  """Looks at the name alone: whether the machine has what the backend takes, `select` says.
+  """Checks the name alone; `select` checks that the machine has what the backend needs.
 
   Raises:
     InputError: no such backend.
