@@ -34,7 +34,7 @@ def in_training(model, batch, monkeypatch) -> dict:
   monkeypatch.setattr(forward_lib.transformer, "network", lambda *_: given)
   config = tiny.config_of(network=model.config.model.transformer)
   forward = forward_lib.Forward(config, sharding.make_mesh(MeshConfig(), jax.devices()[:1]))
-  zeros = np.zeros_like(batch["latents"])
+  zeros = np.zeros_like(batch.latents)
   forward.velocity(None, batch, Draws(np.float32([0.5]), zeros, None), rope=None)
   return {**given.context, "known": given.known, "face_mask": given.face_mask}
 
