@@ -7,15 +7,17 @@ import pathlib
 import re
 from typing import Any
 
+from emv3_jax.conditioning.text import FILES as TOKENIZERS
+from emv3_jax.conditioning.text import tokenizer_file
 from emv3_jax.errors import InputError
 
-from .file_kinds import UNFINISHED_SUFFIXES, WEIGHT_SUFFIXES
+from .file_kinds import UNFINISHED_SUFFIXES, WEIGHT_SUFFIXES, ending
 
 MAX_DEPTH = 3  # folders below SOURCE that are looked into
 LISTED = 3  # files that a message lists
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?P<folder>/[\w./-]+)?(@(?P<revision>[\w./-]+))?")
 HUB_FILES = (*(f"*{suffix}" for suffix in WEIGHT_SUFFIXES), "*.index.json", "*config.json",
-             "*tokenizer.json")
+             *(f"*{name}" for name in TOKENIZERS))
 PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
 MAX_PARTS = 1000
 TRAINING_FILES = re.compile(
@@ -44,7 +46,7 @@ class Source:
   """What was found.
 
   Attributes:
-    tokenizers: umT5's tokenizer.json, by where it lies.
+    tokenizers: umT5's tokenizer.json or spiece.model, by where it lies.
     notes: lines about what lies there and is not read.
   """
 
@@ -55,7 +57,7 @@ class Source:
 
   @property
   def tokenizer(self) -> pathlib.Path | None:
-    """The text encoder's tokenizer.json, None where there is none.
+    """The file of the text encoder's tokenizer, None where there is none.
 
     Raises:
       InputError: there are several.
@@ -92,7 +94,7 @@ def find(source: str, key: str = "") -> Source:
 
 
 def _one_file(source: str, path: pathlib.Path) -> Source:
-  if path.name == "tokenizer.json":
+  if path.name in TOKENIZERS:
     return Source(source, (), (path,))
   if path.name.endswith(".index.json"):
     return Source(source, (_indexed(path, path.name),))
@@ -104,8 +106,8 @@ def _in_folder(source: str, path: pathlib.Path) -> Source:
   checkpoints, tokenizers, notes = [], [], []
   for folder in _folders(path):
     checkpoints += _checkpoints(folder, path, notes)
-    if (folder / "tokenizer.json").is_file() and folder.name in ("umt5-xxl", "tokenizer"):
-      tokenizers.append(folder / "tokenizer.json")
+    if tokenizer_file(folder).is_file() and folder.name in ("umt5-xxl", "tokenizer"):
+      tokenizers.append(tokenizer_file(folder))
   unfinished = [file.name for file in _unfinished(path)]
   if unfinished:
     names = ", ".join(unfinished[:LISTED]) + ", ..." * (len(unfinished) > LISTED)
@@ -155,7 +157,7 @@ def _unfinished(root: pathlib.Path) -> list[pathlib.Path]:
   for folder in _folders(root):
     for file in sorted(folder.iterdir()):
       whole = file.with_suffix("")
-      if (file.suffix in UNFINISHED_SUFFIXES and whole.suffix in WEIGHT_SUFFIXES
+      if (ending(file) in UNFINISHED_SUFFIXES and ending(whole) in WEIGHT_SUFFIXES
           and not whole.exists()):
         found.append(file)
   return found
@@ -179,9 +181,10 @@ def _checkpoints(folder: pathlib.Path, root: pathlib.Path, notes: list[str]) -> 
     if name not in found:  # parts that an index does not name are of an older download
       found[name] = _checkpoint(where(file.name), files, folder)
   for name in list(found):
-    other = f"{name.removesuffix('.bin')}.safetensors"
-    if name.endswith(".bin") and (other in found or name == "pytorch_model.bin" and any(
-        other.endswith(".safetensors") for other in found)):
+    plain, others = name.lower(), {other.lower() for other in found}
+    if plain.endswith(".bin") and (f"{plain.removesuffix('.bin')}.safetensors" in others or
+                                   plain == "pytorch_model.bin" and any(
+                                       other.endswith(".safetensors") for other in others)):
       notes.append(f"left out: {where(name)}: the folder has safetensors")
       del found[name]
   return [dataclasses.replace(checkpoint, name=where(name)) for name, checkpoint in found.items()]
@@ -190,7 +193,7 @@ def _checkpoints(folder: pathlib.Path, root: pathlib.Path, notes: list[str]) -> 
 def _is_ours(file: pathlib.Path) -> bool:
   """Whether a file (or a link to one that is gone) is named as weights or their index are."""
   name = pathlib.PurePath(file.name.removesuffix(".index.json"))
-  return not name.name.startswith(".") and name.suffix in WEIGHT_SUFFIXES and not file.is_dir()
+  return not name.name.startswith(".") and ending(name) in WEIGHT_SUFFIXES and not file.is_dir()
 
 
 def _all_parts(file: pathlib.Path) -> tuple[pathlib.Path, ...]:
@@ -235,7 +238,7 @@ def _checkpoint(name: str, files: tuple[pathlib.Path, ...], folder: pathlib.Path
 def _download(source: str) -> pathlib.Path:
   """The local snapshot of a hub repository, downloaded where it is not in the cache."""
   parts = HUB_ID.fullmatch(source)
-  if not parts or source.endswith(WEIGHT_SUFFIXES) or source.startswith("."):
+  if not parts or source.lower().endswith(WEIGHT_SUFFIXES) or source.startswith("."):
     raise InputError(f"{source[:200]} does not exist.\n"
                      "Give a file, a folder, or a Hugging Face id: owner/name[/folder][@revision].")
   import huggingface_hub

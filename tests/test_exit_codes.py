@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import types
+import warnings
 
 from absl import logging
 import jax
@@ -33,10 +34,11 @@ def _raise(error):
 @pytest.mark.parametrize("main, code, said", [
     (lambda arguments: 0, 0, ""), (lambda arguments: 3, 3, ""),
     (lambda arguments: _raise(InputError("no such file")), 2, "no such file\n"),
+    (lambda arguments: _raise(InputError("\n".join("abcde"))), 2, "a b c d e\n"),
     (lambda arguments: _raise(KeyboardInterrupt), 75, "Stopped by Ctrl-C; the same command goes on.\n"),
     (lambda arguments: _raise(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 5 bytes")), 1,
      "memory is not enough"),
-], ids=["done", "own code", "wrong input", "interrupt", "memory"])
+], ids=["done", "own code", "wrong input", "long input", "interrupt", "memory"])
 def test_codes_of_what_goes_wrong(main, code, said, capsys, monkeypatch):
   monkeypatch.setattr(command_line.signal, "signal", lambda *_: None)  # of the tests' process
   with pytest.raises(SystemExit) as ended:
@@ -44,6 +46,21 @@ def test_codes_of_what_goes_wrong(main, code, said, capsys, monkeypatch):
   assert ended.value.code == code and said in capsys.readouterr().err
   with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
     command_line.run(lambda arguments: _raise(jax.errors.JaxRuntimeError("INTERNAL: a fault")))
+
+
+@pytest.mark.parametrize("quoted, lines", [("x" * 9000, 2), ("a\nb\nc\nd\ne", 1), ("a\u2028" * 9000, 1)])
+def test_what_is_quoted_does_not_bury_a_message(quoted, lines):
+  told = command_line.legible(f"Config {quoted} is no file.\nName a file.").splitlines()
+  assert len(told) == lines and max(map(len, told)) < 1100
+  assert told[0].startswith("Config ") and told[-1].endswith("Name a file.")
+  assert command_line.legible("One.\nTwo.") == "One.\nTwo."
+
+
+def test_warnings_of_libraries_are_a_line(monkeypatch, caplog):
+  monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+  command_line.log_warnings()
+  warnings.warn("Corrupt EXIF data.  Expecting to read\n12 bytes.", stacklevel=1)
+  assert caplog.messages == ["Corrupt EXIF data. Expecting to read 12 bytes."]
 
 
 def test_an_override_may_be_two_arguments():
@@ -84,7 +101,7 @@ def sampled(monkeypatch):
                 sound=(np.zeros((3200, 1), np.float32), 16000),
                 latents=np.ones((2, 4, 6, 16), np.float32),
                 report={"seed": 1, "seconds": {}, "config": {"name": "tiny", "sampling": settings},
-                        "fingerprint": request.prompt})
+                        "fingerprint": request.prompt, "request": {"audio": request.audio}})
 
   for module in (run_sample, jobs):
     monkeypatch.setattr(module, "sample", sample)
@@ -119,9 +136,9 @@ def test_faults_are_told_before_a_network_is_loaded(sampled, tmp_path, monkeypat
     run_sample.main([*command, "--strict"])
   told = [f"Line 2 (a) cannot be made: Audio {tmp_path}/absent.wav: no such file.",
           "Line 3 (0003) cannot be made: name 'b/c' is not a plain file name; use letters, digits and . _ -"]
-  assert seen == told and not sampled
+  assert seen == ["load", *told] and not sampled
   del seen[:]
-  assert run_sample.main(command) == 1 and seen[:3] == [*told, "load"] and len(sampled) == 1
+  assert run_sample.main(command) == 1 and seen[:3] == ["load", *told] and len(sampled) == 1
   assert run_sample.main([*_manifest(tmp_path, good), "--strict"]) == 0
 
 
@@ -143,6 +160,27 @@ def test_one_clip_is_written_as_asked_for(sampled, tmp_path):
   assert not (tmp_path / "clip.latents.npy").exists()
   with pytest.raises(InputError, match="cut short"):
     run_sample.main([*SAMPLE, "--audio=broken.wav", f"--out={tmp_path}/clip.mp4"])
+
+
+def test_no_name_of_a_source_is_written_over(sampled, tmp_path):
+  source, folder = tmp_path / "v.mp4", tmp_path / "sub"
+  source.write_bytes(b"source")
+  folder.mkdir()
+  (tmp_path / "link.mp4").symlink_to("v.mp4")
+  (tmp_path / "hard.mp4").hardlink_to(source)
+  for name in (source, tmp_path / "link.mp4", tmp_path / "hard.mp4", folder / "../v.mp4"):
+    with pytest.raises(InputError, match=r"mp4 is the input .*v.mp4; choose another name"):
+      run_sample.main([*SAMPLE, "--audio=a.wav", "--task=lipsync", f"--video={source}", f"--out={name}"])
+  assert source.read_bytes() == b"source" and not sampled
+
+
+@pytest.mark.parametrize("out", ["take-10:30.mp4", "http:x.mp4", "caf\udce9.mp4", "100%d.mp4", "-.mp4"])
+def test_names_of_clips_mean_nothing(sampled, tmp_path, monkeypatch, out):
+  """Of the clip and of its sound, whose name is in the report."""
+  monkeypatch.chdir(tmp_path)
+  assert run_sample.main([*SAMPLE, f"--audio={out[:-4]}.wav", f"--out={out}"]) == 0
+  assert video_files.read_video(out).frames.shape == (5, 32, 48, 3)
+  assert json.loads(pathlib.Path(f"{out[:-4]}.json").read_text())["request"]["audio"].endswith(".wav")
 
 
 def test_flags_reach_the_request(sampled, tmp_path, monkeypatch):

@@ -13,12 +13,14 @@ stage whose dataset is not there yet: the commands that make it are told.
 from collections.abc import Sequence
 import dataclasses
 import pathlib
+import re
 import sys
 
 from absl import logging
 import jax
 
 from emv3_jax.errors import InputError
+from emv3_jax.io.paths import refuse_address
 from emv3_jax.plan import command as plan
 from emv3_jax.plan import utilisation
 from emv3_jax.runtime import command_line, processes, program_cache, start_up
@@ -60,6 +62,8 @@ def main(arguments: Sequence[str]) -> int:
                      "--config.mesh.fsdp=4.")
   if not flags.workdir:
     raise InputError("--workdir is missing; name the folder of the run.")
+  refuse_address(flags.workdir, "Folder of the run")
+  refuse_address(flags.export or "", "Model folder")
   profile = profile_steps(flags.profile_steps) if flags.profile_steps else None
   processes.join(flags, stop_at_steps=True)
   program_cache.use(config.program_cache,
@@ -88,7 +92,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def profile_steps(text: str) -> tuple[int, int]:
   first, _, end = text.partition(":")
-  if not (first.isdecimal() and end.isdecimal() and int(first) < int(end)):
+  are_steps = re.fullmatch(r"\d{1,9}:\d{1,9}", text)
+  if not are_steps or int(first) >= int(end):
     raise InputError(f"--profile_steps={text} is no range of steps; write e.g. 10:13.")
   return int(first), int(end)
 

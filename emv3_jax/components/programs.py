@@ -106,9 +106,28 @@ def vae_decode(net: Network, mesh: Mesh, size8: tuple[int, int], clips: int = 1)
   constrain = sharding.constrain_pictures(mesh, clips, size8)
 
   def run(params, latents):
-    return net.bind(params).decode(latents, finish=to_uint8, constrain=constrain)
+    return net.bind(params).decode(latents, postprocess=to_uint8, constrain=constrain)
 
   return jax.jit(run, keep_unused=True, out_shardings=sharding.picture_sharding(mesh, clips, size8))
+
+
+@functools.cache
+def vae_decode_group(net: Network, mesh: Mesh, size8: tuple[int, int], clips: int = 1) -> Callable:
+  """A jitted `(params, latents, cached) -> (uint8 frames, cached)` of `VAE.decode_group`.
+
+  Frames and cached frames are split as `sharding.picture_sharding` says; the cached ones that come
+  in are donated. It compiles for the first group, where they are None, and for a later one.
+
+  Args: as `vae_encode`.
+  """
+  constrain = sharding.constrain_pictures(mesh, clips, size8)
+
+  def run(params, latents, cached):
+    return net.bind(params).decode_group(
+        latents, cached, postprocess=to_uint8, constrain=constrain)
+
+  return jax.jit(run, keep_unused=True, donate_argnums=2,
+                 out_shardings=sharding.picture_sharding(mesh, clips, size8))
 
 
 def _whole(mesh: Mesh) -> NamedSharding:

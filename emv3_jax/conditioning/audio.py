@@ -8,17 +8,18 @@ import warnings
 from absl import logging
 from jaxtyping import Float32
 import numpy as np
-import soxr
 
 from emv3_jax.errors import InputError
 from emv3_jax.io import downmix
 from emv3_jax.io.audio_files import read_audio
+from emv3_jax.io.resampling import resample
 
 RATE = 16_000  # Hz, of both audio encoders
 FPS = 25
 LATENT_FRAMES = 4  # video frames a latent frame
 TARGET_LUFS = -23.0
 WINDOW = 5  # video frames an audio window of flash
+LOUDEST = 2.0 ** 32  # sample, where full scale is 1; integers kept as floats reach 2^31, squares stay finite
 CANCELLED = 0.01  # power of the mix, of that of the loudest channel
 
 
@@ -58,19 +59,23 @@ def to_voice(samples: Float32[np.ndarray, "n channels"], rate: int,
     source: what messages call the recording.
 
   Raises:
-    InputError: samples that are not finite, or fewer than one latent frame (four video frames)
+    InputError: samples that are not finite or beyond all scales, or fewer than one latent frame (four video frames)
       takes. Silence is fine.
   """
   finite = np.isfinite(samples).all(axis=1)
   if not finite.all():
     raise InputError(f"Audio {source} holds {np.count_nonzero(~finite)} samples that are NaN or "
                      f"infinite, the first at {np.argmin(finite) / rate:.3f} s; export it again.")
+  loudest = np.abs(samples).max(initial=0)
+  if loudest > LOUDEST:
+    raise InputError(f"Audio {source} has samples up to {loudest:.3g}, where full scale is 1; it is damaged, or "
+                     "export it again.")
   seconds = len(samples) / rate
   if round(seconds * FPS, 6) < LATENT_FRAMES:
     raise InputError(f"Audio {source} is too short: {seconds:.3f} s found, "
                      f"{LATENT_FRAMES / FPS:.2f} s needed (one latent frame: {LATENT_FRAMES} "
                      f"frames at {FPS} a second).")
-  return Voice(_resample(_one_channel(samples, source), rate), seconds)
+  return Voice(resample(_one_channel(samples, source), rate, RATE, fit=True), seconds)
 
 
 def _one_channel(samples: np.ndarray, source: str | os.PathLike) -> np.ndarray:
@@ -82,14 +87,6 @@ def _one_channel(samples: np.ndarray, source: str | os.PathLike) -> np.ndarray:
   logging.warning("%s: its channels cancel each other; channel %d of %d is used alone.", source,
                   loudest + 1, len(power))
   return samples[:, loudest]
-
-
-def _resample(samples: np.ndarray, rate: int) -> np.ndarray:
-  if rate == RATE:
-    return samples
-  ratio = float(RATE) / rate  # librosa's float arithmetic, which decides about the last sample
-  length = math.ceil(len(samples) * ratio)
-  return _fit(soxr.resample(samples, rate, RATE, quality="HQ"), length)
 
 
 def _fit(samples: np.ndarray, length: int) -> np.ndarray:
@@ -120,15 +117,19 @@ def padded_samples(frames: int) -> int:
   return 640 * frames + 80
 
 
-def preview_waveform(samples: np.ndarray, frames: int) -> Float32[np.ndarray, "samples"]:
+def preview_waveform(samples: np.ndarray, frames: int, normalise: bool = True
+                     ) -> Float32[np.ndarray, "samples"]:
   """Input of wav2vec2 for preview: whole clip to mean 0 and variance 1, then zeros up to length.
 
   Args:
     samples: float32 [n] at 16 kHz.
     frames: video frames F; wav2vec2 gives 2 F tokens.
+    normalise: what the checkpoint's feature extractor says (`do_normalize`); else the samples are
+      taken as they are.
   """
-  normal = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
-  return _fit(normal.astype(np.float32), padded_samples(frames))
+  if normalise:
+    samples = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
+  return _fit(samples.astype(np.float32), padded_samples(frames))
 
 
 def flash_waveform(samples: np.ndarray, frames: int) -> Float32[np.ndarray, "samples"]:

@@ -11,12 +11,14 @@ import hashlib
 import json
 import os
 import pathlib
+import stat
 import time
 
 from absl import logging
 import numpy as np
 
 from emv3_jax.errors import InputError
+from emv3_jax.io import paths
 from emv3_jax.io.atomic import write_json
 from emv3_jax.io.model_card import ModelCard, read_model_card
 from emv3_jax.io.stored_leaves import StoredLeaf, stored_leaves
@@ -80,14 +82,14 @@ def weights_digest(card: ModelCard, name: str) -> str:
 
 def _remembered(component: pathlib.Path) -> str:
   key = _key(component)
-  file = CACHE.expanduser() / f"{key}.json"
-  found = _computed.get(key) or _kept(file)
+  found = _computed.get(key) or _kept(key)
   if found is None:
     size = sum(path.stat().st_size for path in component.rglob("*") if path.is_file())
     logging.info("%s has no digest of its weights, as version 0.1 wrote it: reading %.2f GB for it, "
                  "this once.", component, size / 1e9)
     found = component_digest(component)
     try:
+      file = _file_of(key)
       file.parent.mkdir(parents=True, exist_ok=True)
       write_json(file, {"component": str(component.resolve()), "digest": found})
     except (OSError, InputError) as error:
@@ -102,10 +104,14 @@ def _key(component: pathlib.Path) -> str:
   return hashlib.sha256(json.dumps([str(component.resolve()), files]).encode()).hexdigest()
 
 
-def _kept(file: pathlib.Path) -> str | None:
+def _file_of(key: str) -> pathlib.Path:
+  return paths.expanded(CACHE) / f"{key}.json"
+
+
+def _kept(key: str) -> str | None:
   try:
-    content = json.loads(file.read_text(encoding="utf-8"))
-  except (OSError, ValueError):
+    content = json.loads(_file_of(key).read_text(encoding="utf-8"))
+  except (InputError, OSError, ValueError):
     return None
   found = content.get("digest") if isinstance(content, dict) else None
   return found if isinstance(found, str) and found else None
@@ -158,6 +164,8 @@ def file_digest(path: str | os.PathLike) -> str:
   """
   try:
     status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+      raise InputError(f"{path} cannot be read: it is no regular file.")  # a pipe would be waited for
     return _read_once(os.path.realpath(path), status.st_ino, status.st_size, status.st_mtime_ns)
   except OSError as error:
     raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None

@@ -12,6 +12,8 @@ import pathlib
 
 from emv3_jax.errors import InputError
 from emv3_jax.io.atomic import write_json
+from emv3_jax.limits import shown
+from emv3_jax.runtime import config as config_lib
 from emv3_jax.runtime.command_names import as_called
 
 SCHEMA = 2
@@ -31,6 +33,8 @@ class ComponentCard:
     files: number of files in the component's folder.
     bytes: their total size.
     digest: of its weights, see `io.digests`; empty in folders of schema 1.
+    features: what the feature extractor published with it says, by its names; empty where nothing
+      is known of one.
   """
 
   config: dict
@@ -39,6 +43,7 @@ class ComponentCard:
   files: int = 0
   bytes: int = 0
   digest: str = ""
+  features: dict = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +108,13 @@ class ModelCard:
                        "Convert or copy it again.")
     return card
 
+  @property
+  def normalises_waveform(self) -> bool:
+    """Whether the audio encoder takes waveforms of mean 0 and variance 1; so it is where the folder
+    does not say."""
+    audio = self.components.get("audio_encoder")
+    return audio is None or audio.features.get("do_normalize", True)
+
   def is_whole(self, name: str) -> bool:
     """Whether all that was written of a component is there."""
     card = self.components[name]
@@ -127,12 +139,14 @@ def read_model_card(folder: str | os.PathLike) -> ModelCard:
   try:
     content = json.loads(path.read_text())
     if content["schema"] in READABLE:
-      components = {name: ComponentCard(**_tuples(card))
+      components = {name: config_lib.build(ComponentCard, _tuples(card), f"components.{name}")
                     for name, card in content["components"].items()}
-      wishes = content.get("sampling")
-      return ModelCard(folder, content.get("variant"), components, content.get("name", ""),
-                       None if wishes is None else SamplingCard(**_tuples(wishes)))
-  except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+      wishes, variant, name = content.get("sampling"), content.get("variant"), content.get("name", "")
+      if not isinstance(variant, str | None) or not isinstance(name, str):
+        raise TypeError(f"variant is {shown(variant)} and name {shown(name)}; expected texts")
+      return ModelCard(folder, variant, components, name, None if wishes is None else
+                       config_lib.build(SamplingCard, _tuples(wishes), "sampling"))
+  except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
     raise InputError(f"{path} cannot be read ({type(error).__name__}: {error}).\n"
                      "Convert the model again.") from error
   raise InputError(f"{path} has schema version {content['schema']!r}, this program reads "
@@ -148,9 +162,16 @@ def write_model_card(card: ModelCard) -> None:
   """
   content = {"schema": SCHEMA, "name": card.name, "variant": card.variant,
              "sampling": card.sampling and dataclasses.asdict(card.sampling),
-             "components": {name: dataclasses.asdict(component)
+             "components": {name: _component(component)
                             for name, component in sorted(card.components.items())}}
   write_json(card.folder / CARD, content)
+
+
+def _component(card: ComponentCard) -> dict:
+  """Its entry, which earlier versions can read unless it has features."""
+  content = dataclasses.asdict(card)
+  return content if card.features else {key: value for key, value in content.items()
+                                        if key != "features"}
 
 
 def measure(folder: pathlib.Path) -> tuple[int, int]:

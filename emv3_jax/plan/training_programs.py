@@ -10,9 +10,10 @@ from jax.sharding import NamedSharding
 from emv3_jax.attention.local import Attend, attend_xla
 from emv3_jax.data import index as index_lib
 from emv3_jax.models import transformer
+from emv3_jax.models.execution import ExecutionConfig
 from emv3_jax.models.rope import rope_table
 from emv3_jax.plan import flops
-from emv3_jax.plan.programs import Place, Program, Window
+from emv3_jax.plan.programs import Deployment, Program, Window
 from emv3_jax.training.batch import Batch
 from emv3_jax.training.curriculum import Kind, Stage
 from emv3_jax.training.settings import Config
@@ -39,24 +40,24 @@ def num_rows(config: Config) -> int:
   return config.train.batch // config.train.accumulate
 
 
-def train_step(config: Config, window: Window, place: Place) -> Program:
+def train_step(config: Config, window: Window, deployment: Deployment) -> Program:
   """Flow matching: loss, gradients, optimiser and moving average."""
-  return _step(config, window, place, "sft")
+  return _step(config, window, deployment, "sft")
 
 
-def ndpo_step(config: Config, window: Window, place: Place) -> Program:
+def ndpo_step(config: Config, window: Window, deployment: Deployment) -> Program:
   """Negative DPO with its frozen reference, likewise."""
-  return _step(config, window, place, "ndpo")
+  return _step(config, window, deployment, "ndpo")
 
 
-def _step(config: Config, window: Window, place: Place, kind: Kind) -> Program:
+def _step(config: Config, window: Window, deployment: Deployment, kind: Kind) -> Program:
   whole = any(stage.train == "all" for stage in config.all_stages())
   stage = Stage("plan", steps=1, kind=kind, train="all" if whole else "audio")
-  config = dataclasses.replace(config, mesh=place.config, stages=(stage,))
-  programs = TrainPrograms(config, place.mesh, place.platform)
+  config = dataclasses.replace(config, mesh=deployment.config, stages=(stage,))
+  programs = TrainPrograms(config, deployment.mesh, deployment.platform)
   program, state = programs.train_step_at(0), programs.abstract_state(0)
   batch = _batch(config, window, programs.batch_sharding)
-  empty_text = place.whole((1, config.model.transformer.text_dim))
+  empty_text = deployment.whole((1, config.model.transformer.text_dim))
   traced = program.trace(state, batch, empty_text, batch if program.needs_positives else None)
 
   forward = forward_flops(config, window)
@@ -101,8 +102,8 @@ def forward_flops(config: Config, window: Window, attend: Attend = attend_xla) -
     context = model.embed_context(batch.text, batch.image, batch.audio)
     condition = jnp.concatenate([batch.mask, batch.masked_latents], axis=-1)
     sinusoid = jnp.zeros((config.train.batch, net.freq_dim))
-    return model(batch.latents, condition, sinusoid, context, rope=table, attend=attend,
-                 cross_attend=attend_xla)
+    return model(batch.latents, condition, sinusoid, context, rope=table,
+                 execution=ExecutionConfig(attend=attend, cross_attend=attend_xla))
 
   batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype),
                        _batch(config, window, None))

@@ -115,7 +115,8 @@ def _features(model: Model, params, samples: np.ndarray, frames: int) -> np.ndar
   if model.config.model.transformer.variant == "flash":
     waveform = audio_lib.flash_waveform(samples, frames)
     return model.encode("audio_encoder", params, waveform[None], frames=frames, layers="all")[0]
-  return model.encode("audio_encoder", params, audio_lib.preview_waveform(samples, frames)[None])[0]
+  waveform = audio_lib.preview_waveform(samples, frames, model.normalises_waveform)
+  return model.encode("audio_encoder", params, waveform[None])[0]
 
 
 def _cut(model: Model, features: np.ndarray, start: int, frames: int) -> np.ndarray:

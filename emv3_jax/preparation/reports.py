@@ -7,11 +7,13 @@ import pathlib
 
 from emv3_jax.conditioning.face import TOKEN
 from emv3_jax.errors import InputError
+from emv3_jax.io import paths
 from emv3_jax.runtime import config as config_lib
+from emv3_jax.runtime.command_names import as_called
 from emv3_jax.sampling.settings import Request
 from emv3_jax.tasks.masks import Task
 
-_WANTED = "give the JSON that run_sample.py wrote beside the video"
+_WANTED = f"give the JSON that {as_called('emv3-sample')} wrote beside the video"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +61,7 @@ def read_report(path: pathlib.Path) -> MadeBy:
     InputError: missing, damaged, none of this release, or it names no task.
   """
   where = f"Report {path}"
+  paths.check_input(path, "Report")
   try:
     values = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
     json.dumps(values, ensure_ascii=False).encode()  # fails on half of a surrogate pair

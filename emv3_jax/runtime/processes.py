@@ -61,7 +61,8 @@ def is_first() -> bool:
 
 def several() -> bool:
   """Whether there are other processes in this run."""
-  return jax.process_count() > 1
+  # Asking for the count makes JAX look for devices, which is not yet the time while flags are read.
+  return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def anywhere(flag: bool) -> bool:

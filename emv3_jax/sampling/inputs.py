@@ -1,7 +1,8 @@
 """Reads and checks everything a request names, before any network is loaded."""
 
+from collections.abc import Collection
 import dataclasses
-import math
+import os
 import pathlib
 
 from absl import logging
@@ -13,9 +14,8 @@ from emv3_jax.conditioning import framing as framing_lib
 from emv3_jax.conditioning import image as image_lib
 from emv3_jax.conditioning import text as text_lib
 from emv3_jax.conditioning.framing import Framing
-from emv3_jax.diffusion.randomness import Purpose, key_for
 from emv3_jax.errors import InputError
-from emv3_jax.io import audio_files, image_files, video_files
+from emv3_jax.io import audio_files, image_files, paths, video_files
 from emv3_jax.sampling import memory
 from emv3_jax.sampling.settings import FPS, Config, Request, SamplingConfig
 from emv3_jax.tasks import masks
@@ -58,18 +58,21 @@ class Inputs:
   mouth: np.ndarray | None = None
 
 
-def read_inputs(request: Request, config: Config, tokenizer_path: pathlib.Path) -> Inputs:
+def read_inputs(request: Request, config: Config, tokenizer_path: pathlib.Path,
+                normalise: bool = True) -> Inputs:
   """Reads the files of `request`.
+
+  Args:
+    normalise: whether the audio encoder takes waveforms of mean 0 and variance 1; of preview.
 
   Raises:
     InputError: unknown task, a picture missing or not wanted by it, a file that cannot be used,
       audio that is too short or longer than the config's window, no face.
   """
   flash, settings = config.model.transformer.variant == "flash", config.settings
-  check_pictures(request)
-  _check_used(request, flash, settings)
+  check_request(request, config)
+  check_files(request)
   seed = config.seed if request.seed is None else request.seed
-  key_for(seed, Purpose.INITIAL_NOISE)  # refuses a seed out of range
   samples, rate = audio_files.read_audio(request.audio)
   samples = _first_seconds(samples, rate, request)
   voice = audio_lib.to_voice(samples, rate, request.audio)
@@ -80,7 +83,8 @@ def read_inputs(request: Request, config: Config, tokenizer_path: pathlib.Path) 
         f"{request.audio}: {frames / FPS:.2f} s of audio need {sample_frames} frames, one window "
         f"holds {settings.max_frames}; use only the first part with "
         f"--seconds={settings.max_frames / FPS:g}, or raise --config.sampling.max_frames.")
-  prepare = audio_lib.flash_waveform if flash else audio_lib.preview_waveform
+  waveform = (audio_lib.flash_waveform(voice.samples, sample_frames) if flash else
+              audio_lib.preview_waveform(voice.samples, sample_frames, normalise))
   prompts = {"prompt": request.prompt}
   if _guided_by_text(flash, settings):
     prompts["negative"] = (settings.negative_prompt if request.negative_prompt is None
@@ -93,7 +97,7 @@ def read_inputs(request: Request, config: Config, tokenizer_path: pathlib.Path) 
     face_mask = _face_mask(request, config, original, framing)
   return Inputs(
       prompts=prompts, tokenizer=text_lib.Tokenizer.load(tokenizer_path),
-      waveform=prepare(voice.samples, sample_frames), sound=(samples, rate), frames=frames,
+      waveform=waveform, sound=(samples, rate), frames=frames,
       sample_frames=sample_frames, face_mask=face_mask,
       seed=seed, **pictures)
 
@@ -106,11 +110,38 @@ def named_files(request: Request) -> dict[str, pathlib.Path]:
   return {name: pathlib.Path(path) for name, path in found.items() if path is not None}
 
 
-def check_pictures(request: Request) -> None:
+def check_files(request: Request, made: Collection[str] = ()) -> None:
   """
+  Args:
+    made: real paths of files that need not be there yet.
+
   Raises:
-    InputError: an unknown task, or a picture that it needs is not named, or one that it does not use is.
+    InputError: a file that a request names is an address, not there, no regular file, or may not be read.
   """
+  for name, file in named_files(request).items():
+    what = name.replace("_", " ").capitalize()
+    paths.refuse_address(getattr(request, name), what)
+    if os.path.realpath(file) not in made:
+      paths.check_input(file, what)
+
+
+def check_request(request: Request, config: Config) -> None:
+  """Looks at what a request says, and not into its files.
+
+  Raises:
+    InputError: an unknown task, a picture missing or not wanted by it, a face box that cannot be, or something
+      that would not be used.
+  """
+  _check_pictures(request)
+  _check_used(request, config.model.transformer.variant == "flash", config.settings)
+  if request.face_box not in (None, "auto", "none") and not request.face_box.endswith(".npy"):
+    face_lib.numbers(request.face_box, optional=request.task != "lipsync")
+  if request.face_box == "none" and request.task == "lipsync":
+    raise InputError("Task lipsync must know where the mouth is; pass --face_box=y1,y2,x1,x2 or "
+                     "auto.")
+
+
+def _check_pictures(request: Request) -> None:
   task = Task.parse(request.task)
   for name in _PICTURES:
     given, needed = getattr(request, name) is not None, name in _NEEDS[task]
@@ -142,11 +173,7 @@ def _check_used(request: Request, flash: bool, settings: SamplingConfig) -> None
 
 
 def _first_seconds(samples: np.ndarray, rate: int, request: Request) -> np.ndarray:
-  if request.seconds is None:
-    return samples
-  if not 0 < request.seconds < math.inf:
-    raise InputError(f"--seconds={request.seconds:g} is no length of time; give a number above 0.")
-  return samples[:round(request.seconds * rate)]
+  return samples if request.seconds is None else samples[:round(request.seconds * rate)]
 
 
 def _size(config: Config, height: int, width: int, frames: int) -> tuple[int, int]:
@@ -205,9 +232,6 @@ def _lipsync(request: Request, config: Config, frames: int, sample_frames: int) 
   _tell_crop(request.video, framing, "the size that is set")
   read = np.concatenate([read, np.repeat(read[-1:], sample_frames - len(read), axis=0)])
   source = np.stack([framing.picture(frame) for frame in read])
-  if request.face_box == "none":
-    raise InputError("Task lipsync must know where the mouth is; pass --face_box=y1,y2,x1,x2 or "
-                     "auto.")
   box = _in_crop(_find_face(request, config, read), framing)
   mouth = np.broadcast_to(face_lib.mouth_region(box, size), (sample_frames, *size))
   known, video = masks.known_pixels(mouth, sample_frames), image_lib.to_pixels(source)

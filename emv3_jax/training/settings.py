@@ -7,6 +7,7 @@ from emv3_jax.attention import backends
 from emv3_jax.components.config import ModelConfig, PrecisionConfig
 from emv3_jax.diffusion.flow import TAU_MAX, SigmaDensity
 from emv3_jax.errors import InputError
+from emv3_jax.io import paths
 from emv3_jax.limits import AMOUNT, BELOW_1, COUNT, LARGEST, SEED, SHARE, check_ranges
 from emv3_jax.models.cross_attention import ALLOCATIONS
 from emv3_jax.models.precision import Precision
@@ -226,6 +227,7 @@ class PreviewConfig:
 
   def __post_init__(self):
     check_ranges("preview", self, {"batches": COUNT})
+    paths.refuse_addresses(self, ("audio", "image", "tokenizer", "held_out"))
     Task.parse(self.task)
 
 
@@ -275,6 +277,7 @@ class Config:
 
   def __post_init__(self):
     check_ranges("", self, {"seed": SEED, "ema_decay": (0, BELOW_1)})
+    paths.refuse_addresses(self, ("checkpoint", "components", "data", "program_cache"))
     if self.sampling.allocation not in (None, self.loss.allocation):
       raise InputError(f"sampling.allocation is {self.sampling.allocation!r}, loss.allocation "
                        f"{self.loss.allocation!r}: a model is sampled as it was trained; leave "

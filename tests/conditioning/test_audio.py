@@ -6,6 +6,7 @@ import numpy as np
 import pyloudnorm
 import pytest
 import soundfile
+from transformers import Wav2Vec2FeatureExtractor
 
 from emv3_jax.conditioning import audio
 from emv3_jax.errors import InputError
@@ -49,6 +50,16 @@ def test_preview_normalisation_matches_golden(name):
   got = audio.preview_waveform(raw, 25)
   golden_data.check("preview waveform", got[:len(raw)], want, 1e-6)
   assert len(got) == audio.padded_samples(25) and not got[len(raw):].any()
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_preview_waveform_is_the_feature_extractor_s(rng, normalise):
+  samples = (0.1 * rng.standard_normal(16_000) + 0.05).astype(np.float32)
+  library = Wav2Vec2FeatureExtractor(do_normalize=normalise)
+  want = library(samples, sampling_rate=16_000).input_values[0]
+  got = audio.preview_waveform(samples, 25, normalise)
+  np.testing.assert_allclose(got[:16_000], want, rtol=0, atol=1e-6)
+  assert np.array_equal(got[:16_000], samples) is not normalise
 
 
 def test_token_counts_match_golden():
@@ -104,6 +115,16 @@ def test_samples_that_are_not_finite_are_refused(tmp_path, value):
   sound[4_000:4_010, 1] = value
   with pytest.raises(InputError, match=r"10 samples.*first at 0\.250 s"):
     audio.load_voice(write(tmp_path, sound, 16_000))
+
+
+@pytest.mark.filterwarnings("error")
+def test_samples_beyond_all_scales_are_refused():
+  sound = np.zeros((16_000, 2), np.float32)
+  sound[4_000] = 1e30
+  with pytest.raises(InputError, match=r"samples up to 1e\+30, where full scale is 1"):
+    audio.to_voice(sound, 16_000, "voice.wav")
+  sound[4_000] = 2.0 ** 31  # integers kept as floats
+  assert np.isfinite(audio.preview_waveform(audio.to_voice(sound, 16_000, "voice.wav").samples, 25)).all()
 
 
 def test_shorter_than_a_latent_frame_is_refused(tmp_path):

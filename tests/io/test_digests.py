@@ -164,6 +164,22 @@ def test_files_of_a_component_are_known_by_name_size_and_time(tmp_path):
   assert len(set(keys)) == 5 and digests._key(tmp_path) == keys[-1]
 
 
+def test_without_a_home_folder_digests_are_computed_each_time(tmp_path, params, said, monkeypatch):
+  save(tmp_path / "m", params)
+  without_digests(tmp_path / "m")
+  monkeypatch.setattr(digests, "CACHE", pathlib.Path("~/cache"))
+  monkeypatch.delenv("HOME")
+  monkeypatch.setattr(os, "getuid", lambda: 4_000_000_000)
+  card = checkpoints.read_model_card(tmp_path / "m")
+  assert digests.weights_digest(card, "transformer") == PINNED and "set HOME" in said[-1]
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+  os.mkfifo(tmp_path / "pipe")
+  with pytest.raises(InputError, match="pipe cannot be read: it is no regular file"):
+    digests.file_digest(tmp_path / "pipe")
+
+
 def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path, params, said, cache, monkeypatch):
   save(tmp_path / "m", params)
   without_digests(tmp_path / "m")

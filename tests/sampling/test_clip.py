@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import types
 
 import av
 import jax
@@ -14,6 +15,7 @@ import emv3_jax
 from emv3_jax.components.config import COMPONENTS
 from emv3_jax.errors import InputError
 from emv3_jax.io import checkpoints, video_files
+from emv3_jax.io.model_card import ComponentCard, ModelCard
 from emv3_jax.sampling import clip as clip_lib
 from emv3_jax.sampling import inputs as inputs_lib
 from emv3_jax.sampling import output
@@ -64,6 +66,17 @@ def test_prompts_are_encoded_without_most_of_their_padding(files, monkeypatch):
   assert short["prompt"].shape == (1, 512, 64)
   for name in short:
     np.testing.assert_allclose(short[name], padded[name], atol=1e-5)
+
+
+def test_the_checkpoint_says_whether_the_waveform_is_normalised(model, files, monkeypatch):
+  usual = clip_lib._read(model, i2v(files)).waveform
+  audio = ComponentCard({}, "float32", features={"do_normalize": False})
+  monkeypatch.setattr(model, "card", ModelCard(files["audio"].parent, None, {"audio_encoder": audio}))
+  plain = clip_lib._read(model, i2v(files)).waveform
+  used = plain != 0
+  np.testing.assert_allclose(usual[used], (plain[used] - plain[used].mean()) / plain[used].std(),
+                             atol=1e-3)
+  assert plain[used].std() < 0.5
 
 
 def test_states_of_padding_are_zeros(model, files):
@@ -235,6 +248,16 @@ def test_no_face_is_an_error(files, tmp_path):
   with pytest.raises(InputError, match="No face found"):
     inputs_lib.read_inputs(i2v(files, image=tmp_path / "grey.png", face_box="auto"), config,
                            config.tokenizer)
+
+
+def test_where_a_puppet_has_its_face_is_told(model, files, tmp_path):
+  """In a picture of the size that the small default writes, and in the middle of a wide one."""
+  for name, size, box in (("a", (384, 384), "96,300,66,318"), ("b", (128, 64), "16,50,43,85")):
+    Image.new("RGB", size, "grey").save(tmp_path / f"{name}.png")
+    with pytest.raises(InputError, match=f"No face found in the image of (?s:.)*--face_box={box}\\."):
+      sample(model, i2v(files, image=tmp_path / f"{name}.png", face_box="auto"))
+  named = types.SimpleNamespace(config=dataclasses.replace(model.config, name="mine"))
+  assert type(model).hint_of_face(named, (64, 64)) == ""
 
 
 def test_audio_longer_than_the_window_is_never_cut_silently(files):

@@ -1,6 +1,7 @@
 """The fingerprint: every ingredient changes it, nothing else does; no field is forgotten."""
 
 import dataclasses
+import os
 import pathlib
 import shutil
 
@@ -10,6 +11,7 @@ import pytest
 from emv3_jax.components.config import COMPONENTS
 from emv3_jax.errors import InputError
 from emv3_jax.io import checkpoints
+from emv3_jax.io.model_card import ComponentCard, ModelCard
 from emv3_jax.models.precision import Precision
 from emv3_jax.sampling import clip
 from emv3_jax.sampling import fingerprint as lib
@@ -199,6 +201,16 @@ def test_settings_without_effect_are_left_out(config, folder, name):
     assert of(changed(base, **change), request) == of(base, request), change
 
 
+def test_a_waveform_that_is_not_normalised_counts_for_preview(config, folder, monkeypatch):
+  monkeypatch.setattr(Model, "digest", lambda _, name: f"digest of {name}")
+  audio = ComponentCard({}, "float32", features={"do_normalize": False})
+  for variant, counts in (("preview", True), ("flash", False)):
+    usual, other = (model_of(config, model__transformer__variant=variant) for _ in range(2))
+    other.card = ModelCard(folder, None, {"audio_encoder": audio})
+    told, apart = (lib.ingredients(model, request_in(folder)) for model in (usual, other))
+    assert apart == told | ({"features.do_normalize": False} if counts else {})
+
+
 def test_the_face_box_counts_where_it_is_used(config, folder):
   flash = changed(config, model__transformer__variant="flash")
   for settings, task, counts in ((config, "i2v", True), (config, "flf2v", True),
@@ -300,3 +312,6 @@ def test_prompts_are_cached_by_all_that_their_embeddings_depend_on(config, folde
   monkeypatch.setattr(Model, "digest", lambda _, name: f"digest of {name}")
   assert len(found | {file()}) == len(others) + 2
   assert clip.open_cache(model_of(settings, prompt_cache="")) is None
+  monkeypatch.delenv("HOME")
+  monkeypatch.setattr(os, "getuid", lambda: 4_000_000_000)  # nobody who has a home folder
+  assert clip.open_cache(model_of(settings, prompt_cache="~/prompts")) is None

@@ -105,11 +105,11 @@ class Unlearning:
                                                    strict=True))
 
   def _errors(self, params) -> list[float]:
-    forward = self.programs.forward
+    forward, config = self.programs.forward, self.programs.config
 
     @jax.jit
     def error(params, batch, step):
-      draws = draw(forward.config.seed, forward.config.loss, step, batch.example, batch.latents.shape[1:])
+      draws = draw(config.seed, config.loss, step, batch.example, batch.latents.shape[1:])
       return forward.errors(params, batch, draws, forward.rope(batch.latents.shape)).mean()
 
     return [float(np.mean([error(params, puppets.batch(rows), np.int32(step))

@@ -79,7 +79,7 @@ class TrainPrograms:
     first = self.stages[0]
     make = self.jit(lambda params: state_lib.initial_state(params, first, *self._state_options),
                     out_shardings=self._shardings(first))
-    return make(sharding.place(params, self.mesh))
+    return make(sharding.shard_params(params, self.mesh))
 
   def begin_stage(self, state: State, step: int) -> State:
     """Begins the stage whose first step is `step`, if one begins there; donates the state."""

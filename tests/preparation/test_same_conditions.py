@@ -52,7 +52,7 @@ def test_training_and_sampling_agree(prepared, row, task, monkeypatch):
                     **{name: row[name] for name in pictures})
   want = in_sampling(model, request, monkeypatch)
   stage = Stage("one", 1, Mixture(**{task: 1.0}))
-  got = in_training(model, finished(0, 0, stage, next(dataset.batches(1, seed=0))), monkeypatch)
+  got = in_training(model, finished(0, 0, stage, next(dataset.batches(1, seed=0))))
   check_same(got, want, variant)
   assert np.any(got["known"]) == np.any(got["image"]) == (task is not Task.T2V)
   assert np.any(got["audio"]) and np.any(got["text"])
