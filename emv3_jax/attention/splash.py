@@ -42,17 +42,17 @@ def attend_splash(q: jax.Array, k: jax.Array, v: jax.Array, *, block: int = BLOC
 
 
 def _kernel(block_q: int, block_kv: int, interpret: bool):
-  from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel_lib
+  from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask_info
 
   unmasked = splash_attention_mask_info.MaskInfo(None, None, None, None, None)
   # Without tables of a mask the kernel visits every block; a full mask's would fill scalar memory.
-  sizes = kernel_lib.BlockSizes(
+  sizes = splash.BlockSizes(
       block_q=block_q, block_kv=block_kv, block_q_dkv=block_q, block_kv_dkv=block_kv,
       block_q_dq=block_q, block_kv_dq=block_kv)
-  return kernel_lib.SplashAttentionKernel(
+  return splash.SplashAttentionKernel(
       unmasked, unmasked, unmasked, block_sizes=sizes, is_mqa=False, save_residuals=False,
-      mask_value=kernel_lib.DEFAULT_MASK_VALUE, attn_logits_soft_cap=None,
+      mask_value=splash.DEFAULT_MASK_VALUE, attn_logits_soft_cap=None,
       residual_checkpoint_name=None, mask_function=None, interpret=interpret)
 
 

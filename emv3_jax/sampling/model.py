@@ -61,7 +61,9 @@ class Model(Networks):
 
   def denoiser(self) -> Denoiser:
     """The denoising program, compiled once for all models whose configs agree."""
-    return make_denoiser(self.config, self.mesh)
+    config = self.config
+    return make_denoiser(config.model.transformer, config.settings, self.mesh,
+                         precision=config.precision.transformer, attention=config.mesh.attention)
 
   def check_size(self, size: tuple[int, int]) -> None:
     """

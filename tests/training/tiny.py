@@ -47,7 +47,7 @@ def params_of(network, seed: int = 1) -> Params:
 
 def params_on(programs: Programs, seed: int = 1) -> Params:
   """`params_of` on the mesh of `programs`."""
-  return sharding.place(params_of(programs.network, seed), programs.mesh)
+  return sharding.shard_params(params_of(programs.network, seed), programs.mesh)
 
 
 def batch_of(examples=range(4), seed: int = 2) -> dict[str, np.ndarray]:
@@ -75,7 +75,7 @@ def _row(example: int, seed: int) -> dict[str, np.ndarray]:
 def run(config: Config, steps: int, *, batch=None, positives=None, params=None):
   """Metrics of every step, and the state after the last one, on the host."""
   programs = programs_of(config)
-  params = params_on(programs) if params is None else sharding.place(params, programs.mesh)
+  params = params_on(programs) if params is None else sharding.shard_params(params, programs.mesh)
   state = programs.new_state(params)
   metrics = []
   for step in range(steps):

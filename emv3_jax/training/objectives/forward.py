@@ -3,14 +3,12 @@
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-import numpy as np
 
 from emv3_jax import sharding
 from emv3_jax.attention import backends
 from emv3_jax.diffusion import flow
-from emv3_jax.models import transformer
-from emv3_jax.models.network import Params
-from emv3_jax.models.rope import RopeTable, rope_table, time_sinusoid_on_device
+from emv3_jax.models.network import Network, Params
+from emv3_jax.models.rope import RopeTable, time_sinusoid_on_device
 from emv3_jax.tasks.masks import condition
 from emv3_jax.training.objectives import losses
 from emv3_jax.training.objectives.draws import Draws
@@ -50,39 +48,35 @@ class Forward:
   """
 
   def __init__(self, config: Config, mesh: Mesh, platform: str | None = None):
-    net, precision = config.model.transformer, config.precision.transformer
-    sharding.check_heads(mesh, net.num_heads, config.mesh.attention)
-    local = backends.select(config.train.attention, platform)
-    self.network = transformer.network(net, precision)
     self.config, self.mesh = config, mesh
-    self._constrain = sharding.constrain(mesh, precision)
-    self._options = dict(
-        attend=sharding.self_attention(mesh, config.mesh.attention, local),
-        cross_attend=sharding.cross_attention(mesh, local), constrain=self._constrain,
-        remat=config.train.remat, length_shards=mesh.shape["context"])
+    self.transformer = sharding.on_mesh(
+        config.model.transformer, mesh, precision=config.precision.transformer,
+        attention=config.mesh.attention, local=backends.select(config.train.attention, platform),
+        remat=config.train.remat)
 
-  def rope(self, latents_shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """The table of RoPE angles for latents [b, f, H8, W8, 16], each [s, k/2].
+  @property
+  def network(self) -> Network:
+    return self.transformer.network
+
+  def rope(self, latents_shape: tuple[int, ...]) -> RopeTable:
+    """RoPE tables (cos, sin) of latents [b, f, H8, W8, 16], each [s, k/2], on the host.
 
     Raises:
       InputError: token positions do not divide over context.
     """
-    _, f, height8, width8, _ = latents_shape
-    grid = height8 // 2, width8 // 2
-    sharding.check_positions(self.mesh, grid)
-    return rope_table((f, *grid), self.config.model.transformer.head_dim)
+    return self.transformer.rope(latents_shape)
 
   def velocity(self, params: Params, batch: Batch, draws: Draws, rope: RopeTable) -> jax.Array:
     """The prediction for x_sigma, [b, f, H8, W8, 16] float32."""
-    model, net = self.network.bind(params), self.config.model.transformer
+    net, execution = self.transformer.config, self.transformer.execution
+    model = self.network.bind(params)
     x = flow.interpolate(batch["latents"], draws.noise, draws.sigma)
-    context = model.embed_context(batch["text"], batch["image"], batch["audio"],
-                                  constrain=self._constrain)
+    context = model.embed_context(batch["text"], batch["image"], batch["audio"], execution)
     return model(
         x, condition(batch["mask"], batch["masked_latents"]),
         time_sinusoid_on_device(flow.tau(draws.sigma), net.freq_dim), context, rope=rope,
         face_mask=None if net.variant == "flash" else batch["face_mask"],
-        modality_weights=draws.weights, **self._options)
+        modality_weights=draws.weights, execution=execution)
 
   def errors(self, params: Params, batch: Batch, draws: Draws, rope: RopeTable,
              weights: jax.Array | None = None) -> jax.Array:
@@ -94,5 +88,6 @@ class Forward:
 
   def pinned(self, batch: Batch) -> Batch:
     """The batch with its leading axis split over data and fsdp."""
-    return {name: self._constrain(jnp.asarray(array), "batch", *(None,) * (array.ndim - 1))
+    constrain = self.transformer.execution.constrain
+    return {name: constrain(jnp.asarray(array), "batch", *(None,) * (array.ndim - 1))
             for name, array in batch.items()}

@@ -65,7 +65,7 @@ class Programs:
     first = self.stages[0]
     make = self.jit(lambda params: state_lib.fresh(params, first, *self._run),
                     out_shardings=self._shardings(first))
-    return make(sharding.place(params, self.mesh))
+    return make(sharding.shard_params(params, self.mesh))
 
   def enter(self, state: State, step: int) -> State:
     """Begins the stage whose first step is `step`, if one begins there; donates the state."""
