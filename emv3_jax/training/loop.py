@@ -20,7 +20,7 @@ from emv3_jax.errors import InputError
 from emv3_jax.io.atomic import write_json
 from emv3_jax.runtime import processes
 from emv3_jax.training import curriculum
-from emv3_jax.training.input.host_batches import HostBatches
+from emv3_jax.training.input.prefetch import Prefetcher
 from emv3_jax.training.input.sources import Need, Sources
 from emv3_jax.training.monitor import metrics
 from emv3_jax.training.monitor.divergence import diverged
@@ -105,13 +105,13 @@ class Run:
         return firsts[index]
     return self.config.last_step
 
-  def batches(self, step: int) -> HostBatches:
+  def batches(self, step: int) -> Prefetcher:
     """Those from `step` on, as far as their datasets are there; `missing` said that it is so."""
     index = curriculum.stage_position(self.programs.stages, step).index
     end = self.ready_until(step)
     self.description["datasets"] = self.sources.digests()  # for the checkpoints from here on
     self.empty_text = sharding.replicate(self.sources.empty_text(index), self.programs.mesh)
-    return HostBatches(self.config, self.sources, self.programs.batch_sharding, step, end)
+    return Prefetcher(self.config, self.sources, self.programs.batch_sharding, step, end)
 
   def start(self, checkpoints: Checkpoints) -> tuple[State, int]:
     """The state to begin with, and the number of steps that it has behind it."""
@@ -123,7 +123,7 @@ class Run:
     logging.info("Going on from %s.", checkpoints.folder / str(step))
     return state, step
 
-  def step(self, state: State, step: int, batches: HostBatches) -> State:
+  def step(self, state: State, step: int, batches: Prefetcher) -> State:
     """One step; its metrics are read later."""
     batch = batches.take(step)
     state = self.programs.begin_stage(state, step)

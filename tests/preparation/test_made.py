@@ -24,7 +24,7 @@ from emv3_jax.sampling import output
 from emv3_jax.sampling.settings import Request
 from emv3_jax.tasks.masks import TASKS
 from emv3_jax.training.curriculum import Mixture, Stage
-from emv3_jax.training.input.host_batches import finished
+from emv3_jax.training.input.prefetch import finished
 from tests.data.given import check_same, in_training
 from tests.preparation.preparing import SMALL, close, prepare, rows_of, write_manifest
 

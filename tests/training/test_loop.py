@@ -259,8 +259,8 @@ def test_nothing_else_moves_between_host_and_device(folder, programs, tmp_path, 
     return dataclasses.replace(made, batch=dataclasses.replace(
         made.batch, text=np.asarray(made.batch.text)))
 
-  take = loop.HostBatches.take
-  monkeypatch.setattr(loop.HostBatches, "take", on_the_host)
+  take = loop.Prefetcher.take
+  monkeypatch.setattr(loop.Prefetcher, "take", on_the_host)
   with pytest.raises(RuntimeError, match="Disallowed host-to-device transfer"):
     loop.train(runs.config_of(folder, log_every=1), tmp_path, programs=programs)
   assert runs.last_line(tmp_path) == 0 and runs.saved_steps(tmp_path) == []

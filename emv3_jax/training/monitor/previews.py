@@ -32,7 +32,7 @@ from emv3_jax.sampling.resolution import resolve_config
 from emv3_jax.tasks.masks import TASKS
 from emv3_jax.training.batch import Batch
 from emv3_jax.training.curriculum import Mixture, Stage
-from emv3_jax.training.input.host_batches import finished, local_rows, on_mesh
+from emv3_jax.training.input.prefetch import finished, local_rows, to_mesh
 from emv3_jax.training.input.sources import Source
 from emv3_jax.training.monitor.metrics import BANDS, Writer
 from emv3_jax.training.objectives.draws import draw
@@ -146,7 +146,7 @@ class HeldOut:
     found: dict[str, list[np.ndarray]] = {"error": [], "task": [], "moments": []}
     for numbers, new in self._batches:
       batch = finished(self._config.seed, 0, _ALL_TASKS, self._source.records(numbers[local]))
-      batch = on_mesh(batch, self._target, self._rows)
+      batch = to_mesh(batch, self._target, self._rows)
       rope = sharding.replicate(self._forward.rope(batch.latents.shape), mesh)
       by_sigma = jax.device_get([self._run(average, batch, sharding.replicate(sigma, mesh), rope)
                                  for sigma in _MIDDLES])

@@ -139,8 +139,7 @@ def apply_gradients(state: State, params: Params, frozen: Params, gradients: Par
   step = state["step"]
   with jax.named_scope("update"):
     norm = optimizer_lib.global_norm(gradients)
-    factor = optimizer_lib.clip_factor(norm, clip)
-    gradients = jax.tree.map(lambda gradient: gradient * factor, gradients)
+    gradients = optimizer_lib.clipped(gradients, clip)
     rate = optimizer_lib.learning_rate(stages, step)
     directions, opt_state = optimizer.update(gradients, state["opt_state"], params)
     params = jax.tree.map(lambda leaf, direction: (leaf - rate * direction).astype(leaf.dtype),
