@@ -104,8 +104,7 @@ class StepFunction:
     config, step = self._config, state["step"]
     with jax.named_scope("update"):
       norm = optimizer_lib.global_norm(gradients)
-      factor = optimizer_lib.clip_factor(norm, config.optimizer.clip)
-      gradients = jax.tree.map(lambda gradient: gradient * factor, gradients)
+      gradients = optimizer_lib.clipped(gradients, config.optimizer.clip)
       rate = optimizer_lib.learning_rate(self._stages, step)
       directions, opt_state = self._optimizer.update(gradients, state["opt_state"], trained)
       trained = jax.tree.map(lambda leaf, direction: (leaf - rate * direction).astype(leaf.dtype),
