@@ -43,6 +43,7 @@ def attend_splash(q: jax.Array, k: jax.Array, v: jax.Array, *, block: int = BLOC
 
 def _kernel(block_q: int, block_kv: int, interpret: bool):
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+  from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask_info
 
   unmasked = splash_attention_mask_info.MaskInfo(None, None, None, None, None)
   # Without tables of a mask the kernel visits every block; a full mask's would fill scalar memory.
