@@ -12,7 +12,6 @@ from emv3_jax.errors import InputError
 from emv3_jax.io.checkpoints import read_model_card, save_component, write_tokenizer
 from emv3_jax.io.model_card import CARD, TRANSFORMER, ModelCard, SamplingCard
 from emv3_jax.sampling.resolution import MUST_MATCH, RECOMMENDED
-from emv3_jax.sampling.settings import RELEASED
 
 from .not_finite import NotFinite
 from .plan import COMPONENTS, Plan, Unrecognised, identify
@@ -132,9 +131,9 @@ def convert(source: Source, folder: pathlib.Path, component: str = "auto", dtype
 
 def _model_of(variant: str | None) -> dict:
   """What the model folder says of itself with a released transformer."""
-  if variant not in RELEASED:
+  if variant not in variants.names():
     return {}
-  released = RELEASED[variant]
+  released = variants.of(variant).settings
   return {"model_name": f"echomimic_v3_{variant}", "sampling": SamplingCard(
       must_match={name: released[name] for name in MUST_MATCH},
       recommended={name: released[name] for name in RECOMMENDED})}

@@ -10,9 +10,10 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from emv3_jax.errors import InputError
+from emv3_jax.geometry import TOKEN
 from emv3_jax.io import colour_profiles
 
-SMALLEST_SIDE = 16  # pixels; one transformer token
+SMALLEST_SIDE = TOKEN
 # Of larger pictures the memory while they are decoded, four bytes a pixel, would exceed 1.6 GB. PIL's
 # own limit, which warns of 89 megapixels and refuses 179, is set to it.
 LARGEST = 400_000_000  # pixels

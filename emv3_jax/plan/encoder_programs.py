@@ -3,9 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from emv3_jax import sharding
+from emv3_jax import sharding, variants
 from emv3_jax.components import programs as component_programs
-from emv3_jax.conditioning.audio import padded_samples
 from emv3_jax.plan import flops
 from emv3_jax.plan.programs import Place, Program, Window
 from emv3_jax.sampling.settings import Config
@@ -25,10 +24,9 @@ def image_encoder(config: Config, window: Window, place: Place) -> Program:
 
 def audio_encoder(config: Config, window: Window, place: Place) -> Program:
   """wav2vec 2.0 of the window's sound."""
-  flash = config.model.transformer.variant == "flash"
-  static = {"frames": window.frames, "layers": "all"} if flash else {}
-  waveform = place.whole((1, padded_samples(window.frames)))
-  return _encoder("audio_encoder", config, place, waveform, **static)
+  variant = variants.of(config.model.transformer.variant)
+  waveform = place.whole((1, variant.num_samples(window.frames)))
+  return _encoder("audio_encoder", config, place, waveform, **variant.encoder_options(window.frames))
 
 
 def _encoder(name: str, config: Config, place: Place, *arrays: jax.ShapeDtypeStruct,

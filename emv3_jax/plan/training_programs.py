@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
+from emv3_jax import variants
 from emv3_jax.attention.local import Attend, attend_xla
 from emv3_jax.data import index as index_lib
 from emv3_jax.models import transformer
@@ -75,8 +76,7 @@ def _batch(config: Config, window: Window, sharding: NamedSharding) -> Batch:
   """Shapes of what a step learns from; see `training.objectives.forward`."""
   net = config.model.transformer
   f, height8, width8 = window.latents
-  audio = ((2 * window.frames, net.audio_dim) if net.variant == "preview" else
-           (window.frames, 5, net.audio_layers, net.audio_dim))
+  audio = variants.of(net.variant).input_shape(net, window.frames)
   def array(*shape, dtype=jnp.float32):
     return jax.ShapeDtypeStruct((config.train.batch, *shape), dtype, sharding=sharding)
 

@@ -7,12 +7,14 @@ modality weights) is tabulated on the host beforehand, so that one program serve
 from collections.abc import Callable, Iterable
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
 
+from emv3_jax import geometry, variants
 from emv3_jax.attention import backends, local
 from emv3_jax.diffusion import guidance as guidance_lib
 from emv3_jax.diffusion import solvers
@@ -79,7 +81,7 @@ class Denoiser:
     self.solver = solvers.make_solver(
         settings.solver, settings.steps, settings.shift, settings.solver_shift)
     self.guidance = guidance_lib.Guidance(
-        mode="audio" if config.variant == "flash" else "text_audio",
+        mode=variants.of(config.variant).guidance,
         text_scale=settings.text_scale, audio_scale=settings.audio_scale,
         dynamic_text=settings.dynamic_text, dynamic_audio=settings.dynamic_audio,
         neg_scale=settings.neg_scale, neg_steps=settings.neg_steps)
@@ -145,13 +147,14 @@ class Denoiser:
 
   def _rope_table(self, shape: tuple[int, ...]) -> rope.RopeTable:
     """Angles for latents of `shape` [b, f, H8, W8, 16]."""
-    f, h, w = shape[1], shape[2] // 2, shape[3] // 2
+    f, (h, w) = shape[1], geometry.grid_of_latents(shape[2:4])
     riflex = rope.Riflex(self.settings.riflex_k, f) if self.settings.riflex_k else None
     return rope.rope_table((f, h, w), self.config.head_dim, riflex)
 
   def _token_blocks(self, shape: tuple[int, ...]) -> int:
     """Blocks of tokens that a layer works on in turn, for latents of `shape`."""
-    f, positions = shape[1], shape[2] * shape[3] // 4 // self._length_shards
+    f, grid = shape[1], geometry.grid_of_latents(shape[2:4])
+    positions = math.prod(grid) // self._length_shards
     wanted = self.settings.token_blocks or -(-positions * f // BLOCK_TOKENS)
     return min(n for n in range(1, positions + 1) if positions % n == 0 and n >= min(
         wanted, positions))

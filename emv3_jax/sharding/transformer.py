@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from emv3_jax import geometry
 from emv3_jax.attention.local import Attend, attend_blocked
 from emv3_jax.models import transformer
 from emv3_jax.models.network import Params
@@ -107,7 +108,7 @@ class BoundTransformer:
     """
     sharded = self._sharded
     batch, mesh = latents.shape[0], sharded.mesh
-    mesh_lib.check_positions(mesh, (latents.shape[2] // 2, latents.shape[3] // 2))
+    mesh_lib.check_positions(mesh, geometry.grid_of_latents(latents.shape[2:4]))
     out = self._model(
         *(self._padded(x) for x in (latents, condition, sinusoid)), context,
         face_mask=self._padded(face_mask), modality_weights=self._padded(modality_weights),

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
 
-from emv3_jax import sharding
+from emv3_jax import sharding, variants
 from emv3_jax.attention import backends
 from emv3_jax.diffusion import flow
 from emv3_jax.models import transformer
@@ -36,7 +36,7 @@ class Forward:
     face_mask       [b, h * w] where the audio acts
     face_region     [b, h * w] the face, for the loss; may be absent: `face_mask`
     mouth_mask      [b, f, H8, W8], for the loss
-    task            [b] int32, positions in `tasks.masks.TASKS`, for metrics
+    task            [b] int32, numbers of tasks, for metrics
     example         [b] uint32 number of the record in its dataset
     frame_mask      [b, f], may be absent: 0 where the loss is not to look
 
@@ -81,7 +81,7 @@ class Forward:
     return model(
         x, condition(batch["mask"], batch["masked_latents"]),
         time_sinusoid_on_device(flow.tau(draws.sigma), net.freq_dim), context, rope=rope,
-        face_mask=None if net.variant == "flash" else batch["face_mask"],
+        face_mask=batch["face_mask"] if variants.of(net.variant).face_mask else None,
         modality_weights=draws.weights, **self._options)
 
   def errors(self, params: Params, batch: Batch, draws: Draws, rope: RopeTable,
