@@ -21,9 +21,9 @@ from emv3_jax.components.config import COMPONENTS
 from emv3_jax.errors import InputError
 from emv3_jax.io.digests import file_digest
 from emv3_jax.models.cross_attention import ALLOCATIONS
-from emv3_jax.sampling.inputs import PICTURES, uses_face_box
+from emv3_jax.sampling.inputs import uses_face_box
 from emv3_jax.sampling.model import Model
-from emv3_jax.sampling.settings import Request
+from emv3_jax.sampling.settings import PICTURES, Request
 from emv3_jax.tasks import TaskSpec
 
 VERSION = 1  # of the form of `ingredients`
@@ -83,10 +83,7 @@ VALUES: dict[str, str | tuple[str, ...]] = {
 
 # Files whose contents count: entry -> path of the field that names the file.
 FILES = {
-    "file.audio": "request.audio",
-    "file.image": "request.image",
-    "file.last_image": "request.last_image",
-    "file.video": "request.video",
+    **_fields("file", "request", " ".join(("audio", *PICTURES))),
     "file.face_detector": "config.face_detector",
     "file.tokenizer": "config.tokenizer",
 }

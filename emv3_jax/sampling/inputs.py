@@ -19,11 +19,9 @@ from emv3_jax.errors import InputError
 from emv3_jax.geometry import FPS
 from emv3_jax.io import audio_files, image_files, video_files
 from emv3_jax.sampling import memory
-from emv3_jax.sampling.settings import Config, Request, SamplingConfig
+from emv3_jax.sampling.settings import PICTURES, Config, Request, SamplingConfig
 from emv3_jax.tasks import ClipPicture, TaskSpec, masks
 from emv3_jax.variants import Variant
-
-PICTURES = ("image", "last_image", "video")  # fields of a request that name pictures
 
 
 @dataclasses.dataclass(frozen=True)

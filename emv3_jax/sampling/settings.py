@@ -183,6 +183,9 @@ class Config:
     return self.sampling.completed(self.model.transformer.variant)
 
 
+PICTURES = ("image", "last_image", "video")  # fields of a request that name pictures
+
+
 @dataclasses.dataclass(frozen=True)
 class Request:
   """One clip to make. Paths may be given as strings.
