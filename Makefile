@@ -6,6 +6,8 @@ ENV := $(if $(filter python3,$(PYTHON)),.venv,.venv/python$(VERSION))
 BIN := $(ENV)/bin
 PIP_INSTALL := pip install --quiet --disable-pip-version-check
 TINY := emv3_jax/assets/tiny
+SHOW_VERSIONS := $(BIN)/python -c 'import importlib.metadata as m, platform; print("Python", \
+  platform.python_version(), *(f"{name} {m.version(name)}" for name in ("jax", "flax", "numpy", "av")))'
 
 .PHONY: demo test judge soak mutants plan-gpu parity bench lint docs clean
 .PRECIOUS: %/.core %/.test %/.parity %/.docs
@@ -39,6 +41,7 @@ demo: $(ENV)/.core  ## the main job on the embedded default -> outputs/demo/talk
 	  --prompt="$$(cat $(TINY)/prompt.txt)" --out=outputs/demo/talking.mp4
 
 test: $(ENV)/.test  ## style and tests, no network
+	@$(SHOW_VERSIONS)
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 

@@ -1,6 +1,6 @@
 """Prepares clips of the puppets' size for the tiny networks.
 
-  python -m emv3_jax.puppets.world --out=data/puppets_train --split=crowd --count=256 --frames=65
+  python -m emv3_jax.puppets --out=data/puppets_train --split=crowd --count=256 --frames=65
   python -m emv3_jax.preparation --config=configs/prepare_tiny.py --checkpoint=DIR \
       --manifest=data/puppets_train/clips.jsonl --out=data/puppets_train_records
 """

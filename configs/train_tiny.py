@@ -2,8 +2,8 @@
 
   for stage in vae wide audio model; do
     python scripts/train_tiny.py --stage=$stage --workdir=runs/tiny_parts; done
-  python -m emv3_jax.puppets.world --out=data/puppets_train --split=crowd --count=256 --frames=65
-  python -m emv3_jax.puppets.world --out=data/puppets_held_out --split=held_out --count=12 --frames=65
+  python -m emv3_jax.puppets --out=data/puppets_train --split=crowd --count=256 --frames=65
+  python -m emv3_jax.puppets --out=data/puppets_held_out --split=held_out --count=12 --frames=65
   for split in train held_out; do
     python -m emv3_jax.preparation --config=configs/prepare_tiny.py \
         --checkpoint=runs/tiny_parts/model --manifest=data/puppets_$split/clips.jsonl \

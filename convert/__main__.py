@@ -33,9 +33,7 @@ from .sources import find
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-      prog=as_called("emv3-convert"), description=as_called(__doc__),
-      formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = command_line.Parser(prog=as_called("emv3-convert"), description=as_called(__doc__))
   parser.add_argument("paths", nargs="+", metavar="PATH", help="SOURCE DEST, SOURCE, or DIR FILE")
   mode = parser.add_mutually_exclusive_group()
   mode.add_argument("--inspect", action="store_true", help="show what SOURCE is, write nothing")
@@ -99,7 +97,7 @@ def run(options: argparse.Namespace) -> tuple[list[str], list[InputError]]:
 def main(arguments: list[str] | None = None) -> int:
   if "JAX_PLATFORMS" not in os.environ:
     jax.config.update("jax_platforms", "cpu")  # nothing here computes
-  options, said = parse(arguments), io.StringIO()
+  said, options = io.StringIO(), None
   # Where a disk fills up, Orbax logs and prints tracebacks of its threads beside the error it
   # raises; they would bury the message.
   logging.set_verbosity(logging.FATAL)
@@ -107,12 +105,16 @@ def main(arguments: list[str] | None = None) -> int:
   for stream in (sys.stdout, sys.stderr):  # names in files may be what no terminal shows
     stream.reconfigure(errors="backslashreplace")
   try:
+    options = parse(arguments)
     with contextlib.redirect_stderr(said):
       lines, faults = run(options)
-  except (InputError, OSError, RecursionError) as error:  # the last from JSON in JSON in JSON
+  except InputError as error:
+    print(command_line.legible(str(error)), file=sys.stderr)
+    return 2
+  except (OSError, RecursionError) as error:  # the last from JSON in JSON in JSON
     where = str(getattr(error, "filename", None) or " ".join(options.paths))
-    print(error if isinstance(error, InputError) else f"{where[:200]} cannot be read or written "
-          f"({getattr(error, 'strerror', None) or error}).", file=sys.stderr)
+    print(f"{where[:200]} cannot be read or written ({getattr(error, 'strerror', None) or error}).",
+          file=sys.stderr)
     return 2
   except BaseException:
     sys.stderr.write(said.getvalue())

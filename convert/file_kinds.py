@@ -26,6 +26,11 @@ _STRANGERS = (
 )
 
 
+def ending(file: pathlib.PurePath) -> str:
+  """The last ending of a name, in small letters: `.PTH` is `.pth`."""
+  return file.suffix.lower()
+
+
 def is_safetensors(file: pathlib.Path) -> bool:
   """Whether a weight file is safetensors, else a pickle; by content, by name where that is unclear.
 
@@ -33,14 +38,14 @@ def is_safetensors(file: pathlib.Path) -> bool:
     InputError: it is another thing that often lies in the place of weights, or has no known ending.
     OSError: it cannot be read.
   """
-  if file.suffix in UNFINISHED_SUFFIXES:
+  if ending(file) in UNFINISHED_SUFFIXES:
     raise InputError(f"{file} is a download that was not finished.\nDownload it again.")
-  unfinished = next((beside for ending in UNFINISHED_SUFFIXES
-                     if (beside := file.with_name(file.name + ending)).exists()), None)
+  unfinished = next((beside for added in UNFINISHED_SUFFIXES
+                     if (beside := file.with_name(file.name + added)).exists()), None)
   if unfinished and unfinished.suffix == ".aria2":  # others write the data to the second file
     raise InputError(f"{file} is still being downloaded: {unfinished.name} is beside it.\n"
                      "Wait for its end, or go on with the download.")
-  if file.suffix not in WEIGHT_SUFFIXES:
+  if ending(file) not in WEIGHT_SUFFIXES:
     raise InputError(f"{file}: unknown kind of file {file.suffix!r}; wanted "
                      f"{', '.join(WEIGHT_SUFFIXES)}.")
   with file.open("rb") as content:
@@ -56,7 +61,7 @@ def is_safetensors(file: pathlib.Path) -> bool:
   if start[8:9] == b"{" and start[5:8] == b"\0\0\0":
     return True
   if start.startswith((b"PK\x03\x04", *_PICKLES)):
-    if file.suffix in SAFETENSORS_SUFFIXES:
+    if ending(file) in SAFETENSORS_SUFFIXES:
       raise InputError(f"{file} is a PyTorch file (a pickle), though its name says safetensors.\n"
                        "Rename it to .pth to have it read as what it is.")
     return False
@@ -64,7 +69,7 @@ def is_safetensors(file: pathlib.Path) -> bool:
     shown = start.decode(errors="replace").strip().splitlines() or [""]
     raise InputError(f"{file} is text, not weights: it begins with {shown[0][:60]!r}.\n"
                      "A page or a link was saved in its place; download it again.")
-  return file.suffix in SAFETENSORS_SUFFIXES
+  return ending(file) in SAFETENSORS_SUFFIXES
 
 
 def _is_text(start: bytes) -> bool:

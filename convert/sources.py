@@ -9,7 +9,7 @@ from typing import Any
 
 from emv3_jax.errors import InputError
 
-from .file_kinds import UNFINISHED_SUFFIXES, WEIGHT_SUFFIXES
+from .file_kinds import UNFINISHED_SUFFIXES, WEIGHT_SUFFIXES, ending
 
 MAX_DEPTH = 3  # folders below SOURCE that are looked into
 LISTED = 3  # files that a message lists
@@ -155,7 +155,7 @@ def _unfinished(root: pathlib.Path) -> list[pathlib.Path]:
   for folder in _folders(root):
     for file in sorted(folder.iterdir()):
       whole = file.with_suffix("")
-      if (file.suffix in UNFINISHED_SUFFIXES and whole.suffix in WEIGHT_SUFFIXES
+      if (ending(file) in UNFINISHED_SUFFIXES and ending(whole) in WEIGHT_SUFFIXES
           and not whole.exists()):
         found.append(file)
   return found
@@ -179,9 +179,10 @@ def _checkpoints(folder: pathlib.Path, root: pathlib.Path, notes: list[str]) -> 
     if name not in found:  # parts that an index does not name are of an older download
       found[name] = _checkpoint(where(file.name), files, folder)
   for name in list(found):
-    other = f"{name.removesuffix('.bin')}.safetensors"
-    if name.endswith(".bin") and (other in found or name == "pytorch_model.bin" and any(
-        other.endswith(".safetensors") for other in found)):
+    plain, others = name.lower(), {other.lower() for other in found}
+    if plain.endswith(".bin") and (f"{plain.removesuffix('.bin')}.safetensors" in others or
+                                   plain == "pytorch_model.bin" and any(
+                                       other.endswith(".safetensors") for other in others)):
       notes.append(f"left out: {where(name)}: the folder has safetensors")
       del found[name]
   return [dataclasses.replace(checkpoint, name=where(name)) for name, checkpoint in found.items()]
@@ -190,7 +191,7 @@ def _checkpoints(folder: pathlib.Path, root: pathlib.Path, notes: list[str]) -> 
 def _is_ours(file: pathlib.Path) -> bool:
   """Whether a file (or a link to one that is gone) is named as weights or their index are."""
   name = pathlib.PurePath(file.name.removesuffix(".index.json"))
-  return not name.name.startswith(".") and name.suffix in WEIGHT_SUFFIXES and not file.is_dir()
+  return not name.name.startswith(".") and ending(name) in WEIGHT_SUFFIXES and not file.is_dir()
 
 
 def _all_parts(file: pathlib.Path) -> tuple[pathlib.Path, ...]:
@@ -235,7 +236,7 @@ def _checkpoint(name: str, files: tuple[pathlib.Path, ...], folder: pathlib.Path
 def _download(source: str) -> pathlib.Path:
   """The local snapshot of a hub repository, downloaded where it is not in the cache."""
   parts = HUB_ID.fullmatch(source)
-  if not parts or source.endswith(WEIGHT_SUFFIXES) or source.startswith("."):
+  if not parts or source.lower().endswith(WEIGHT_SUFFIXES) or source.startswith("."):
     raise InputError(f"{source[:200]} does not exist.\n"
                      "Give a file, a folder, or a Hugging Face id: owner/name[/folder][@revision].")
   import huggingface_hub

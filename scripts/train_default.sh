@@ -14,7 +14,7 @@ done
 
 puppets() {  # name, clips, split
   clips=data/puppets_$1/clips.jsonl
-  [ -f $clips ] || $python -m emv3_jax.puppets.world --out=data/puppets_$1 --split=$3 --count=$2 --frames=65
+  [ -f $clips ] || $python -m emv3_jax.puppets --out=data/puppets_$1 --split=$3 --count=$2 --frames=65
   prepare="$python -m emv3_jax.preparation --config=configs/prepare_tiny.py --checkpoint=$parts/model"
   $prepare --manifest=$clips --out=data/puppets_$1_records
   $prepare --manifest=$clips --out=data/puppets_$1_records_65 --config.prepare.frames=65

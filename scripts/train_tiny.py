@@ -39,7 +39,7 @@ from emv3_jax.puppets.training import audio, footage, loop, speech, vae
 from emv3_jax.puppets.training.settings import WIDE, AudioSettings, VAESettings, phase_at
 from emv3_jax.puppets.world.sentences import sentences
 from emv3_jax.runtime import command_line, program_cache
-from emv3_jax.training.run.exporting import OTHERS
+from emv3_jax.training.run.export import OTHERS
 from emv3_jax.training.run.lock import locked
 
 SAVE_EVERY = {"vae": 100, "wide": 100, "audio": 50}

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import types
+import warnings
 
 from absl import logging
 import jax
@@ -33,10 +34,11 @@ def _raise(error):
 @pytest.mark.parametrize("main, code, said", [
     (lambda arguments: 0, 0, ""), (lambda arguments: 3, 3, ""),
     (lambda arguments: _raise(InputError("no such file")), 2, "no such file\n"),
+    (lambda arguments: _raise(InputError("\n".join("abcde"))), 2, "a b c d e\n"),
     (lambda arguments: _raise(KeyboardInterrupt), 75, "Stopped by Ctrl-C; the same command goes on.\n"),
     (lambda arguments: _raise(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 5 bytes")), 1,
      "memory is not enough"),
-], ids=["done", "own code", "wrong input", "interrupt", "memory"])
+], ids=["done", "own code", "wrong input", "long input", "interrupt", "memory"])
 def test_codes_of_what_goes_wrong(main, code, said, capsys, monkeypatch):
   monkeypatch.setattr(command_line.signal, "signal", lambda *_: None)  # of the tests' process
   with pytest.raises(SystemExit) as ended:
@@ -44,6 +46,21 @@ def test_codes_of_what_goes_wrong(main, code, said, capsys, monkeypatch):
   assert ended.value.code == code and said in capsys.readouterr().err
   with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
     command_line.run(lambda arguments: _raise(jax.errors.JaxRuntimeError("INTERNAL: a fault")))
+
+
+@pytest.mark.parametrize("quoted, lines", [("x" * 9000, 2), ("a\nb\nc\nd\ne", 1), ("a\u2028" * 9000, 1)])
+def test_what_is_quoted_does_not_bury_a_message(quoted, lines):
+  told = command_line.legible(f"Config {quoted} is no file.\nName a file.").splitlines()
+  assert len(told) == lines and max(map(len, told)) < 1100
+  assert told[0].startswith("Config ") and told[-1].endswith("Name a file.")
+  assert command_line.legible("One.\nTwo.") == "One.\nTwo."
+
+
+def test_warnings_of_libraries_are_a_line(monkeypatch, caplog):
+  monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+  command_line.log_warnings()
+  warnings.warn("Corrupt EXIF data.  Expecting to read\n12 bytes.", stacklevel=1)
+  assert caplog.messages == ["Corrupt EXIF data. Expecting to read 12 bytes."]
 
 
 def test_an_override_may_be_two_arguments():
@@ -119,9 +136,9 @@ def test_faults_are_told_before_a_network_is_loaded(sampled, tmp_path, monkeypat
     run_sample.main([*command, "--strict"])
   told = [f"Line 2 (a) cannot be made: Audio {tmp_path}/absent.wav: no such file.",
           "Line 3 (0003) cannot be made: name 'b/c' is not a plain file name; use letters, digits and . _ -"]
-  assert seen == told and not sampled
+  assert seen == ["load", *told] and not sampled
   del seen[:]
-  assert run_sample.main(command) == 1 and seen[:3] == [*told, "load"] and len(sampled) == 1
+  assert run_sample.main(command) == 1 and seen[:3] == ["load", *told] and len(sampled) == 1
   assert run_sample.main([*_manifest(tmp_path, good), "--strict"]) == 0
 
 

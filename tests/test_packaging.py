@@ -3,10 +3,12 @@
 import email
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 
 import pytest
@@ -136,6 +138,19 @@ def test_an_empty_environment_makes_the_demo(archive, folder, tmp_path):
   run(commands / "pip", "install", "--quiet", archive, cwd=tmp_path)
   installed = clip([commands / "emv3-sample", "--config=tiny"], tmp_path)
   assert clip([commands / "python", ROOT / "run_sample.py", f"--config={ROOT}/configs/tiny.py"], tmp_path) == installed
+
+
+def test_commands_that_are_written_down_are_there():
+  """In the guides, at the heads of configs and in scripts."""
+  texts = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "configs").glob("*.py"), *(ROOT / "scripts").iterdir()]
+  text = "\n".join(path.read_text() for path in texts if path.is_file())
+  modules = {name.rstrip(".") for name in re.findall(r"python -m ((?:convert|emv3_jax|benchmarks|tests)[\w.]*)", text)}
+  files = set(re.findall(r"(?:python |--config=)((?:scripts/|configs/)?\w+\.py)\b", text))
+  commands = set(re.findall(r"\bemv3-(?!jax)\w+", text))
+  of_module = lambda name: [ROOT / f"{name.replace('.', '/')}{end}" for end in (".py", "/__main__.py")]
+  assert len(modules) > 4 and [name for name in modules if not any(map(pathlib.Path.is_file, of_module(name)))] == []
+  assert len(files) > 8 and [name for name in files if not (ROOT / name).is_file()] == []
+  assert commands <= set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"])
 
 
 def test_commands_are_written_as_they_are_called(monkeypatch, tmp_path):

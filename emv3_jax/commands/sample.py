@@ -29,7 +29,7 @@ from emv3_jax.runtime.command_names import as_called
 from emv3_jax.sampling import jobs, manifest, output, resolution
 from emv3_jax.sampling.clip import sample
 from emv3_jax.sampling.inputs import named_files
-from emv3_jax.sampling.model import UNTRAINED, folder_of, load
+from emv3_jax.sampling.model import UNTRAINED, Model, folder_of, load
 from emv3_jax.sampling.settings import Config, Request
 
 _OF_REQUEST = [field.name for field in dataclasses.fields(Request)]
@@ -61,6 +61,8 @@ def make_parser() -> command_line.Parser:
   parser.add_argument("--verify", action="store_true", help="before the work compare the weights, "
                       "and with --manifest the clips that are there, with their digests")
   plan.add_flags(parser)
+  parser.add_argument("--verbose", action="store_true", help="tell more: the seconds of every part, and the "
+                      "traceback of a job that failed")
   parser.add_argument("--json", action="store_true",
                       help="write results to stdout, one JSON object a line: of --plan in place "
                       "of tables, else files made, and seconds by part and kind")
@@ -77,6 +79,8 @@ def main(arguments: Sequence[str]) -> int:
   flags, overrides = make_parser().parse(arguments)
   config = config_lib.build(Config, command_line.read_config(flags.config, overrides, Config))
   said = command_line.said(overrides)
+  if flags.verbose:
+    logging.set_verbosity(1)
   if flags.print_config or flags.plan:
     config, found = resolution.resolve_config(config, find_card(flags.checkpoint, config), said)
   if flags.print_config:
@@ -119,13 +123,12 @@ def run_one(config: Config, flags, said: Collection[str]) -> int:
     if not is_text(given.get(name, "")):
       raise InputError(f"--{name} is no UTF-8 text; the terminal or the script has another encoding.")
   request = Request(**given, paste=False if flags.no_paste else None)
-  video = output.check_video_path(flags.out, named_files(request).values())
-  use_program_cache(config)
-  model = load(flags.checkpoint, config, said=said)
+  video = processes.together(lambda: output.check_video_path(flags.out, named_files(request).values()))
+  model = open_model(config, flags, said)
   if flags.verify:
     jobs.verify_weights(model)
   clip = sample(model, request, progress=progress_bar)
-  output.write(clip, video, save_latents=flags.save_latents)
+  processes.together(lambda: output.write(clip, video, save_latents=flags.save_latents))
   seconds = ", ".join(f"{name} {value:.1f}" for name, value in clip.report["seconds"].items())
   height, width = (side * model.config.sampling.enlarge for side in clip.frames.shape[1:3])
   logging.info("Wrote %s: %d frames, %dx%d. Seconds: %s.", video, len(clip.frames), width, height,
@@ -135,9 +138,14 @@ def run_one(config: Config, flags, said: Collection[str]) -> int:
   return 0
 
 
-def use_program_cache(config: Config) -> None:
-  """A folder that the user chose has to work; the default one need not."""
-  program_cache.use(config.program_cache, required=config.program_cache != Config.program_cache)
+def open_model(config: Config, flags, said: Collection[str]) -> Model:
+  """The model, before any of its networks is loaded. A program cache that the user chose has to work; the
+  default one need not."""
+  def open_here() -> Model:
+    program_cache.use(config.program_cache, required=config.program_cache != Config.program_cache)
+    return load(flags.checkpoint, config, said=said)
+
+  return processes.together(open_here)
 
 
 def summarise(flags, made: dict) -> None:
@@ -152,22 +160,27 @@ def run_manifest(config: Config, flags, said: Collection[str]) -> int:
   if single:
     raise InputError(f"--{single[0]} does not go with --manifest; write it into the manifest"
                      f"{', or --config.seed for all of its lines' if single[0] == 'seed' else ''}.")
-  folder = read_folder(flags)
-  todo = manifest.check_jobs(manifest.read_manifest(flags.manifest), folder)
+  folder, todo = processes.together(lambda: (read_folder(flags), manifest.read_manifest(flags.manifest)))
+  model = open_model(config, flags, said)
+  todo = processes.together(lambda: check_lines(todo, folder, model, flags))
+  outcome = jobs.run_jobs(model, todo, folder, save_latents=flags.save_latents, verify=flags.verify,
+                          progress=progress_bar)
+  logging.info("%d done, %d skipped as done before, %d failed.", outcome.done, outcome.skipped,
+               outcome.failed)
+  summarise(flags, dataclasses.asdict(outcome))
+  return 1 if outcome.failed else 0
+
+
+def check_lines(todo: Sequence[manifest.Job], folder: pathlib.Path, model: Model, flags) -> list[manifest.Job]:
+  """The jobs with the faults that were found, which are told; with --strict they are an `InputError`."""
+  todo = manifest.check_jobs(todo, folder, model.config)
   faulty = [job for job in todo if job.fault]
   for job in faulty:
     logging.error("Line %d (%s) cannot be made: %s", job.line, job.name, job.fault)
   if faulty and flags.strict:
     raise InputError(f"{len(faulty)} of {len(todo)} lines of {flags.manifest} cannot be made, the first is "
                      f"line {faulty[0].line}; with --strict none is.")
-  use_program_cache(config)
-  outcome = jobs.run_jobs(load(flags.checkpoint, config, said=said), todo, folder,
-                          save_latents=flags.save_latents, verify=flags.verify,
-                          progress=progress_bar)
-  logging.info("%d done, %d skipped as done before, %d failed.", outcome.done, outcome.skipped,
-               outcome.failed)
-  summarise(flags, dataclasses.asdict(outcome))
-  return 1 if outcome.failed else 0
+  return todo
 
 
 def read_folder(flags) -> pathlib.Path:

@@ -13,12 +13,14 @@ stage whose dataset is not there yet: the commands that make it are told.
 from collections.abc import Sequence
 import dataclasses
 import pathlib
+import re
 import sys
 
 from absl import logging
 import jax
 
 from emv3_jax.errors import InputError
+from emv3_jax.io.paths import refuse_address
 from emv3_jax.plan import command as plan
 from emv3_jax.plan import utilisation
 from emv3_jax.runtime import command_line, processes, program_cache, start_up
@@ -26,7 +28,7 @@ from emv3_jax.runtime import config as config_lib
 from emv3_jax.runtime.command_names import as_called
 from emv3_jax.training import loop
 from emv3_jax.training.monitor.divergence import Diverged
-from emv3_jax.training.run.waiting import how_to_make
+from emv3_jax.training.run.dataset_commands import commands_for
 from emv3_jax.training.settings import Config
 
 
@@ -60,6 +62,8 @@ def main(arguments: Sequence[str]) -> int:
                      "--config.mesh.fsdp=4.")
   if not flags.workdir:
     raise InputError("--workdir is missing; name the folder of the run.")
+  refuse_address(flags.workdir, "Folder of the run")
+  refuse_address(flags.export or "", "Model folder")
   profile = profile_steps(flags.profile_steps) if flags.profile_steps else None
   processes.join(flags, stop_at_steps=True)
   program_cache.use(config.program_cache,
@@ -69,16 +73,16 @@ def main(arguments: Sequence[str]) -> int:
     loop.export(config, workdir, pathlib.Path(flags.export) if flags.export else None)
     return 0
   devices = jax.devices()
-  speed = utilisation.speed_of(config, devices[0].device_kind, len(devices))
+  throughput = utilisation.throughput_of(config, devices[0].device_kind, len(devices))
   try:
-    outcome = loop.train(config, workdir, speed=speed, profile=profile)
+    outcome = loop.train(config, workdir, throughput=throughput, profile=profile)
   except Diverged as error:
     sys.stderr.write(f"{error}\n")
     return 1
   if outcome.missing:
     command = [*as_called("emv3-train").split(), f"--config={flags.config}", f"--workdir={workdir}",
                *(f"--config.{override}" for override in overrides)]
-    logging.info("%s", how_to_make(outcome.missing, config, workdir, command))
+    logging.info("%s", commands_for(outcome.missing, config, workdir, command))
   elif outcome.stopped:
     logging.info("Stopped at step %d of %d; the same command goes on from there.", outcome.step,
                  config.last_step)
@@ -88,7 +92,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def profile_steps(text: str) -> tuple[int, int]:
   first, _, end = text.partition(":")
-  if not (first.isdecimal() and end.isdecimal() and int(first) < int(end)):
+  are_steps = re.fullmatch(r"\d{1,9}:\d{1,9}", text)
+  if not are_steps or int(first) >= int(end):
     raise InputError(f"--profile_steps={text} is no range of steps; write e.g. 10:13.")
   return int(first), int(end)
 

@@ -14,6 +14,7 @@ from emv3_jax.geometry import FPS, FRAMES, RATE
 from emv3_jax.io import downmix
 from emv3_jax.io.audio_files import read_audio
 
+LOUDEST = 2.0 ** 32  # sample, where full scale is 1; integers kept as floats reach 2^31, squares stay finite
 CANCELLED = 0.01  # power of the mix, of that of the loudest channel
 
 
@@ -53,13 +54,17 @@ def to_voice(samples: Float32[np.ndarray, "n channels"], rate: int,
     source: what messages call the recording.
 
   Raises:
-    InputError: samples that are not finite, or fewer than one latent frame (four video frames)
+    InputError: samples that are not finite or beyond all scales, or fewer than one latent frame (four video frames)
       takes. Silence is fine.
   """
   finite = np.isfinite(samples).all(axis=1)
   if not finite.all():
     raise InputError(f"Audio {source} holds {np.count_nonzero(~finite)} samples that are NaN or "
                      f"infinite, the first at {np.argmin(finite) / rate:.3f} s; export it again.")
+  loudest = np.abs(samples).max(initial=0)
+  if loudest > LOUDEST:
+    raise InputError(f"Audio {source} has samples up to {loudest:.3g}, where full scale is 1; it is damaged, or "
+                     "export it again.")
   seconds = len(samples) / rate
   if round(seconds * FPS, 6) < FRAMES:
     raise InputError(f"Audio {source} is too short: {seconds:.3f} s found, "

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import os
+import sys
 
 from jaxtyping import Bool, Float32, UInt8
 import numpy as np
@@ -25,7 +26,15 @@ LARGEST_ASPECT_ERROR = 0.05  # between an image and the image that a stored box 
 
 
 class NoFace(InputError):
-  """No face was found in a picture."""
+  """No face was found in a picture.
+
+  Attributes:
+    size: (height, width) of the picture in pixels.
+  """
+
+  def __init__(self, message: str, size: tuple[int, int]):
+    super().__init__(message)
+    self.size = size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,19 +93,37 @@ def parse_face_box(source: str, image: UInt8[np.ndarray, "H W 3"],
     except NoFace as error:
       if not optional:
         raise
-      raise NoFace(f"{error} `none` lets the voice drive the whole picture.") from None
+      raise NoFace(f"{error} `none` lets the voice drive the whole picture.", error.size) from None
   if source.endswith(".npy"):
     return _read_box(source, height, width)
+  return FaceBox(*numbers(source, optional=optional), height, width)
+
+
+def numbers(source: str, *, optional: bool = True) -> tuple[float, float, float, float]:
+  """The four numbers of `y1,y2,x1,x2`, as far as they can be judged without the picture.
+
+  Args:
+    source: what the user gave.
+    optional: as in `parse_face_box`.
+
+  Raises:
+    InputError: not four finite numbers from 0 on, or in the wrong order.
+  """
   try:
     y1, y2, x1, x2 = (float(part) for part in source.split(","))
   except ValueError:
     raise InputError(f"Face box {source!r}: wanted four numbers y1,y2,x1,x2, a .npy file"
                      f"{', auto or none' if optional else ' or auto'}.") from None
-  return FaceBox(y1, y2, x1, x2, height, width)
+  if not all(math.isfinite(edge) and edge >= 0 for edge in (y1, y2, x1, x2)):
+    raise InputError(f"Face box {source!r} is outside of any image; its numbers are rows and columns, from 0 on.")
+  FaceBox(y1, y2, x1, x2, sys.maxsize, sys.maxsize)
+  return y1, y2, x1, x2
 
 
 def _read_box(path: str, height: int, width: int) -> FaceBox:
   try:
+    if os.path.exists(path) and not os.path.isfile(path):
+      raise InputError(f"Face box {path} is no regular file.")
     with open(path, "rb") as file:
       values = np.lib.format.read_array(file, allow_pickle=False)
   except OSError as error:
@@ -134,7 +161,7 @@ def detect_face(image: UInt8[np.ndarray, "H W 3"],
   height, width = image.shape[:2]
   if not found:
     raise NoFace(f"No face found in the image of {width}x{height} pixels.\n"
-                 "Give the face box as y1,y2,x1,x2.")
+                 "Give the face box as y1,y2,x1,x2.", (height, width))
   y1, y2, x1, x2 = max(found, key=lambda box: (box[1] - box[0]) * (box[3] - box[2]))
   box = FaceBox(max(round(y1), 0), min(round(y2), height),
                 max(round(x1), 0), min(round(x2), width), height, width)

@@ -176,7 +176,7 @@ def _read_json(folder: pathlib.Path) -> dict:
   except FileNotFoundError:
     raise InputError(f"{folder} is no dataset: it has no {INDEX}. Make one, or finish it, with "
                      f"{as_called('emv3-prepare')} --out={folder}.") from None
-  except (OSError, ValueError) as error:
+  except (OSError, ValueError, RecursionError) as error:
     raise InputError(f"{path} cannot be read: {error}.") from None
   if not isinstance(values, dict):
     raise InputError(f"{path} holds no JSON object; prepare the clips again.")

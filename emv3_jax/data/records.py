@@ -121,6 +121,17 @@ def decode(data: bytes, where: str = "record") -> Record:
   Raises:
     InputError: the bytes are no record, are damaged, or are of another schema or version.
   """
+  try:
+    record = _decode(data, where)
+    _check_shapes(record)
+  except InputError:
+    raise
+  except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:  # of any JSON
+    raise InputError(f"{where} is damaged: its header cannot be used ({type(error).__name__}: {error}).") from error
+  return record
+
+
+def _decode(data: bytes, where: str) -> Record:
   header, begin = _read_header(data, where)
   metadata = header.pop("__metadata__", {})
   found = metadata.get("schema"), metadata.get("version")
@@ -136,7 +147,7 @@ def decode(data: bytes, where: str = "record") -> Record:
                      f"{', '.join(sorted(wanted))}. Prepare the clips again.")
   arrays = {name: _read_array(data, begin, entry, f"{where}, {name}")
             for name, entry in header.items()}
-  return Record(**{name: strings[name] for name in _STRINGS},
+  return Record(**{name: str(strings[name]) for name in _STRINGS},
                 **{name: int(metadata[name]) for name in _INTEGERS}, **arrays)
 
 
@@ -222,7 +233,7 @@ def _read_header(data: bytes, where: str) -> tuple[dict, int]:
     header = json.loads(data[8:begin])
     if begin <= len(data) and isinstance(header, dict):
       return header, begin
-  except ValueError:
+  except (ValueError, RecursionError):
     pass
   raise InputError(f"{where} is no record of {SCHEMA}, or it is damaged ({len(data)} bytes).")
 

@@ -43,6 +43,21 @@ def atomic_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     raise InputError(f"Cannot write {path}: {_reason(path, error)}.") from error
 
 
+def remove(path: str | os.PathLike) -> None:
+  """Removes a file, where there is one.
+
+  Raises:
+    InputError: what is there cannot be removed: it is a folder, or its folder is not writable.
+  """
+  try:
+    os.unlink(path)
+  except FileNotFoundError:
+    pass
+  except OSError as error:
+    raise InputError(f"{os.fspath(path)} is in the way and cannot be removed ({error.strerror}); move it, or "
+                     "choose another place.") from error
+
+
 def temporary_path(path: pathlib.Path) -> pathlib.Path:
   """A new name beside `path`, longer than its own, with the same suffix."""
   return path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")

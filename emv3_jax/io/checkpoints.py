@@ -11,9 +11,8 @@ card is written last. Leaves are written in batches, so that saving takes little
 parameters themselves, or, where they are `LazyArray`s, little memory at all.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import contextlib
-import ctypes
 import dataclasses
 import errno
 import math
@@ -25,12 +24,20 @@ import time
 from absl import logging
 import jax
 from jax.experimental import multihost_utils
-import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from emv3_jax.errors import InputError
+from emv3_jax.io import leaf_writing
 from emv3_jax.io.atomic import atomic_file
 from emv3_jax.io.digests import component_digest
+from emv3_jax.io.leaf_writing import (
+  LazyArray,
+  check_space,
+  in_batches,
+  num_bytes,
+  return_memory,
+  write_leaves,
+)
 from emv3_jax.io.model_card import (
   CARD,
   TRANSFORMER,
@@ -44,30 +51,17 @@ from emv3_jax.io.model_card import (
 from emv3_jax.io.stored_leaves import (
   StoredLeaf,
   fitting_component,
-  is_stacked,
-  stored_leaves,
   stream_component,
   unreadable,
 )
-from emv3_jax.models.network import Params, named_leaves, nested, param_name
+from emv3_jax.models.network import Params, named_leaves, nested
 from emv3_jax.runtime import start_up
 
 __all__ = ["LazyArray", "ModelCard", "load_component", "read_model_card", "save_component",
            "stream_component", "write_tokenizer"]
 
-BATCH_BYTES = 256 << 20  # leaves are written and read together up to this size
-CHUNK_BYTES = 64 << 20  # one read of a sharded restore
 REMOVALS = 50  # tries to remove a folder to which something is being added
-ROWS_BYTES = 1 << 20  # chunk of an embedding table, of which single rows are read
 
-
-@dataclasses.dataclass(frozen=True)
-class LazyArray:
-  """A leaf that is made when its turn to be written comes, and freed after it."""
-
-  shape: tuple[int, ...]
-  dtype: np.dtype
-  make: Callable[[], np.ndarray]
 
 
 def save_component(folder: str | os.PathLike, name: str, params: Params, *, config: Mapping,
@@ -98,10 +92,10 @@ def save_component(folder: str | os.PathLike, name: str, params: Params, *, conf
     if first:
       folder.mkdir(parents=True, exist_ok=True)
       _check_place(folder / name)
-      _check_space(folder, params, dtype)
+      check_space(folder, params, dtype)
       _remove(*folder.glob(fresh.name + "*"))
     _barrier(f"save_{name}_start")
-    dtypes = _write_leaves(fresh, params, dtype)
+    dtypes = write_leaves(fresh, params, dtype)
     if first:
       card = ComponentCard(dict(config), dtypes.pop() if len(dtypes) == 1 else "mixed",
                            tuple(map(dict, sources)), *measure(fresh), component_digest(fresh))
@@ -146,17 +140,17 @@ def load_component(folder: str | os.PathLike, name: str, abstract: Params, *, sh
       lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype,
                                                   sharding=sharding), abstract, shardings)
   loaded = {}
-  for batch in _batches(wanted):
+  for batch in in_batches(wanted):
     context = ocp.Context()
     context.pytree.loading.partial_load = True
-    context.memory.read_concurrent_bytes = max(BATCH_BYTES, *(8 * math.prod(leaf.shape)
+    context.memory.read_concurrent_bytes = max(leaf_writing.BATCH_BYTES, *(8 * math.prod(leaf.shape)
                                                               for leaf in batch.values()))
     try:
       with start_up.part("read"), context:
         loaded |= named_leaves(ocp.load(path, nested(batch)))
     except (OSError, ValueError) as error:
       raise unreadable(path, error) from error
-    _return_memory()
+    return_memory()
   return nested(loaded)
 
 
@@ -169,8 +163,8 @@ def _load_to(device, path: pathlib.Path, abstract: Params, dtype) -> Params:
     with start_up.part("place"):
       loaded[name] = jax.block_until_ready(jax.device_put(array, device))
     del array
-    if _nbytes(leaf) > CHUNK_BYTES:
-      _return_memory()
+    if num_bytes(leaf) > leaf_writing.CHUNK_BYTES:
+      return_memory()
   return nested(loaded)
 
 
@@ -210,89 +204,6 @@ def _put_in_place(folder: pathlib.Path, name: str, fresh: pathlib.Path, card: Co
   write_model_card(ModelCard(folder, variant or old.variant, {**others, name: card}, model_name,
                              sampling))
   _remove(superseded)
-
-
-def _check_space(folder: pathlib.Path, params: Params, dtype) -> None:
-  """Refuses before the work what would fail in the middle of it."""
-  needed = sum(_nbytes(leaf, dtype) for leaf in named_leaves(params).values())
-  free = shutil.disk_usage(folder).free
-  if free < needed:
-    raise OSError(f"it needs {needed:,} bytes, the disk has {free:,} free")
-
-
-def _write_leaves(path: pathlib.Path, params: Params, dtype) -> set[str]:
-  """Writes an Orbax checkpoint batch by batch and returns the dtypes of its leaves."""
-  context = ocp.Context()
-  context.array.saving.use_compression = False
-  context.array.saving.enable_write_sharding_file = False
-  context.array.saving.scoped_storage_options_creator = _storage
-  context.memory.deepcopy_host_arrays = False
-  context.memory.write_concurrent_bytes = BATCH_BYTES
-  dtypes = set()
-  for batch in _batches(params):
-    arrays = {name: _materialise(leaf, dtype) for name, leaf in batch.items()}
-    dtypes |= {str(array.dtype) for array in arrays.values()}
-    with context, _disk_errors():
-      ocp.partial.save(path, nested(arrays))
-    del arrays
-    _return_memory()
-  with context, _disk_errors():
-    ocp.partial.finalize(path)
-  marker = path / "commit_success.txt"
-  if jax.process_index() == 0 and marker.exists():
-    # Orbax writes into it where the folder lay, which is nothing to hand on with the weights.
-    marker.write_text("Checkpoint commit was successful\n", encoding="utf-8")
-  if stored_leaves(path).keys() != named_leaves(params).keys():
-    raise OSError("what was written does not have the names of what was given")
-  return dtypes
-
-
-def _storage(path, leaf) -> ocp.options.ArrayOptions.Saving.StorageOptions:
-  """Chunks: a layer of stacked leaves, some rows of embedding tables, else blocks."""
-  name = param_name(path)
-  stacked = is_stacked(name) and len(leaf.shape) > 1
-  table = name.endswith(".embedding") and not stacked
-  return ocp.options.ArrayOptions.Saving.StorageOptions(
-      chunk_byte_size=ROWS_BYTES if table else CHUNK_BYTES, shard_axes=(0,) if stacked else None)
-
-
-def _batches(tree: Params) -> Iterator[dict]:
-  """Leaves by name up to `BATCH_BYTES` at a time; a larger leaf comes alone."""
-  batch, size = {}, 0
-  for name, leaf in named_leaves(tree).items():
-    if batch and size + _nbytes(leaf) > BATCH_BYTES:
-      yield batch
-      batch, size = {}, 0
-    batch[name] = leaf
-    size += _nbytes(leaf)
-  if batch:
-    yield batch
-
-
-def _nbytes(leaf, dtype=None) -> int:
-  return math.prod(leaf.shape) * np.dtype(dtype or leaf.dtype).itemsize
-
-
-def _materialise(leaf, dtype):
-  array = leaf.make() if isinstance(leaf, LazyArray) else leaf
-  return array if dtype is None or array.dtype == dtype else array.astype(dtype)
-
-
-@contextlib.contextmanager
-def _disk_errors():
-  """tensorstore reports a full or unwritable disk as ValueError; here it is an OSError."""
-  try:
-    yield
-  except ValueError as error:
-    reason = str(error).splitlines()[0].split('": ')[-1]
-    raise OSError(reason.partition(" [")[0][:200]) from error
-
-
-def _return_memory() -> None:
-  """Gives freed memory back to the system; glibc keeps the many small pieces of what passed."""
-  trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-  if trim is not None:
-    trim(0)
 
 
 def _remove(*paths: pathlib.Path) -> None:

@@ -17,6 +17,7 @@ from absl import logging
 import numpy as np
 
 from emv3_jax.errors import InputError
+from emv3_jax.io import paths
 from emv3_jax.io.atomic import write_json
 from emv3_jax.io.model_card import ModelCard, read_model_card
 from emv3_jax.io.stored_leaves import StoredLeaf, stored_leaves
@@ -80,14 +81,14 @@ def weights_digest(card: ModelCard, name: str) -> str:
 
 def _remembered(component: pathlib.Path) -> str:
   key = _key(component)
-  file = CACHE.expanduser() / f"{key}.json"
-  found = _computed.get(key) or _kept(file)
+  found = _computed.get(key) or _kept(key)
   if found is None:
     size = sum(path.stat().st_size for path in component.rglob("*") if path.is_file())
     logging.info("%s has no digest of its weights, as version 0.1 wrote it: reading %.2f GB for it, "
                  "this once.", component, size / 1e9)
     found = component_digest(component)
     try:
+      file = _file_of(key)
       file.parent.mkdir(parents=True, exist_ok=True)
       write_json(file, {"component": str(component.resolve()), "digest": found})
     except (OSError, InputError) as error:
@@ -102,10 +103,14 @@ def _key(component: pathlib.Path) -> str:
   return hashlib.sha256(json.dumps([str(component.resolve()), files]).encode()).hexdigest()
 
 
-def _kept(file: pathlib.Path) -> str | None:
+def _file_of(key: str) -> pathlib.Path:
+  return paths.expanded(CACHE) / f"{key}.json"
+
+
+def _kept(key: str) -> str | None:
   try:
-    content = json.loads(file.read_text(encoding="utf-8"))
-  except (OSError, ValueError):
+    content = json.loads(_file_of(key).read_text(encoding="utf-8"))
+  except (InputError, OSError, ValueError):
     return None
   found = content.get("digest") if isinstance(content, dict) else None
   return found if isinstance(found, str) and found else None

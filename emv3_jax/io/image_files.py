@@ -11,15 +11,21 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from emv3_jax.errors import InputError
 from emv3_jax.geometry import TOKEN
-from emv3_jax.io import colour_profiles
+from emv3_jax.io import colour_profiles, paths
+from emv3_jax.runtime import machine
 
 SMALLEST_SIDE = TOKEN
-# Of larger pictures the memory while they are decoded, four bytes a pixel, would exceed 1.6 GB. PIL's
-# own limit, which warns of 89 megapixels and refuses 179, is set to it.
+# Of larger pictures the memory while they are decoded would exceed 1.6 GB. PIL's own limit, which warns of 89
+# megapixels and refuses 179, is set to it.
 LARGEST = 400_000_000  # pixels
 SCALED_ABOVE = 89_000_000  # pixels; these are scaled while they are read
 ORIENTATION = 0x0112  # number of the EXIF tag
 KEPT_SIDE = 2048  # pixels at least that are kept of the shorter side
+# Bytes that a pixel takes while it is read: of formats (JPEG is scaled by its decoder, WebP decoded into several
+# canvases), and of modes other than those of three channels and more, which take four.
+_BYTES_OF_FORMAT = {"JPEG": 3, "WEBP": 16}
+_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
+_BAND = 256  # rows, about, that are worked on at a time
 
 
 def load_image(path: str | os.PathLike) -> UInt8[np.ndarray, "H W 3"]:
@@ -30,7 +36,8 @@ def load_image(path: str | os.PathLike) -> UInt8[np.ndarray, "H W 3"]:
   2x2, 4x4 or more pixels become one.
 
   Raises:
-    InputError: no such file, no image, cut short, a side below 16 pixels, or more than 400 megapixels.
+    InputError: no such file, no image, cut short, a side below 16 pixels, more than 400 megapixels, or more
+      than the memory of this machine holds.
   """
   with _opened(path) as file:
     factor, profile = _factor(file, path), file.info.get("icc_profile")
@@ -56,22 +63,19 @@ def upright_size(path: str | os.PathLike) -> tuple[int, int]:
 @contextlib.contextmanager
 def _opened(path: str | os.PathLike) -> Iterator[Image.Image]:
   """PIL's file; errors of opening and decoding become `InputError`s."""
-  if os.path.isdir(path):
-    raise InputError(f"Image {path} is a folder; name a file in it.")
+  paths.check_input(path, "Image")
   limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # `_factor` has its own
   try:
     with Image.open(path) as file:
       yield file
-  except FileNotFoundError:
-    raise InputError(f"Image {path}: no such file.") from None
-  except IsADirectoryError:
-    raise InputError(f"Image {path} is a folder; name a picture in it.") from None
   except UnidentifiedImageError:
     size = os.path.getsize(path)
     found = "is empty (0 bytes)" if size == 0 else f"is no image that can be read ({size} bytes)"
     raise InputError(f"Image {path} {found}; give a PNG, JPEG or WebP file.") from None
   except InputError:
     raise
+  except MemoryError:
+    raise InputError(f"Image {path} takes more memory than there is while it is read; save it smaller.") from None
   except (OSError, SyntaxError, ValueError) as error:
     raise InputError(f"Image {path} cannot be read whole: {error}\n"
                      "The file may be cut short or damaged; save it again.") from None
@@ -85,6 +89,7 @@ def _factor(file: Image.Image, path) -> int:
   if pixels > LARGEST:
     raise InputError(f"Image {path} is {file.width}x{file.height} pixels, {pixels / 1e6:.0f} megapixels; "
                      f"at most {LARGEST // 10**6} are read. Save it smaller.")
+  _check_memory(file, path)
   while pixels > SCALED_ABOVE and min(file.size) // (2 * factor) >= KEPT_SIDE:
     factor *= 2
   if factor > 1:
@@ -93,25 +98,42 @@ def _factor(file: Image.Image, path) -> int:
   return factor
 
 
+def _check_memory(file: Image.Image, path) -> None:
+  a_pixel = _BYTES_OF_FORMAT.get(file.format) or _BYTES.get(file.mode, 4)
+  needed, there = file.width * file.height * a_pixel, machine.memory()
+  if needed > there:
+    raise InputError(f"Image {path} is {file.width}x{file.height} pixels, which take {needed / 2**30:.1f} GiB while "
+                     f"they are read; this machine has {there / 2**30:.1f} GiB. Save it smaller, or as a JPEG.")
+
+
 def _reduced(file: Image.Image, factor: int) -> Image.Image:
-  """`file` scaled down by `factor`; of a JPEG the decoder does it as far as it can."""
+  """`file` scaled down by `factor`, what is left over at its edges cut; of a JPEG the decoder does it as
+  far as it can. Beside the decoded file there is a band of it in memory."""
   width, height = file.width // factor, file.height // factor
   orientation = file.getexif().get(ORIENTATION)
   file.draft(None, (width, height))
   factor = max(1, round(file.width / width))
   if factor == 1:
     return file
-  if file.mode.startswith("I;16"):
-    rows, columns = file.height // factor, file.width // factor
-    blocks = np.asarray(file)[:rows * factor, :columns * factor].reshape(rows, factor, columns, factor)
-    image = Image.fromarray(np.stack([row.mean(axis=(0, 2)).astype(np.uint16) for row in blocks]))
-  else:
-    if file.mode in ("P", "1"):
-      file = file.convert("RGBA" if file.has_transparency_data else "RGB")
-    image = file.reduce(factor)
+  width, height, rows = file.width // factor, file.height // factor, max(1, _BAND // factor)
+  bands = [_reduced_band(file.crop((0, top * factor, width * factor, min(top + rows, height) * factor)), factor)
+           for top in range(0, height, rows)]
+  image = Image.new(bands[0].mode, (width, height))
+  for number, band in enumerate(bands):
+    image.paste(band, (0, number * rows))
   if orientation:
     image.getexif()[ORIENTATION] = orientation
   return image
+
+
+def _reduced_band(band: Image.Image, factor: int) -> Image.Image:
+  if band.mode.startswith("I;16"):
+    rows, columns = band.height // factor, band.width // factor
+    means = np.asarray(band).reshape(rows, factor, columns, factor).mean(axis=(1, 3))
+    return Image.fromarray(means.astype(np.uint16))
+  if band.mode in ("P", "1"):
+    band = band.convert("RGBA" if band.has_transparency_data else "RGB")
+  return band.reduce(factor)
 
 
 def _eight_bit_rgb(image: Image.Image, profile: bytes | None, path) -> np.ndarray:

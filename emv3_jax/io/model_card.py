@@ -12,6 +12,8 @@ import pathlib
 
 from emv3_jax.errors import InputError
 from emv3_jax.io.atomic import write_json
+from emv3_jax.limits import shown
+from emv3_jax.runtime import config as config_lib
 from emv3_jax.runtime.command_names import as_called
 
 SCHEMA = 2
@@ -127,12 +129,14 @@ def read_model_card(folder: str | os.PathLike) -> ModelCard:
   try:
     content = json.loads(path.read_text())
     if content["schema"] in READABLE:
-      components = {name: ComponentCard(**_tuples(card))
+      components = {name: config_lib.build(ComponentCard, _tuples(card), f"components.{name}")
                     for name, card in content["components"].items()}
-      wishes = content.get("sampling")
-      return ModelCard(folder, content.get("variant"), components, content.get("name", ""),
-                       None if wishes is None else SamplingCard(**_tuples(wishes)))
-  except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+      wishes, variant, name = content.get("sampling"), content.get("variant"), content.get("name", "")
+      if not isinstance(variant, str | None) or not isinstance(name, str):
+        raise TypeError(f"variant is {shown(variant)} and name {shown(name)}; expected texts")
+      return ModelCard(folder, variant, components, name, None if wishes is None else
+                       config_lib.build(SamplingCard, _tuples(wishes), "sampling"))
+  except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
     raise InputError(f"{path} cannot be read ({type(error).__name__}: {error}).\n"
                      "Convert the model again.") from error
   raise InputError(f"{path} has schema version {content['schema']!r}, this program reads "

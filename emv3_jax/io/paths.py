@@ -23,6 +23,25 @@ def refuse_address(path: str | os.PathLike, what: str) -> None:
                      "are read and written; copy it, or mount it as a folder.")
 
 
+def refuse_addresses(config, names: Iterable[str]) -> None:
+  """As `refuse_address`, of fields of a configuration; called by their names."""
+  for name in names:
+    refuse_address(getattr(config, name), name.capitalize().replace("_", " "))
+
+
+def expanded(path: str | os.PathLike) -> pathlib.Path:
+  """`path` with the home folder in place of `~`.
+
+  Raises:
+    InputError: there is no home folder: HOME is not set, and the user's number has no entry.
+  """
+  try:
+    return pathlib.Path(path).expanduser()
+  except RuntimeError:
+    raise InputError(f"{os.fspath(path)} is in the home folder, and this user has none; set HOME, or name another "
+                     "folder.") from None
+
+
 def check_input(path: str | os.PathLike, what: str) -> None:
   """Looks whether there is a file that can be read.
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 import dataclasses
 import math
+import re
 
 from emv3_jax.errors import InputError
 from emv3_jax.models.transformer import TransformerConfig
@@ -25,7 +26,7 @@ def parse(text: str, devices: int) -> MeshConfig:
     if name not in (*AXES, "attention"):
       raise InputError(f"--mesh={text}: unknown axis {name!r}; "
                        f"{nearest(name, [*AXES, 'attention'])}")
-    if name != "attention" and not value.isdecimal():
+    if name != "attention" and not re.fullmatch(r"\d{1,9}", value):
       raise InputError(f"--mesh={text}: {name} is {value!r}; expected a number of devices.")
     values[name] = value if name == "attention" else int(value)
   mesh = MeshConfig(**values)

@@ -101,7 +101,7 @@ def parse(name: str) -> Target:
     examples = ", ".join(chip.example for chip in CHIPS.values())
     raise InputError(f"Unknown target {name!r} to plan for: no chip {family!r}; "
                      f"{nearest(family.lower(), list(CHIPS))} Targets look like {examples}.")
-  sizes = tuple(int(size) for size in shape.split("x")) if re.fullmatch(r"\d+(x\d+)*",
+  sizes = tuple(int(size) for size in shape.split("x")) if re.fullmatch(r"\d{1,9}(x\d{1,9})*",
                                                                         shape) else ()
   if len(sizes) != chip.axes or not all(sizes):
     raise InputError(f"Target {name!r}: the shape of {family} is {chip.axes} numbers, "

@@ -7,7 +7,7 @@ from emv3_jax.plan.programs import Window
 from emv3_jax.plan.targets import CHIPS, Chip
 from emv3_jax.plan.training_programs import forward_flops
 from emv3_jax.training import curriculum
-from emv3_jax.training.monitor.speed import Speed
+from emv3_jax.training.monitor.throughput import Throughput
 from emv3_jax.training.settings import Config
 
 KINDS = {  # what JAX calls a device -> chip; other spellings of a name are other chips
@@ -23,17 +23,17 @@ def chip_of(device_kind: str) -> Chip | None:
   return None if name is None else CHIPS[name]
 
 
-def speed_of(config: Config, device_kind: str, devices: int) -> Speed:
-  """A run's `Speed` on so many devices; with utilisation of the bfloat16 peak where it is known.
+def throughput_of(config: Config, device_kind: str, devices: int) -> Throughput:
+  """A run's `Throughput` on so many devices; with utilisation of the bfloat16 peak where it is known.
 
   What is computed again to save memory is not counted as work.
   """
   chip = chip_of(device_kind)
   if chip is None:
-    return Speed()
+    return Throughput()
   work = functools.cache(lambda step_kind, shape: step_flops(config, step_kind, shape))
   stages = config.all_stages()
-  return Speed(lambda step, shape: work(curriculum.kind_at(stages, step), shape),
+  return Throughput(lambda step, shape: work(curriculum.kind_at(stages, step), shape),
                chip.peak_flops * devices)
 
 

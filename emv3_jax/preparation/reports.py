@@ -9,10 +9,11 @@ from emv3_jax import tasks
 from emv3_jax.errors import InputError
 from emv3_jax.geometry import TOKEN
 from emv3_jax.runtime import config as config_lib
+from emv3_jax.runtime.command_names import as_called
 from emv3_jax.sampling.settings import Request
 from emv3_jax.tasks import TaskSpec
 
-_WANTED = "give the JSON that run_sample.py wrote beside the video"
+_WANTED = f"give the JSON that {as_called('emv3-sample')} wrote beside the video"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -51,7 +51,7 @@ def prepare(model: Model, settings: PrepareConfig, clips: Sequence[Clip], folder
   notes = {number: shards.finished(folder, number, group) for number, group in enumerate(groups)}
   missing = [number for number, note in notes.items() if note is None]
   if missing:
-    (folder / INDEX).unlink(missing_ok=True)
+    atomic.remove(folder / INDEX)
   if len(missing) < len(groups):
     logging.info("%d of %d shards are done already.", len(groups) - len(missing), len(groups))
   for number in progress(missing):
@@ -84,7 +84,7 @@ def _enter(folder: pathlib.Path, identity: dict, groups: int) -> None:
   if path.exists():
     try:
       found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
       raise InputError(f"{path} cannot be read: {error}; choose another --out.") from None
     faults = config_lib.differences(found, identity)
     if faults:
@@ -93,12 +93,13 @@ def _enter(folder: pathlib.Path, identity: dict, groups: int) -> None:
                        f"{'; '.join(faults[:4])}.\nChoose another --out, or go on with the same"
                        f"{' (one that version 0.1 began cannot be gone on with)' if earlier else ''}"
                        ".")
-  beyond = [note for note in (folder / SHARDS).glob("*.json") if int(note.stem) >= groups]
+  numbered = [note for note in (folder / SHARDS).glob("*.json") if note.stem.isdecimal()]
+  beyond = [note for note in numbered if int(note.stem) >= groups]
   if beyond:
     raise InputError(f"{folder} holds shards of a longer manifest ({groups + len(beyond)} of them, "
                      f"this one makes {groups}); choose another --out.")
   for left in (folder / SHARDS).glob(".*.part.array_record"):  # by a run that was killed
-    left.unlink()
+    atomic.remove(left)
   atomic.write_json(path, identity)
 
 
@@ -110,7 +111,7 @@ def _finish(model: Model, tokenizer: text_lib.Tokenizer, settings: PrepareConfig
       temporary.write_text("".join(f"{json.dumps(dataclasses.asdict(entry), ensure_ascii=False)}\n"
                                    for entry in rejected), encoding="utf-8")
   else:
-    (folder / REJECTED).unlink(missing_ok=True)
+    atomic.remove(folder / REJECTED)
   made = tuple(note.shard for note in notes if note.shard)
   if not made:
     raise InputError(f"No clip could be used; the first: {rejected[0].reason}\n"

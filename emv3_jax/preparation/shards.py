@@ -61,7 +61,7 @@ def finished(folder: pathlib.Path, number: int, clips: Sequence[Clip]) -> Note |
     values = json.loads(_note_path(folder, number).read_text(encoding="utf-8"))
     note = config_lib.build(Note, values)
     whole = note.shard is None or (folder / note.shard.file).stat().st_size == note.shard.bytes
-  except (OSError, ValueError):
+  except (OSError, ValueError, RecursionError):
     return None
   return note if whole and note.clips_digest == clips_digest(clips) else None
 
@@ -79,7 +79,7 @@ def make_shard(model: Model, tokenizer: text_lib.Tokenizer, settings: PrepareCon
   begin, digest = time.monotonic(), clips_digest(clips)
   usable, rejected = _usable(model, settings, clips)
   file = f"{SHARDS}/{number:05d}.array_record"
-  _note_path(folder, number).unlink(missing_ok=True)
+  atomic.remove(_note_path(folder, number))
   shard = None
   if usable:
     runs: dict[int, int] = {}

@@ -10,20 +10,23 @@ import pathlib
 import signal
 import sys
 import time
+import warnings
 
 from absl import flags, logging
 import jax
 import ml_collections
 import tqdm
 
+import emv3_jax
 from emv3_jax.errors import InputError, Stopped
 from emv3_jax.runtime import config as config_lib
 from emv3_jax.runtime import start_up
 
+LINES, LONGEST = 3, 1000  # of a message: lines, and characters of a line
 LINE_EVERY = 10.0  # seconds between lines of progress where there is no terminal
 STOPPED = 75  # exit code: not finished, the same command goes on (EX_TEMPFAIL of sysexits.h)
 
-_PACKAGE = str(pathlib.Path(__file__).parent)
+_PACKAGE = str(pathlib.Path(emv3_jax.__file__).parent) + os.sep
 _OVERRIDE = "--config."
 _LESS = ("--plan says beforehand what a config takes, and what would take less: more devices "
          "(--config.mesh), fewer pixels or frames, sampling.branches=in_turn.")
@@ -109,6 +112,15 @@ def _flat(values: Mapping, before: str = "") -> dict:
   return flat
 
 
+def legible(message: str) -> str:
+  """A message whose quotations, of names and values that may be anything, do not bury what it says."""
+  lines = message.splitlines()
+  if len(lines) > LINES:
+    lines = [" ".join(message.split())]
+  half = LONGEST // 2
+  return "\n".join(line if len(line) <= LONGEST else f"{line[:half]} ... {line[-half:]}" for line in lines)
+
+
 def tell(text: str) -> None:
   """Writes a message to stderr, above a progress bar that is there."""
   tqdm.tqdm.write(text, file=sys.stderr)
@@ -143,18 +155,29 @@ def _above_bars(emit: Callable) -> Callable:
 
 
 def show_own_messages() -> None:
-  """Messages of this project go to stderr as they are, those of libraries from warnings on."""
+  """Messages of this project go to stderr as they are, those of libraries from warnings on; a line each."""
   flags.FLAGS.mark_as_parsed()  # absl logging waits for absl flags, which are not used here
   logging.use_absl_handler()
   logging.set_verbosity(logging.INFO)
   std_logging.getLogger("jax").setLevel(std_logging.WARNING)
   quieten_asyncio()
+  log_warnings()
   handler = logging.get_absl_handler()
   handler.setFormatter(None)
   handler.python_handler.emit = _above_bars(handler.python_handler.emit)
+  handler.addFilter(_is_shown)
+
+
+def _is_shown(record: std_logging.LogRecord) -> bool:
+  """Whether it is a warning, or a message of this package or of the script that runs."""
   own = (_PACKAGE, str(pathlib.Path(sys.argv[0]).resolve()))
-  handler.addFilter(lambda record: record.levelno >= std_logging.WARNING
-                    or str(pathlib.Path(record.pathname).resolve()).startswith(own))
+  return (record.levelno >= std_logging.WARNING
+          or str(pathlib.Path(record.pathname).resolve()).startswith(own))
+
+
+def log_warnings() -> None:
+  """Makes Python's warnings, those of Pillow about damaged metadata say, lines as all others."""
+  warnings.showwarning = lambda message, *_: logging.warning("%s", " ".join(str(message).split()))
 
 
 def quieten_asyncio() -> None:
@@ -183,7 +206,7 @@ def run(main: Callable[[Sequence[str]], int]) -> None:
   try:
     code = main(sys.argv[1:])
   except InputError as error:
-    tell(str(error))
+    tell(legible(str(error)))
     code = 2
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):

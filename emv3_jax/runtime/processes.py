@@ -34,7 +34,7 @@ def join(flags: argparse.Namespace, *, stop_at_steps: bool = False) -> None:
   Args:
     flags: see `add_flags`.
     stop_at_steps: leaves SIGTERM to JAX's service, by which processes find a step that they all
-      stop at (`training.run.stopping`); else each process hears its own.
+      stop at (`training.run.preemption`); else each process hears its own.
 
   Raises:
     InputError: flags that do not go together, or the others are not there.
@@ -61,7 +61,8 @@ def is_first() -> bool:
 
 def several() -> bool:
   """Whether there are other processes in this run."""
-  return jax.process_count() > 1
+  # Asking for the count makes JAX look for devices, which is not yet the time while flags are read.
+  return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def anywhere(flag: bool) -> bool:

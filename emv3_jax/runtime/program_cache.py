@@ -19,6 +19,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from emv3_jax.errors import InputError
+from emv3_jax.io import paths
 from emv3_jax.runtime import processes, start_up
 
 _ENTRY, _SUM = "-cache", ".sum"  # endings; the first is JAX's
@@ -46,12 +47,12 @@ def use(folder: str | os.PathLike, *, required: bool = False) -> bool:
   """
   if not str(folder):
     return False
-  place = pathlib.Path(folder).expanduser() / _machine()
   try:
+    place = paths.expanded(folder) / _machine()
     writable = _make(place)
     _remove_damaged(place, writable)
-  except OSError as error:
-    reason = f"Program cache {folder} cannot be used ({error.strerror or error})"
+  except (InputError, OSError) as error:
+    reason = f"Program cache {folder} cannot be used ({getattr(error, 'strerror', None) or str(error).rstrip('.')})"
     if required:
       raise InputError(f"{reason}; name a folder with --config.program_cache=DIR, or none with "
                        "--config.program_cache=") from error

@@ -4,13 +4,17 @@ from collections.abc import Callable
 import dataclasses
 import pathlib
 
+from absl import logging
 import numpy as np
 
 from emv3_jax import tasks, variants
 from emv3_jax.conditioning import image as image_lib
 from emv3_jax.conditioning import text as text_lib
+from emv3_jax.conditioning.face import NoFace
 from emv3_jax.diffusion.noise import initial_noise
+from emv3_jax.errors import InputError
 from emv3_jax.geometry import FPS
+from emv3_jax.io import paths
 from emv3_jax.io.digests import file_digest
 from emv3_jax.runtime import processes, start_up
 from emv3_jax.sampling import fingerprint
@@ -91,7 +95,10 @@ def sample(model: Model, request: Request, *, progress: Callable | None = None) 
 
 
 def _read(model: Model, request: Request) -> Inputs:
-  inputs = read_inputs(request, model.config, model.tokenizer_path)
+  try:
+    inputs = read_inputs(request, model.config, model.tokenizer_path)
+  except NoFace as error:
+    raise NoFace(f"{error}{model.hint_of_face(error.size)}", error.size) from None
   model.check_size(inputs.size)
   return inputs
 
@@ -127,7 +134,12 @@ def open_cache(model: Model) -> text_lib.PromptCache | None:
     return None
   digest = repr((model.digest("text_encoder"), config.model.text_encoder,
                  file_digest(model.tokenizer_path), config.model.transformer.text_tokens))
-  return text_lib.PromptCache(pathlib.Path(config.prompt_cache).expanduser(), digest,
+  try:
+    folder = paths.expanded(config.prompt_cache)
+  except InputError as error:
+    logging.log_first_n(logging.WARNING, "Embeddings of prompts are not kept: %s", 1, error)
+    return None
+  return text_lib.PromptCache(folder, digest,
                               repr(config.precision.text_encoder), config.prompt_cache_mib << 20)
 
 

@@ -1,7 +1,8 @@
 """Reads and checks everything a request names, before any network is loaded."""
 
+from collections.abc import Collection
 import dataclasses
-import math
+import os
 import pathlib
 
 from absl import logging
@@ -14,10 +15,9 @@ from emv3_jax.conditioning import framing as framing_lib
 from emv3_jax.conditioning import image as image_lib
 from emv3_jax.conditioning import text as text_lib
 from emv3_jax.conditioning.framing import Framing
-from emv3_jax.diffusion.randomness import Purpose, key_for
 from emv3_jax.errors import InputError
 from emv3_jax.geometry import FPS
-from emv3_jax.io import audio_files, image_files, video_files
+from emv3_jax.io import audio_files, image_files, paths, video_files
 from emv3_jax.sampling import memory
 from emv3_jax.sampling.settings import PICTURES, Config, Request, SamplingConfig
 from emv3_jax.tasks import ClipPicture, TaskSpec, masks
@@ -67,10 +67,9 @@ def read_inputs(request: Request, config: Config, tokenizer_path: pathlib.Path) 
   """
   task, variant = tasks.of(request.task), variants.of(config.model.transformer.variant)
   settings = config.settings
-  check_pictures(request)
-  _check_used(request, task, variant, settings)
+  check_request(request, config)
+  check_files(request)
   seed = config.seed if request.seed is None else request.seed
-  key_for(seed, Purpose.INITIAL_NOISE)  # refuses a seed out of range
   samples, rate = audio_files.read_audio(request.audio)
   samples = _first_seconds(samples, rate, request)
   voice = audio_lib.to_voice(samples, rate, request.audio)
@@ -103,12 +102,39 @@ def named_files(request: Request) -> dict[str, pathlib.Path]:
   return {name: pathlib.Path(path) for name, path in found.items() if path is not None}
 
 
-def check_pictures(request: Request) -> None:
+def check_files(request: Request, made: Collection[str] = ()) -> None:
   """
+  Args:
+    made: real paths of files that need not be there yet.
+
   Raises:
-    InputError: an unknown task, or a picture that it needs is not named, or one that it does not use is.
+    InputError: a file that a request names is an address, not there, no regular file, or may not be read.
+  """
+  for name, file in named_files(request).items():
+    what = name.replace("_", " ").capitalize()
+    paths.refuse_address(getattr(request, name), what)
+    if os.path.realpath(file) not in made:
+      paths.check_input(file, what)
+
+
+def check_request(request: Request, config: Config) -> None:
+  """Looks at what a request says, and not into its files.
+
+  Raises:
+    InputError: an unknown task, a picture missing or not wanted by it, a face box that cannot be, or something
+      that would not be used.
   """
   task = tasks.of(request.task)
+  _check_pictures(request, task)
+  _check_used(request, task, variants.of(config.model.transformer.variant), config.settings)
+  if request.face_box not in (None, "auto", "none") and not request.face_box.endswith(".npy"):
+    face_lib.numbers(request.face_box, optional=not task.redraws_mouth)
+  if request.face_box == "none" and task.redraws_mouth:
+    raise InputError(f"Task {task.name} must know where the mouth is; pass --face_box=y1,y2,x1,x2 or "
+                     "auto.")
+
+
+def _check_pictures(request: Request, task: TaskSpec) -> None:
   for name in PICTURES:
     given, needed = getattr(request, name) is not None, name in task.inputs
     if needed and not given:
@@ -143,11 +169,7 @@ def _check_used(request: Request, task: TaskSpec, variant: Variant, settings: Sa
 
 
 def _first_seconds(samples: np.ndarray, rate: int, request: Request) -> np.ndarray:
-  if request.seconds is None:
-    return samples
-  if not 0 < request.seconds < math.inf:
-    raise InputError(f"--seconds={request.seconds:g} is no length of time; give a number above 0.")
-  return samples[:round(request.seconds * rate)]
+  return samples if request.seconds is None else samples[:round(request.seconds * rate)]
 
 
 def _size(config: Config, height: int, width: int, frames: int) -> tuple[int, int]:
@@ -227,9 +249,6 @@ def _tell_crop(path: str, framing: Framing, of_what: str) -> None:
 def _mouth(request: Request, config: Config, pictures: np.ndarray, framing: Framing,
            sample_frames: int) -> np.ndarray:
   """bool [F, H, W], the region that is drawn anew, of the pictures [n, h, w, 3] as read."""
-  if request.face_box == "none":
-    raise InputError(f"Task {request.task} must know where the mouth is; pass --face_box=y1,y2,x1,x2 "
-                     "or auto.")
   box = _in_crop(_face_in_all(request, config, pictures), framing)
   return np.broadcast_to(face_lib.mouth_region(box, framing.size), (sample_frames, *framing.size))
 

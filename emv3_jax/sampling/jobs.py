@@ -78,7 +78,7 @@ def run_jobs(model: Model, jobs: Sequence[Job], folder: str | pathlib.Path, *,
     Exception: of several processes one fails in another way; the others would wait for it for ever.
   """
   folder = pathlib.Path(folder)
-  jobs = check_jobs(jobs, folder)
+  jobs = processes.together(lambda: check_jobs(jobs, folder, model.config))
   if verify:
     verify_weights(model)
   done, skipped, failures = 0, 0, []
@@ -92,10 +92,12 @@ def run_jobs(model: Model, jobs: Sequence[Job], folder: str | pathlib.Path, *,
           skipped += 1
           continue
         clip = sample(model, job.request, progress=progress)
-        output.write(clip, video, save_latents=save_latents)
+        processes.together(lambda clip=clip, video=video: output.write(clip, video, save_latents=save_latents))
       except Exception as error:  # a job is one of many: nothing in it may end the others
         failures.append(_failure(job, error))
         logging.error("Line %d (%s) failed: %s", job.line, job.name, failures[-1].reason)
+        if not job.fault:
+          logging.vlog(1, "%s", "".join(traceback.format_exception(error)))
         if not isinstance(error, InputError) and processes.several():
           raise
         continue

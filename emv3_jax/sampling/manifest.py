@@ -13,8 +13,8 @@ from emv3_jax.errors import InputError
 from emv3_jax.io import manifests, paths
 from emv3_jax.runtime import config as config_lib
 from emv3_jax.sampling import output
-from emv3_jax.sampling.inputs import check_pictures, named_files
-from emv3_jax.sampling.settings import PICTURES, Request
+from emv3_jax.sampling.inputs import check_files, check_request, named_files
+from emv3_jax.sampling.settings import PICTURES, Config, Request
 
 _PATHS = ("audio", *PICTURES)
 _LONGEST_MADE_NAME = 80  # bytes, of the part that is made of a file's name
@@ -104,8 +104,9 @@ def _plain(values: dict, folder: pathlib.Path) -> dict:
   return plain
 
 
-def check_jobs(jobs: Sequence[Job], folder: str | pathlib.Path) -> list[Job]:
-  """Looks at the files that jobs name and at what they are to write; gives them with what was found.
+def check_jobs(jobs: Sequence[Job], folder: str | pathlib.Path, config: Config) -> list[Job]:
+  """Looks at what jobs say, at the files that they name and at what they are to write; gives them with what
+  was found. No file is decoded.
 
   What an earlier line makes need not be there yet.
 
@@ -122,7 +123,9 @@ def check_jobs(jobs: Sequence[Job], folder: str | pathlib.Path) -> list[Job]:
   for job in jobs:
     if not job.fault:
       try:
-        _check(job, folder, made, readers)
+        check_request(job.request, config)
+        check_files(job.request, made)
+        _check_written(job, folder, readers)
       except InputError as error:
         job = dataclasses.replace(job, fault=manifests.shortened(str(error)))
     made.add(os.path.realpath(video_path(job, folder)))
@@ -130,11 +133,7 @@ def check_jobs(jobs: Sequence[Job], folder: str | pathlib.Path) -> list[Job]:
   return checked
 
 
-def _check(job: Job, folder: pathlib.Path, made: set[str], readers: dict) -> None:
-  check_pictures(job.request)
-  for name, file in named_files(job.request).items():
-    if os.path.realpath(file) not in made:
-      paths.check_input(file, name.replace("_", " ").capitalize())
+def _check_written(job: Job, folder: pathlib.Path, readers: dict) -> None:
   video = video_path(job, folder)
   check_output(job, folder)
   for file in output.paths_of(video):

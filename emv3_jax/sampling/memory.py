@@ -1,16 +1,14 @@
 """Whether a clip's own arrays fit into this machine, before any of them is made."""
 
 import math
-import os
-import pathlib
 
 from absl import logging
 
 from emv3_jax import geometry
 from emv3_jax.errors import InputError
+from emv3_jax.runtime.machine import memory as of_machine
 
 NEAR = 0.5  # of the machine's memory: from here on there is a warning
-_LIMIT = pathlib.Path("/sys/fs/cgroup/memory.max")  # of a container
 # Bytes a pixel of each frame that must lie in memory at once: float32 input (known and masked
 # frames, 3 channels), uint8 frames as decoded.
 _IN, _OUT = 12, 3
@@ -30,15 +28,6 @@ def needed(size: tuple[int, int], frames: int, enlarge: int = 1) -> int:
   cells = math.prod(geometry.latent_size(size)) * geometry.latent_frames(geometry.sample_frames(frames))
   written = _OUT * enlarge ** 2 if enlarge > 1 else 0
   return pixels * frames * (_IN + _OUT + written) + cells * _LATENT
-
-
-def of_machine() -> int:
-  """Bytes of memory that this process may have."""
-  installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-  try:
-    return min(installed, int(_LIMIT.read_text()))
-  except (OSError, ValueError):  # no container, or one without a limit ("max")
-    return installed
 
 
 def check(size: tuple[int, int], frames: int, enlarge: int = 1) -> None:

@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterable
 import json
 import os
 import pathlib
+import re
 
+from absl import logging
 import numpy as np
 
 from emv3_jax.errors import InputError
@@ -12,6 +14,9 @@ from emv3_jax.io import atomic, paths, pixels, video_files
 from emv3_jax.io.digests import file_digest_now
 from emv3_jax.runtime import processes
 from emv3_jax.sampling.clip import Clip
+
+# What a parser finds in the way at the end of JSON that was cut within a value.
+_CUT = re.compile(r"u[0-9a-f]{0,4}|[-.]?|tr?u?|fa?l?s?|nu?l?")
 
 
 def check_video_path(path: str | pathlib.Path,
@@ -24,7 +29,8 @@ def check_video_path(path: str | pathlib.Path,
 
   Raises:
     InputError: it is an address, does not end in .mp4, or its name is too long; a folder, a device
-      or one of `inputs` is there; its folder cannot be written to; the JSON beside it is no report.
+      or one of `inputs` is there; its folder cannot be written to; the JSON beside it is no report, nor
+      what is left of one.
   """
   paths.refuse_address(path, "Output")
   path, inputs = pathlib.Path(path), list(inputs)
@@ -34,7 +40,7 @@ def check_video_path(path: str | pathlib.Path,
   for file in paths_of(path):
     paths.check_output(file, inputs)
   report = report_path(path)
-  if report.exists() and not is_report(report):
+  if report.exists() and not is_report(report) and not is_remnant(video=path):
     raise InputError(f"{report} is in the way: it is no report of a clip, and would be replaced; move it, "
                      "or choose another name.")
   return path
@@ -58,6 +64,23 @@ def is_report(path: pathlib.Path) -> bool:
   """Whether a file is the JSON that `write` puts beside a video, of this version or an earlier one."""
   report = _read_report(path)
   return report is not None and "config" in report and bool({"fingerprint", "request"} & report.keys())
+
+
+def is_remnant(video: pathlib.Path) -> bool:
+  """Whether the JSON beside a video that is there is empty, or JSON whose end is missing: what a disk that was
+  full or a machine that went off leaves of a report. It tells nobody anything. Whole JSON, text of another form,
+  and whatever has no video beside it is somebody's own.
+  """
+  try:
+    content = report_path(video).read_bytes().strip(b"\0 \t\r\n") if video.is_file() else b"own"
+    text = content.decode()
+    json.loads(text)
+  except json.JSONDecodeError as error:
+    cut = _CUT.fullmatch(text[error.pos:]) or error.msg.startswith("Unterminated string")
+    return not content or content.startswith(b"{") and bool(cut)
+  except (OSError, ValueError, RecursionError):
+    return False
+  return False
 
 
 def _read_report(path: pathlib.Path) -> dict | None:
@@ -125,6 +148,8 @@ def write(clip: Clip, video: str | pathlib.Path, *, save_latents: bool = False) 
 
 def _remove_report(video: pathlib.Path) -> None:
   """What it tells of is about to be replaced."""
+  if report_path(video).exists() and is_remnant(video):
+    logging.warning("%s was empty or cut short; it is written anew with its clip.", report_path(video))
   try:
     report_path(video).unlink(missing_ok=True)
   except OSError as error:

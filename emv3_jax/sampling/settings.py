@@ -1,6 +1,7 @@
 """What sampling is given: the settings of a config and the request of one clip."""
 
 import dataclasses
+import math
 import pathlib
 
 from emv3_jax import geometry, variants
@@ -9,7 +10,8 @@ from emv3_jax.components.config import ModelConfig, PrecisionConfig
 from emv3_jax.diffusion import solvers
 from emv3_jax.errors import InputError
 from emv3_jax.geometry import TOKEN
-from emv3_jax.limits import AMOUNT, COUNT, LARGEST, MANY, SEED, check_ranges
+from emv3_jax.io import paths
+from emv3_jax.limits import AMOUNT, COUNT, LARGEST, MANY, SEED, check, check_ranges, shown
 from emv3_jax.models.cross_attention import ALLOCATIONS
 from emv3_jax.sharding import MeshConfig
 
@@ -176,6 +178,7 @@ class Config:
 
   def __post_init__(self):
     check_ranges("", self, {"seed": SEED, "prompt_cache_mib": AMOUNT})
+    paths.refuse_addresses(self, ("checkpoint", "tokenizer", "prompt_cache", "program_cache", "face_detector"))
 
   @property
   def settings(self) -> SamplingConfig:
@@ -204,6 +207,9 @@ class Request:
     negative_prompt: None takes the settings'; only where text guidance is on.
     seconds: use only so much of the audio; None uses all.
     paste: lipsync only: put the source's pixels back outside the mouth region; None does.
+
+  Raises:
+    InputError: a seed out of range, or seconds that are no length of time.
   """
 
   audio: str | pathlib.Path
@@ -217,3 +223,9 @@ class Request:
   negative_prompt: str | None = None
   seconds: float | None = None
   paste: bool | None = None
+
+  def __post_init__(self):
+    if self.seed is not None:
+      check("seed", self.seed, SEED)
+    if self.seconds is not None and not 0 < self.seconds < math.inf:
+      raise InputError(f"--seconds={shown(self.seconds)} is no length of time; give a number above 0.")

@@ -123,7 +123,7 @@ class Stage:
     return self.kind if (index + 1) % self.every == 0 else "sft"
 
 
-class Place(NamedTuple):
+class StagePosition(NamedTuple):
   """Where in the schedule a step lies: the stage, its number and its first step."""
 
   stage: Stage
@@ -136,7 +136,7 @@ def first_steps(stages: Sequence[Stage]) -> tuple[int, ...]:
   return (0, *np.cumsum([stage.steps for stage in stages]).tolist())
 
 
-def place_of(stages: Sequence[Stage], step: int) -> Place:
+def stage_position(stages: Sequence[Stage], step: int) -> StagePosition:
   """The place of a step; those after the end belong to the last stage.
 
   Raises:
@@ -146,12 +146,12 @@ def place_of(stages: Sequence[Stage], step: int) -> Place:
     raise InputError("The schedule has no stages; set `stages` or `schedule.preset`.")
   firsts = first_steps(stages)
   index = min(int(np.searchsorted(firsts, step, side="right")) - 1, len(stages) - 1)
-  return Place(stages[index], index, firsts[index])
+  return StagePosition(stages[index], index, firsts[index])
 
 
 def kind_at(stages: Sequence[Stage], step: int) -> Kind:
   """What a step of the run does."""
-  place = place_of(stages, step)
+  place = stage_position(stages, step)
   return place.stage.kind_of(step - place.first)
 
 

@@ -2,7 +2,7 @@
 
 WORKDIR/config.json       the config, packages and devices of the newest start
 WORKDIR/metrics.jsonl     a line every train.log_every steps; tensorboard/ has the same
-WORKDIR/checkpoints/STEP  see `training.run.saving`
+WORKDIR/checkpoints/STEP  see `training.run.checkpoints`
 WORKDIR/stage_start/STEP  see `training.run.stage_start`
 WORKDIR/previews/         see `training.monitor.previews`
 WORKDIR/model/            the average of the weights as a model folder, once the run has ended
@@ -27,14 +27,14 @@ from emv3_jax.training.monitor.divergence import diverged
 from emv3_jax.training.monitor.metrics import Row
 from emv3_jax.training.monitor.previews import Previews
 from emv3_jax.training.monitor.profiling import Profile
-from emv3_jax.training.monitor.speed import RUNNING, Speed
-from emv3_jax.training.run import identity
-from emv3_jax.training.run.exporting import check_components, export_model
+from emv3_jax.training.monitor.throughput import RUNNING, Throughput
+from emv3_jax.training.run import run_config
+from emv3_jax.training.run.checkpoints import FOLDER, Checkpoints
+from emv3_jax.training.run.export import check_components, export_model
+from emv3_jax.training.run.initialization import initial_params
 from emv3_jax.training.run.lock import locked
-from emv3_jax.training.run.saving import FOLDER, Checkpoints
+from emv3_jax.training.run.preemption import Preemption
 from emv3_jax.training.run.stage_start import StageStart
-from emv3_jax.training.run.start import initial_params
-from emv3_jax.training.run.stopping import StopRequests
 from emv3_jax.training.settings import Config
 from emv3_jax.training.update import ema
 from emv3_jax.training.update.programs import Programs
@@ -61,16 +61,16 @@ class Outcome:
 class Run:
   """A run in a folder, from start to end; see `train`."""
 
-  def __init__(self, config: Config, workdir: pathlib.Path, speed: Speed,
+  def __init__(self, config: Config, workdir: pathlib.Path, throughput: Throughput,
                programs: Programs | None):
-    self.config, self.workdir, self.speed = config, workdir, speed
+    self.config, self.workdir, self.throughput = config, workdir, throughput
     check_components(config)
     self.sources = Sources(config)
     self.programs = programs or Programs(config)
     sharding.check_batch(self.programs.mesh, config.train.batch)
     self.previews = (Previews(config, self.programs, workdir) if config.train.preview_every
                      else None)
-    self.description = identity.describe(config, self.sources.digests())
+    self.description = run_config.describe(config, self.sources.digests())
     self.empty_text: jax.Array | None = None  # of the stages that are run
     self.stage_start = StageStart(workdir, self.programs)
     self.share: float | None = None  # of the average, at the end of the stage that a line is due of
@@ -87,7 +87,7 @@ class Run:
     Raises:
       InputError: one that is there cannot be used.
     """
-    index = curriculum.place_of(self.programs.stages, step).index
+    index = curriculum.stage_position(self.programs.stages, step).index
     return self._missing(index)
 
   def _missing(self, index: int) -> Need | None:
@@ -100,14 +100,14 @@ class Run:
     """The step before which all datasets are there, from a step on whose are."""
     stages = self.programs.stages
     firsts = curriculum.first_steps(stages)
-    for index in range(curriculum.place_of(stages, step).index + 1, len(stages)):
+    for index in range(curriculum.stage_position(stages, step).index + 1, len(stages)):
       if firsts[index] < self.config.last_step and self._missing(index):
         return firsts[index]
     return self.config.last_step
 
   def batches(self, step: int) -> HostBatches:
     """Those from `step` on, as far as their datasets are there; `missing` said that it is so."""
-    index = curriculum.place_of(self.programs.stages, step).index
+    index = curriculum.stage_position(self.programs.stages, step).index
     end = self.ready_until(step)
     self.description["datasets"] = self.sources.digests()  # for the checkpoints from here on
     self.empty_text = sharding.replicate(self.sources.empty_text(index), self.programs.mesh)
@@ -127,8 +127,8 @@ class Run:
     """One step; its metrics are read later."""
     batch = batches.take(step)
     state = self.programs.enter(state, step)
-    if step == curriculum.place_of(self.programs.stages, step).first:
-      with self.speed.paused():
+    if step == curriculum.stage_position(self.programs.stages, step).first:
+      with self.throughput.paused():
         self._begin_stage(state, step)
     program = self.programs.program_at(step)
     shape = batch.batch["latents"].shape
@@ -138,12 +138,12 @@ class Run:
       state, told = program(state, batch.batch, self.empty_text, batch.positives)
     self.pending.add(step + 1, program.kind, told)
     self.pending.wait(RUNNING)
-    self.speed.count(step, shape, batches.stalled)
+    self.throughput.count(step, shape, batches.stalled)
     return state
 
   def _begin_stage(self, state: State, step: int) -> None:
     """Keeps what a stage starts with; warns of negatives that other weights made than that average."""
-    place = curriculum.place_of(self.programs.stages, step)
+    place = curriculum.stage_position(self.programs.stages, step)
     self.stage_start.keep(step, state, place.stage)
     made_by = self.sources.made_by(place.index)
     if made_by and processes.is_first() and made_by != self.stage_start.digest(place.first):
@@ -158,8 +158,8 @@ class Run:
     self.due = step if ended or _due(step, self.config.train.log_every) else None
     if not ended:
       return
-    place = curriculum.place_of(self.programs.stages, step - 1)
-    with self.speed.paused():
+    place = curriculum.stage_position(self.programs.stages, step - 1)
+    with self.throughput.paused():
       self.share = self.stage_start.share(place.first, state)
     if self.share is not None and self.share < ema.HELD and ema.follows(self.programs.stages,
                                                                        place.index):
@@ -187,9 +187,9 @@ class Run:
     self.read_metrics(self.due)
     rows, self.rows, self.due = self.rows, [], None
     last = rows[-1]
-    stage = curriculum.place_of(self.programs.stages, last.step - 1).stage.name
+    stage = curriculum.stage_position(self.programs.stages, last.step - 1).stage.name
     told = {"step": last.step, "stage": stage, "kind": last.kind, **metrics.line(rows),
-            **self.speed.read()}
+            **self.throughput.read()}
     if self.share is not None:
       told["ema_share"], self.share = self.share, None
       logging.info("The average holds %.3f of what stage %s changed.", told["ema_share"], stage)
@@ -207,7 +207,7 @@ class Run:
       self.report(writer)
       self.save(checkpoints, step, state)
     if _due(step, train.preview_every):
-      with self.speed.paused():
+      with self.throughput.paused():
         self.previews.make(step, state["ema"], writer)
 
   def save(self, checkpoints: Checkpoints, step: int, state: State) -> None:
@@ -215,22 +215,22 @@ class Run:
     if checkpoints.newest == step:
       return
     self.read_metrics(step)
-    with self.speed.paused():
+    with self.throughput.paused():
       checkpoints.wait()
       if checkpoints.latest is not None:
         stages = self.programs.stages
-        self.stage_start.forget_before(curriculum.place_of(stages, checkpoints.latest).first)
+        self.stage_start.forget_before(curriculum.stage_position(stages, checkpoints.latest).first)
       checkpoints.save(step, state, self.rows)
 
 
-def train(config: Config, workdir: pathlib.Path, *, speed: Speed | None = None,
+def train(config: Config, workdir: pathlib.Path, *, throughput: Throughput | None = None,
           profile: tuple[int, int] | None = None, programs: Programs | None = None) -> Outcome:
   """Trains up to `config.last_step`, or until asked to stop; every process of the run calls it.
 
   Args:
     config: the run's.
     workdir: its folder; where it holds checkpoints, the run goes on from the newest.
-    speed: counts time; None takes one that knows nothing of the devices.
+    throughput: counts time; None takes one that knows nothing of the devices.
     profile: writes WORKDIR/profile about the steps from the first up to the second.
     programs: of the same schedule and network; None makes them.
 
@@ -238,8 +238,8 @@ def train(config: Config, workdir: pathlib.Path, *, speed: Speed | None = None,
     InputError: dataset, checkpoint, mesh, disk or folder cannot be used; says what to do.
     Diverged: loss or gradients went wrong; the batch is in WORKDIR/diverged_STEP.json.
   """
-  with StopRequests() as stop, locked(workdir):
-    run = processes.together(lambda: Run(config, workdir, speed or Speed(), programs))
+  with Preemption() as stop, locked(workdir):
+    run = processes.together(lambda: Run(config, workdir, throughput or Throughput(), programs))
     with Checkpoints(workdir, config, run.description) as checkpoints:
       first = checkpoints.latest
       if first is not None:
@@ -308,7 +308,7 @@ def export(config: Config, workdir: pathlib.Path, folder: pathlib.Path | None = 
     raise InputError(f"{workdir} holds no checkpoints; give the --workdir of a run.")
   check_components(config)
   programs = programs or Programs(config)
-  description = identity.describe(config, {})  # no dataset matters, and none need be there
+  description = run_config.describe(config, {})  # no dataset matters, and none need be there
   with Checkpoints(workdir, config, description, writing=False) as checkpoints:
     step = checkpoints.latest
     if step is None:

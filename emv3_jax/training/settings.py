@@ -3,7 +3,7 @@
 How a loop uses it, with `Programs` of emv3_jax.training.update.programs:
 
   programs = Programs(config, make_mesh(config.mesh))
-  state = programs.new_state(initial_params(config, programs.network))    # training.start
+  state = programs.new_state(initial_params(config, programs.network))    # training.run.initialization
   for step in range(first, config.last_step):
     state = programs.enter(state, step)                  # does something where a stage begins
     program = programs.program_at(step)                  # compiled once for each shape of batches
@@ -22,6 +22,7 @@ from emv3_jax.attention import backends
 from emv3_jax.components.config import ModelConfig, PrecisionConfig
 from emv3_jax.diffusion.flow import TAU_MAX, SigmaDensity
 from emv3_jax.errors import InputError
+from emv3_jax.io import paths
 from emv3_jax.limits import AMOUNT, BELOW_1, COUNT, LARGEST, SEED, SHARE, check_ranges
 from emv3_jax.models.cross_attention import ALLOCATIONS
 from emv3_jax.models.precision import Precision
@@ -230,6 +231,7 @@ class PreviewConfig:
 
   def __post_init__(self):
     check_ranges("preview", self, {"batches": COUNT})
+    paths.refuse_addresses(self, ("audio", "image", "tokenizer", "held_out"))
     tasks.of(self.task)
 
 
@@ -279,6 +281,7 @@ class Config:
 
   def __post_init__(self):
     check_ranges("", self, {"seed": SEED, "ema_decay": (0, BELOW_1)})
+    paths.refuse_addresses(self, ("checkpoint", "components", "data", "program_cache"))
     if self.sampling.allocation not in (None, self.loss.allocation):
       raise InputError(f"sampling.allocation is {self.sampling.allocation!r}, loss.allocation "
                        f"{self.loss.allocation!r}: a model is sampled as it was trained; leave "

@@ -16,6 +16,7 @@ import sys
 from emv3_jax.errors import InputError
 from emv3_jax.io.model_card import ModelCard
 from emv3_jax.runtime import command_line
+from emv3_jax.runtime.command_names import as_called
 from emv3_jax.verify import originals, report
 from emv3_jax.verify.comparison import PARTS, RUN, Comparison
 from emv3_jax.verify.inputs import Size, make_conditions, make_inputs
@@ -24,7 +25,7 @@ from emv3_jax.verify.ours import Ours
 
 def main(arguments: Sequence[str]) -> int:
   parser = command_line.Parser(prog="python -m emv3_jax.verify", description=__doc__)
-  parser.add_argument("--checkpoint", required=True, help="folder that python -m convert wrote")
+  parser.add_argument("--checkpoint", required=True, help=f"folder that {as_called('emv3-convert')} wrote")
   parser.add_argument("--sources", help="DIR[,DIR...] of the downloaded files; default: the "
                       "Hugging Face cache")
   parser.add_argument("--reference", help="checkout of the released code to compare with")

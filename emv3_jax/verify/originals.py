@@ -13,6 +13,7 @@ from emv3_jax.convert.plan import Plan, identify
 from emv3_jax.convert.sources import WEIGHT_SUFFIXES, Checkpoint
 from emv3_jax.errors import InputError
 from emv3_jax.io.model_card import ModelCard, read_model_card
+from emv3_jax.io.paths import expanded
 from emv3_jax.io.stored_leaves import stored_leaves
 from emv3_jax.runtime.command_names import as_called
 
@@ -57,7 +58,7 @@ def read_folder(folder: str | os.PathLike, parts: Sequence[str]) -> ModelCard:
                      "transformer out with --parts.")
   for name in parts:
     files = [source["file"] for source in card.require(name).sources]
-    if not files or not all(file.endswith(WEIGHT_SUFFIXES) for file in files):
+    if not files or not all(file.lower().endswith(WEIGHT_SUFFIXES) for file in files):
       raise InputError(f"{folder}: its {name} was not converted from files but comes from a "
                        "training run, so there is nothing to compare it with.\nGive the folder "
                        f"that `{as_called('emv3-convert')}` wrote, or leave it out with --parts.")
@@ -97,13 +98,13 @@ def find_originals(card: ModelCard, parts: Sequence[str],
 
 def _weight_files(places: Sequence[str]) -> Iterator[pathlib.Path]:
   for place in places or (_hub_cache(),):
-    place = pathlib.Path(place).expanduser()
+    place = expanded(place)
     if place.is_file():
       yield place
     elif place.is_dir():
       for folder, _, names in os.walk(place):
         paths = (pathlib.Path(folder, name) for name in sorted(names)
-                 if name.endswith(WEIGHT_SUFFIXES))
+                 if name.lower().endswith(WEIGHT_SUFFIXES))
         yield from (path for path in paths if path.is_file())  # the cache keeps dangling links
     elif places:
       raise InputError(f"--sources={place} does not exist; give the folders of the downloaded files.")

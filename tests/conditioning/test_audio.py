@@ -64,6 +64,16 @@ def test_samples_that_are_not_finite_are_refused(tmp_path, value):
     audio.load_voice(write(tmp_path, sound, 16_000))
 
 
+@pytest.mark.filterwarnings("error")
+def test_samples_beyond_all_scales_are_refused():
+  sound = np.zeros((16_000, 2), np.float32)
+  sound[4_000] = 1e30
+  with pytest.raises(InputError, match=r"samples up to 1e\+30, where full scale is 1"):
+    audio.to_voice(sound, 16_000, "voice.wav")
+  sound[4_000] = 2.0 ** 31  # integers kept as floats
+  assert np.isfinite(audio.preview_waveform(audio.to_voice(sound, 16_000, "voice.wav").samples, 25)).all()
+
+
 def test_shorter_than_a_latent_frame_is_refused(tmp_path):
   with pytest.raises(InputError, match=r"0\.159 s found, 0\.16 s needed"):
     audio.load_voice(write(tmp_path, np.zeros(7_055 - 30), 44_100))

@@ -261,6 +261,19 @@ def test_the_content_and_not_the_ending_says_what_a_file_is(tmp_path):
       open_tensors([tmp_path / "b.safetensors"])
 
 
+def test_endings_may_be_in_capitals(tmp_path):
+  weights = {"a": np.ones(3, np.float32)}
+  for name in ("m/A.SAFETENSORS", "m/A.BIN", "n/b.Sft"):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    save_file(weights, tmp_path / name)
+    (found,) = find(str(tmp_path / name)).checkpoints
+    assert open_tensors(found.files).keys() == {"a"}
+  found = find(str(tmp_path / "m"))
+  assert [one.name for one in found.checkpoints] == ["A.SAFETENSORS"] and "left out: A.BIN" in found.notes[0]
+  (tmp_path / "m/b.PTH.Part").touch()
+  assert "were not finished: b.PTH.Part" in find(str(tmp_path / "m")).notes[-1]
+
+
 class _Hostile:
   """A pickle that writes a file when it is loaded."""
 

@@ -8,6 +8,7 @@ import pytest
 
 import emv3_jax
 from emv3_jax.data import records
+from tests import test_layers
 from tests.docs import pages
 from tests.docs.pages import PAGES, ROOT
 
@@ -38,6 +39,25 @@ def test_names_in_backticks_import(path):
   for name in pages.dotted_names(path.read_text()):
     if name != records.SCHEMA:
       pkgutil.resolve_name(name)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_in_backticks_are_there(path):
+  for name in re.findall(r"`((?:emv3_jax|convert|configs|tests|scripts|docs)/[\w/.-]+)`", path.read_text()):
+    written = name.startswith("docs/evidence/") or re.search(r"/[A-Z]+\.py$", name)  # by a command, by you
+    assert written or (ROOT / name).exists(), name
+
+
+def test_the_table_of_rooms_is_whole_and_in_order():
+  text = (ROOT / "docs/architecture.md").read_text()
+  table = text.partition("| room | holds |")[2].partition("\n\n")[0]
+  named = [cell for row in table.splitlines()[2:] for cell in re.findall(r"`([^`]+)`", row.split("|")[1])]
+  rooms = [pathlib.Path(name).stem for name in named]
+  there = {path.stem for path in (ROOT / "emv3_jax").iterdir()
+           if path.suffix == ".py" or path.is_dir() and any(path.glob("*.py"))} - {"__init__"}
+  assert sorted(rooms) == sorted({*there, *test_layers.BESIDE})
+  floors = [test_layers.FLOORS[room] for room in rooms]
+  assert floors == sorted(floors), "a room stands above one that it may import"
 
 
 def test_the_changelog_knows_this_version():

@@ -8,7 +8,7 @@ import stat
 import pytest
 
 from emv3_jax.errors import InputError
-from emv3_jax.io.atomic import atomic_file, write_json
+from emv3_jax.io.atomic import atomic_file, remove, write_json
 
 
 def test_appears_at_the_end_with_ordinary_permissions(tmp_path):
@@ -74,6 +74,15 @@ def test_an_error_about_another_file_is_passed_on(tmp_path):
   with pytest.raises(FileNotFoundError), atomic_file(tmp_path / "a.txt"):
     open(tmp_path / "other.txt")
   assert os.listdir(tmp_path) == []
+
+
+def test_what_cannot_be_removed_is_told(tmp_path):
+  remove(tmp_path / "absent")
+  (tmp_path / "file").touch()
+  remove(tmp_path / "file")
+  assert not (tmp_path / "file").exists()
+  with pytest.raises(InputError, match="is in the way and cannot be removed"):
+    remove(tmp_path)
 
 
 def test_json(tmp_path):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from emv3_jax.errors import InputError
-from emv3_jax.io import checkpoints, model_card, stored_leaves
+from emv3_jax.io import checkpoints, leaf_writing, model_card, stored_leaves
 from emv3_jax.io.stored_leaves import StoredLeaf
 from emv3_jax.models.network import named_leaves
 
@@ -112,7 +112,7 @@ def test_dtypes_are_cast_when_asked(tmp_path, params):
 
 
 def test_leaves_larger_than_a_batch_are_written_and_read_alone(tmp_path, params, monkeypatch):
-  monkeypatch.setattr(checkpoints, "BATCH_BYTES", 200)
+  monkeypatch.setattr(leaf_writing, "BATCH_BYTES", 200)
   monkeypatch.setattr(stored_leaves, "PIECE_BYTES", 200)
   save(tmp_path, params | {"scalar": np.array(3, np.float32)})
   params["scalar"] = np.array(3, np.float32)

@@ -14,7 +14,14 @@ import numpy as np
 import pytest
 
 from emv3_jax.errors import InputError
-from emv3_jax.io import checkpoints, component_links, digests, model_card, stored_leaves
+from emv3_jax.io import (
+  checkpoints,
+  component_links,
+  digests,
+  leaf_writing,
+  model_card,
+  stored_leaves,
+)
 
 ASSETS = pathlib.Path(checkpoints.__file__).parents[1] / "assets/tiny/model"
 PINNED = "1f670ab6a6efee4afbebdf2ebeb5a74470274b4e8632dfa5d8c6f40afb3b8fe9"  # of `params`
@@ -68,8 +75,8 @@ def test_a_written_component_has_the_digest_of_its_leaves(tmp_path, params, monk
   save(tmp_path / "a", params)
   assert recorded(tmp_path / "a") == digests.params_digest(params) == PINNED
   monkeypatch.setattr(stored_leaves, "PIECE_BYTES", 200)
-  monkeypatch.setattr(checkpoints, "BATCH_BYTES", 200)
-  monkeypatch.setattr(checkpoints, "CHUNK_BYTES", 256)
+  monkeypatch.setattr(leaf_writing, "BATCH_BYTES", 200)
+  monkeypatch.setattr(leaf_writing, "CHUNK_BYTES", 256)
   backwards = dict(reversed(params.items()))
   save(tmp_path / "b", backwards)
   assert recorded(tmp_path / "b") == digests.params_digest(backwards) == PINNED
@@ -155,6 +162,16 @@ def test_files_of_a_component_are_known_by_name_size_and_time(tmp_path):
     os.utime(tmp_path / name, ns=(time, time))
     keys.append(digests._key(tmp_path))
   assert len(set(keys)) == 5 and digests._key(tmp_path) == keys[-1]
+
+
+def test_without_a_home_folder_digests_are_computed_each_time(tmp_path, params, said, monkeypatch):
+  save(tmp_path / "m", params)
+  without_digests(tmp_path / "m")
+  monkeypatch.setattr(digests, "CACHE", pathlib.Path("~/cache"))
+  monkeypatch.delenv("HOME")
+  monkeypatch.setattr(os, "getuid", lambda: 4_000_000_000)
+  card = checkpoints.read_model_card(tmp_path / "m")
+  assert digests.weights_digest(card, "transformer") == PINNED and "set HOME" in said[-1]
 
 
 def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path, params, said, cache, monkeypatch):

@@ -164,6 +164,36 @@ def test_large_pictures_are_scaled_while_read(tmp_path, monkeypatch, told, mode,
   assert Image.MAX_IMAGE_PIXELS == 50_000
 
 
+def test_pictures_that_no_memory_holds_are_refused(tmp_path, monkeypatch):
+  for mode in ("RGB", "L"):
+    Image.new(mode, (64, 48)).save(tmp_path / f"{mode}.png")
+  Image.new("RGB", (64, 48)).save(tmp_path / "a.jpg")
+  monkeypatch.setattr(image_files.machine, "memory", lambda: 64 * 48 * 4 - 1)
+  with pytest.raises(InputError, match="RGB.png is 64x48 pixels, which take 0.0 GiB .*; this machine has"):
+    load_image(tmp_path / "RGB.png")
+  assert load_image(tmp_path / "L.png").shape == load_image(tmp_path / "a.jpg").shape
+  Image.new("L", (32, 48)).save(tmp_path / "a.webp")
+  with pytest.raises(InputError, match="a.webp is 32x48 pixels"):
+    load_image(tmp_path / "a.webp")
+  monkeypatch.setattr(Image.Image, "load", raise_memory_error)
+  with pytest.raises(InputError, match="takes more memory than there is"):
+    load_image(tmp_path / "L.png")
+
+
+def raise_memory_error(*_):
+  raise MemoryError
+
+
+def test_bands_of_a_large_picture_fit_together(tmp_path, rng, monkeypatch):
+  monkeypatch.setattr(image_files, "SCALED_ABOVE", 1000)
+  monkeypatch.setattr(image_files, "KEPT_SIDE", 20)
+  monkeypatch.setattr(image_files, "_BAND", 6)
+  pixels = rng.integers(0, 256, (83, 90, 3), np.uint8)  # rows and columns are left over
+  Image.fromarray(pixels).save(tmp_path / "a.png")
+  want = pixels[:80, :88].reshape(20, 4, 22, 4, 3).mean((1, 3))
+  np.testing.assert_allclose(load_image(tmp_path / "a.png"), want, atol=1)
+
+
 def test_too_large_pictures_are_refused(tmp_path):
   """By the size in the header: nothing is decoded."""
   Image.new("1", (16, 16)).save(tmp_path / "a.png")

@@ -31,14 +31,14 @@ def test_step_flops_by_kind():
 def test_speed_reports_utilisation(monkeypatch):
   clock = iter([-1.0, 0.0, 2.0, 4.0])
   monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-  speed = utilisation.speed_of(CONFIG, "TPU v5 lite", 4)
+  throughput = utilisation.throughput_of(CONFIG, "TPU v5 lite", 4)
   for step in (0, 1):  # start the clock: nothing is told of them
-    speed.count(step, SHAPE, stalled=0.5 * step)
-    assert speed.read() == {}
+    throughput.count(step, SHAPE, stalled=0.5 * step)
+    assert throughput.read() == {}
   for step in (2, 3):  # 2 is sft, 3 ndpo
-    speed.count(step, SHAPE, stalled=0.5 * step)
-  told = speed.read()
-  assert speed.read() == {}
+    throughput.count(step, SHAPE, stalled=0.5 * step)
+  told = throughput.read()
+  assert throughput.read() == {}
   work = sum(utilisation.step_flops(CONFIG, kind, SHAPE) for kind in ("sft", "ndpo"))
   assert told["flops_utilisation"] == pytest.approx(work / 4 / (4 * 197e12))
   assert told["seconds_per_step"] == 2 and told["clips_per_second"] == 2
@@ -46,8 +46,8 @@ def test_speed_reports_utilisation(monkeypatch):
 
 
 def test_unknown_device_has_none():
-  speed = utilisation.speed_of(CONFIG, "cpu", 1)
+  throughput = utilisation.throughput_of(CONFIG, "cpu", 1)
   for step in range(4):
-    speed.count(step, SHAPE, stalled=0.0)
-  told = speed.read()
+    throughput.count(step, SHAPE, stalled=0.0)
+  told = throughput.read()
   assert "seconds_per_step" in told and "flops_utilisation" not in told

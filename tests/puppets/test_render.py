@@ -12,6 +12,7 @@ from emv3_jax.errors import InputError
 from emv3_jax.io.video_files import read_video
 from emv3_jax.puppets import world
 from emv3_jax.puppets.world import canvas, clips, face, palette, readers
+from emv3_jax.puppets.world.mp4 import write_mp4s
 from emv3_jax.puppets.world.sentences import sentences
 from tests.io.metadata import metadata_of
 
@@ -153,6 +154,14 @@ def test_mp4s_and_their_manifest(tmp_path):
   np.testing.assert_allclose(rows[0]["truth"]["opening"], clip.truth.opening)
   top, bottom, left, right = map(int, rows[0]["mouth_box"].split(","))
   assert (top, right) == (clip.truth.mouth_box[:, 0].min(), clip.truth.mouth_box[:, 3].max())
+
+
+def test_folders_that_mp4s_cannot_go_to(tmp_path):
+  (tmp_path / "file").touch()
+  with pytest.raises(InputError, match="Output folder gs://b/puppets is an address"):
+    write_mp4s("gs://b/puppets", count=1)
+  with pytest.raises(InputError, match="file cannot be made: File exists"):
+    write_mp4s(tmp_path / "file", count=1)
 
 
 def test_bad_requests():

@@ -1,5 +1,7 @@
 """A second start takes its programs from the disk, whatever happened to the folder in between."""
 
+import os
+
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 import jax.numpy as jnp
@@ -116,3 +118,17 @@ def _make_read_only(monkeypatch):
 
 def test_no_folder_is_no_cache():
   assert not program_cache.use("", required=True)
+
+
+def nobody(monkeypatch):
+  """Of whom no home folder is known, as of a container's user without HOME."""
+  monkeypatch.delenv("HOME")
+  monkeypatch.setattr(os, "getuid", lambda: 4_000_000_000)
+
+
+def test_without_a_home_folder_nothing_is_kept(monkeypatch, caplog):
+  nobody(monkeypatch)
+  assert not program_cache.use("~/programs")
+  assert "this user has none; set HOME" in caplog.text and "every start compiles" in caplog.text
+  with pytest.raises(InputError, match="set HOME, or name another folder.*--config.program_cache=DIR"):
+    program_cache.use("~/programs", required=True)

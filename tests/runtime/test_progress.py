@@ -1,14 +1,17 @@
 """What is told while work goes on: on a terminal by a bar, in a file by lines."""
 
 import io
+import logging as std_logging
 import sys
 import time
 
 from absl import logging
+import jax
 import pytest
 
 from emv3_jax.runtime import command_line, program_cache, start_up
 from emv3_jax.sampling import report as report_lib
+from emv3_jax.training import loop
 
 
 class Terminal(io.StringIO):
@@ -43,6 +46,14 @@ def test_on_a_terminal_messages_stand_above_the_bar(monkeypatch):
   shown = [line.rpartition("\r")[2] for line in sys.stderr.getvalue().split("\n")]
   assert shown[:4] == ["message 0", "told 0", "message 1", "told 1"]
   assert "sampling: 100%" in shown[4] and "2/2" in shown[4]
+
+
+@pytest.mark.parametrize("module, level, shown", [
+    (loop, "INFO", True), (command_line, "INFO", True), (jax, "INFO", False), (jax, "WARNING", True)],
+    ids=["of a room", "of the command lines", "of a library", "warning of a library"])
+def test_messages_of_the_whole_package_are_shown(module, level, shown):
+  record = std_logging.LogRecord("absl", getattr(std_logging, level), module.__file__, 1, "said", (), None)
+  assert command_line._is_shown(record) == shown
 
 
 def test_every_part_begins_with_a_line(spoken):

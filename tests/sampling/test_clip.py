@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import types
 
 import av
 import jax
@@ -235,6 +236,16 @@ def test_no_face_is_an_error(files, tmp_path):
   with pytest.raises(InputError, match="No face found"):
     inputs_lib.read_inputs(i2v(files, image=tmp_path / "grey.png", face_box="auto"), config,
                            config.tokenizer)
+
+
+def test_where_a_puppet_has_its_face_is_told(model, files, tmp_path):
+  """In a picture of the size that the small default writes, and in the middle of a wide one."""
+  for name, size, box in (("a", (384, 384), "96,300,66,318"), ("b", (128, 64), "16,50,43,85")):
+    Image.new("RGB", size, "grey").save(tmp_path / f"{name}.png")
+    with pytest.raises(InputError, match=f"No face found in the image of (?s:.)*--face_box={box}\\."):
+      sample(model, i2v(files, image=tmp_path / f"{name}.png", face_box="auto"))
+  named = types.SimpleNamespace(config=dataclasses.replace(model.config, name="mine"))
+  assert type(model).hint_of_face(named, (64, 64)) == ""
 
 
 def test_audio_longer_than_the_window_is_never_cut_silently(files):

@@ -1,6 +1,7 @@
 """The fingerprint: every ingredient changes it, nothing else does; no field is forgotten."""
 
 import dataclasses
+import os
 import pathlib
 import shutil
 
@@ -300,3 +301,6 @@ def test_prompts_are_cached_by_all_that_their_embeddings_depend_on(config, folde
   monkeypatch.setattr(Model, "digest", lambda _, name: f"digest of {name}")
   assert len(found | {file()}) == len(others) + 2
   assert clip.open_cache(model_of(settings, prompt_cache="")) is None
+  monkeypatch.delenv("HOME")
+  monkeypatch.setattr(os, "getuid", lambda: 4_000_000_000)  # nobody who has a home folder
+  assert clip.open_cache(model_of(settings, prompt_cache="~/prompts")) is None

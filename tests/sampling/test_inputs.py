@@ -1,5 +1,7 @@
 """What is made of a request's files, before any network is there."""
 
+import os
+
 from absl import logging
 import numpy as np
 from PIL import Image
@@ -107,6 +109,25 @@ def test_a_video_s_face_is_all_that_it_covers(read, footage, monkeypatch, caplog
   assert (rows.min(), rows.max(), columns.min(), columns.max()) == (22, 33, 8, 27)
   line, = [line for line in caplog.messages if "ace" in line]
   assert line.startswith("Faces found in 5 pictures") and line.endswith("y1=10, y2=34, x1=8, x2=28.")
+
+
+@pytest.mark.parametrize("name, changes", [
+    ("audio", {}), ("image", {}), ("last_image", {"task": "flf2v"}),
+    ("video", {"task": "lipsync", "image": None}), ("face_box", {})])
+def test_pipes_and_addresses_are_refused_and_not_waited_for(read, tmp_path, name, changes):
+  """Nobody ever writes into the pipe."""
+  pipe, what = tmp_path / "pipe.npy", name.replace("_", " ").capitalize()
+  os.mkfifo(pipe)
+  with pytest.raises(InputError, match=f"{what} {pipe} is a pipe; give a file."):
+    read(**{**changes, name: str(pipe)})
+  with pytest.raises(InputError, match=f"{what} gs://b/a.npy is an address"):
+    read(**{**changes, name: "gs://b/a.npy"})
+
+
+def test_a_request_that_cannot_be_is_refused_when_it_is_made(files):
+  for wrong in ({"seed": -1}, {"seconds": 0.0}, {"seconds": float("nan")}):
+    with pytest.raises(InputError, match="seed is -1|no length of time"):
+      Request(audio=files["audio"], **wrong)
 
 
 @pytest.mark.parametrize("box", ["auto", "atuo", "0,8,0,8"])

@@ -202,6 +202,14 @@ def test_a_job_may_raise_what_it_likes(manifest, error, said):
   assert entry["line"] == 2 and said in entry["reason"] and "in _sample" in entry["traceback"]
 
 
+def test_tracebacks_are_shown_on_request(manifest, monkeypatch):
+  told = []
+  monkeypatch.setattr(logging, "vlog", lambda level, text, *values: told.append((level, text % values)))
+  manifest.errors["bad"] = ValueError("x")
+  manifest.run("bad")
+  assert any(level == 1 and "in _sample" in text for level, text in told)
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, Stopped])
 def test_whoever_stops_a_batch_stops_all_of_it(manifest, error):
   manifest.errors |= {"bad": ValueError("x"), "stop": error("by SIGTERM")}
@@ -221,9 +229,17 @@ def test_of_several_processes_none_goes_on_alone(manifest, monkeypatch):
   assert "Line 2 (a) done." in manifest.told and not (manifest.folder / "out/b.mp4").exists()
 
 
+def test_a_clip_that_the_first_process_cannot_write_failed_in_all(manifest, monkeypatch):
+  """Here is another process, which writes nothing and hears of it."""
+  wrote = []
+  monkeypatch.setattr(jobs.output, "write", lambda *_, **__: wrote.append(1))
+  monkeypatch.setattr(processes, "anywhere", lambda flag: flag or bool(wrote))
+  assert manifest.run() == FAILED and "Another process" in manifest.told[-2]
+
+
 def test_what_comes_in_the_way_meanwhile_is_seen(manifest, monkeypatch):
   """Before it is sampled, also where the first look found nothing."""
-  monkeypatch.setattr(jobs, "check_jobs", lambda todo, folder: todo)
+  monkeypatch.setattr(jobs, "check_jobs", lambda todo, folder, config: todo)
   (manifest.folder / "out").mkdir()
   (manifest.folder / "out/a.json").write_text("{}")
   assert manifest.run("a", "b") == Outcome(1, 0, 1) and manifest.sampled == ["b"]

@@ -9,7 +9,9 @@ import pytest
 
 from emv3_jax.errors import InputError
 from emv3_jax.sampling.manifest import check_jobs, read_manifest
-from emv3_jax.sampling.settings import Request
+from emv3_jax.sampling.settings import Config, Request, SamplingConfig
+
+CONFIG = Config("released")
 
 
 def read(folder, *lines, content: bytes | None = None):
@@ -43,6 +45,9 @@ def test_paths_are_relative_to_the_manifest(tmp_path):
     ('{"audio": "a.wav", "seconds": 1e999}', "seconds is inf, no finite number"),
     (f'{{"audio": "a.wav", "seconds": {"9" * 400}}}', "it must be at most"),
     (f'{{"audio": "a.wav", "seed": {"[" * 900}{"]" * 900}}}', "expected int"),
+    ('{"audio": "a.wav", "seed": -1}', "seed is -1; it must be 0 or more"),
+    ('{"audio": "a.wav", "seed": 4294967296}', "seed is 4294967296; it must be at most 4294967295"),
+    ('{"audio": "a.wav", "seconds": 0}', "no length of time; give a number above 0"),
     ('{"audio": "a.wav", "face_box": [1, 2, 3]}', "expected str"),
     ('{"audio": "a.wav", "face_box": [1, 2, 3, 1e999]}', "expected str"),
     ('{"audio": "a.wav", "face_box": [1, 2, 3, true]}', "expected str"),
@@ -144,8 +149,8 @@ JOB = {"name": "x", "audio": "a.wav", "image": "p.png"}
 LIPSYNC = {"name": "x", "audio": "a.wav", "video": "v.mp4", "task": "lipsync"}
 
 
-def faults(folder, *lines, out="out") -> list[str]:
-  return [job.fault for job in check_jobs(read(folder, *lines), folder / out)]
+def faults(folder, *lines, out="out", config=CONFIG) -> list[str]:
+  return [job.fault for job in check_jobs(read(folder, *lines), folder / out, config)]
 
 
 @pytest.mark.parametrize("line, said", [
@@ -156,7 +161,9 @@ def faults(folder, *lines, out="out") -> list[str]:
     ({"face_box": "b.npy"}, "Face box {0}/b.npy: no such file."),
     ({"audio": "a.wav/b"}, "cannot be read: Not a directory."),
     ({"audio": "a" * 300}, "File name too long."),
-    ({"task": "i3v"}, "i3v"), ({"name": "x" * 240}, "the name is 12 bytes too long"),
+    ({"task": "i3v"}, "i3v"), ({"paste": False}, "no source to paste"),
+    ({"face_box": "9,8,1,2"}, "reversed or empty"), ({"face_box": [-1, 8, 1, 2]}, "outside of any image"),
+    ({"face_box": "1,2,3,inf"}, "outside of any image"), ({"face_box": "atuo"}, "a .npy file, auto or none."), ({"name": "x" * 240}, "the name is 12 bytes too long"),
     ({"name": "taken"}, "taken.mp4 is a folder"), ({"name": "fifo"}, "fifo.mp4 is a pipe"),
     ({"name": "full"}, "full.mp4 is a device"), ({"name": "mine"}, "mine.json is in the way: it is no report")])
 def test_all_is_looked_at_before_the_first_job(folder, line, said):
@@ -171,13 +178,22 @@ def test_all_is_looked_at_before_the_first_job(folder, line, said):
   assert said.format(folder) in fault and not other
 
 
+def test_what_would_not_be_used_is_told_beforehand(folder):
+  lipsync = {**LIPSYNC, "name": "y", "face_box": "none"}
+  assert "lipsync must know where the mouth is" in faults(folder, JOB, lipsync)[1]
+  assert "a .npy file or auto." in faults(folder, {**lipsync, "face_box": "nose"})[0]
+  bad = {**JOB, "negative_prompt": "bad hands"}
+  assert faults(folder, bad) == [""]
+  unguided = dataclasses.replace(CONFIG, sampling=SamplingConfig(text_scale=1.0))
+  assert "The negative prompt would not be used" in faults(folder, bad, config=unguided)[0]
+
+
 def test_files_that_may_not_be_read(folder, monkeypatch):
   def refuse(path, *_):
     raise PermissionError(13, "Permission denied", path)
 
   monkeypatch.setattr("builtins.open", refuse)  # chmod does not stop a superuser
-  jobs = [job for job in read(folder, JOB)]
-  (job,) = check_jobs(jobs, folder / "out")
+  (job,) = check_jobs(read(folder, JOB), folder / "out", CONFIG)
   assert job.fault == f"Audio {folder}/a.wav cannot be read: Permission denied."
 
 
@@ -200,6 +216,6 @@ def test_sources_are_not_written_over_by_any_line(folder):
 
 def test_a_folder_that_cannot_be_written(folder):
   with pytest.raises(InputError, match="Output folder .*a.wav cannot be made"):
-    check_jobs(read(folder, JOB), folder / "a.wav")
+    check_jobs(read(folder, JOB), folder / "a.wav", CONFIG)
   with pytest.raises(InputError, match="Output folder /proc/self/task is not writable"):
-    check_jobs(read(folder, JOB), "/proc/self/task")
+    check_jobs(read(folder, JOB), "/proc/self/task", CONFIG)

@@ -1,5 +1,6 @@
 """Two processes with four devices each make the clip of one process, and one of them writes it."""
 
+import json
 import os
 import pathlib
 import socket
@@ -22,22 +23,29 @@ FLAGS = "--xla_backend_optimization_level=0"
 
 
 def start(folder, audio, *flags) -> subprocess.Popen:
+  return run([*SMALL, f"--audio={audio}", f"--out={folder}/clip.mp4", f"--config.prompt_cache={folder}/prompts"],
+             *flags)
+
+
+def run(command, *flags) -> subprocess.Popen:
   several = {"JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo", "JAX_NUM_CPU_DEVICES": "4"}
   return subprocess.Popen(
-      [sys.executable, "run_sample.py", *SMALL, f"--audio={audio}", f"--out={folder}/clip.mp4",
-       f"--config.prompt_cache={folder}/prompts", *flags], cwd=ROOT, text=True,
+      [sys.executable, "run_sample.py", *command, *flags], cwd=ROOT, text=True,
       env={**os.environ, "XLA_FLAGS": FLAGS, "JAX_PLATFORMS": "cpu", **(several if flags else {})},
       stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
 def start_two(folders, audios) -> list[subprocess.Popen]:
+  return [start(*of_one, *flags) for *of_one, flags in zip(folders, audios, flags_of_two(), strict=True)]
+
+
+def flags_of_two() -> list[list[str]]:
   with socket.socket() as probe:
     probe.bind(("127.0.0.1", 0))
     address = f"127.0.0.1:{probe.getsockname()[1]}"
   mesh = ["--config.mesh.fsdp=4", "--config.mesh.context=2", f"--coordinator={address}",
           "--num_processes=2"]
-  return [start(folder, audio, *mesh, f"--process_id={index}")
-          for index, (folder, audio) in enumerate(zip(folders, audios, strict=True))]
+  return [[*mesh, f"--process_id={index}"] for index in range(2)]
 
 
 def finish(processes) -> list[str]:
@@ -74,6 +82,19 @@ def test_a_file_that_one_process_lacks_ends_both(tmp_path):
   assert "Audio absent.wav: no such file." in second
   assert "Another process of the run cannot use its inputs" in first
   assert not list(tmp_path.glob("clip*"))
+
+
+def test_a_line_that_one_process_cannot_make_ends_both_where_all_are_wanted(tmp_path):
+  for folder, audio in (("first", TINY / "speech.wav"), ("second", "absent.wav")):
+    (tmp_path / folder).mkdir()
+    line = {"audio": str(audio), "image": str(TINY / "portrait.png"), "name": "clip"}
+    (tmp_path / folder / "jobs.jsonl").write_text(json.dumps(line))
+  processes = [run([*SMALL[:3], f"--manifest={tmp_path}/{folder}/jobs.jsonl", "--strict", f"--out={tmp_path}/out"],
+                   *flags) for folder, flags in zip(("first", "second"), flags_of_two(), strict=True)]
+  first, second = finish(processes)
+  assert [process.returncode for process in processes] == [2, 2]
+  assert "1 of 1 lines" in second and "Another process of the run cannot use its inputs" in first
+  assert not list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.parametrize("flags, said", [

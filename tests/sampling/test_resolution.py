@@ -22,7 +22,7 @@ from emv3_jax.sampling.model import load
 from emv3_jax.sampling.resolution import MUST_MATCH, RECOMMENDED, resolve
 from emv3_jax.sampling.settings import Request, SamplingConfig, field_names, preset_of
 from emv3_jax.training import settings as training
-from emv3_jax.training.run.exporting import sampling_card
+from emv3_jax.training.run.export import sampling_card
 from tests.sampling.conftest import TINY, tiny_config
 
 ASSETS = TINY.parents[1] / "emv3_jax/assets/tiny"

@@ -12,7 +12,7 @@ from emv3_jax.training.curriculum import Mixture, Stage
 def test_places_and_kinds_of_steps():
   stages = (Stage("sft", 3), Stage("cycle", 4, kind="ndpo", every=2),
             Stage("unlearn", 2, kind="ndpo"))
-  places = [curriculum.place_of(stages, step) for step in range(11)]
+  places = [curriculum.stage_position(stages, step) for step in range(11)]
   assert [place.index for place in places] == [0] * 3 + [1] * 4 + [2] * 4
   assert places[6].first == 3 and places[10].first == 7
   kinds = [curriculum.kind_at(stages, step) for step in range(11)]

@@ -16,7 +16,7 @@ from emv3_jax.io.checkpoints import read_model_card
 from emv3_jax.puppets.world.mp4 import write_mp4s
 from emv3_jax.runtime.config import build
 from emv3_jax.training.input.sources import Sources
-from emv3_jax.training.run.waiting import how_to_make
+from emv3_jax.training.run.dataset_commands import commands_for
 from emv3_jax.training.settings import Config
 from tests.training import runs
 
@@ -36,7 +36,7 @@ def test_the_run_tells_the_commands_of_the_docs():
   train, *made, again = commands()
   config = build(Config, train_cycle_tiny.get_config())
   needs = [need for index in range(3) for need in Sources(config).needs(index) if need.negative]
-  told = how_to_make(needs[0], config, pathlib.Path("runs/cycle"), train)
+  told = commands_for(needs[0], config, pathlib.Path("runs/cycle"), train)
   assert [shlex.split(line) for line in told.splitlines()[1:]] == [*made, again]
   assert train == again
 

@@ -26,7 +26,7 @@ from emv3_jax.training.curriculum import Stage
 from emv3_jax.training.monitor import previews
 from emv3_jax.training.monitor.divergence import Diverged
 from emv3_jax.training.monitor.metrics import BANDS
-from emv3_jax.training.monitor.speed import Speed
+from emv3_jax.training.monitor.throughput import Throughput
 from emv3_jax.training.run.lock import locked
 from emv3_jax.training.settings import NDPOConfig, PreviewConfig
 from tests.data import windows
@@ -54,7 +54,7 @@ def programs(folder):
   return tiny.programs_of(runs.config_of(folder))
 
 
-class AtStep(Speed):
+class AtStep(Throughput):
   """Does something while a step runs."""
 
   def __init__(self, step, act):
@@ -104,7 +104,7 @@ def test_signals_stop_with_a_checkpoint(folder, programs, tmp_path, number):
   before = signal.getsignal(number)
   ask = AtStep(2, lambda: os.kill(os.getpid(), number))
   config = runs.config_of(folder, steps=50, checkpoint_every=0)
-  assert loop.train(config, tmp_path, programs=programs, speed=ask) == loop.Outcome(3, True)
+  assert loop.train(config, tmp_path, programs=programs, throughput=ask) == loop.Outcome(3, True)
   assert runs.saved_steps(tmp_path) == [3] and not (tmp_path / "model").exists()
   assert signal.getsignal(number) is before
 
@@ -126,7 +126,7 @@ def test_a_second_interrupt_does_not_wait(folder, programs, tmp_path):
     os.kill(os.getpid(), signal.SIGINT)
 
   with pytest.raises(KeyboardInterrupt):
-    loop.train(runs.config_of(folder), tmp_path, programs=programs, speed=AtStep(1, twice))
+    loop.train(runs.config_of(folder), tmp_path, programs=programs, throughput=AtStep(1, twice))
 
 
 def test_resumed_lines_are_those_of_an_unbroken_run(folder, programs, tmp_path):

@@ -19,7 +19,7 @@ from emv3_jax.sampling.clip import sample
 from emv3_jax.sampling.model import load
 from emv3_jax.training.monitor import previews
 from emv3_jax.training.monitor.previews import ClipPreview, first_seen
-from emv3_jax.training.run.exporting import OTHERS, export_model
+from emv3_jax.training.run.export import OTHERS, export_model
 from emv3_jax.training.settings import Config, PreviewConfig
 
 ASSETS = tiny.ASSETS

@@ -30,6 +30,8 @@ def test_shipped_configs(name, capsys):
 
 @pytest.mark.parametrize("arguments, message", [
     ([], "--workdir is missing"),
+    (["--workdir=gs://b/runs"], "Folder of the run gs://b/runs is an address"),
+    (["--workdir=w", "--export=s3://b/m"], "Model folder s3://b/m is an address"),
     (["--workdir=w", "--profile_steps=5"], "no range of steps"),
     (["--workdir=w", "--mesh=data=2"], "--mesh and --json go with --plan"),
     (["--workdir=w", "--config.train.stepps=3"], "did you mean 'steps'"),

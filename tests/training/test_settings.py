@@ -52,6 +52,8 @@ def test_runs_stop_at_the_end_of_the_schedule_or_where_they_are_told_to():
     ("sampling.solver=heun", "Unknown solver 'heun'"),
     ("sampling.attention=tokamax:x", "names no tokamax kernel"),
     ("sampling.preset=papre", "sampling.preset is 'papre'"),
+    ("program_cache=s3://b/c", "Program cache s3://b/c is an address"),
+    ("data=gs://b/d", "Data gs://b/d is an address"), ("preview.audio=s3://b/a.wav", "Audio s3://b/a.wav is an"),
     ("schedule.preset=papre", "Unknown schedule 'papre'"),
     ("optimizer.name=adam", "optimizer.name is 'adam'; known: adamw, lion, muon, sgd"),
     ("loss.allocation=phase", "loss.allocation is 'phase'; known: a, b, c, phased, released"),

@@ -21,7 +21,7 @@ STAGES = (Stage("learn", 4), Stage("tasks", 4), Stage("hands", 4, kind="ndpo", n
 def run_of(**fields) -> SimpleNamespace:
   """A run of STAGES as far as a method of `loop.Run` looks at it."""
   return SimpleNamespace(**{"programs": SimpleNamespace(stages=STAGES), "share": None, "due": None,
-                            "speed": loop.Speed(), "config": tiny.config_of(*STAGES), **fields})
+                            "throughput": loop.Throughput(), "config": tiny.config_of(*STAGES), **fields})
 
 
 @pytest.mark.parametrize("step, share, warned", [

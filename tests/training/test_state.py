@@ -13,8 +13,8 @@ from emv3_jax.models.precision import Precision
 from emv3_jax.sharding import MeshConfig
 from emv3_jax.training.curriculum import Stage
 from emv3_jax.training.objectives.ndpo import reference_of
-from emv3_jax.training.run import identity
-from emv3_jax.training.run.saving import Checkpoints
+from emv3_jax.training.run import run_config
+from emv3_jax.training.run.checkpoints import Checkpoints
 from emv3_jax.training.settings import MIXED, NDPOConfig
 from tests.training import tiny
 
@@ -98,7 +98,7 @@ def test_states_of_version_0_1_had_a_reference_they_did_not_use(tmp_path):
   abstract = lambda *names: {
       name: jax.ShapeDtypeStruct((3,), np.float32, sharding=whole) for name in names}
   config = tiny.config_of()
-  with Checkpoints(tmp_path, config, identity.describe(config, {})) as checkpoints:
+  with Checkpoints(tmp_path, config, run_config.describe(config, {})) as checkpoints:
     checkpoints.save(4, state, ())
     checkpoints.wait()
     found, _ = checkpoints.load(4, abstract("params"))

@@ -22,7 +22,7 @@ from emv3_jax.models.network import Params
 from emv3_jax.puppets.training.settings import Learning
 from emv3_jax.runtime import config
 from emv3_jax.sampling.report import versions
-from emv3_jax.training.run.stopping import StopRequests
+from emv3_jax.training.run.preemption import Preemption
 from emv3_jax.training.update import ema
 
 State = dict
@@ -94,7 +94,7 @@ def train(state: State, step: Callable, batch_at: Callable[[int], dict], *, step
     Stopped: by SIGTERM or Ctrl-C, after the step that ran and with a checkpoint of it.
   """
   policy = ocp.training.preservation_policies.LatestN(KEPT)
-  with (StopRequests() as stop, ocp.training.Checkpointer(
+  with (Preemption() as stop, ocp.training.Checkpointer(
       folder / "checkpoints", preservation_policy=policy, cleanup_tmp_directories=True) as saved):
     if saved.latest is not None:
       state = saved.load(saved.latest.step, abstract_of(state))

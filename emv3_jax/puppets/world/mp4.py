@@ -7,8 +7,10 @@ import pathlib
 
 import numpy as np
 
+from emv3_jax.errors import InputError
 from emv3_jax.geometry import FPS, RATE
 from emv3_jax.io.atomic import atomic_file
+from emv3_jax.io.paths import refuse_address
 from emv3_jax.io.video_files import write_video
 from emv3_jax.puppets.world.clips import clip_spec
 from emv3_jax.puppets.world.render import Clip, render_clip
@@ -30,8 +32,12 @@ def write_mp4s(out_dir: str | os.PathLike, seed: int = 0, count: int = 1000, spl
   Raises:
     InputError: unknown split, or a folder that cannot be written.
   """
+  refuse_address(out_dir, "Output folder")
   out_dir = pathlib.Path(out_dir)
-  out_dir.mkdir(parents=True, exist_ok=True)
+  try:
+    out_dir.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise InputError(f"Output folder {out_dir} cannot be made: {error.strerror}.") from error
   lines = []
   for index in range(first, first + count):
     clip = render_clip(clip_spec(seed, index, split, frames))

@@ -113,7 +113,7 @@ class HostBatches:
 
   def _make(self, step: int) -> StepBatch:
     sources = self._sources
-    stage, kind = (curriculum.place_of(sources.stages, step).stage,
+    stage, kind = (curriculum.stage_position(sources.stages, step).stage,
                    curriculum.kind_at(sources.stages, step))
     records, positives = self._next(sources.of_step(step), step), None
     if kind == "dpo":

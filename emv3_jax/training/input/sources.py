@@ -173,7 +173,7 @@ class Sources:
     """What the batch of a step is taken from: negatives in ndpo and dpo steps."""
     if curriculum.kind_at(self.stages, step) == "sft":
       return self.data
-    return self._negatives[curriculum.place_of(self.stages, step).index]
+    return self._negatives[curriculum.stage_position(self.stages, step).index]
 
   def learns_beside_negatives(self, stage: Stage) -> bool:
     """Whether ndpo steps of the stage learn a batch of the data too."""
@@ -181,7 +181,7 @@ class Sources:
 
   def number(self, step: int, source: Source) -> int:
     """How many batches the steps before `step` take from a source."""
-    place = curriculum.place_of(self.stages, step)
+    place = curriculum.stage_position(self.stages, step)
     return sum(self._taken(index, stage.steps, source)
                for index, stage in enumerate(self.stages[:place.index])
                ) + self._taken(place.index, step - place.first, source)

@@ -177,11 +177,13 @@ def forget_after(path: pathlib.Path, step: int) -> None:
   if not path.exists():
     return
   kept = []
-  for text in path.read_text(encoding="utf-8").splitlines():
+  with _written(path):
+    content = path.read_bytes()
+  for text in content.decode(errors="replace").splitlines():
     try:
       if json.loads(text)["step"] <= step:
         kept.append(text)
-    except ValueError:
+    except (ValueError, TypeError, KeyError, RecursionError):  # a line that was damaged
       pass
   with atomic_file(path) as temporary:
     temporary.write_text("".join(f"{text}\n" for text in kept), encoding="utf-8")

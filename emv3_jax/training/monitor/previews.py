@@ -36,7 +36,7 @@ from emv3_jax.training.input.sources import Source
 from emv3_jax.training.monitor.metrics import BANDS, Writer
 from emv3_jax.training.objectives.draws import draw
 from emv3_jax.training.objectives.forward import Batch
-from emv3_jax.training.run.exporting import OTHERS, components_folder, sampling_card
+from emv3_jax.training.run.export import OTHERS, components_folder, sampling_card
 from emv3_jax.training.settings import Config
 from emv3_jax.training.update.programs import Programs
 

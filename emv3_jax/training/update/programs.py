@@ -57,7 +57,7 @@ class Programs:
 
   def abstract_state(self, step: int) -> State:
     """Shapes, dtypes and shardings of the state after `step` steps, before `enter`."""
-    stage = curriculum.place_of(self.stages, max(step - 1, 0)).stage
+    stage = curriculum.stage_position(self.stages, max(step - 1, 0)).stage
     return state_lib.abstract(self.network.abstract, self.mesh, stage, *self._run)
 
   def new_state(self, params: Params) -> State:
@@ -69,7 +69,7 @@ class Programs:
 
   def enter(self, state: State, step: int) -> State:
     """Begins the stage whose first step is `step`, if one begins there; donates the state."""
-    place = curriculum.place_of(self.stages, step)
+    place = curriculum.stage_position(self.stages, step)
     if not place.index or step != place.first:
       return state
     previous = self.stages[place.index - 1]
@@ -80,7 +80,7 @@ class Programs:
 
   def program_at(self, step: int) -> "Program":
     """The program of a step of the run; the same object for steps that do the same."""
-    place = curriculum.place_of(self.stages, step)
+    place = curriculum.stage_position(self.stages, step)
     kind = place.stage.kind_of(step - place.first)
     key = kind, place.stage.train, ndpo.has_reference(place.stage, self.config.ndpo.reading)
     if key not in self._programs:

@@ -73,9 +73,9 @@ MUTANTS = [
     *of("emv3_jax/preparation/run.py", WHOLE,
         ("how much is encoded at once decides what is", "if name not in _SPEED_ONLY}", "}",
          "test_what_is_done_is_not_done_again"),
-        ("a folder without all shards is a dataset", "    (folder / INDEX).unlink(missing_ok=True)\n", "    pass\n",
+        ("a folder without all shards is a dataset", "    atomic.remove(folder / INDEX)\n", "    pass\n",
          "test_a_lost_shard_is_made_again"),
         ("shards of clips that are gone stay", "if int(note.stem) >= groups]", "if int(note.stem) > groups]",
          "test_other_settings_or_encoders_are_refused"),
-        ("what a killed run left stays", "    left.unlink()\n", "    pass\n", "test_a_stopped_run_goes_on")),
+        ("what a killed run left stays", "    atomic.remove(left)\n", "    pass\n", "test_a_stopped_run_goes_on")),
 ]

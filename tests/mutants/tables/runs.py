@@ -3,9 +3,9 @@
 from tests.mutants.mutant import of
 
 OBJECTIVES, STATE = "tests/training/test_objectives.py", "tests/training/test_state.py"
-SOURCES, IDENTITY = "tests/training/test_sources.py", "tests/training/test_identity.py"
-AVERAGE, METRICS = "tests/training/test_average.py", "tests/training/test_metrics.py"
-NDPO, SAVING = "tests/training/test_ndpo.py", "tests/training/test_saving.py"
+SOURCES, IDENTITY = "tests/training/test_sources.py", "tests/training/test_run_config.py"
+AVERAGE, METRICS = "tests/training/test_ema.py", "tests/training/test_metrics.py"
+NDPO, SAVING = "tests/training/test_ndpo.py", "tests/training/test_checkpoints.py"
 IN_TURN = "test_batches_are_taken_one_after_the_other"
 
 MUTANTS = [
@@ -68,7 +68,7 @@ MUTANTS = [
         ("data beside negatives do not count", "return steps if self.learns_beside_negatives(stage) else steps - special",
          "return steps - special", IN_TURN),
         ("unlearning needs data", "return stage.kind != \"ndpo\" or stage.every > 1 or config.ndpo.sft_weight > 0",
-         "return True", "tests/training/test_waiting.py::test_a_first_stage_that_unlearns_needs_no_data"),
+         "return True", "tests/training/test_missing_datasets.py::test_a_first_stage_that_unlearns_needs_no_data"),
         ("pairs need not have one size", "if not np.array_equal(*buckets):", "if False:",
          "test_what_cannot_be_taken_from"),
         ("negatives may be the data", "if config.data and pathlib.Path(config.data).resolve() == pathlib.Path(stage.negatives).resolve():",
@@ -88,7 +88,7 @@ MUTANTS = [
          "test_negatives_keep_their_task_and_pairs_have_one"),
         ("rows go to the devices in another order", "array[np.searchsorted(rows, range(*index[0].indices(batch)))]",
          "array[::-1][np.searchsorted(rows, range(*index[0].indices(batch)))]", "test_batches_on_the_mesh")),
-    *of("emv3_jax/training/run/identity.py", IDENTITY,
+    *of("emv3_jax/training/run/run_config.py", IDENTITY,
         ("a run goes on with another optimiser", "r\"name|program_cache|", "r\"optimizer\\..*|name|program_cache|",
          "test_what_decides_what_is_learnt_stays"),
         ("a run goes on with another loss", "r\"name|program_cache|", "r\"loss\\..*|name|program_cache|",
@@ -101,8 +101,8 @@ MUTANTS = [
          "pass", "test_datasets_of_stages_that_have_begun_stay"),
         ("stages to come have to stay", "for index, stage in enumerate(stages[:begun])}",
          "for index, stage in enumerate(stages)}", "test_stages_that_have_not_begun_may_be_others"),
-        ("stages that have begun may be others", "return curriculum.place_of(stages, max(step - 1, 0)).index + 1",
-         "return curriculum.place_of(stages, max(step - 1, 0)).index", "test_stages_that_have_begun_stay")),
+        ("stages that have begun may be others", "return curriculum.stage_position(stages, max(step - 1, 0)).index + 1",
+         "return curriculum.stage_position(stages, max(step - 1, 0)).index", "test_stages_that_have_begun_stay")),
     *of("emv3_jax/training/update/ema.py", AVERAGE,
         ("short stages that unlearn are averaged slowly", "  elif following:\n", "  elif False:\n",
          "test_short_stages_are_followed_and_long_ones_mixed"),
@@ -112,10 +112,10 @@ MUTANTS = [
          "test_decays_of_all_stages"),
         ("warm-up never starts again", "decay_at(step - first if rule.restarts else step, rule.decay)",
          "decay_at(step, rule.decay)", "test_decays_of_all_stages")),
-    *of("emv3_jax/training/run/saving.py", SAVING,
+    *of("emv3_jax/training/run/checkpoints.py", SAVING,
         ("the weights are exported in place of their average", "self._read(step, {\"ema\": abstract})[0][\"ema\"]",
          "self._read(step, {\"params\": abstract})[0][\"params\"]", "test_the_average_is_loaded_alone"),
-        ("checkpoints of another run are read", "identity.check(content, self.run, step, f\"Checkpoint {where}\")", "pass",
+        ("checkpoints of another run are read", "run_config.check(content, self.run, step, f\"Checkpoint {where}\")", "pass",
          "test_a_checkpoint_of_another_run_is_refused")),
     *of("emv3_jax/training/monitor/metrics.py", METRICS,
         ("a loss of NaN goes on", "if not math.isfinite(self.values[name]):", "if False:", "test_faults"),
@@ -123,7 +123,7 @@ MUTANTS = [
     *of("emv3_jax/training/update/trainable.py", "tests/training/test_step.py",
         ("the audio projection is frozen", "return name.startswith(\"audio_projection.\") or any(", "return any(",
          "test_what_is_frozen_stays_as_it_is_and_has_no_moments")),
-    *of("emv3_jax/training/run/start.py", "tests/training/test_start.py",
+    *of("emv3_jax/training/run/initialization.py", "tests/training/test_initialization.py",
         ("a fresh audio path speaks", "_SILENT = (\"k_audio\", \"v_audio\")", "_SILENT = (\"k_audio\",)",
          "test_a_base_model_with_a_fresh_audio_path_predicts_what_it_did[flash]"),
         ("fresh_audio is ignored", "if card.variant != BASE and not config.fresh_audio:", "if card.variant != BASE:",

@@ -2,8 +2,8 @@
 
 from tests.mutants.mutant import of
 
-ENDS, AVERAGE = "tests/training/test_stage_ends.py", "tests/training/test_average.py"
-WAITING, CODES = "tests/training/test_waiting.py", "tests/test_exit_codes.py"
+ENDS, AVERAGE = "tests/training/test_stage_ends.py", "tests/training/test_ema.py"
+WAITING, CODES = "tests/training/test_missing_datasets.py", "tests/test_exit_codes.py"
 SHARE, NO_SHARE = "test_the_share_is_that_of_the_stage_that_ended", "test_weights_that_stay_have_no_share"
 IN_ORDER = "test_what_is_missing_is_told_in_order"
 
@@ -35,13 +35,13 @@ MUTANTS = [
         ("the end of a stage has no line", "step if ended or _due(", "step if _due(", SHARE),
         ("every step has a line", "else None\n    if not ended:", "else step\n    if not ended:",
          "test_within_a_stage_lines_are_due_in_turn"),
-        ("the checkpoint to come counts as whole", "curriculum.place_of(stages, checkpoints.latest).first",
-         "curriculum.place_of(stages, step).first",
+        ("the checkpoint to come counts as whole", "curriculum.stage_position(stages, checkpoints.latest).first",
+         "curriculum.stage_position(stages, step).first",
          "test_beginnings_are_kept_that_the_newest_whole_checkpoint_goes_back_to"),
         ("a run ends later because of data that it does not need", "if firsts[index] < self.config.last_step and self._missing(index):",
          "if self._missing(index):", "test_a_run_is_ready_up_to_what_is_missing"),
-        ("stages to come are not looked at", "curriculum.place_of(stages, step).index + 1, len(stages)):",
-         "curriculum.place_of(stages, step).index + 2, len(stages)):", "test_a_run_is_ready_up_to_what_is_missing"),
+        ("stages to come are not looked at", "curriculum.stage_position(stages, step).index + 1, len(stages)):",
+         "curriculum.stage_position(stages, step).index + 2, len(stages)):", "test_a_run_is_ready_up_to_what_is_missing"),
         ("negatives of these weights are warned of", "made_by != self.stage_start.digest(place.first):",
          "made_by == self.stage_start.digest(place.first):", f"{WAITING}::test_negatives_of_other_weights_are_told"),
         ("a run that waits seems to be done", "return Outcome(step, True, missing)", "return Outcome(step, False, missing)",
@@ -61,7 +61,7 @@ MUTANTS = [
         ("data and negatives are told apart wrongly", "\"takes its negatives\" if self.negative else",
          "\"takes its negatives\" if not self.negative else", IN_ORDER),
         ("makers of no negatives are asked for", ".made_by if index in self._negatives else \"\"", ".made_by", IN_ORDER)),
-    *of("emv3_jax/training/run/waiting.py", WAITING,
+    *of("emv3_jax/training/run/dataset_commands.py", WAITING,
         ("the weights are not exported first", "commands = [[*command, f\"--export={model}\"], sample,",
          "commands = [command, sample,", "test_negatives_are_prepared_as_the_data_are"),
         ("negatives are sampled without their latents", "\"--save_latents\",", "",

@@ -66,7 +66,7 @@ MUTANTS = [
          "test_places_and_kinds_of_steps"),
         ("a stage begins a step late", "step, side=\"right\")) - 1", "step, side=\"left\")) - 1",
          "test_places_and_kinds_of_steps"),
-        ("steps after the end have no stage", ", len(stages) - 1)\n  return Place", ", len(stages))\n  return Place",
+        ("steps after the end have no stage", ", len(stages) - 1)\n  return StagePosition", ", len(stages))\n  return Place",
          "test_places_and_kinds_of_steps"),
         ("the paper's schedule begins with lip-sync", "(\"base_tasks\", 0.6, BASE_TASKS), (\"all_tasks\", 0.4, ALL_TASKS)",
          "(\"all_tasks\", 0.4, ALL_TASKS), (\"base_tasks\", 0.6, BASE_TASKS)",

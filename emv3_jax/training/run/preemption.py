@@ -12,7 +12,7 @@ import jax
 from jax.experimental import multihost_utils
 
 
-class StopRequests:
+class Preemption:
   """Hears requests from when it is entered; a context manager.
 
   A second Ctrl-C interrupts at once.
@@ -23,7 +23,7 @@ class StopRequests:
     self._asked = False
     self._old: dict[int, object] = {}
 
-  def __enter__(self) -> "StopRequests":
+  def __enter__(self) -> "Preemption":
     # With several processes SIGTERM is left to JAX's service, which would lose it.
     signals = (signal.SIGINT,) if self._joined else (signal.SIGINT, signal.SIGTERM)
     self._old = {number: signal.signal(number, self._hear) for number in signals}

@@ -20,7 +20,7 @@ from emv3_jax.runtime.config import build
 from emv3_jax.training import loop
 from emv3_jax.training.curriculum import Stage
 from emv3_jax.training.input.sources import Need
-from emv3_jax.training.run.waiting import how_to_make, shipped
+from emv3_jax.training.run.dataset_commands import commands_for, shipped
 from emv3_jax.training.settings import Config, NDPOConfig
 from tests.data import windows
 from tests.training import runs, tiny
@@ -87,13 +87,13 @@ def test_a_run_waits_for_negatives_and_goes_on(folder, programs, negatives, tmp_
 
 
 def test_negatives_may_come_while_the_run_is_at_work(folder, programs, negatives, tmp_path):
-  class Late(loop.Speed):
+  class Late(loop.Throughput):
     def count(self, step, shape, stalled):
       super().count(step, shape, stalled)
       if step == 1:
         negatives()
 
-  assert loop.train(config_of(folder), tmp_path, programs=programs, speed=Late()) == DONE
+  assert loop.train(config_of(folder), tmp_path, programs=programs, throughput=Late()) == DONE
 
 
 def test_what_is_there_is_checked_at_once(folder, programs, negatives, tmp_path):
@@ -125,7 +125,7 @@ def test_a_first_stage_that_unlearns_needs_no_data(folder, negatives, tmp_path, 
 
 def test_processes_agree(folder, programs, monkeypatch, tmp_path):
   """What is missing on another host only is missing here too."""
-  run = loop.Run(config_of(folder), tmp_path, loop.Speed(), programs)
+  run = loop.Run(config_of(folder), tmp_path, loop.Throughput(), programs)
   assert run.missing(0) is None
   monkeypatch.setattr(processes, "anywhere", lambda flag: True)
   monkeypatch.setattr(processes, "together", lambda act: act())
@@ -156,7 +156,7 @@ def test_a_run_does_not_begin_without_its_data(folder, tmp_path):
 def test_negatives_are_prepared_as_the_data_are(folder):
   """In windows of their length and sizes, where these are not the default ones."""
   command = ["python", "run_train.py", "--config=c.py", "--workdir=w"]
-  told = how_to_make(Need("neg", 1, "hands", True), config_of(folder), pathlib.Path("w"), command)
+  told = commands_for(Need("neg", 1, "hands", True), config_of(folder), pathlib.Path("w"), command)
   assert told.splitlines()[1:] == [
       "  python run_train.py --config=c.py --workdir=w --export=w/stage_1/model",
       "  python run_sample.py --config=configs/SAMPLING.py --checkpoint=w/stage_1/model "
@@ -179,7 +179,7 @@ def test_negatives_of_other_weights_are_told(folder, programs, negatives, tmp_pa
                                              made_by, warned):
   index = json.loads((negatives() / "index.json").read_text())
   (folder / "negatives/index.json").write_text(json.dumps({**index, "made_by": made_by}))
-  run = loop.Run(config_of(folder), tmp_path, loop.Speed(), programs)
+  run = loop.Run(config_of(folder), tmp_path, loop.Throughput(), programs)
   monkeypatch.setattr(run.stage_start, "keep", lambda *_: None)
   monkeypatch.setattr(run.stage_start, "digest", {2: "this"}.get)
   with caplog.at_level(std_logging.WARNING):

@@ -12,7 +12,7 @@ from emv3_jax.models import transformer
 from emv3_jax.models.network import named_leaves, nested
 from emv3_jax.models.rope import rope_table, time_sinusoid
 from emv3_jax.sharding import make_mesh
-from emv3_jax.training.run.start import initial_params
+from emv3_jax.training.run.initialization import initial_params
 from emv3_jax.training.update.trainable import is_audio
 from tests.compiler import QUICK
 from tests.training import tiny

@@ -6,8 +6,8 @@ import pytest
 
 from emv3_jax.errors import InputError
 from emv3_jax.training.monitor.metrics import Row
-from emv3_jax.training.run import identity
-from emv3_jax.training.run.saving import Checkpoints
+from emv3_jax.training.run import run_config
+from emv3_jax.training.run.checkpoints import Checkpoints
 from tests.training import tiny
 
 
@@ -26,7 +26,7 @@ def saved(tmp_path):
 
 def of_run(folder, writing=True, **fields) -> Checkpoints:
   config = tiny.config_of(**fields)
-  return Checkpoints(folder, config, identity.describe(config, {}), writing)
+  return Checkpoints(folder, config, run_config.describe(config, {}), writing)
 
 
 def test_a_state_comes_back_with_its_rows(saved):

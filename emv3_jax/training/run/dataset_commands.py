@@ -14,7 +14,7 @@ from emv3_jax.training.settings import Config
 SAMPLING_CONFIGS = ("tiny", "echomimic_v3_preview", "echomimic_v3_flash")  # of configs/
 
 
-def how_to_make(missing: Need, config: Config, workdir: pathlib.Path, command: list[str]) -> str:
+def commands_for(missing: Need, config: Config, workdir: pathlib.Path, command: list[str]) -> str:
   """The commands that make a dataset that the run waits for.
 
   Args:

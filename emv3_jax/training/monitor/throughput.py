@@ -7,7 +7,7 @@ import time
 RUNNING = 2  # steps that are started before the oldest has to be done
 
 
-class Speed:
+class Throughput:
   """Counts between two lines of metrics.
 
   The first steps, which compile or are only started, checkpoints and previews are left out.

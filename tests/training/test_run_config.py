@@ -9,7 +9,7 @@ from configs import train_tiny
 from emv3_jax.errors import InputError
 from emv3_jax.runtime.config import build
 from emv3_jax.training.curriculum import Mixture, Stage
-from emv3_jax.training.run import identity
+from emv3_jax.training.run import run_config
 from emv3_jax.training.settings import Config, NDPOConfig, OptimizerConfig, ScheduleConfig
 
 LEARN, HANDS, RECOVER = (Stage("learn", 10), Stage("hands", 10, kind="ndpo", negatives="n"),
@@ -20,7 +20,7 @@ TINY = build(Config, train_tiny.get_config())
 
 
 def go_on(step, after: Config, datasets=DATASETS, before: Config = CONFIG, found=DATASETS):
-  identity.check(identity.describe(before, found), identity.describe(after, datasets), step, "It")
+  run_config.check(run_config.describe(before, found), run_config.describe(after, datasets), step, "It")
 
 
 def of_stages(*stages, **fields):
@@ -92,12 +92,12 @@ def test_data_that_nothing_was_taken_from_may_be_others():
 
 def test_checkpoints_of_version_0_1():
   """Negatives by name of the stage, fields of today missing, a schedule beside stages."""
-  before = identity.describe(CONFIG, {"data": "0", "hands": "1"})
+  before = run_config.describe(CONFIG, {"data": "0", "hands": "1"})
   for stage in before["config"]["stages"]:
     for name in ("ema_decay", "ema_warmup"):
       stage.pop(name, None)
   before["config"]["schedule"]["steps"] = 77
-  check = lambda datasets: identity.check(before, identity.describe(CONFIG, datasets), 15, "It")
+  check = lambda datasets: run_config.check(before, run_config.describe(CONFIG, datasets), 15, "It")
   check(DATASETS)
   with pytest.raises(InputError, match=r"dataset.stages.1.negatives \(hands\)"):
     check({**DATASETS, "negatives": {"1": "other"}})
@@ -114,9 +114,9 @@ def of_first_release(config: dict) -> dict:
 
 
 def test_a_run_of_the_first_release_goes_on():
-  now = identity.describe(TINY, {"data": "d", "negatives": {}})
+  now = run_config.describe(TINY, {"data": "d", "negatives": {}})
   before = {**now, "config": of_first_release(now["config"]), "datasets": {"data": "d"}}
-  identity.check(before, now, 10, "Checkpoint")
-  other = identity.describe(dataclasses.replace(TINY, seed=1), {"data": "d", "negatives": {}})
+  run_config.check(before, now, 10, "Checkpoint")
+  other = run_config.describe(dataclasses.replace(TINY, seed=1), {"data": "d", "negatives": {}})
   with pytest.raises(InputError, match="seed: 0 != 1"):
-    identity.check(before, other, 10, "Checkpoint")
+    run_config.check(before, other, 10, "Checkpoint")

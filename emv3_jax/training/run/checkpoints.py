@@ -18,7 +18,7 @@ from orbax.checkpoint import v1 as ocp
 from emv3_jax.errors import InputError
 from emv3_jax.models.network import Params
 from emv3_jax.training.monitor.metrics import Row
-from emv3_jax.training.run import identity
+from emv3_jax.training.run import run_config
 from emv3_jax.training.settings import Config
 from emv3_jax.training.update.state import State
 
@@ -32,7 +32,7 @@ class Checkpoints:
   Args:
     workdir: the run's folder.
     config: what is kept.
-    run: `identity.describe` of the run.
+    run: `run_config.describe` of the run.
     writing: whether this is the run itself, which also removes what a killed one left unfinished;
       else parts of a state can be loaded.
 
@@ -119,7 +119,7 @@ class Checkpoints:
     where = self.folder / str(step)
     with self._readable(step):
       content = self._checkpointer.metadata(step).custom_metadata
-      identity.check(content, self.run, step, f"Checkpoint {where}")
+      run_config.check(content, self.run, step, f"Checkpoint {where}")
       return content
 
   def _read(self, step: int, abstract: State) -> tuple[State, dict]:

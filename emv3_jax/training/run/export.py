@@ -12,7 +12,7 @@ from emv3_jax.io.model_card import TRANSFORMER, SamplingCard, read_model_card
 from emv3_jax.models.network import Params
 from emv3_jax.runtime import processes
 from emv3_jax.sampling.resolution import RECOMMENDED
-from emv3_jax.training.run.start import UNTRAINED
+from emv3_jax.training.run.initialization import UNTRAINED
 from emv3_jax.training.settings import Config
 
 OTHERS = tuple(name for name in COMPONENTS if name != TRANSFORMER)

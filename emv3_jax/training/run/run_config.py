@@ -96,7 +96,7 @@ def _without_stages(config: Config) -> dict:
 
 def _begun(stages: Sequence[Stage], step: int) -> int:
   """How many stages have begun after `step` steps; the first one has from the start."""
-  return curriculum.place_of(stages, max(step - 1, 0)).index + 1
+  return curriculum.stage_position(stages, max(step - 1, 0)).index + 1
 
 
 def _stage_faults(before: Sequence[Stage], now: Sequence[Stage], step: int) -> list[str]:

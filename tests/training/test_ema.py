@@ -114,7 +114,7 @@ def test_a_run_says_what_its_average_holds(cycle, caplog):
   assert not (workdir / "stage_start").exists()
 
 
-class Dies(loop.Speed):
+class Dies(loop.Throughput):
   """Ends a run in its 48th step, as a fault would."""
 
   def count(self, step, shape, stalled):
@@ -129,7 +129,7 @@ def test_resumed_within_a_stage_it_says_the_same(cycle, tmp_path):
   upto = lambda steps: dataclasses.replace(config, train=dataclasses.replace(config.train, steps=steps))
   loop.train(upto(30), tmp_path, programs=programs)
   with pytest.raises(RuntimeError, match="dies"):
-    loop.train(upto(50), tmp_path, programs=programs, speed=Dies())
+    loop.train(upto(50), tmp_path, programs=programs, throughput=Dies())
   kept = lambda: sorted(path.name for path in (tmp_path / "stage_start").iterdir())
   assert kept() == ["0", "45"]
   loop.train(upto(50), tmp_path, programs=programs)
