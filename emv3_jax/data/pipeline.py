@@ -53,6 +53,7 @@ class Dataset:
     if config is not None:
       index_lib.check_conditions(folder, self.index, config)
     self.empty_text = index_lib.read_empty_text(folder)
+    self._variant = variants.of(self.index.conditions.get("variant"))
     self._bytes = self._open()
 
   def _open(self) -> grain.sources.ArrayRecordDataSource:
@@ -80,17 +81,16 @@ class Dataset:
       data = self._bytes[int(number)]
     except (RuntimeError, ValueError) as error:
       raise InputError(f"{where} cannot be read ({error}); copy the dataset again.") from error
-    return records.decode(data, where)
+    return records.decode(data, where, self._variant)
 
   def batch_of(self, numbers: np.ndarray) -> Batch:
     """The records of b global record indices, all of one bucket, as `collate` stacks them.
 
     Raises:
-      InputError: a record is damaged or of another schema, or the dataset is of an unknown variant.
+      InputError: a record is damaged or of another schema.
     """
-    conditions = self.index.conditions
-    return collate([self[number] for number in numbers], numbers, conditions["text_tokens"],
-                   variants.of(conditions["variant"]))
+    return collate([self[number] for number in numbers], numbers,
+                   self.index.conditions["text_tokens"], self._variant)
 
   def batches(self, batch: int, *, seed: int | None, process_index: int | None = None,
               process_count: int | None = None, rows: Sequence[int] | None = None,

@@ -97,7 +97,7 @@ def encode(record: Record, dtype: str, variant: Variant) -> bytes:
     InputError: a value that is not finite in `dtype`.
     ValueError: shapes that do not belong together.
   """
-  _check_shapes(record, variant)
+  _check_shapes(record, variant, len(tasks.stored()))
   arrays = {name: np.asarray(getattr(record, name)) for name in arrays_of(record.task)}
   for name, array in arrays.items():
     if array.dtype != np.uint8:
@@ -111,19 +111,20 @@ def encode(record: Record, dtype: str, variant: Variant) -> bytes:
   return _safetensors(arrays, {"schema": SCHEMA, "version": str(VERSION), **metadata})
 
 
-def decode(data: bytes, where: str = "record") -> Record:
+def decode(data: bytes, where: str = "record", variant: Variant | None = None) -> Record:
   """The inverse of `encode`; floating arrays come back as float32.
 
   Args:
     data: a record's bytes.
     where: what messages call the record.
+    variant: of the network that it is for; None: the length of the audio is not checked.
 
   Raises:
     InputError: the bytes are no record, are damaged, or are of another schema or version.
   """
   try:
     record = _decode(data, where)
-    _check_shapes(record)
+    _check_shapes(record, variant, min(len(record.masked_latents), len(tasks.stored())))
   except InputError:
     raise
   except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:  # of any JSON
@@ -197,10 +198,11 @@ def _close_quietly(writer: ArrayRecordWriter) -> None:
     pass  # another error is on its way
 
 
-def _check_shapes(record: Record, variant: Variant) -> None:
+def _check_shapes(record: Record, variant: Variant | None, slots: int) -> None:
+  """Raises ValueError where a record for all tasks has not `slots` masked latents, or shapes do not agree."""
   f, h8, w8, _ = record.latents.shape
   frames = geometry.frames_of(f)
-  kinds = 1 if record.task else len(tasks.stored())
+  kinds = 1 if record.task else slots
   wanted = {"masked_latents": (kinds, *record.latents.shape), "mouth_mask": (f, h8, w8),
             "face_mask": geometry.grid_of_latents((h8, w8)), "lipsync_mask": (f, h8, w8),
             "task_mask": (f, h8, w8, geometry.FRAMES)}
@@ -208,7 +210,7 @@ def _check_shapes(record: Record, variant: Variant) -> None:
     shape = np.shape(getattr(record, name))
     if shape != wanted.get(name, shape):
       raise ValueError(f"{name} is {shape}, expected {wanted[name]}.")
-  if len(record.audio) != variant.stored_length(frames):
+  if variant is not None and len(record.audio) != variant.stored_length(frames):
     raise ValueError(f"audio is {record.audio.shape} for {frames} frames of {variant.name}; expected "
                      f"{variant.stored_length(frames)} features.")
 

@@ -16,9 +16,10 @@ def of(name: str) -> Variant:
   Raises:
     InputError: no such variant.
   """
-  if name not in _TABLE:
+  variant = _TABLE.get(name) if isinstance(name, str) else None
+  if variant is None:
     raise InputError(f"Unknown variant {name!r}; known: {', '.join(_TABLE)}.")
-  return _TABLE[name]
+  return variant
 
 
 def names() -> tuple[str, ...]:

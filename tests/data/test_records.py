@@ -65,6 +65,8 @@ def test_flash_features_are_stored_with_their_context():
   assert len(record.audio) == 5 + 4
   with pytest.raises(ValueError, match="audio is .* for 5 frames of preview; expected 10 features"):
     records.encode(record, "float32", PREVIEW)
+  with pytest.raises(InputError, match="damaged: .* 5 frames of preview; expected 10 features"):
+    records.decode(records.encode(record, "float32", FLASH), variant=PREVIEW)
 
 
 def test_a_value_too_large_for_float16_is_not_stored():

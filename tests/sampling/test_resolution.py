@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 import emv3_jax
-from emv3_jax import variants
+from emv3_jax import tasks, variants
 from emv3_jax.commands import sample as run_sample
 from emv3_jax.configs import tiny, train_sft_480p, train_tiny
 from emv3_jax.errors import InputError
@@ -209,7 +209,7 @@ def test_print_config_names_origins(capsys):
 ])
 def test_what_would_not_be_used_is_refused(variant, settings, request_, said):
   with pytest.raises(InputError, match=said):
-    inputs._check_used(request_, variant == "flash",
+    inputs._check_used(request_, tasks.of(request_.task), variants.of(variant),
                        SamplingConfig(**settings).completed(variant))
   used = Request("a", task="lipsync", face_box="1,2,3,4", paste=False)
-  inputs._check_used(used, variant == "flash", SamplingConfig().completed(variant))
+  inputs._check_used(used, tasks.of("lipsync"), variants.of(variant), SamplingConfig().completed(variant))

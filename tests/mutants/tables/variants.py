@@ -31,7 +31,7 @@ MUTANTS = [
          "np.arange(first, last + 2 * self.context)",
          f"{TOY}::test_features_of_a_window_keep_what_the_clip_says_of_them")),
     *of("emv3_jax/variants/table.py", TOY,
-        ("an unknown variant is a KeyError", "if name not in _TABLE:\n    raise InputError(f\"Unknown",
+        ("an unknown variant is a KeyError", "if variant is None:\n    raise InputError(f\"Unknown",
          "if False:\n    raise InputError(f\"Unknown", "test_an_unknown_variant_is_named"),
         ("a variant is replaced", "  if variant.name in _TABLE:\n", "  if False:\n",
          "test_what_cannot_be_registered")),
