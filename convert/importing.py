@@ -4,15 +4,19 @@ from collections.abc import Mapping
 import dataclasses
 import hashlib
 import pathlib
+import tempfile
 from typing import Any
 
 from absl import logging
 
+from emv3_jax.conditioning.text import Tokenizer
 from emv3_jax.errors import InputError
 from emv3_jax.io.checkpoints import read_model_card, save_component, write_tokenizer
 from emv3_jax.io.model_card import CARD, TRANSFORMER, ModelCard, SamplingCard
 from emv3_jax.sampling.resolution import MUST_MATCH, RECOMMENDED
 
+from .feature_extractor import waveform_settings
+from .names_encoders import AUDIO_ENCODER
 from .not_finite import NotFinite
 from .plan import COMPONENTS, Plan, Unrecognised, identify
 from .sources import Checkpoint, Source
@@ -106,17 +110,19 @@ def convert(source: Source, folder: pathlib.Path, component: str = "auto", dtype
     lines += [f"warning: {plan.component.name}: {note}." for note in plan.notes]
   tokenizer = source.tokenizer if component in ("auto", "tokenizer") else None
   if component == "tokenizer" and tokenizer is None:
-    raise InputError(f"{source.name} has no tokenizer.json in a folder umt5-xxl or tokenizer.")
+    raise InputError(f"{source.name} has no tokenizer.json or spiece.model in a folder "
+                     "umt5-xxl or tokenizer.")
   for plan in plans:
     name, stored = plan.component.name, plan.dtype if dtype == "keep" else dtype
     sources = digests(plan.checkpoint)
-    if _already_there(folder, plan, stored, sources, replace):
+    features = waveform_settings(plan.checkpoint) if name == AUDIO_ENCODER.name else {}
+    if _already_there(folder, plan, stored, sources, features, replace):
       lines.append(f"{name}: already in {folder}, from the same files")
       continue
     logging.info("Converting %s.", plan.checkpoint.name)
     counts = NotFinite()
     save_component(folder, name, plan.params(dtype, counts), config=dataclasses.asdict(plan.config),
-                   variant=plan.layout.variant, sources=sources,
+                   variant=plan.layout.variant, sources=sources, features=features,
                    **_model_of(plan.layout.variant if name == TRANSFORMER else None))
     unused = ", ".join(f"{pattern} ({count})" for pattern, count in plan.unused.items())
     lines.append(f"{name}: {plan.num_params:,} parameters, {stored}"
@@ -124,9 +130,20 @@ def convert(source: Source, folder: pathlib.Path, component: str = "auto", dtype
                  f"{f'; left out, unused: {unused}' if plan.unused else ''}")
     lines += counts.lines(name, stored)
   if tokenizer is not None:
-    write_tokenizer(folder, tokenizer)
-    lines.append("tokenizer: copied")
+    lines.append(_take_tokenizer(folder, tokenizer))
   return lines
+
+
+def _take_tokenizer(folder: pathlib.Path, source: pathlib.Path) -> str:
+  """Puts a tokenizer into the model folder as tokenizer.json; the line about it."""
+  if source.suffix == ".json":
+    write_tokenizer(folder, source)
+    return "tokenizer: copied"
+  with tempfile.TemporaryDirectory() as scratch:
+    made = pathlib.Path(scratch) / "tokenizer.json"
+    Tokenizer.load(source).save(made)
+    write_tokenizer(folder, made)
+  return f"tokenizer: converted from {source.name}"
 
 
 def _model_of(variant: str | None) -> dict:
@@ -150,7 +167,8 @@ def digests(checkpoint: Checkpoint) -> list[dict]:
   return found
 
 
-def _already_there(folder, plan: Plan, dtype: str, sources: list[dict], replace: bool) -> bool:
+def _already_there(folder, plan: Plan, dtype: str, sources: list[dict], features: dict,
+                   replace: bool) -> bool:
   """Whether the folder has exactly this component; raises where it has another that must stay.
 
   One that is not whole does not count.
@@ -160,7 +178,7 @@ def _already_there(folder, plan: Plan, dtype: str, sources: list[dict], replace:
   if name not in card.components or replace or not card.is_whole(name):
     return False
   old = card.components[name]
-  if list(old.sources) == sources and old.dtype == dtype:
+  if list(old.sources) == sources and old.dtype == dtype and old.features == features:
     return True
   if name == "transformer" and card.variant == "base" and plan.layout.variant != "base":
     return False

@@ -7,6 +7,8 @@ import pathlib
 import re
 from typing import Any
 
+from emv3_jax.conditioning.text import FILES as TOKENIZERS
+from emv3_jax.conditioning.text import tokenizer_file
 from emv3_jax.errors import InputError
 
 from .file_kinds import UNFINISHED_SUFFIXES, WEIGHT_SUFFIXES, ending
@@ -15,7 +17,7 @@ MAX_DEPTH = 3  # folders below SOURCE that are looked into
 LISTED = 3  # files that a message lists
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?P<folder>/[\w./-]+)?(@(?P<revision>[\w./-]+))?")
 HUB_FILES = (*(f"*{suffix}" for suffix in WEIGHT_SUFFIXES), "*.index.json", "*config.json",
-             "*tokenizer.json")
+             *(f"*{name}" for name in TOKENIZERS))
 PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
 MAX_PARTS = 1000
 TRAINING_FILES = re.compile(
@@ -44,7 +46,7 @@ class Source:
   """What was found.
 
   Attributes:
-    tokenizers: umT5's tokenizer.json, by where it lies.
+    tokenizers: umT5's tokenizer.json or spiece.model, by where it lies.
     notes: lines about what lies there and is not read.
   """
 
@@ -55,7 +57,7 @@ class Source:
 
   @property
   def tokenizer(self) -> pathlib.Path | None:
-    """The text encoder's tokenizer.json, None where there is none.
+    """The file of the text encoder's tokenizer, None where there is none.
 
     Raises:
       InputError: there are several.
@@ -92,7 +94,7 @@ def find(source: str, key: str = "") -> Source:
 
 
 def _one_file(source: str, path: pathlib.Path) -> Source:
-  if path.name == "tokenizer.json":
+  if path.name in TOKENIZERS:
     return Source(source, (), (path,))
   if path.name.endswith(".index.json"):
     return Source(source, (_indexed(path, path.name),))
@@ -104,8 +106,8 @@ def _in_folder(source: str, path: pathlib.Path) -> Source:
   checkpoints, tokenizers, notes = [], [], []
   for folder in _folders(path):
     checkpoints += _checkpoints(folder, path, notes)
-    if (folder / "tokenizer.json").is_file() and folder.name in ("umt5-xxl", "tokenizer"):
-      tokenizers.append(folder / "tokenizer.json")
+    if tokenizer_file(folder).is_file() and folder.name in ("umt5-xxl", "tokenizer"):
+      tokenizers.append(tokenizer_file(folder))
   unfinished = [file.name for file in _unfinished(path)]
   if unfinished:
     names = ", ".join(unfinished[:LISTED]) + ", ..." * (len(unfinished) > LISTED)

@@ -22,7 +22,6 @@ import wave
 import av
 import numpy as np
 from PIL import Image
-import soxr
 from tokenizers import (
   Tokenizer,
   decoders,
@@ -33,6 +32,7 @@ from tokenizers import (
 )
 
 from emv3_jax.geometry import RATE
+from emv3_jax.io.resampling import resample
 from emv3_jax.puppets import world
 from emv3_jax.puppets.world import backdrop, clips, identities, mp4, palette, sentences, wardrobe
 from emv3_jax.puppets.world.sentences import SAMPLES_PER_FRAME, SPEECH_DIR
@@ -72,7 +72,7 @@ def speak(row: dict) -> np.ndarray:
   spoken = subprocess.run(command, check=True, capture_output=True).stdout
   with wave.open(io.BytesIO(spoken)) as file:
     samples = np.frombuffer(spoken[44:], "<i2") / 32768
-    return level(soxr.resample(samples, file.getframerate(), RATE), RATE)
+    return level(resample(samples, file.getframerate(), RATE), RATE)
 
 
 def write_opus(path: pathlib.Path, samples: np.ndarray) -> None:

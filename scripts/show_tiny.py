@@ -11,12 +11,12 @@ import pathlib
 
 import numpy as np
 from PIL import Image, ImageDraw
-import soxr
 
 from emv3_jax.errors import InputError
 from emv3_jax.geometry import RATE
 from emv3_jax.io.atomic import atomic_file
 from emv3_jax.io.audio_files import read_audio
+from emv3_jax.io.resampling import resample
 from emv3_jax.io.video_files import read_video
 from emv3_jax.puppets import world
 from emv3_jax.puppets.world import readers
@@ -61,7 +61,7 @@ def main(arguments) -> int:
   small = np.stack([np.asarray(Image.fromarray(frame).resize((SIZE, SIZE), Image.Resampling.BOX))
                     for frame in read_video(flags.clip).frames])
   samples, rate = read_audio(flags.clip)
-  sound = soxr.resample(samples.mean(1), rate, RATE)[:len(small) * SAMPLES_PER_FRAME]
+  sound = resample(samples.mean(1), rate, RATE)[:len(small) * SAMPLES_PER_FRAME]
   sound = np.pad(sound, (0, len(small) * SAMPLES_PER_FRAME - len(sound))).astype(np.float32)
   true, seen = world.mouth_curve(sound, RATE, len(small)), readers.opening(small)
   whole = sound[:len(sound) // SIDE * SIDE]

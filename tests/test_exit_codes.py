@@ -101,7 +101,7 @@ def sampled(monkeypatch):
                 sound=(np.zeros((3200, 1), np.float32), 16000),
                 latents=np.ones((2, 4, 6, 16), np.float32),
                 report={"seed": 1, "seconds": {}, "config": {"name": "tiny", "sampling": settings},
-                        "fingerprint": request.prompt})
+                        "fingerprint": request.prompt, "request": {"audio": request.audio}})
 
   for module in (run_sample, jobs):
     monkeypatch.setattr(module, "sample", sample)
@@ -160,6 +160,27 @@ def test_one_clip_is_written_as_asked_for(sampled, tmp_path):
   assert not (tmp_path / "clip.latents.npy").exists()
   with pytest.raises(InputError, match="cut short"):
     run_sample.main([*SAMPLE, "--audio=broken.wav", f"--out={tmp_path}/clip.mp4"])
+
+
+def test_no_name_of_a_source_is_written_over(sampled, tmp_path):
+  source, folder = tmp_path / "v.mp4", tmp_path / "sub"
+  source.write_bytes(b"source")
+  folder.mkdir()
+  (tmp_path / "link.mp4").symlink_to("v.mp4")
+  (tmp_path / "hard.mp4").hardlink_to(source)
+  for name in (source, tmp_path / "link.mp4", tmp_path / "hard.mp4", folder / "../v.mp4"):
+    with pytest.raises(InputError, match=r"mp4 is the input .*v.mp4; choose another name"):
+      run_sample.main([*SAMPLE, "--audio=a.wav", "--task=lipsync", f"--video={source}", f"--out={name}"])
+  assert source.read_bytes() == b"source" and not sampled
+
+
+@pytest.mark.parametrize("out", ["take-10:30.mp4", "http:x.mp4", "caf\udce9.mp4", "100%d.mp4", "-.mp4"])
+def test_names_of_clips_mean_nothing(sampled, tmp_path, monkeypatch, out):
+  """Of the clip and of its sound, whose name is in the report."""
+  monkeypatch.chdir(tmp_path)
+  assert run_sample.main([*SAMPLE, f"--audio={out[:-4]}.wav", f"--out={out}"]) == 0
+  assert video_files.read_video(out).frames.shape == (5, 32, 48, 3)
+  assert json.loads(pathlib.Path(f"{out[:-4]}.json").read_text())["request"]["audio"].endswith(".wav")
 
 
 def test_flags_reach_the_request(sampled, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ FLOORS = {
     "attention": 2, "models": 3, "diffusion": 4, "tasks": 4, "variants": 4, "io": 5, "conditioning": 6,
     "sharding": 6, "components": 7, "data": 8, "sampling": 9, "preparation": 10, "training": 10,
     "plan": 11, "puppets": 12, "verify": 12, "runtime": 11, "preparation.__main__": 12, "configs": 11, "convert": 12,
-    "commands": 13, "runtime.command_names": 0, "runtime.machine": 0,
+    "commands": 13, "runtime.command_names": 0, "runtime.machine": 0, "runtime.moved": 0,
 }
 BESIDE = ("configs", "convert")  # of a checkout; parts of the package where it is installed
 OUTSIDE = {"verify"}  # a command line that compares with other people's code: it may import that
@@ -68,5 +68,15 @@ def test_core_needs_no_torch_or_tensorflow():
   for path in FILES:
     if path.relative_to(ROOT / "emv3_jax").parts[0] in OUTSIDE:
       continue
-    heavy = {name.split(".")[0] for name in imports(path)} & {"torch", "tensorflow", "transformers"}
+    heavy = {name.split(".")[0] for name in imports(path)} & {"torch", "tensorflow"}
     assert not heavy, f"{path} imports {heavy}"
+
+
+@pytest.mark.parametrize("path", ["conditioning/text.py", "conditioning/audio.py", "io/resampling.py"])
+def test_libraries_that_load_slowly_wait_for_their_use(path):
+  """A start that does not need them is a second shorter each."""
+  module = ast.parse((ROOT / "emv3_jax" / path).read_text())
+  at_once = {name.split(".")[0] for node in module.body if isinstance(node, ast.Import | ast.ImportFrom)
+             for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import)
+                          else [node.module])}
+  assert not at_once & {"transformers", "librosa", "sentencepiece"}

@@ -1,6 +1,6 @@
 """The five networks of one model: parameters that are loaded, used and freed in turn."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import contextlib
 import dataclasses
 import gc
@@ -35,8 +35,8 @@ class Networks:
     name: what messages call the configuration.
 
   Attributes:
-    networks, precision, mesh, folder: as given.
-    card: what the folder says of itself; None without a folder.
+    networks, precision, mesh, folder: the arguments.
+    card: the folder's model card; None without a folder.
 
   Raises:
     InputError: the folder's networks are not the configured ones (names the fields that differ).
@@ -107,6 +107,11 @@ class Networks:
     return checkpoints.load_component(self.folder, name, network.abstract,
                                       shardings=shardings if self.mesh.size > 1 else None)
 
+  @property
+  def normalises_waveform(self) -> bool:
+    """Whether wav2vec2 takes waveforms of mean 0 and variance 1; so it is without a folder."""
+    return self.card is None or self.card.normalises_waveform
+
   def encode(self, name: str, params: Params, *arrays: np.ndarray, **static) -> np.ndarray:
     """States of an encoder, float32.
 
@@ -130,6 +135,23 @@ class Networks:
     """Frames uint8 [b, F, H, W, 3] of latents [b, f, H/8, W/8, 16]."""
     run = programs.vae_decode(self.network("vae"), self.mesh, latents.shape[2:4], len(latents))
     return sharding.fetch(run(params, sharding.replicate(latents, self.mesh)))
+
+  def vae_decode_groups(self, params: Params, latents: Iterable[np.ndarray]
+                        ) -> Iterator[np.ndarray]:
+    """Frames of a clip group by group, in memory that does not grow with its length.
+
+    Args:
+      params: of the VAE.
+      latents: the clip's latent frames in order, each [b, 1, H/8, W/8, 16].
+
+    Yields:
+      uint8 [b, n, H, W, 3] for each latent frame: n is 1 for the first and 4 for the others.
+    """
+    cached = None
+    for group in latents:
+      run = programs.vae_decode_group(self.network("vae"), self.mesh, group.shape[2:4], len(group))
+      frames, cached = run(params, sharding.replicate(group, self.mesh), cached)
+      yield sharding.fetch(frames)
 
   def encode_tokens(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """umT5 states [b, m, dim] float32 of token ids [b, m].

@@ -28,7 +28,7 @@ def mesh_of(config: MeshConfig) -> Mesh:
   """The mesh of a run: all devices, or the first one where every axis is 1.
 
   Raises:
-    InputError: the mesh has not as many places as there are devices, or JAX finds no device.
+    InputError: the mesh takes another number of devices than there are, or JAX finds no device.
   """
   try:
     with start_up.part("devices"):
@@ -106,9 +106,28 @@ def vae_decode(net: Network, mesh: Mesh, size8: tuple[int, int], clips: int = 1)
   constrain = sharding.constrain_pictures(mesh, clips, size8)
 
   def run(params, latents):
-    return net.bind(params).decode(latents, finish=to_uint8, constrain=constrain)
+    return net.bind(params).decode(latents, postprocess=to_uint8, constrain=constrain)
 
   return jax.jit(run, keep_unused=True, out_shardings=sharding.picture_sharding(mesh, clips, size8))
+
+
+@functools.cache
+def vae_decode_group(net: Network, mesh: Mesh, size8: tuple[int, int], clips: int = 1) -> Callable:
+  """A jitted `(params, latents, cached) -> (uint8 frames, cached)` of `VAE.decode_group`.
+
+  Frames and cached frames are split as `sharding.picture_sharding` says; the cached ones that come
+  in are donated. It compiles for the first group, where they are None, and for a later one.
+
+  Args: as `vae_encode`.
+  """
+  constrain = sharding.constrain_pictures(mesh, clips, size8)
+
+  def run(params, latents, cached):
+    return net.bind(params).decode_group(
+        latents, cached, postprocess=to_uint8, constrain=constrain)
+
+  return jax.jit(run, keep_unused=True, donate_argnums=2,
+                 out_shardings=sharding.picture_sharding(mesh, clips, size8))
 
 
 def _whole(mesh: Mesh) -> NamedSharding:

@@ -7,12 +7,12 @@ import os
 from absl import logging
 from jaxtyping import Float32
 import numpy as np
-import soxr
 
 from emv3_jax.errors import InputError
 from emv3_jax.geometry import FPS, FRAMES, RATE
 from emv3_jax.io import downmix
 from emv3_jax.io.audio_files import read_audio
+from emv3_jax.io.resampling import resample
 
 LOUDEST = 2.0 ** 32  # sample, where full scale is 1; integers kept as floats reach 2^31, squares stay finite
 CANCELLED = 0.01  # power of the mix, of that of the loudest channel
@@ -70,7 +70,7 @@ def to_voice(samples: Float32[np.ndarray, "n channels"], rate: int,
     raise InputError(f"Audio {source} is too short: {seconds:.3f} s found, "
                      f"{FRAMES / FPS:.2f} s needed (one latent frame: {FRAMES} "
                      f"frames at {FPS} a second).")
-  return Voice(_resample(_one_channel(samples, source), rate), seconds)
+  return Voice(resample(_one_channel(samples, source), rate, RATE, fit=True), seconds)
 
 
 def _one_channel(samples: np.ndarray, source: str | os.PathLike) -> np.ndarray:
@@ -82,19 +82,6 @@ def _one_channel(samples: np.ndarray, source: str | os.PathLike) -> np.ndarray:
   logging.warning("%s: its channels cancel each other; channel %d of %d is used alone.", source,
                   loudest + 1, len(power))
   return samples[:, loudest]
-
-
-def _resample(samples: np.ndarray, rate: int) -> np.ndarray:
-  if rate == RATE:
-    return samples
-  ratio = float(RATE) / rate  # librosa's float arithmetic, which decides about the last sample
-  length = math.ceil(len(samples) * ratio)
-  return _fit(soxr.resample(samples, rate, RATE, quality="HQ"), length)
-
-
-def _fit(samples: np.ndarray, length: int) -> np.ndarray:
-  """Cuts or zero-pads at the end."""
-  return np.pad(samples[:length], (0, max(length - len(samples), 0)))
 
 
 def num_frames(seconds: float | int) -> int:

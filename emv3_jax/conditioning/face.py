@@ -121,9 +121,9 @@ def numbers(source: str, *, optional: bool = True) -> tuple[float, float, float,
 
 
 def _read_box(path: str, height: int, width: int) -> FaceBox:
+  if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+    raise InputError(f"Face box {path} is no regular file.")
   try:
-    if os.path.exists(path) and not os.path.isfile(path):
-      raise InputError(f"Face box {path} is no regular file.")
     with open(path, "rb") as file:
       values = np.lib.format.read_array(file, allow_pickle=False)
   except OSError as error:

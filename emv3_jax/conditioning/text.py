@@ -6,6 +6,7 @@ import hashlib
 import os
 import pathlib
 import time
+import typing
 
 from absl import logging
 from jaxtyping import Bool, Int32
@@ -13,51 +14,63 @@ import ml_dtypes  # noqa: F401  registers bfloat16 with numpy before safetensors
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
-import tokenizers
 
 from emv3_jax.errors import InputError
 from emv3_jax.io.atomic import atomic_file
 
+if typing.TYPE_CHECKING:
+  import transformers
+
 MAX_LENGTH = 512
 PAD_ID = 0
 END = "</s>"
+FILES = ("tokenizer.json", "spiece.model")  # of a tokenizer; the first that is there is read
 CACHE_BYTES = 2 << 30
 _LEFT_OVER = 3600  # seconds after which a temporary file is nobody's
 _SHOWN = 100  # characters at either end of what was cut
 
 
 class Tokenizer:
-  """umT5's way of tokenising: no cleaning of the text, `</s>` at the end, padded with id 0."""
+  """umT5's way of tokenising: no cleaning of the text, `</s>` at the end, padded with id 0.
 
-  def __init__(self, tokenizer: tokenizers.Tokenizer):
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
+  Args:
+    tokenizer: of the library transformers, with a backend that knows where a token came from.
+  """
+
+  def __init__(self, tokenizer: "transformers.PreTrainedTokenizerFast"):
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
     self._tokenizer = tokenizer
-    self._end_id = tokenizer.token_to_id(END)
+    self._end_id = tokenizer.backend_tokenizer.token_to_id(END)
 
   @classmethod
   def load(cls, path: str | os.PathLike) -> "Tokenizer":
-    """Reads `tokenizer.json`, or the one in the folder `path`.
+    """Reads a tokenizer: a folder as umT5's is published, or its file (see `tokenizer_file`).
 
     Raises:
       InputError: missing, damaged, or without `</s>`.
     """
-    file = pathlib.Path(path)
-    file = file / "tokenizer.json" if file.is_dir() else file
+    file = tokenizer_file(path)
     try:
-      tokenizer = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
+      file.open("rb").close()
+      tokenizer = cls(_from_json(file) if file.suffix == ".json" else _from_sentencepiece(file))
     except OSError as error:
-      raise InputError(f"Tokenizer {file}: {error.strerror}; the file tokenizer.json of umT5 is "
-                       "needed.") from None
+      raise InputError(f"Tokenizer {file}: {error.strerror or error}; the file tokenizer.json of "
+                       "umT5 is needed, or its spiece.model.") from None
     except Exception as error:  # the library raises nothing narrower for a file it cannot parse
       raise InputError(f"Tokenizer {file} is damaged or of another kind: {error}.") from None
-    if tokenizer.token_to_id(END) is None:
+    if tokenizer._end_id is None:
       raise InputError(f"Tokenizer {file} has no token {END}; wanted one of the T5 family.")
-    return cls(tokenizer)
+    return tokenizer
 
-  @property
-  def vocab_size(self) -> int:
-    return self._tokenizer.get_vocab_size()
+  def save(self, file: str | os.PathLike) -> None:
+    """Writes all that it is as a `tokenizer.json`.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    text = self._tokenizer.backend_tokenizer.to_str(pretty=True)
+    pathlib.Path(file).write_text(text, encoding="utf-8")
 
   def tokenize(self, prompts: Sequence[str], length: int = MAX_LENGTH
                ) -> tuple[Int32[np.ndarray, "b m"], Bool[np.ndarray, "b m"]]:
@@ -69,17 +82,42 @@ class Tokenizer:
     ids = np.full((len(prompts), length), PAD_ID, np.int32)
     counts = np.zeros(len(prompts), np.int32)
     for row, prompt in enumerate(prompts):
-      encoding = self._tokenizer.encode(prompt, add_special_tokens=False)
-      tokens = [*encoding.ids[:length - 1], self._end_id]
-      if len(encoding.ids) >= length:
-        rest = prompt[encoding.offsets[length - 1][0]:].strip()
+      encoding = self._tokenizer(prompt, add_special_tokens=False, return_attention_mask=False,
+                                 return_offsets_mapping=True, verbose=False)
+      tokens = [*encoding["input_ids"][:length - 1], self._end_id]
+      if len(encoding["input_ids"]) >= length:
+        rest = prompt[encoding["offset_mapping"][length - 1][0]:].strip()
         if len(rest) > 2 * _SHOWN:
           rest = f"{rest[:_SHOWN]} ... {rest[-_SHOWN:]}"
         logging.warning("Prompt of %d tokens is cut to %d, %s included. Not used: %r",
-                        len(encoding.ids) + 1, length, END, rest)
+                        len(encoding["input_ids"]) + 1, length, END, rest)
       ids[row, :len(tokens)] = tokens
       counts[row] = len(tokens)
     return ids, np.arange(length) < counts[:, None]
+
+
+def tokenizer_file(path: str | os.PathLike) -> pathlib.Path:
+  """The file that holds a tokenizer: `path`, or, in the folder `path`, tokenizer.json, else
+  spiece.model. Where there is neither it is the former, which is missing then."""
+  path = pathlib.Path(path)
+  if not path.is_dir():
+    return path
+  found = [path / name for name in FILES if (path / name).is_file()]
+  return found[0] if found else path / FILES[0]
+
+
+def _from_json(file: pathlib.Path) -> "transformers.PreTrainedTokenizerFast":
+  from transformers import PreTrainedTokenizerFast  # here: half a second, for prompts alone
+
+  return PreTrainedTokenizerFast(tokenizer_file=str(file))
+
+
+def _from_sentencepiece(file: pathlib.Path) -> "transformers.PreTrainedTokenizerFast":
+  from transformers import T5Tokenizer
+
+  # Published beside it: which further tokens there are. Else they are those of the file.
+  extra = {} if (file.parent / "tokenizer_config.json").is_file() else {"extra_ids": 0}
+  return T5Tokenizer.from_pretrained(file.parent, vocab_file=str(file), local_files_only=True, **extra)
 
 
 class PromptCache:

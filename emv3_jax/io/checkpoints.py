@@ -67,7 +67,7 @@ REMOVALS = 50  # tries to remove a folder to which something is being added
 def save_component(folder: str | os.PathLike, name: str, params: Params, *, config: Mapping,
                    variant: str | None = None, dtype: str | None = None,
                    sources: Sequence[Mapping] = (), model_name: str = "",
-                   sampling: SamplingCard | None = None) -> None:
+                   sampling: SamplingCard | None = None, features: Mapping = {}) -> None:
   """Writes one component into a model folder, which is made where absent.
 
   A component of that name is replaced. Every process calls this with its shards of `params`.
@@ -81,6 +81,7 @@ def save_component(folder: str | os.PathLike, name: str, params: Params, *, conf
     dtype: what the leaves are cast to; None keeps them as they are.
     sources: {"file", "sha256", "bytes"} of each file the parameters came from.
     model_name, sampling: of a transformer: what the model is called and how it wants to be sampled.
+    features: what its feature extractor says, see `ComponentCard`.
 
   Raises:
     InputError: the folder is not writable or the disk is full.
@@ -98,7 +99,8 @@ def save_component(folder: str | os.PathLike, name: str, params: Params, *, conf
     dtypes = write_leaves(fresh, params, dtype)
     if first:
       card = ComponentCard(dict(config), dtypes.pop() if len(dtypes) == 1 else "mixed",
-                           tuple(map(dict, sources)), *measure(fresh), component_digest(fresh))
+                           tuple(map(dict, sources)), *measure(fresh), component_digest(fresh),
+                           dict(features))
       _put_in_place(folder, name, fresh, card, variant, model_name, sampling)
     _barrier(f"save_{name}_end")
   except OSError as error:

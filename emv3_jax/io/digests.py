@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import pathlib
+import stat
 import time
 
 from absl import logging
@@ -163,6 +164,8 @@ def file_digest(path: str | os.PathLike) -> str:
   """
   try:
     status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+      raise InputError(f"{path} cannot be read: it is no regular file.")  # a pipe would be waited for
     return _read_once(os.path.realpath(path), status.st_ino, status.st_size, status.st_mtime_ns)
   except OSError as error:
     raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None

@@ -33,6 +33,8 @@ class ComponentCard:
     files: number of files in the component's folder.
     bytes: their total size.
     digest: of its weights, see `io.digests`; empty in folders of schema 1.
+    features: what the feature extractor published with it says, by its names; empty where nothing
+      is known of one.
   """
 
   config: dict
@@ -41,6 +43,7 @@ class ComponentCard:
   files: int = 0
   bytes: int = 0
   digest: str = ""
+  features: dict = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +108,13 @@ class ModelCard:
                        "Convert or copy it again.")
     return card
 
+  @property
+  def normalises_waveform(self) -> bool:
+    """Whether the audio encoder takes waveforms of mean 0 and variance 1; so it is where the folder
+    does not say."""
+    audio = self.components.get("audio_encoder")
+    return audio is None or audio.features.get("do_normalize", True)
+
   def is_whole(self, name: str) -> bool:
     """Whether all that was written of a component is there."""
     card = self.components[name]
@@ -152,9 +162,16 @@ def write_model_card(card: ModelCard) -> None:
   """
   content = {"schema": SCHEMA, "name": card.name, "variant": card.variant,
              "sampling": card.sampling and dataclasses.asdict(card.sampling),
-             "components": {name: dataclasses.asdict(component)
+             "components": {name: _component(component)
                             for name, component in sorted(card.components.items())}}
   write_json(card.folder / CARD, content)
+
+
+def _component(card: ComponentCard) -> dict:
+  """Its entry, which earlier versions can read unless it has features."""
+  content = dataclasses.asdict(card)
+  return content if card.features else {key: value for key, value in content.items()
+                                        if key != "features"}
 
 
 def measure(folder: pathlib.Path) -> tuple[int, int]:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 import dataclasses
 
 import numpy as np
-import soxr
 
 from emv3_jax.errors import InputError
+from emv3_jax.io.resampling import resample
 
 # Time stamps jitter where a recorder takes them from the clock, and containers round them. A step
 # counts when it is larger than SMALLEST and than two ticks, and stays for STAYS seconds; a step
@@ -125,7 +125,10 @@ def _runs(pieces: Sequence[Piece], begins: Sequence[float], rate: int, channels:
         continue
     samples = np.concatenate([piece.samples for piece in pieces[first:i]])
     if pieces[first].rate != rate:
-      samples = soxr.resample(samples, pieces[first].rate, rate)
+      if not np.isfinite(samples).all():
+        raise InputError("Its sound changes its rate and holds samples that are NaN or infinite; "
+                         "export it again.")
+      samples = resample(samples, pieces[first].rate, rate)
     yield begins[first], _widened(samples, channels)
     first = i
 

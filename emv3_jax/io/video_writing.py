@@ -9,11 +9,11 @@ import av
 from av.video.reformatter import ColorRange, Colorspace
 from jaxtyping import Float
 import numpy as np
-import soxr
 
 from emv3_jax.geometry import FPS
 from emv3_jax.io import downmix
 from emv3_jax.io.atomic import atomic_file
+from emv3_jax.io.resampling import resample
 
 CRF = 16  # x264 quality: hard to tell from the source
 ENCODER_THREADS = 4  # fixed, since the bits depend on it
@@ -111,7 +111,7 @@ def _for_aac(samples: np.ndarray, rate: int) -> tuple[np.ndarray, int]:
     whole, samples = np.abs(samples).max(initial=1), downmix.to_stereo(samples)
     samples *= min(whole / np.abs(samples).max(initial=whole), 1)  # as loud, unless it overflows
   if rate not in AAC_RATES:
-    samples, rate = soxr.resample(samples, rate, 48000), 48000
+    samples, rate = resample(samples, rate, 48000), 48000
   return np.clip(samples, -1, 1), rate
 
 

@@ -1,7 +1,7 @@
-"""Convolutions over video that look back in time only, so that a clip can be fed in pieces.
+"""Convolutions over video that look back in time only, so that a clip can be fed in chunks.
 
-Video is `[b, t, h, w, c]`. What a layer needs of earlier frames is carried by a `Memory`, hence a
-clip in pieces gives the same numbers as the clip at once.
+Video is `[b, t, h, w, c]`. What a layer needs of earlier frames is carried by a `CausalCache`, hence
+a clip in chunks gives the same numbers as the clip at once.
 """
 
 from collections.abc import Callable
@@ -15,76 +15,84 @@ from emv3_jax.models.precision import Precision
 
 CONV_METHODS = ("auto", "direct", "taps")
 
+# The last input frames [b, frames, h, w, c] of each layer; a list in it is of layers that run over
+# the chunk in chunks of their own.
+CachedFrames = list["jax.Array | CachedFrames"]
 
-class Memory:
+
+class CausalCache:
   """The last input frames of each layer that looks back in time, in the order of the calls.
 
-  One `Memory` lives for one pass over one piece of the clip: layers take what the previous piece
-  left and leave what the next one needs. The first piece, which is a single frame, finds nothing.
+  One cache serves one pass over one chunk of the clip: layers read what the previous chunk stored
+  and store what the next one needs. The first chunk, which is a single frame, reads nothing.
 
   Args:
-    held: `kept` of the piece before; None for the first piece.
+    previous: `stored` of the chunk before; None for the first chunk.
+
+  Attributes:
+    stored: for the next chunk; complete after the pass.
   """
 
-  def __init__(self, held: list | None = None):
-    self._held = None if held is None else iter(held)
-    self.kept = []
+  def __init__(self, previous: CachedFrames | None = None):
+    self._previous = None if previous is None else iter(previous)
+    self.stored: CachedFrames = []
 
   @property
   def first(self) -> bool:
-    return self._held is None
+    return self._previous is None
 
   def extend(self, x: jax.Array, frames: int) -> jax.Array:
-    """`x` [b, t, ...] behind the `frames` frames before it; just `x` in the first piece."""
+    """`x` [b, t, ...] behind the `frames` frames before it; just `x` in the first chunk."""
     if not self.first:
-      x = jnp.concatenate([next(self._held), x], axis=1)
-    self.keep(x, frames)
+      x = jnp.concatenate([next(self._previous), x], axis=1)
+    self.store(x, frames)
     return x
 
-  def keep(self, x: jax.Array, frames: int) -> None:
-    """Leaves the last `frames` frames of `x` for the next piece; zeros stand before the clip."""
+  def store(self, x: jax.Array, frames: int) -> None:
+    """Stores the last `frames` frames of `x` for the next chunk; zeros stand before the clip."""
     tail = x[:, max(x.shape[1] - frames, 0):]
     missing = frames - tail.shape[1]
-    self.kept.append(jnp.pad(tail, [(0, 0), (missing, 0)] + [(0, 0)] * (x.ndim - 2)))
+    self.stored.append(jnp.pad(tail, [(0, 0), (missing, 0)] + [(0, 0)] * (x.ndim - 2)))
 
-  def in_pieces(self, layers: Callable, x: jax.Array, size: int) -> jax.Array:
-    """`layers(x, memory)` with `size` frames of `x` at a time, so that fewer are alive."""
+  def in_chunks(self, layers: Callable, x: jax.Array, size: int) -> jax.Array:
+    """`layers(x, cache)` with `size` frames of `x` at a time, so that fewer are alive."""
     if self.first:
-      memory = Memory()
-      y, kept = layers(x, memory), memory.kept
+      cache = CausalCache()
+      y, stored = layers(x, cache), cache.stored
     else:
-      run = lambda memory, start, size: layers(
-          jax.lax.dynamic_slice_in_dim(x, start, size, axis=1), memory)
-      y, kept = run_in_pieces(run, next(self._held), 0, x.shape[1], size)
-    self.kept.append(kept)
+      run = lambda cache, start, size: layers(
+          jax.lax.dynamic_slice_in_dim(x, start, size, axis=1), cache)
+      y, stored = run_in_chunks(run, next(self._previous), 0, x.shape[1], size)
+    self.stored.append(stored)
     return y
 
 
-def run_in_pieces(run: Callable, held: list, start: int, stop: int, size: int):
-  """Joins `run(memory, i, n)` [b, frames, ...] along time, n being `size` up to a last remainder.
+def run_in_chunks(run: Callable, previous: CachedFrames, start: int, stop: int, size: int
+                  ) -> tuple[jax.Array, CachedFrames]:
+  """Joins `run(cache, i, n)` [b, frames, ...] along time, n being `size` up to a last remainder.
 
-  One `lax.scan` over i from `start`, which carries the frames that layers remember.
+  One `lax.scan` over i from `start`, which carries the cached frames of the layers.
 
   Returns:
-    The joined outputs, and what the last piece keeps.
+    The joined outputs, and what the last chunk stored.
   """
   steps, remainder = divmod(stop - start, size)
   parts = []
 
-  def step(held, i):
-    memory = Memory(held)
-    y = run(memory, i, size)
-    return memory.kept, y
+  def step(previous, i):
+    cache = CausalCache(previous)
+    y = run(cache, i, size)
+    return cache.stored, y
 
   if steps:
-    held, y = jax.lax.scan(step, held, start + size * jnp.arange(steps))
+    previous, y = jax.lax.scan(step, previous, start + size * jnp.arange(steps))
     y = jnp.moveaxis(y, 0, 1)  # [b, steps, frames, ...]
     parts.append(y.reshape(y.shape[0], -1, *y.shape[3:]))
   if remainder:
-    memory = Memory(held)
-    parts.append(run(memory, stop - remainder, remainder))
-    held = memory.kept
-  return jnp.concatenate(parts, axis=1), held
+    cache = CausalCache(previous)
+    parts.append(run(cache, stop - remainder, remainder))
+    previous = cache.stored
+  return jnp.concatenate(parts, axis=1), previous
 
 
 def conv2d(x, kernel, *, stride=1, padding=((0, 0), (0, 0)), precision: Precision):
@@ -143,12 +151,12 @@ class CausalConv(nnx.Module):
     self.time_stride = time_stride
     self.precision, self.method = precision, method
 
-  def __call__(self, x: jax.Array, memory: Memory) -> jax.Array:
+  def __call__(self, x: jax.Array, cache: CausalCache) -> jax.Array:
     """[b, t, h, w, channels_in] -> [b, t / time_stride, h, w, channels_out]."""
     dtype = self.precision.compute_dtype
-    seen = memory.extend(x.astype(dtype), self.history)
+    seen = cache.extend(x.astype(dtype), self.history)
     # Before the clip there are zeros: of the kernel only the last tap meets the first frame.
-    kernel = (self.kernel[-1:] if memory.first else self.kernel[...]).astype(dtype)
+    kernel = (self.kernel[-1:] if cache.first else self.kernel[...]).astype(dtype)
     padding = [((k - 1) // 2, k // 2) for k in kernel.shape[1:3]]
     y = conv3d(seen, kernel, method=self.method, time_stride=self.time_stride, padding=padding,
                precision=self.precision)

@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from emv3_jax.attention.local import Attend, attend_by_frame
+from emv3_jax.attention.local import attend_by_frame
 from emv3_jax.geometry import TAU_MAX
+from emv3_jax.models.execution import ExecutionConfig
 from emv3_jax.models.norms import RMSNorm
 from emv3_jax.models.precision import Precision
 
@@ -83,17 +84,17 @@ class CrossAttention(nnx.Module):
       self.q_audio, self.k_audio, self.v_audio = linear(), linear(), linear()
     else:
       # Zeros: a base model extended by audio starts with its own numbers.
-      silent = lambda: linear(nnx.initializers.zeros, use_bias=False)
-      self.k_audio, self.v_audio = silent(), silent()
+      zeros = lambda: linear(nnx.initializers.zeros, use_bias=False)
+      self.k_audio, self.v_audio = zeros(), zeros()
     self.norm_k_audio = norm()
     self.num_heads = num_heads
 
-  def context(self, tokens: ContextTokens, constrain) -> Context:
+  def context(self, tokens: ContextTokens, execution: ExecutionConfig) -> Context:
     """Keys and values of this layer; the only use that is made of the conditions."""
 
     def expert(x, key, norm, value):
       axes = ("batch", *(None,) * (x.ndim - 2), "heads", None)
-      return tuple(constrain(self._heads(t), *axes) for t in (norm(key(x)), value(x)))
+      return tuple(execution.constrain(self._heads(t), *axes) for t in (norm(key(x)), value(x)))
 
     return Context(
         text=expert(tokens.text, self.k, self.norm_k, self.v),
@@ -102,7 +103,7 @@ class CrossAttention(nnx.Module):
 
   def __call__(self, x: jax.Array, context: Context, *, face_mask: jax.Array | None,
                audio_gain: float | jax.Array, modality_weights: jax.Array | None,
-               attend: Attend, constrain) -> jax.Array:
+               execution: ExecutionConfig) -> jax.Array:
     """The injected conditions, to be added to the residual stream.
 
     Args:
@@ -111,18 +112,17 @@ class CrossAttention(nnx.Module):
       face_mask: [b, s / f] factor on the audio expert's output, any real value; None is 1.
       audio_gain: factor on the audio expert's output.
       modality_weights: [b, 3] float32, W(c, tau) of MODALITIES; None is 1, as the released weights.
-      attend: attention for text and image; keys and values are on every shard of the tokens.
-      constrain: pins an activation's sharding.
+      execution: how the network is run; keys and values are on every shard of the tokens.
 
     Returns:
       [b, s, d] in the dtype of `x`.
     """
     shared = self._heads(self.norm_q(self.q(x)))
-    shared = constrain(shared, "batch", "length", "heads", None)
+    shared = execution.constrain(shared, "batch", "length", "heads", None)
     with jax.named_scope("text"):
-      text = attend(shared, *context.text).astype(jnp.float32)
+      text = execution.cross_attend(shared, *context.text).astype(jnp.float32)
     with jax.named_scope("image"):
-      image = attend(shared, *context.image).astype(jnp.float32)
+      image = execution.cross_attend(shared, *context.image).astype(jnp.float32)
     with jax.named_scope("audio"):
       audio = attend_by_frame(shared, *context.audio).astype(jnp.float32)
     if face_mask is not None:

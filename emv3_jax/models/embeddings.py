@@ -1,15 +1,14 @@
 """From latent pixels and CLIP tokens to the transformer's width."""
 
-from collections.abc import Callable
-
 from flax import nnx
 import jax
 import jax.numpy as jnp
 
 from emv3_jax.geometry import CELLS
+from emv3_jax.models.execution import ONE_DEVICE, ExecutionConfig
 from emv3_jax.models.norms import LayerNorm
 from emv3_jax.models.precision import Precision
-from emv3_jax.models.token_layers import XAVIER, gelu_erf, identity, linear
+from emv3_jax.models.token_layers import XAVIER, gelu_erf, linear
 
 PATCH = (1, CELLS, CELLS)  # latent frames, rows and columns of a token
 
@@ -37,13 +36,13 @@ class PatchEmbedding(nnx.Module):
     self.bias = nnx.Param(jnp.zeros(dim, precision.param_dtype))
     self.precision = precision
 
-  def __call__(self, x: jax.Array, constrain: Callable = identity) -> jax.Array:
+  def __call__(self, x: jax.Array, execution: ExecutionConfig = ONE_DEVICE) -> jax.Array:
     """x: [b, f, H8, W8, in_channels]; returns [b, s, d] in the compute dtype, space-major."""
     b, f, height, width, c = x.shape
     dtype = self.precision.compute_dtype
     x = x.astype(dtype).reshape(b, f, height // 2, 2, width // 2, 2, c)
     patches = jnp.einsum("bfhpwqc->bhwfpqc", x).reshape(b, -1, 4 * c)
-    patches = constrain(patches, "batch", "length", None)
+    patches = execution.constrain(patches, "batch", "length", None)
     kernel = self.kernel[...].astype(dtype).reshape(4 * c, -1)
     tokens = jnp.einsum("bsi,id->bsd", patches, kernel, precision=self.precision.matmul)
     return tokens + self.bias[...].astype(dtype)

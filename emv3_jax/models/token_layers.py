@@ -7,17 +7,10 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
+from emv3_jax.models.execution import ONE_DEVICE, ExecutionConfig
 from emv3_jax.models.precision import Precision
 
 XAVIER = nnx.initializers.xavier_uniform()  # of Wan's linear maps
-
-def identity(x, *names: str | None):
-  """The `constrain` of a program on one device.
-
-  On a mesh `constrain(x, *logical_axes)` pins where an activation lies, and `constrain(module, path)`
-  gathers the parameters of the submodule at `path`, in the compute dtype, where they are used.
-  """
-  return x
 
 
 def linear(inputs: int, outputs: int, precision: Precision, rngs: nnx.Rngs, **options) -> nnx.Linear:
@@ -70,10 +63,10 @@ class MLP(nnx.Module):
     self.down = linear(dims[1], dims[2], precision, rngs, kernel_init=kernel_init)
     self.activation = activation
 
-  def __call__(self, x: jax.Array, constrain: Callable = identity) -> jax.Array:
-    """x: [..., inputs]; `constrain` sees the hidden [b, s, hidden]."""
+  def __call__(self, x: jax.Array, execution: ExecutionConfig = ONE_DEVICE) -> jax.Array:
+    """[..., inputs] -> [..., outputs]; on a mesh [b, s, inputs], the hidden axis split over mlp."""
     hidden = self.activation(self.up(x))
-    return self.down(constrain(hidden, "batch", "length", "mlp"))
+    return self.down(execution.constrain(hidden, "batch", "length", "mlp"))
 
 
 gelu_tanh = functools.partial(jax.nn.gelu, approximate=True)

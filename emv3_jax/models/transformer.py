@@ -7,7 +7,6 @@ Residual stream and matrix products are in the compute dtype; time embedding, mo
 RoPE and softmax are float32.
 """
 
-from collections.abc import Callable
 import dataclasses
 import functools
 
@@ -16,22 +15,14 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
-from emv3_jax.attention.local import Attend, attend_blocked
 from emv3_jax.models.cross_attention import Context, ContextTokens
 from emv3_jax.models.embeddings import PATCH, ImageEmbedding, PatchEmbedding
+from emv3_jax.models.execution import ATTENTION, ONE_DEVICE, REMAT_POLICIES, ExecutionConfig
 from emv3_jax.models.network import Network
 from emv3_jax.models.precision import FLOAT32, Precision
 from emv3_jax.models.rope import RopeTable
-from emv3_jax.models.token_layers import MLP, XAVIER, by_token_blocks, gelu_tanh, identity, linear
+from emv3_jax.models.token_layers import MLP, XAVIER, by_token_blocks, gelu_tanh, linear
 from emv3_jax.models.transformer_block import Block, Head, TransformerConfig
-
-ATTENTION = "attention"  # checkpoint name of the self-attention output
-_REMAT_POLICIES = {
-    "full": None,
-    "attention": jax.checkpoint_policies.save_only_these_names(ATTENTION),
-    **{name: getattr(jax.checkpoint_policies, name)
-       for name in ("dots_saveable", "dots_with_no_batch_dims_saveable")},
-}
 
 
 class Transformer(nnx.Module):
@@ -58,8 +49,8 @@ class Transformer(nnx.Module):
     self.head = Head(config, precision, rngs=rngs)
     self.config = config
 
-  def embed_context(self, text: jax.Array, image: jax.Array, audio: jax.Array, *,
-                    constrain: Callable = identity) -> ContextTokens:
+  def embed_context(self, text: jax.Array, image: jax.Array, audio: jax.Array,
+                    execution: ExecutionConfig = ONE_DEVICE) -> ContextTokens:
     """Embeds the conditions.
 
     Args:
@@ -67,6 +58,7 @@ class Transformer(nnx.Module):
         zeros to text_tokens, which the embedding turns into tokens like any other.
       image: [b, image_tokens, image_dim] CLIP tokens.
       audio: preview [b, a, audio_dim] wav2vec2 tokens; flash [b, F, 5, audio_layers, audio_dim].
+      execution: how the network is run.
 
     Raises:
       ValueError: lengths or widths that do not fit the config.
@@ -85,44 +77,45 @@ class Transformer(nnx.Module):
                        f"{', '.join(map(str, audio_shape))}] for variant {config.variant}.")
 
     def embed(name, x):
-      x = constrain(x, "batch", *(None,) * (x.ndim - 1))
-      return constrain(getattr(self, name), name)(x)
+      x = execution.constrain(x, "batch", *(None,) * (x.ndim - 1))
+      return execution.gather(getattr(self, name), name)(x)
 
     text = embed("text_embedding", jnp.pad(text, ((0, 0), (0, padding), (0, 0))))
     # Layer norms return the dtype they were given: enter in the compute dtype.
     return ContextTokens(text, embed("image_embedding", image.astype(text.dtype)),
                          embed("audio_projection", audio.astype(text.dtype)))
 
-  def project(self, text: jax.Array, image: jax.Array, audio: jax.Array, *,
-              constrain: Callable = identity) -> Context:
+  def project(self, text: jax.Array, image: jax.Array, audio: jax.Array,
+              execution: ExecutionConfig = ONE_DEVICE) -> Context:
     """Cross-attention keys and values of every layer, computed once a clip.
 
     Args as `embed_context`. Returns a Context with a leading [layers] axis, in the compute dtype.
     """
-    tokens = self.embed_context(text, image, audio, constrain=constrain)
+    tokens = self.embed_context(text, image, audio, execution)
 
     def layer(_, block):
-      cross_attn = constrain(block.cross_attn, "blocks.cross_attn")
-      return None, cross_attn.context(tokens, constrain)
+      cross_attn = execution.gather(block.cross_attn, "blocks.cross_attn")
+      return None, cross_attn.context(tokens, execution)
 
     return jax.lax.scan(layer, None, self.blocks)[1]
 
-  def time_modulation(self, sinusoid: jax.Array, *,
-                      constrain: Callable = identity) -> tuple[jax.Array, jax.Array]:
+  def time_modulation(self, sinusoid: jax.Array, execution: ExecutionConfig = ONE_DEVICE
+                      ) -> tuple[jax.Array, jax.Array]:
     """sinusoid [b, freq_dim] -> e [b, d] for the head, e0 [b, 6, d] for the blocks, float32."""
     # Few numbers, whole everywhere: products with split float32 weights, which stay where they are.
-    whole = lambda x: constrain(x, None, None)
+    whole = lambda x: execution.constrain(x, None, None)
     e = whole(self.time_embedding(whole(sinusoid.astype(jnp.float32))))
     e0 = whole(self.time_projection(nnx.silu(e)))
     return e, e0.reshape(-1, 6, self.config.dim)
 
-  def embed(self, latents: jax.Array, condition: jax.Array, *,
-            constrain: Callable = identity) -> jax.Array:
+  def embed(self, latents: jax.Array, condition: jax.Array,
+            execution: ExecutionConfig = ONE_DEVICE) -> jax.Array:
     """Tokens of the input video.
 
     Args:
       latents: [b, f, H8, W8, 16] noisy latents.
       condition: [b, f, H8, W8, 20], 4 mask channels (1 = known) and the masked video's latents.
+      execution: how the network is run.
 
     Returns:
       [b, s, d] in the compute dtype, tokens space-major (h w f).
@@ -135,43 +128,33 @@ class Transformer(nnx.Module):
       raise ValueError(
           f"latents are {latents.shape}, condition {condition.shape}; expected even height and "
           f"width and {self.config.in_channels} channels together.")
-    patch_embedding = constrain(self.patch_embedding, "patch_embedding")
-    return patch_embedding(jnp.concatenate([latents, condition], axis=-1), constrain)
+    patch_embedding = execution.gather(self.patch_embedding, "patch_embedding")
+    return patch_embedding(jnp.concatenate([latents, condition], axis=-1), execution)
 
   def run_blocks(
       self, x: jax.Array, e0: jax.Array, context: Context | ContextTokens, *, rope: RopeTable,
       face_mask: jax.Array | None = None, audio_gain: float | jax.Array = 1.0,
-      modality_weights: jax.Array | None = None, attend: Attend = attend_blocked,
-      cross_attend: Attend = attend_blocked, constrain: Callable = identity, remat: str = "none",
-      token_blocks: int = 1, length_shards: int = 1) -> jax.Array:
+      modality_weights: jax.Array | None = None,
+      execution: ExecutionConfig = ONE_DEVICE) -> jax.Array:
     """The stack of blocks; its output minus its input is what TeaCache keeps.
 
     Args:
       x: [b, s, d] tokens, space-major.
       e0: [b, 6, d] float32.
-      context: of `project` (keys and values ready), or of `embed_context` (made again in each block
-        and step: less memory in training).
+      context: of `project` (keys and values ready), or of `embed_context` (keys and values computed
+        in each block and step: less memory in training).
       rope: (cos, sin) of `rope_table`, each [s, k/2].
       face_mask: [b, h * w] factor on the audio expert's output, the same in every frame.
       audio_gain: another factor on it (the released `audio_scale`).
       modality_weights: [b, 3] float32, PhDA's W(c, tau) of text, image, audio; None is 1.
-      attend: self-attention; on a mesh it also moves tokens between devices.
-      cross_attend: attention to text and image, whose keys every device holds.
-      constrain: as `identity`; logical axes are batch, length, heads, mlp or None.
-      remat: what the backward pass recomputes: `none`, `full`, `attention` (all but the
-        self-attention), or a policy of jax.checkpoint_policies: dots_saveable,
-        dots_with_no_batch_dims_saveable.
-      token_blocks: each half of a block works on this many slices of the tokens in turn.
-      length_shards: number of devices that the token axis is split over.
+      execution: how the network is run.
 
     Returns:
       [b, s, d].
 
     Raises:
-      ValueError: token counts that do not fit each other, an unknown `remat`.
+      ValueError: token counts that do not fit each other.
     """
-    if remat != "none" and remat not in _REMAT_POLICIES:
-      raise ValueError(f"remat is {remat!r}; known: none, {', '.join(_REMAT_POLICIES)}.")
     cached = isinstance(context, Context)
     length, positions = x.shape[1], x.shape[1] // context.frames
     if length != positions * context.frames or length != rope[0].shape[0]:
@@ -179,54 +162,58 @@ class Transformer(nnx.Module):
                        f"{rope[0].shape[0]} tokens: they are not of one clip.")
     if face_mask is not None and face_mask.shape[1] != positions:
       raise ValueError(f"face_mask is {face_mask.shape}; expected [b, {positions}].")
-    if positions % (token_blocks * length_shards):
-      raise ValueError(f"{positions} token positions do not divide into token_blocks {token_blocks}"
-                       f" x length_shards {length_shards}.")
-    by_blocks = functools.partial(by_token_blocks, blocks=token_blocks, shards=length_shards)
+    blocks, shards = execution.token_blocks, execution.length_shards
+    if positions % (blocks * shards):
+      raise ValueError(f"{positions} token positions do not divide into token_blocks {blocks}"
+                       f" x length_shards {shards}.")
+    by_blocks = functools.partial(by_token_blocks, blocks=blocks, shards=shards)
     rope = tuple(jnp.asarray(table)[None] for table in rope)
 
     def body(x, layer):
       block, layer_context = layer
-      block = constrain(block, "blocks")
+      block = execution.gather(block, "blocks")
       if not cached:
-        layer_context = block.cross_attn.context(context, constrain)
+        layer_context = block.cross_attn.context(context, execution)
       e = jnp.split(block.modulation[...].astype(jnp.float32) + e0, 6, axis=1)  # 6 x [b, 1, d]
 
-      def read(tokens):
+      def pre_attention(tokens):
         x, cos, sin = tokens
-        return block.read(x, e, (cos[0], sin[0]), constrain)
+        return block.pre_attention(x, e, (cos[0], sin[0]), execution)
 
-      def write(tokens):
+      def post_attention(tokens):
         x, y, face_mask = tokens
-        return block.write(x, y, e, layer_context, face_mask, constrain, again=remat == "full",
-                           audio_gain=audio_gain, modality_weights=modality_weights,
-                           attend=cross_attend)
+        return block.post_attention(
+            x, y, e, layer_context, face_mask=face_mask, audio_gain=audio_gain,
+            modality_weights=modality_weights, execution=execution)
 
       with jax.named_scope("self_attention"):
-        q, k, v = by_blocks(read, (x, *rope))
-        y = constrain(attend(q, k, v), "batch", "length", "heads", None)
+        q, k, v = by_blocks(pre_attention, (x, *rope))
+        y = execution.constrain(execution.attend(q, k, v), "batch", "length", "heads", None)
         y = checkpoint_name(y, ATTENTION)
-      return by_blocks(write, (x, y, face_mask)), None
+      return by_blocks(post_attention, (x, y, face_mask)), None
 
-    if remat != "none":
-      body = jax.checkpoint(body, policy=_REMAT_POLICIES[remat], prevent_cse=False)
-    x = constrain(x, "batch", "length", None)
+    if execution.remat != "none":
+      body = jax.checkpoint(body, policy=REMAT_POLICIES[execution.remat], prevent_cse=False)
+    x = execution.constrain(x, "batch", "length", None)
     with jax.named_scope("blocks"):
       return jax.lax.scan(body, x, (self.blocks, context if cached else None))[0]
 
-  def run_head(self, x: jax.Array, e: jax.Array, grid: tuple[int, int, int], *,
-               constrain: Callable = identity) -> jax.Array:
+  def run_head(self, x: jax.Array, e: jax.Array, grid: tuple[int, int, int],
+               execution: ExecutionConfig = ONE_DEVICE) -> jax.Array:
     """Tokens x [b, s, d] of grid (f, h, w) -> velocity [b, f, H8, W8, out_channels] float32."""
     f, h, w = grid
     with jax.named_scope("head"):
       # Few numbers a token from here on; positions of one shard need not be a rectangle.
-      y = constrain(constrain(self.head, "head")(x, e), "batch", None, None)
+      y = execution.constrain(execution.gather(self.head, "head")(x, e), "batch", None, None)
       y = y.reshape(-1, h, w, f, PATCH[1], PATCH[2], self.config.out_channels)
       return jnp.einsum("bhwfpqc->bfhpwqc", y).reshape(
           -1, f, PATCH[1] * h, PATCH[2] * w, self.config.out_channels)
 
   def __call__(self, latents: jax.Array, condition: jax.Array, sinusoid: jax.Array,
-               context: Context | ContextTokens, **options) -> jax.Array:
+               context: Context | ContextTokens, *, rope: RopeTable,
+               face_mask: jax.Array | None = None, audio_gain: float | jax.Array = 1.0,
+               modality_weights: jax.Array | None = None,
+               execution: ExecutionConfig = ONE_DEVICE) -> jax.Array:
     """Predicts the velocity, noise - clean.
 
     Args:
@@ -234,8 +221,7 @@ class Transformer(nnx.Module):
       condition: [b, f, H8, W8, 20], 4 mask channels (1 = known) and the masked video's latents.
       sinusoid: [b, freq_dim] of the timestep tau in [0, 1000], from `time_sinusoid`.
       context: the conditions, from `project` or `embed_context`.
-      **options: those of `run_blocks`: rope, face_mask, audio_gain, modality_weights; attend,
-        cross_attend, constrain, remat, token_blocks, length_shards.
+      rope, face_mask, audio_gain, modality_weights, execution: of `run_blocks`.
 
     Returns:
       [b, f, H8, W8, 16] float32.
@@ -246,12 +232,11 @@ class Transformer(nnx.Module):
     _, f, height, width, _ = latents.shape
     if context.frames != f:
       raise ValueError(f"latents have {f} frames, the audio is of {context.frames}.")
-    constrain = options.get("constrain", identity)
-    e, e0 = self.time_modulation(sinusoid, constrain=constrain)
-    x = self.embed(latents, condition, constrain=constrain)
-    x = self.run_blocks(x, e0, context, **options)
-    grid = (f, height // PATCH[1], width // PATCH[2])
-    return self.run_head(x, e, grid, constrain=constrain)
+    e, e0 = self.time_modulation(sinusoid, execution)
+    x = self.embed(latents, condition, execution)
+    x = self.run_blocks(x, e0, context, rope=rope, face_mask=face_mask, audio_gain=audio_gain,
+                        modality_weights=modality_weights, execution=execution)
+    return self.run_head(x, e, (f, height // PATCH[1], width // PATCH[2]), execution)
 
 
 def network(config: TransformerConfig, precision: Precision = FLOAT32) -> Network:

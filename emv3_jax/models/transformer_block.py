@@ -2,12 +2,11 @@
 
 A layer is one attention between two halves that work on every token by itself:
 
-  q, k, v = project(x)                            read: norm1, modulation, norms of q and k, RoPE
+  q, k, v = project(x)                             pre: norm1, modulation, norms of q and k, RoPE
   y = attend(q, k, v)
-  x = x + W_o y * gate; x + CDCA; x + FFN * gate   write
+  x = x + W_o y * gate; x + CDCA; x + FFN * gate   post
 """
 
-from collections.abc import Callable
 import dataclasses
 
 from flax import nnx
@@ -19,6 +18,7 @@ from emv3_jax.limits import ABOVE_0, CHANNELS, WIDEST, check_ranges
 from emv3_jax.models.audio_projection import AUDIO_PATHS, AudioPath
 from emv3_jax.models.cross_attention import Context, CrossAttention
 from emv3_jax.models.embeddings import PATCH
+from emv3_jax.models.execution import ExecutionConfig
 from emv3_jax.models.norms import LayerNorm, RMSNorm, modulated_norm
 from emv3_jax.models.precision import Precision
 from emv3_jax.models.rope import RopeTable, apply_rope
@@ -111,23 +111,25 @@ class Block(nnx.Module):
     self.ffn = MLP((config.dim, config.ffn_dim, config.dim), gelu_tanh, precision, rngs=rngs)
     self.eps = config.eps
 
-  def read(self, x: jax.Array, e: list[jax.Array], rope: RopeTable, constrain: Callable):
+  def pre_attention(self, x: jax.Array, e: list[jax.Array], rope: RopeTable,
+                    execution: ExecutionConfig) -> tuple[jax.Array, jax.Array, jax.Array]:
     """x [b, s, d] -> q, k, v of the self-attention, each [b, s, n, k]."""
-    shift, scale, *_ = e
+    constrain, (shift, scale, *_) = execution.constrain, e
     h = constrain(modulated_norm(x, shift, scale, self.eps), "batch", "length", None)
-    return tuple(constrain(t, "batch", "length", "heads", None)
-                 for t in self.self_attn.project(h, rope))
+    q, k, v = (constrain(t, "batch", "length", "heads", None)
+               for t in self.self_attn.project(h, rope))
+    return q, k, v
 
-  def write(self, x: jax.Array, y: jax.Array, e: list[jax.Array], context: Context,
-            face_mask: jax.Array | None, constrain: Callable, again: bool,
-            **cross_options) -> jax.Array:
+  def post_attention(self, x: jax.Array, y: jax.Array, e: list[jax.Array], context: Context, *,
+                     face_mask: jax.Array | None, audio_gain: float | jax.Array,
+                     modality_weights: jax.Array | None, execution: ExecutionConfig) -> jax.Array:
     """x [b, s, d] and attention output y [b, s, n, k] -> the next layer's x [b, s, d].
 
-    With `again` the backward pass computes CDCA when it gets there, so that what CDCA holds does not
-    lie beside what the feed-forward holds.
+    With `remat` full the backward pass recomputes CDCA when it gets there, so that what CDCA holds
+    does not lie beside what the feed-forward holds. The other arguments are `CrossAttention`'s.
     """
     _, _, gate_attention, shift, scale, gate_ffn = e
-    stream = lambda x: constrain(x, "batch", "length", None)
+    stream = lambda x: execution.constrain(x, "batch", "length", None)
 
     def gated(x, update, gate):
       return stream((x.astype(jnp.float32) + update.astype(jnp.float32) * gate).astype(x.dtype))
@@ -135,13 +137,14 @@ class Block(nnx.Module):
     x = gated(x, self.self_attn.o(y.reshape(x.shape)), gate_attention)
     with jax.named_scope("cross_attention"):
       inject = lambda x, context, face_mask: self.cross_attn(
-          self.norm3(x), context, face_mask=face_mask, constrain=constrain, **cross_options)
-      if again:
+          self.norm3(x), context, face_mask=face_mask, audio_gain=audio_gain,
+          modality_weights=modality_weights, execution=execution)
+      if execution.remat == "full":
         inject = jax.checkpoint(inject)  # with barriers: XLA would merge it with the first pass
       x = stream(x + inject(x, context, face_mask))
     with jax.named_scope("ffn"):
       h = stream(modulated_norm(x, shift, scale, self.eps))
-      return gated(x, self.ffn(h, constrain), gate_ffn)
+      return gated(x, self.ffn(h, execution), gate_ffn)
 
 
 class Head(nnx.Module):

@@ -1,16 +1,13 @@
-"""Layers of the VAE: norm, residual block, attention within a frame, changes of resolution, stages."""
-
-from collections.abc import Callable
+"""Layers of the VAE: norm, residual block, attention in a frame, changes of resolution, stages."""
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
 
 from emv3_jax.attention.local import attend_blocked
-from emv3_jax.models.causal_conv import CausalConv, Memory, SpatialConv
+from emv3_jax.models.causal_conv import CausalCache, CausalConv, SpatialConv
+from emv3_jax.models.execution import Constrain
 from emv3_jax.models.precision import Precision
-
-Constrain = Callable[..., jax.Array]  # pins the sharding of an activation: constrain(x, *axis_names)
 
 VIDEO_AXES = ("batch", None, "height", "width", None)
 
@@ -49,9 +46,9 @@ class ResidualBlock(nnx.Module):
                      if channels_in != channels_out else None)
 
   @jax.named_scope("residual_block")
-  def __call__(self, x: jax.Array, memory: Memory) -> jax.Array:
-    y = self.conv1(jax.nn.silu(self.norm1(x)), memory)
-    y = self.conv2(jax.nn.silu(self.norm2(y)), memory)
+  def __call__(self, x: jax.Array, cache: CausalCache) -> jax.Array:
+    y = self.conv1(jax.nn.silu(self.norm1(x)), cache)
+    y = self.conv2(jax.nn.silu(self.norm2(y)), cache)
     return y + (x if self.shortcut is None else self.shortcut(x))
 
 
@@ -86,8 +83,8 @@ class Middle(nnx.Module):
     self.attention = FrameAttention(channels, precision=precision, rngs=rngs)
     self.block2 = ResidualBlock(channels, channels, **options)
 
-  def __call__(self, x: jax.Array, memory: Memory) -> jax.Array:
-    return self.block2(self.attention(self.block1(x, memory)), memory)
+  def __call__(self, x: jax.Array, cache: CausalCache) -> jax.Array:
+    return self.block2(self.attention(self.block1(x, cache)), cache)
 
 
 class Downsample(nnx.Module):
@@ -102,14 +99,14 @@ class Downsample(nnx.Module):
         precision=precision, method=method, rngs=rngs) if in_time else None
 
   @jax.named_scope("downsample")
-  def __call__(self, x: jax.Array, memory: Memory) -> jax.Array:
+  def __call__(self, x: jax.Array, cache: CausalCache) -> jax.Array:
     x = self.conv(x)
     if self.time_conv is None:
       return x
-    if memory.first:  # passes by the convolution, but is seen by the next window
-      memory.keep(x, self.time_conv.history)
+    if cache.first:  # passes by the convolution, but is seen by the next window
+      cache.store(x, self.time_conv.history)
       return x
-    return self.time_conv(x, memory)
+    return self.time_conv(x, cache)
 
 
 class Upsample(nnx.Module):
@@ -126,13 +123,13 @@ class Upsample(nnx.Module):
     self.conv = SpatialConv(channels, channels // 2, precision=precision, rngs=rngs)
 
   @jax.named_scope("upsample")
-  def __call__(self, x: jax.Array, memory: Memory) -> jax.Array:
+  def __call__(self, x: jax.Array, cache: CausalCache) -> jax.Array:
     if self.time_conv is not None:
-      if memory.first:
-        memory.keep(jnp.zeros_like(x), self.time_conv.history)
+      if cache.first:
+        cache.store(jnp.zeros_like(x), self.time_conv.history)
       else:
         batch, time, height, width, channels = x.shape
-        pairs = self.time_conv(x, memory).reshape(batch, time, height, width, 2, channels)
+        pairs = self.time_conv(x, cache).reshape(batch, time, height, width, 2, channels)
         x = jnp.moveaxis(pairs, 4, 2).reshape(batch, 2 * time, height, width, channels)
     return self.conv(jnp.repeat(jnp.repeat(x, 2, axis=2), 2, axis=3))
 
@@ -147,14 +144,14 @@ class Stage(nnx.Module):
         for i in range(num_blocks))
     self.resample = resample
 
-  def __call__(self, x: jax.Array, memory: Memory) -> jax.Array:
+  def __call__(self, x: jax.Array, cache: CausalCache) -> jax.Array:
     for block in self.blocks.values():
-      x = block(x, memory)
-    return x if self.resample is None else self.resample(x, memory)
+      x = block(x, cache)
+    return x if self.resample is None else self.resample(x, cache)
 
 
-def run_stages(stages: list[Stage], x: jax.Array, memory: Memory,
+def run_stages(stages: list[Stage], x: jax.Array, cache: CausalCache,
                constrain: Constrain) -> jax.Array:
   for stage in stages:
-    x = constrain(stage(x, memory), *VIDEO_AXES)
+    x = constrain(stage(x, cache), *VIDEO_AXES)
   return x

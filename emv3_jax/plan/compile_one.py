@@ -57,10 +57,10 @@ def plan_program(name: str, config: Config, window: programs.Window,
   subject = subjects.of(config)
   trace = (subject.programs | subject.others)[name]
   mesh = targets.compile_only_mesh(target, mesh_config)
-  place = programs.Place(target.platform, mesh, mesh_config)
+  deployment = programs.Deployment(target.platform, mesh, mesh_config)
   start = time.monotonic()
   with captured_stderr() as stderr:
-    program = trace(config, window, place)
+    program = trace(config, window, deployment)
     lowered = program.traced.lower()
     memory, found = _compile(lowered, program)
   busiest = program.flops * program.padding / target.devices

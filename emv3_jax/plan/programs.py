@@ -14,12 +14,11 @@ from emv3_jax.attention.local import attend_xla
 from emv3_jax.components import programs as component_programs
 from emv3_jax.errors import InputError
 from emv3_jax.geometry import TOKEN
-from emv3_jax.models import transformer
 from emv3_jax.models.network import Params, named_leaves
+from emv3_jax.models.transformer import TransformerConfig
 from emv3_jax.plan import flops, meshes
 from emv3_jax.sampling.denoise import Conditions, Denoiser, make_denoiser
-from emv3_jax.sampling.settings import Config
-from emv3_jax.sharding import mesh as mesh_lib
+from emv3_jax.sampling.settings import Config, SamplingConfig
 from emv3_jax.sharding.pictures import picture_split
 
 
@@ -48,7 +47,7 @@ class Window:
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class Deployment:
   """Where a program is to run: platform `cpu`, `gpu` or `tpu`, the mesh and its attention."""
 
   platform: str
@@ -97,22 +96,21 @@ def largest_window(config: Config) -> Window:
   return Window(settings.max_frames, settings.height or side, settings.width or side)
 
 
-@functools.cache
 def num_rows(config: Config) -> int:
   """Rows of the batch that a sampling step runs at once for one clip."""
   if config.settings.branches == "in_turn":
     return 1
-  return len(_denoiser(config).guidance.branches)
+  return len(_plain_denoiser(config.model.transformer, config.settings).guidance.branches)
 
 
-def _denoiser(config: Config, **options) -> Denoiser:
-  network = transformer.network(config.model.transformer, config.precision.transformer)
-  return Denoiser(network, config.model.transformer, config.settings, **options)
+@functools.cache
+def _plain_denoiser(net: TransformerConfig, settings: SamplingConfig) -> Denoiser:
+  """On one device, with attention whose operations can be counted."""
+  return Denoiser(sharding.on_mesh(net, local=attend_xla), settings)
 
 
-def _conditions(config: Config, window: Window, array: Callable) -> Conditions:
-  """Shapes of what one clip is denoised under."""
-  net = config.model.transformer
+def _conditions(net: TransformerConfig, window: Window, array: Callable) -> Conditions:
+  """Shapes of the conditions of one clip."""
   f, height8, width8 = window.latents
   variant = variants.of(net.variant)
   return Conditions(
@@ -123,65 +121,54 @@ def _conditions(config: Config, window: Window, array: Callable) -> Conditions:
       face_mask=array((1, window.positions)) if variant.face_mask else None)
 
 
-def sample_step(config: Config, window: Window, place: Place) -> Program:
+def sample_step(config: Config, window: Window, deployment: Deployment) -> Program:
   """All guidance branches and one step of the solver, for one clip of one window."""
-  net, precision = config.model.transformer, config.precision.transformer
+  net = config.model.transformer
   noise = (1, *window.latents, net.out_channels)
-  network = sharding.ShardedTransformer(net, place.mesh, precision=precision,
-                                        attention=place.config.attention)
-  denoiser = make_denoiser(dataclasses.replace(config, mesh=place.config), place.mesh,
-                               place.platform)
-  traced = denoiser.trace_step(
-      network.abstract, place.whole(noise), _conditions(config, window, place.whole),
-      place=lambda context: _placed(context, place.mesh, config.settings.branches == "in_turn"))
+  denoiser = make_denoiser(
+      net, config.settings, deployment.mesh, precision=config.precision.transformer,
+      attention=deployment.config.attention, platform=deployment.platform)
+  params = denoiser.transformer.abstract
+  traced = denoiser.trace_step(params, deployment.whole(noise),
+                               _conditions(net, window, deployment.whole))
 
-  plain = _denoiser(config, attend=attend_xla)
-  counted = plain.trace_step(transformer.network(net, precision).abstract, jax.ShapeDtypeStruct(noise, jnp.float32),
-                             _conditions(config, window, _array))
+  plain = _plain_denoiser(net, config.settings)
+  counted = plain.trace_step(plain.transformer.network.abstract, _array(noise),
+                             _conditions(net, window, _array))
   rows = num_rows(config)
-  return Program(traced, network.abstract, flops.count(counted),
-                 meshes.padded(rows, place.config) / rows)
+  return Program(traced, params, flops.count(counted),
+                 meshes.padded(rows, deployment.config) / rows)
 
 
 def _array(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
-def _placed(context, mesh: Mesh, in_turn: bool):
-  """Context shapes [layers, b, ..., n, k], with branches in front if in turn, with shardings."""
-  def put(leaf):
-    axes = (None,) * (1 + in_turn) + ("batch",)
-    axes += (None,) * (leaf.ndim - len(axes) - 2) + ("heads", None)
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype,
-                                sharding=NamedSharding(mesh, mesh_lib.spec(*axes)))
-
-  return jax.tree.map(put, context)
-
-
-def vae_decode(config: Config, window: Window, place: Place) -> Program:
+def vae_decode(config: Config, window: Window, deployment: Deployment) -> Program:
   """Latents to uint8 frames."""
-  latents = place.whole((1, *window.latents, config.model.vae.z_dim))
-  return _vae(component_programs.vae_decode, config, window, place, latents)
+  latents = deployment.whole((1, *window.latents, config.model.vae.z_dim))
+  return _vae(component_programs.vae_decode, config, window, deployment, latents)
 
 
-def vae_encode(config: Config, window: Window, place: Place) -> Program:
+def vae_encode(config: Config, window: Window, deployment: Deployment) -> Program:
   """Frames, float32 in [-1, 1], to latents."""
   video = jax.ShapeDtypeStruct(
       (1, window.frames, window.height, window.width, 3), jnp.float32,
-      sharding=sharding.picture_sharding(place.mesh, 1, window.latents[1:]))
-  return _vae(component_programs.vae_encode, config, window, place, video)
+      sharding=sharding.picture_sharding(deployment.mesh, 1, window.latents[1:]))
+  return _vae(component_programs.vae_encode, config, window, deployment, video)
 
 
-def _vae(make: Callable, config: Config, window: Window, place: Place,
+def _vae(make: Callable, config: Config, window: Window, deployment: Deployment,
          array: jax.ShapeDtypeStruct) -> Program:
-  network, size8 = component_programs.network(config.model, config.precision, "vae"), window.latents[1:]
-  params = sharding.abstract_on(network.abstract, place.mesh, "vae")
-  traced = make(network, place.mesh, size8).trace(params, array)
+  network = component_programs.network(config.model, config.precision, "vae")
+  size8 = window.latents[1:]
+  params = sharding.abstract_on(network.abstract, deployment.mesh, "vae")
+  traced = make(network, deployment.mesh, size8).trace(params, array)
   return Program(traced, params, flops.count(traced),
-                 picture_split(place.mesh.size, 1, size8).copies)
+                 picture_split(deployment.mesh.size, 1, size8).copies)
 
 
-PROGRAMS: dict[str, Callable[[Config, Window, Place], Program]] = {
+PROGRAMS: dict[str, Callable[[Config, Window, Deployment], Program]] = {
     "sample_step": sample_step, "vae_decode": vae_decode, "vae_encode": vae_encode}
 OF_PICTURES = ("vae_decode", "vae_encode")  # split over the mesh by rows and columns
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 import dataclasses
 
 from emv3_jax.plan import encoder_programs, programs, training_programs
-from emv3_jax.plan.programs import Place, Program, Window
+from emv3_jax.plan.programs import Deployment, Program, Window
 from emv3_jax.sampling import settings as sampling_settings
 from emv3_jax.training import settings as training_settings
 
@@ -27,11 +27,11 @@ class Subject:
 
   name: str
   config: type
-  programs: dict[str, Callable[[Config, Window, Place], Program]]
+  programs: dict[str, Callable[[Config, Window, Deployment], Program]]
   window: Callable[[Config], Window]
   rows: Callable[[Config], int]
   trains: bool
-  others: dict[str, Callable[[Config, Window, Place], Program]] = dataclasses.field(
+  others: dict[str, Callable[[Config, Window, Deployment], Program]] = dataclasses.field(
       default_factory=dict)
 
 

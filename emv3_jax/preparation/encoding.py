@@ -115,7 +115,7 @@ def _videos(window: Window, frames: np.ndarray) -> Iterator[np.ndarray]:
 def _features(model: Model, params, samples: np.ndarray, frames: int) -> np.ndarray:
   """Features [n, ...] of a recording, as sampling makes them."""
   variant = variants.of(model.config.model.transformer.variant)
-  return model.encode("audio_encoder", params, variant.waveform(samples, frames)[None],
+  return model.encode("audio_encoder", params, variant.waveform(samples, frames, model.normalises_waveform)[None],
                       **variant.encoder_options(frames))[0]
 
 

@@ -187,7 +187,7 @@ def _read_inputs(made: MadeBy, model: Model) -> Inputs:
                                sampling=settings)
   try:
     inputs = read_inputs(dataclasses.replace(made.request, negative_prompt=None), config,
-                         model.tokenizer_path)
+                         model.tokenizer_path, model.normalises_waveform)
   except InputError as error:
     raise InputError(f"Report {made.path}: {error}") from None
   if inputs.frames != made.frames:

@@ -8,6 +8,7 @@ import pathlib
 from emv3_jax import tasks
 from emv3_jax.errors import InputError
 from emv3_jax.geometry import TOKEN
+from emv3_jax.io import paths
 from emv3_jax.runtime import config as config_lib
 from emv3_jax.runtime.command_names import as_called
 from emv3_jax.sampling.settings import Request
@@ -61,6 +62,7 @@ def read_report(path: pathlib.Path) -> MadeBy:
     InputError: missing, damaged, none of this release, or it names no task.
   """
   where = f"Report {path}"
+  paths.check_input(path, "Report")
   try:
     values = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
     json.dumps(values, ensure_ascii=False).encode()  # fails on half of a surrogate pair

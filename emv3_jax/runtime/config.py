@@ -19,6 +19,7 @@ import ml_collections
 
 from emv3_jax.errors import InputError
 from emv3_jax.limits import check, shown
+from emv3_jax.runtime import moved
 from emv3_jax.runtime.command_names import as_called, config_name
 
 # A field that one kind of config has and the others have not -> the kind, its command, an example.
@@ -90,6 +91,8 @@ def _raised(path: pathlib.Path, error: BaseException) -> str:
   lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
            if frame.filename == str(path)]
   where = f", line {lines[-1]}," if lines else ""
+  if isinstance(error, ImportError) and (found := moved.module_of(error)):
+    return f"Config {path}{where} imports {found[0]}, which is {found[1]} now; change the line."
   told = " ".join(str(error).split())
   return f"Config {path}{where} ends in {type(error).__name__}: {told[:300]}"
 
@@ -117,7 +120,8 @@ def override(config: ml_collections.ConfigDict, assignments: Sequence[str], cls)
     for part in [*folders, last]:
       if not isinstance(node, ml_collections.ConfigDict) or part not in node:
         known = list(node.keys()) if isinstance(node, ml_collections.ConfigDict) else []
-        raise InputError(f"--config.{name}: {seen} has no field {part!r}; {nearest(part, known)}")
+        hint = moved.hint_of_field(name) or f" {nearest(part, known)}"
+        raise InputError(f"--config.{name}: {seen} has no field {part!r};{hint}")
       parent, node, seen = node, node[part], f"{seen}.{part}"
     if isinstance(node, ml_collections.ConfigDict):
       raise InputError(f"--config.{name} is a group of fields; set one of: {', '.join(node)}.")
@@ -190,7 +194,8 @@ def build(cls, values: Mapping, where: str = "config"):
   names = {field.name for field in dataclasses.fields(cls)}
   for name in values:
     if name not in names:
-      raise InputError(f"{where} has no field {shown(name)}; {nearest(str(name), sorted(names))}")
+      hint = moved.hint_of_field(f"{where}.{name}") or f" {nearest(str(name), sorted(names))}"
+      raise InputError(f"{where} has no field {shown(name)};{hint}")
   arguments = {}
   for field in dataclasses.fields(cls):
     if field.name in values:

@@ -96,7 +96,7 @@ def sample(model: Model, request: Request, *, progress: Callable | None = None) 
 
 def _read(model: Model, request: Request) -> Inputs:
   try:
-    inputs = read_inputs(request, model.config, model.tokenizer_path)
+    inputs = read_inputs(request, model.config, model.tokenizer_path, model.normalises_waveform)
   except NoFace as error:
     raise NoFace(f"{error}{model.hint_of_face(error.size)}", error.size) from None
   model.check_size(inputs.size)

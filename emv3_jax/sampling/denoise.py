@@ -14,16 +14,16 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
 
-from emv3_jax import geometry, variants
-from emv3_jax.attention import backends, local
+from emv3_jax import geometry, sharding, variants
+from emv3_jax.attention import backends
 from emv3_jax.diffusion import guidance as guidance_lib
 from emv3_jax.diffusion import solvers
 from emv3_jax.errors import InputError
-from emv3_jax.models import cross_attention, rope, transformer
-from emv3_jax.models.network import Network, Params
-from emv3_jax.models.token_layers import identity
-from emv3_jax.sampling.settings import Config, SamplingConfig
-from emv3_jax.sharding import ShardedTransformer
+from emv3_jax.models import cross_attention, rope
+from emv3_jax.models.network import Params
+from emv3_jax.models.precision import Precision
+from emv3_jax.models.transformer import TransformerConfig
+from emv3_jax.sampling.settings import SamplingConfig
 
 BLOCK_TOKENS = 8192  # tokens of a clip that the maps of a layer work on at a time
 
@@ -64,19 +64,17 @@ class StepTables:
 class Denoiser:
   """Compiled denoising for one network and one set of settings; any number of clips.
 
+  Guidance branches are rows of the batch. Rows that do not divide over data x fsdp are padded, and
+  the log says so. Latents are small: they come in and go out whole on every device.
+
   Args:
-    network: the transformer, as `transformer.network` gives it.
-    config: its configuration.
+    transformer: the network on its mesh, of `sharding.on_mesh`.
     settings: solver, guidance and branches.
-    attend: local attention, to video tokens and to text and image.
-    constrain: activation sharding, identity on one device.
-    length_shards: number of devices that the token axis is split over.
   """
 
-  def __init__(self, network: Network, config: transformer.TransformerConfig,
-               settings: SamplingConfig, *, attend: Callable = local.attend_blocked,
-               constrain: Callable = identity, length_shards: int = 1):
-    self.config, self.settings = config, settings.completed(config.variant)
+  def __init__(self, transformer: sharding.ShardedTransformer, settings: SamplingConfig):
+    config = transformer.config
+    self.transformer, self.settings = transformer, settings.completed(config.variant)
     settings = self.settings
     self.solver = solvers.make_solver(
         settings.solver, settings.steps, settings.shift, settings.solver_shift)
@@ -90,8 +88,6 @@ class Denoiser:
       raise InputError(f"sampling.riflex_k is {settings.riflex_k}; this network has {temporal} "
                        "temporal frequencies, counted from 1 (0 is off).")
     self.tables = self._tables()
-    self._network, self._attend, self._constrain = network, attend, constrain
-    self._length_shards = length_shards
     self._project = jax.jit(self._project_branches)
     # All parameters are arguments, used or not: they lie on the device all the same.
     self._step = jax.jit(self._one_step, donate_argnums=1, keep_unused=True)
@@ -101,7 +97,7 @@ class Denoiser:
     allocation = cross_attention.ALLOCATIONS[settings.allocation]
     scales = self.guidance.scales(settings.steps)
     return StepTables(
-        sinusoid=rope.time_sinusoid(taus, self.config.freq_dim),
+        sinusoid=rope.time_sinusoid(taus, self.transformer.config.freq_dim),
         text_scale=scales.text, audio_scale=scales.audio,
         modality_weights=np.asarray(allocation.weights(taus), np.float32))
 
@@ -112,6 +108,7 @@ class Denoiser:
     `progress` wraps the step indices, e.g. with `tqdm`.
     """
     table = self._rope_table(noise.shape)
+    noise = sharding.replicate(noise, self.transformer.mesh)
     negative_scales = self.guidance.scales(self.settings.steps).negative
     # Copies: a solver may start with one array in several places, which cannot be donated twice.
     state = jax.tree.map(jnp.copy, self.solver.init(noise))
@@ -124,22 +121,26 @@ class Denoiser:
                          conditions.known, conditions.face_mask)
     return state.x
 
-  def trace_step(self, params: Params, noise, conditions: Conditions, *,
-                 place: Callable = lambda context: context) -> jax.stages.Traced:
+  def trace_step(self, params: Params, noise, conditions: Conditions) -> jax.stages.Traced:
     """The program of a step, not compiled, for arguments of which only the shapes are needed.
 
     Args:
       params, noise, conditions: as in `run`; `jax.ShapeDtypeStruct`s, with shardings on a mesh.
-      place: from the shapes of the context (leading axis [branches] if in turn) to shapes with
-        shardings.
     """
     state, context = jax.eval_shape(
         lambda noise, *inputs: (self.solver.init(noise), self._project_branches(*inputs)),
         noise, params, *self._branch_shapes(conditions))
     like_noise = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=noise.sharding)
-    return self._step.trace(params, jax.tree.map(like_noise, state), 0, place(context),
+    return self._step.trace(params, jax.tree.map(like_noise, state), 0,
+                            jax.tree.map(self._with_sharding, context),
                             self.tables.tree(), self._rope_table(noise.shape), conditions.known,
                             conditions.face_mask)
+
+  def _with_sharding(self, keys: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """Keys or values of all layers, the branches in front if in turn, with their sharding."""
+    leading = int(self.settings.branches == "in_turn")
+    where = self.transformer.context_sharding(keys.ndim, leading)
+    return jax.ShapeDtypeStruct(keys.shape, keys.dtype, sharding=where)
 
   def _branch_shapes(self, conditions: Conditions):
     stacked = lambda x: jax.ShapeDtypeStruct((len(self.guidance.branches), *x.shape), x.dtype)
@@ -147,14 +148,13 @@ class Denoiser:
 
   def _rope_table(self, shape: tuple[int, ...]) -> rope.RopeTable:
     """Angles for latents of `shape` [b, f, H8, W8, 16]."""
-    f, (h, w) = shape[1], geometry.grid_of_latents(shape[2:4])
-    riflex = rope.Riflex(self.settings.riflex_k, f) if self.settings.riflex_k else None
-    return rope.rope_table((f, h, w), self.config.head_dim, riflex)
+    riflex = rope.Riflex(self.settings.riflex_k, shape[1]) if self.settings.riflex_k else None
+    return self.transformer.rope(shape, riflex)
 
   def _token_blocks(self, shape: tuple[int, ...]) -> int:
     """Blocks of tokens that a layer works on in turn, for latents of `shape`."""
-    f, grid = shape[1], geometry.grid_of_latents(shape[2:4])
-    positions = math.prod(grid) // self._length_shards
+    shards = self.transformer.execution.length_shards
+    f, positions = shape[1], math.prod(geometry.grid_of_latents(shape[2:4])) // shards
     wanted = self.settings.token_blocks or -(-positions * f // BLOCK_TOKENS)
     return min(n for n in range(1, positions + 1) if positions % n == 0 and n >= min(
         wanted, positions))
@@ -170,28 +170,40 @@ class Denoiser:
             np.stack([audio[branch.audio] for branch in branches]))
 
   def _project_branches(self, params, text, image, audio):
-    """Cross-attention keys and values of all layers, leading axis [branches]."""
-    project = self._network.bind(params).project
-    if self.settings.branches == "in_turn":
-      return jax.lax.map(lambda inputs: project(*inputs), (text, image, audio))
-    return project(*(x.reshape(-1, *x.shape[2:]) for x in (text, image, audio)))
+    """Cross-attention keys and values of all layers, leading axis [branches] if in turn."""
+    transformer, in_turn = self.transformer, self.settings.branches == "in_turn"
+    model = transformer.network.bind(params)
+
+    def project(*conditions):
+      context = model.project(*transformer.pad(conditions), transformer.execution)
+      return jax.tree.map(
+          lambda keys: jax.lax.with_sharding_constraint(
+              keys, transformer.context_sharding(keys.ndim)), context)
+
+    conditions = text, image, audio
+    transformer.warn_of_padding(text.shape[1] * (1 if in_turn else text.shape[0]))
+    if in_turn:
+      return jax.lax.map(lambda conditions: project(*conditions), conditions)
+    return project(*(x.reshape(-1, *x.shape[2:]) for x in conditions))
 
   def _one_step(self, params, state, i, context, tables, table, known, face_mask):
     """Guided velocity at step i, then one solver step."""
-    model = self._network.bind(params)
+    transformer = self.transformer
+    model, latents = transformer.network.bind(params), state.x
     row = {name: values[i] for name, values in tables.items()}
-    latents = state.x
     b, num = latents.shape[0], len(self.guidance.branches)
+    execution = dataclasses.replace(
+        transformer.execution, token_blocks=self._token_blocks(latents.shape))
 
     def velocity(context, copies):
       repeat = lambda x: None if x is None else jnp.tile(x, (copies,) + (1,) * (x.ndim - 1))
-      return model(
-          repeat(latents), repeat(known), jnp.broadcast_to(row["sinusoid"],
-                                                           (copies * b, self.config.freq_dim)),
-          context, rope=table, face_mask=repeat(face_mask), audio_gain=self.settings.audio_gain,
-          modality_weights=jnp.broadcast_to(row["modality_weights"], (copies * b, 3)),
-          attend=self._attend, cross_attend=self._attend, constrain=self._constrain,
-          token_blocks=self._token_blocks(latents.shape))
+      same = lambda values: jnp.broadcast_to(values, (copies * b, *values.shape))
+      *inputs, face, weights = transformer.pad((
+          repeat(latents), repeat(known), same(row["sinusoid"]), repeat(face_mask),
+          same(row["modality_weights"])))
+      out = model(*inputs, context, rope=table, face_mask=face, modality_weights=weights,
+                  audio_gain=self.settings.audio_gain, execution=execution)
+      return transformer.unpad(out, copies * b)
 
     if self.settings.branches == "in_turn":
       velocities = jax.lax.map(lambda context: velocity(context, 1), context)
@@ -201,24 +213,24 @@ class Denoiser:
     return self.solver.step(state, i, guided)[1]
 
 
-def make_denoiser(config: Config, mesh: Mesh, platform: str | None = None) -> Denoiser:
-  """Denoising on `mesh`, made once for all configs that agree.
+@functools.cache
+def make_denoiser(config: TransformerConfig, settings: SamplingConfig, mesh: Mesh, *,
+                  precision: Precision, attention: sharding.Attention = "ulysses",
+                  platform: str | None = None) -> Denoiser:
+  """Denoising on `mesh`; equal arguments give the same object, compiled once.
 
   Args:
-    config: of the network, its precision, settings and the attention over the mesh.
+    config: sizes of the transformer.
+    settings: solver, guidance, branches and the backend of local attention.
     mesh: where it runs.
+    precision: dtypes of the transformer.
+    attention: how self-attention crosses the mesh's `context`.
     platform: cpu, gpu or tpu, if that is not where this process runs.
 
   Raises:
     InputError: heads or parameters do not divide over the mesh, or settings do not exist.
   """
-  return _make_denoiser(config.model.transformer, config.precision.transformer, config.settings,
-                        mesh, config.mesh.attention, platform)
-
-
-@functools.cache
-def _make_denoiser(net, precision, settings, mesh: Mesh, attention: str,
-                   platform: str | None) -> Denoiser:
-  sharded = ShardedTransformer(net, mesh, precision=precision, attention=attention)
-  return Denoiser(sharded, net, settings, length_shards=mesh.shape["context"],
-                  attend=backends.select(settings.attention, platform))
+  settings = settings.completed(config.variant)
+  local = backends.select(settings.attention, platform)
+  return Denoiser(sharding.on_mesh(config, mesh, precision=precision, attention=attention,
+                                   local=local), settings)

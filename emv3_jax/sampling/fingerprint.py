@@ -151,6 +151,8 @@ def ingredients(model: Model, request: Request) -> dict[str, Any]:
     raise InputError(f"The clip has no fingerprint: the weights of {', '.join(unknown)} are not in "
                      "the model folder.")
   used |= {f"weights.{name}": digest for name, digest in digests.items()}
+  if not model.normalises_waveform and variants.of(model.config.model.transformer.variant).follows_extractor:
+    used["features.do_normalize"] = False  # what it is for nearly all models is not written
   return {"version": VERSION, "numerics": NUMERICS, **_plain(used)}
 
 

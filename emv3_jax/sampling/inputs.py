@@ -58,8 +58,12 @@ class Inputs:
   mouth: np.ndarray | None = None
 
 
-def read_inputs(request: Request, config: Config, tokenizer_path: pathlib.Path) -> Inputs:
+def read_inputs(request: Request, config: Config, tokenizer_path: pathlib.Path,
+                normalise: bool = True) -> Inputs:
   """Reads the files of `request`.
+
+  Args:
+    normalise: whether the audio encoder takes waveforms of mean 0 and variance 1; of preview.
 
   Raises:
     InputError: unknown task, a picture missing or not wanted by it, a file that cannot be used,
@@ -90,8 +94,8 @@ def read_inputs(request: Request, config: Config, tokenizer_path: pathlib.Path) 
     face_mask = _face_mask(request, config, task, first, framing)
   return Inputs(
       prompts=prompts, tokenizer=text_lib.Tokenizer.load(tokenizer_path),
-      waveform=variant.waveform(voice.samples, sample_frames), sound=(samples, rate), frames=frames,
-      sample_frames=sample_frames, face_mask=face_mask, seed=seed, **pictures)
+      waveform=variant.waveform(voice.samples, sample_frames, normalise),
+      sound=(samples, rate), frames=frames, sample_frames=sample_frames, face_mask=face_mask, seed=seed, **pictures)
 
 
 def named_files(request: Request) -> dict[str, pathlib.Path]:

@@ -10,6 +10,7 @@ from emv3_jax import geometry, sharding, variants
 from emv3_jax.components import programs
 from emv3_jax.components.config import COMPONENTS, PrecisionConfig
 from emv3_jax.components.networks import Networks
+from emv3_jax.conditioning.text import tokenizer_file
 from emv3_jax.errors import InputError
 from emv3_jax.io import checkpoints
 from emv3_jax.io.paths import refuse_address
@@ -60,7 +61,9 @@ class Model(Networks):
 
   def denoiser(self) -> Denoiser:
     """The denoising program, compiled once for all models whose configs agree."""
-    return make_denoiser(self.config, self.mesh)
+    config = self.config
+    return make_denoiser(config.model.transformer, config.settings, self.mesh,
+                         precision=config.precision.transformer, attention=config.mesh.attention)
 
   def check_size(self, size: tuple[int, int]) -> None:
     """
@@ -86,10 +89,10 @@ class Model(Networks):
 
   @property
   def tokenizer_path(self) -> pathlib.Path:
-    """The tokenizer of the config or of the model folder."""
+    """The file of the tokenizer of the config or of the model folder."""
     if self.config.tokenizer or self.folder is None:
-      return pathlib.Path(self.config.tokenizer)
-    return self.folder / "tokenizer" / "tokenizer.json"
+      return tokenizer_file(self.config.tokenizer)
+    return tokenizer_file(self.folder / "tokenizer")
 
 
 def _tell_of_default(name: str) -> None:

@@ -1,49 +1,63 @@
 """Where activations lie on the mesh, and the gathering of a layer's parameters.
 
-A network calls `constrain` and knows no mesh: `constrain(x, *logical_axes)` pins an activation,
-`constrain(module, path)` gathers the parameters of a submodule for use.
+A network knows no mesh: it calls the two functions made here, which are fields of the
+`emv3_jax.models.execution.ExecutionConfig` that it is run with.
 """
-
-from collections.abc import Callable
 
 from flax import nnx
 import jax
 from jax.sharding import Mesh, NamedSharding
 
 from emv3_jax.errors import InputError
+from emv3_jax.models.execution import Constrain, Gather, unconstrained, ungathered
 from emv3_jax.models.network import param_name
 from emv3_jax.models.precision import FLOAT32, Precision
 from emv3_jax.sharding import mesh as mesh_lib
 from emv3_jax.sharding import rules
 
-Constrain = Callable[..., jax.Array | nnx.Module]
-
 _GATHERED = ("embed", "features")  # split for storage only
 
 
-def constrain(mesh: Mesh, precision: Precision = FLOAT32) -> Constrain:
+def activation_constraint(mesh: Mesh) -> Constrain:
   """The transformer's `constrain` on `mesh`.
+
+  Returns:
+    A callable that raises `InputError` when an axis does not divide over its mesh axes.
+  """
+  if mesh.size == 1:
+    return unconstrained
+
+  def constrain(array, *logical_axes):
+    for size, axis in zip(array.shape, logical_axes, strict=True):
+      parts = mesh_lib.degree(mesh, axis)
+      if size % parts:
+        raise InputError(
+            f"Axis {axis} of {size} in an activation {array.shape} does not divide over "
+            f"{mesh_lib.describe(mesh, axis)} = {parts}.")
+    sharding = NamedSharding(mesh, mesh_lib.spec(*logical_axes))
+    return jax.lax.with_sharding_constraint(array, sharding)
+
+  return constrain
+
+
+def parameter_gather(mesh: Mesh, precision: Precision = FLOAT32) -> Gather:
+  """The transformer's `gather` on `mesh`.
 
   Args:
     mesh: the mesh.
     precision: of the network; parameters are gathered in the compute dtype if that is narrower.
 
   Returns:
-    A callable that raises `InputError` when an axis does not divide over its mesh axes.
+    A callable that makes a submodule's parameters whole along the model width; heads and hidden
+    axes stay split over tensor.
   """
-  def pin(x, *axes):
-    if mesh.size == 1:
-      return x
-    if isinstance(x, nnx.Module):
-      return _gather_module(mesh, precision, x, *axes)
-    for size, axis in zip(x.shape, axes, strict=True):
-      parts = mesh_lib.degree(mesh, axis)
-      if size % parts:
-        raise InputError(f"Axis {axis} of {size} in an activation {x.shape} does not divide over "
-                         f"{mesh_lib.describe(mesh, axis)} = {parts}.")
-    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, mesh_lib.spec(*axes)))
+  if mesh.size == 1:
+    return ungathered
 
-  return pin
+  def gather(module, path):
+    return _gather_module(mesh, precision, module, path)
+
+  return gather
 
 
 def _gather_module(mesh: Mesh, precision: Precision, module: nnx.Module, path: str) -> nnx.Module:

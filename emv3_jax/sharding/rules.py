@@ -182,8 +182,8 @@ def abstract_on(abstract: Params, mesh: Mesh, component: str = "transformer") ->
                       abstract, param_shardings(abstract, mesh, component))
 
 
-def place(params: Params, mesh: Mesh, component: str = "transformer") -> Params:
-  """Puts parameters, the same on every process, on the devices of the mesh.
+def shard_params(params: Params, mesh: Mesh, component: str = "transformer") -> Params:
+  """Parameters, the same on every process, split over the devices of the mesh.
 
   Raises: as `param_shardings`.
   """

@@ -26,6 +26,7 @@ class Variant:
     face_mask: whether the face mask limits where audio acts.
     settings: released settings of sampling, one for each field of `SamplingConfig` that may be None.
     presets: further settings by the name of a preset, see `sampling.settings.preset_of`.
+    follows_extractor: whether samples are only normalised where the audio encoder's feature extractor does.
     context: features that records hold to either side of their window.
     windows: features [n, ...] -> what the network takes [n, ...], of which row i may depend on
       `context` rows to either side; None: the features themselves.
@@ -42,6 +43,7 @@ class Variant:
   face_mask: bool
   settings: Mapping[str, Any]
   presets: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+  follows_extractor: bool = False
   context: int = 0
   windows: Callable[[np.ndarray], np.ndarray] | None = None
   condition_fields: tuple[str, ...] = ()
@@ -51,16 +53,19 @@ class Variant:
     """Whether text guidance and negative prompts apply."""
     return self.guidance == "text_audio"
 
-  def waveform(self, samples: np.ndarray, frames: int) -> np.ndarray:
+  def waveform(self, samples: np.ndarray, frames: int, normalise: bool = True) -> np.ndarray:
     """Input of the audio encoder, float32 [num_samples(frames)]: the whole recording normalised, then
     cut or padded with zeros.
 
     Args:
       samples: float32 [n] at 16 kHz.
       frames: video frames F.
+      normalise: what the checkpoint's feature extractor says (`do_normalize`), where `follows_extractor`;
+        without, the samples are taken as they are.
     """
     length = self.num_samples(frames)
-    normal = self.normalise(samples)[:length]
+    level = self.normalise if normalise or not self.follows_extractor else np.float32
+    normal = level(samples)[:length]
     return np.pad(normal, (0, length - len(normal)))
 
   def heard(self, features: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ import soundfile
 
 from emv3_jax.conditioning import audio
 from emv3_jax.errors import InputError
+from emv3_jax.variants.preview import PREVIEW
 from tests import golden_data
 
 
@@ -71,7 +72,7 @@ def test_samples_beyond_all_scales_are_refused():
   with pytest.raises(InputError, match=r"samples up to 1e\+30, where full scale is 1"):
     audio.to_voice(sound, 16_000, "voice.wav")
   sound[4_000] = 2.0 ** 31  # integers kept as floats
-  assert np.isfinite(audio.preview_waveform(audio.to_voice(sound, 16_000, "voice.wav").samples, 25)).all()
+  assert np.isfinite(PREVIEW.waveform(audio.to_voice(sound, 16_000, "voice.wav").samples, 25)).all()
 
 
 def test_shorter_than_a_latent_frame_is_refused(tmp_path):

@@ -1,3 +1,4 @@
+import os
 import sys
 import types
 
@@ -65,6 +66,12 @@ def test_bad_files_are_refused(tmp_path, values, found):
   np.save(path, np.array(values), allow_pickle=True)
   with pytest.raises(InputError, match=found):
     face.parse_face_box(path, BLANK)
+
+
+def test_a_pipe_is_no_box(tmp_path):
+  os.mkfifo(tmp_path / "box.npy")
+  with pytest.raises(InputError, match="box.npy is no regular file"):
+    face.parse_face_box(f"{tmp_path}/box.npy", BLANK)
 
 
 @pytest.mark.parametrize("content", [b"", b"no array", b"\x93NUMPY\x01\x00v\x00{'descr"])

@@ -1,13 +1,16 @@
 import concurrent.futures
 import os
+import pathlib
 
 from absl import logging
 import ml_dtypes
 import numpy as np
 import pytest
+import sentencepiece
 import tokenizers
 from tokenizers import models, pre_tokenizers, processors, trainers
 
+import emv3_jax
 from emv3_jax.conditioning.text import PromptCache, Tokenizer
 from emv3_jax.errors import InputError
 
@@ -56,6 +59,47 @@ def test_file_and_folder_load_the_same(folder):
                for path in (folder / "tokenizer.json", folder))
   np.testing.assert_array_equal(got, want)
   assert got.shape == (2, 512)
+
+
+@pytest.fixture(scope="module")
+def sentencepiece_folder(tmp_path_factory):
+  """A folder with `spiece.model` alone, trained as T5's are: umT5's special tokens and cleaning."""
+  folder = tmp_path_factory.mktemp("umt5-xxl")
+  sentencepiece.SentencePieceTrainer.train(
+      sentence_iterator=iter(CORPUS * 20), model_prefix=str(folder / "spiece"), vocab_size=60,
+      hard_vocab_limit=False, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, pad_piece="<pad>",
+      minloglevel=2)
+  (folder / "spiece.vocab").unlink()
+  return folder
+
+
+@pytest.mark.parametrize("prompt", [
+    "a woman speaks", "  two  spaces \n a tab\t", "ｗｉｄｅ ①", "Köln e\u0301", "\u2603 zzz", ""])
+def test_sentencepiece_folder_gives_the_ids_of_sentencepiece(sentencepiece_folder, tmp_path, prompt):
+  library = sentencepiece.SentencePieceProcessor(
+      model_file=str(sentencepiece_folder / "spiece.model"))
+  tokenizer = Tokenizer.load(sentencepiece_folder)
+  ids, mask = tokenizer.tokenize([prompt], 64)
+  assert ids[0, mask[0]].tolist() == [*library.encode(prompt), library.eos_id()]
+  assert len(tokenizer._tokenizer) == library.vocab_size()
+  tokenizer.save(tmp_path / "tokenizer.json")
+  np.testing.assert_array_equal(Tokenizer.load(tmp_path).tokenize([prompt], 64)[0], ids)
+
+
+def test_damaged_sentencepiece_file_is_refused(tmp_path):
+  (tmp_path / "spiece.model").write_bytes(b"\x0a\xff\xff")
+  with pytest.raises(InputError, match="spiece.model is damaged"):
+    Tokenizer.load(tmp_path)
+
+
+def test_ids_of_the_embedded_default_are_those_of_its_file():
+  file = pathlib.Path(emv3_jax.__file__).parent / "assets" / "tiny" / "tokenizer.json"
+  library = tokenizers.Tokenizer.from_file(str(file))
+  prompts = [" ".join(words) for words in np.random.default_rng(0).choice(
+      [*library.get_vocab(), "", "\n", "Köln", "a,b."], (50, 12))]
+  ids, mask = Tokenizer.load(file).tokenize(prompts, 256)
+  for prompt, row, used in zip(prompts, ids, mask, strict=True):
+    assert row[used].tolist() == [*library.encode(prompt, add_special_tokens=False).ids, 1]
 
 
 def test_settings_in_the_file_do_not_interfere(trained, tmp_path):

@@ -8,10 +8,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+import sentencepiece
 
 from convert.importing import convert, identify_all
 from convert.sources import find
 from convert.tensors import copy, open_tensors
+from emv3_jax.conditioning.text import Tokenizer
 from emv3_jax.errors import InputError
 from emv3_jax.io.checkpoints import read_model_card
 from tests.convert.test_conversion import official
@@ -114,6 +116,65 @@ def test_the_official_base_folder(tmp_path, rng):
   assert set(card.components) == {"transformer", "text_encoder", "image_encoder"}
   assert card.components["text_encoder"].dtype == "bfloat16"
   assert (tmp_path / "m" / "tokenizer" / "tokenizer.json").exists()
+
+
+def test_a_sentencepiece_tokenizer_becomes_a_json(tmp_path):
+  (tmp_path / "umt5-xxl").mkdir()
+  sentencepiece.SentencePieceTrainer.train(
+      sentence_iterator=iter(["a man speaks"] * 20), model_prefix=str(tmp_path / "umt5-xxl" / "spiece"),
+      vocab_size=20, hard_vocab_limit=False, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2)
+  lines = convert(find(str(tmp_path)), tmp_path / "m", "tokenizer")
+  assert lines == ["tokenizer: converted from spiece.model"]
+  got, want = (Tokenizer.load(folder).tokenize(["a man"], 8)[0]
+               for folder in (tmp_path / "m" / "tokenizer", tmp_path / "umt5-xxl"))
+  np.testing.assert_array_equal(got, want)
+  assert [file.name for file in (tmp_path / "m" / "tokenizer").iterdir()] == ["tokenizer.json"]
+
+
+def _audio_encoder(folder, rng, **settings):
+  """wav2vec2 as it is published, with its feature extractor's settings where there are any."""
+  tensors, given = official("wav2vec2", rng)
+  save_file({f"wav2vec2.{name}": value for name, value in tensors.items()},
+            folder / "model.safetensors")
+  if settings:
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+  return given
+
+
+@pytest.mark.parametrize("published, kept", [
+    ({}, {}),
+    ({"do_normalize": True, "sampling_rate": 16000, "feature_size": 1, "padding_value": 0.0,
+      "return_attention_mask": False}, {"do_normalize": True, "sampling_rate": 16000}),
+    ({"do_normalize": False}, {"do_normalize": False, "sampling_rate": 16000})])
+def test_settings_of_the_feature_extractor_come_along(tmp_path, rng, published, kept):
+  given = _audio_encoder(tmp_path, rng, **published)
+  convert(find(str(tmp_path)), tmp_path / "m", given=given)
+  card = read_model_card(tmp_path / "m")
+  assert card.components["audio_encoder"].features == kept
+  assert ("features" in json.loads((tmp_path / "m" / "model.json").read_text())
+          ["components"]["audio_encoder"]) is bool(kept)
+  assert card.normalises_waveform is kept.get("do_normalize", True)
+
+
+def test_changed_settings_of_the_feature_extractor_are_taken_over(tmp_path, rng):
+  given = _audio_encoder(tmp_path, rng)
+  convert(find(str(tmp_path)), tmp_path / "m", given=given)
+  (tmp_path / "preprocessor_config.json").write_text('{"do_normalize": false}')
+  with pytest.raises(InputError, match="already has a audio_encoder"):
+    convert(find(str(tmp_path)), tmp_path / "m", given=given)
+  convert(find(str(tmp_path)), tmp_path / "m", given=given, replace=True)
+  assert not read_model_card(tmp_path / "m").normalises_waveform
+
+
+@pytest.mark.parametrize("published", [
+    {"sampling_rate": 8000}, {"do_normalize": "yes"}, {"feature_size": 80}])
+def test_a_feature_extractor_of_another_kind_is_refused(tmp_path, rng, published):
+  given = _audio_encoder(tmp_path, rng, **published)
+  with pytest.raises(InputError, match="preprocessor_config.json says"):
+    convert(find(str(tmp_path)), tmp_path / "m", given=given)
+  (tmp_path / "preprocessor_config.json").write_text("{")
+  with pytest.raises(InputError, match="preprocessor_config.json cannot be read"):
+    convert(find(str(tmp_path)), tmp_path / "m", given=given)
 
 
 def test_wav2vec2_folders_prefer_safetensors(tmp_path, rng):

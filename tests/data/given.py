@@ -1,5 +1,7 @@
 """What the network is given in training and in sampling; the network itself does not run."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ class _Network:
   def bind(self, params):
     return self
 
-  def embed_context(self, text, image, audio, *, constrain):
+  def embed_context(self, text, image, audio, execution):
     self.context = {"text": text, "image": image, "audio": audio}
 
   def __call__(self, x, known, sinusoid, context, *, face_mask, **options):
@@ -28,13 +30,13 @@ class _Network:
     return x
 
 
-def in_training(model, batch, monkeypatch) -> dict:
+def in_training(model, batch) -> dict:
   """What the forward pass of training gives the network of a batch."""
   given = _Network()
-  monkeypatch.setattr(forward_lib.transformer, "network", lambda *_: given)
   config = tiny.config_of(network=model.config.model.transformer)
   forward = forward_lib.Forward(config, sharding.make_mesh(MeshConfig(), jax.devices()[:1]))
-  zeros = np.zeros_like(batch["latents"])
+  forward.transformer = dataclasses.replace(forward.transformer, network=given)
+  zeros = np.zeros_like(batch.latents)
   forward.velocity(None, batch, Draws(np.float32([0.5]), zeros, None), rope=None)
   return {**given.context, "known": given.known, "face_mask": given.face_mask}
 

@@ -14,7 +14,7 @@ _ODD = ("with space", "a:b", "%03d", "[a-z]", "{1}", "\udcff\udcfe", "line\nline
         "-dash", "a" * 200, "*", "?", "#", "a|b", "$HOME", "\\", "con.cat", ".hidden", "x,y", "x=y")
 
 
-def source(good: pathlib.Path, rng: random.Random, pipe: bool = False) -> str:
+def source(good: pathlib.Path, rng: random.Random, pipe: bool = True) -> str:
   """A path to read: of `good` by another name or way, or of what cannot be read; perhaps of a pipe that
   nobody writes to (manifests may come through a pipe, so that there it is right to wait)."""
   folder, kind = good.parent, rng.randrange(12)

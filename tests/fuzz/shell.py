@@ -79,8 +79,8 @@ class Shell:
     rest = list(told)
     message = []
     for line in error.splitlines():
-      if line in rest or line.startswith("warning: "):
+      if line in rest:
         rest.remove(line)
-      else:
+      elif not line.startswith("warning: "):  # as conversion begins its own
         message.append(line)
     return Ended(code, how, out, error, tuple(message))

@@ -84,7 +84,7 @@ def faults(case: Case, ended: Ended, before: dict[str, str], after: dict[str, st
   if not found and ended.code in (0, 1):
     try:
       wrong = case.whole(ended.code, ended.stdout)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
       wrong = f"{type(error).__name__}: {error}"
     found += [f"what was made: {wrong}"] if wrong else []
   return found
@@ -103,8 +103,8 @@ def is_clip(video: str | pathlib.Path) -> str | None:
   return None if len(read_video(video).frames) else f"{video} has no pictures"
 
 
-def are_clips(folder: pathlib.Path, code: int, jobs: int | None = None) -> str | None:
-  """What is wrong with the clips of a manifest, and with the reasons why others are not there."""
+def are_clips(folder: pathlib.Path, code: int) -> str | None:
+  """What is wrong with the clips of a manifest, and with the reasons why others were not made."""
   failed = folder / "failed.jsonl"
   failures = [json.loads(line) for line in failed.read_text().splitlines()] if failed.exists() else []
   if bool(failures) != (code == 1):
@@ -112,4 +112,6 @@ def are_clips(folder: pathlib.Path, code: int, jobs: int | None = None) -> str |
   thrown = next((failure for failure in failures if failure["traceback"]), None)
   if thrown is not None:
     return f"line {thrown['line']} failed with {thrown['reason']}: {thrown['traceback']}"
-  return next(filter(None, (is_clip(video) for video in sorted(folder.glob("*.mp4")))), None)
+  names = {failure["name"] for failure in failures}
+  made = [video for video in sorted(folder.glob("*.mp4")) if video.stem not in names]
+  return next(filter(None, map(is_clip, made)), None)

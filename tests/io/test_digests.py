@@ -174,6 +174,12 @@ def test_without_a_home_folder_digests_are_computed_each_time(tmp_path, params, 
   assert digests.weights_digest(card, "transformer") == PINNED and "set HOME" in said[-1]
 
 
+def test_a_pipe_is_not_waited_for(tmp_path):
+  os.mkfifo(tmp_path / "pipe")
+  with pytest.raises(InputError, match="pipe cannot be read: it is no regular file"):
+    digests.file_digest(tmp_path / "pipe")
+
+
 def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path, params, said, cache, monkeypatch):
   save(tmp_path / "m", params)
   without_digests(tmp_path / "m")

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from emv3_jax.models.causal_conv import CausalConv, Memory, conv3d, run_in_pieces
+from emv3_jax.models.causal_conv import CausalCache, CausalConv, conv3d, run_in_chunks
 from emv3_jax.models.precision import FLOAT32
 
 
@@ -18,10 +18,10 @@ def make_conv(time_stride=1, kernel_size=(3, 3, 3)):
 
 def feed(conv, x, pieces):
   """`x` through `conv` one piece after the other, the first of them a single frame."""
-  memory, parts, start = Memory(), [], 0
+  cache, parts, start = CausalCache(), [], 0
   for size in pieces:
-    parts.append(conv(x[:, start:start + size], memory))
-    memory, start = Memory(memory.kept), start + size
+    parts.append(conv(x[:, start:start + size], cache))
+    cache, start = CausalCache(cache.stored), start + size
   return np.concatenate(parts, axis=1)
 
 
@@ -62,10 +62,10 @@ def test_windows_of_time_stride_two(rng):
   """After frame 0 the windows are (0, 1, 2), (2, 3, 4), ..."""
   conv = make_conv(time_stride=2, kernel_size=(3, 1, 1))
   x = rng.normal(size=(1, 7, 1, 1, 2)).astype(np.float32)
-  memory = Memory()
-  memory.keep(x[:, :1], conv.history)
-  first = conv(x[:, 1:3], memory := Memory(memory.kept))
-  others = conv(x[:, 3:], Memory(memory.kept))
+  cache = CausalCache()
+  cache.store(x[:, :1], conv.history)
+  first = conv(x[:, 1:3], cache := CausalCache(cache.stored))
+  others = conv(x[:, 3:], CausalCache(cache.stored))
   got = np.concatenate([first, others], axis=1)[0, :, 0, 0]
   kernel = np.asarray(conv.kernel[...])[:, 0, 0]
   want = [sum(x[0, 2 * i + k, 0, 0] @ kernel[k] for k in range(3)) for i in range(3)]
@@ -84,17 +84,17 @@ def test_later_frames_are_not_seen(rng):
 
 @pytest.mark.parametrize("size", [1, 2, 3, 6])
 def test_nested_pieces(rng, size):
-  """Layers inside `in_pieces` inside a scan, with remainders, equal one pass."""
+  """Layers inside `in_chunks` inside a scan, with remainders, equal one pass."""
   conv = make_conv()
   x = rng.normal(size=(2, 8, 4, 4, 2)).astype(np.float32)
 
-  def run(memory, start, count):
+  def run(cache, start, count):
     frames = jax.lax.dynamic_slice_in_dim(x, start, count, axis=1)
-    return memory.in_pieces(lambda frames, memory: conv(frames, memory), frames, 2)
+    return cache.in_chunks(lambda frames, cache: conv(frames, cache), frames, 2)
 
-  memory = Memory()
-  first = run(memory, 0, 1)
-  others, _ = run_in_pieces(run, memory.kept, 1, 8, size)
+  cache = CausalCache()
+  first = run(cache, 0, 1)
+  others, _ = run_in_chunks(run, cache.stored, 1, 8, size)
   got = np.concatenate([first, others], axis=1)
   np.testing.assert_allclose(got, feed(conv, x, (1, 7)), atol=1e-6)
 
@@ -106,4 +106,4 @@ def test_even_kernels_pad_the_larger_half_behind(rng):
   kernel = np.asarray(conv.kernel[...])[0, :, 0]
   below = np.pad(x[0, 0, 1:, 0], ((0, 1), (0, 0)))
   want = x[0, 0, :, 0] @ kernel[0] + below @ kernel[1] + np.arange(3.0)
-  np.testing.assert_allclose(conv(x, Memory())[0, 0, :, 0], want, atol=1e-5)
+  np.testing.assert_allclose(conv(x, CausalCache())[0, 0, :, 0], want, atol=1e-5)

@@ -8,8 +8,8 @@ import pytest
 
 from emv3_jax.attention.local import attend_by_frame, attend_xla
 from emv3_jax.models import cross_attention as cdca
+from emv3_jax.models.execution import ONE_DEVICE
 from emv3_jax.models.precision import FLOAT32
-from emv3_jax.models.token_layers import identity
 
 TAUS = np.array([0.0, 100.0, 250.0, 400.0, 500.0, 650.0, 800.0, 1000.0], np.float32)
 
@@ -24,10 +24,10 @@ def test_experts_are_weighted_and_summed_before_the_output_projection(rng, flash
     cross.k_audio.kernel[...], cross.v_audio.kernel[...] = normal(d, d), normal(d, d)
   x = normal(b, positions * f, d)
   context = cross.context(cdca.ContextTokens(normal(b, 5, d), normal(b, 3, d), normal(b, f, 4, d)),
-                          identity)
+                          ONE_DEVICE)
   mask, weights = normal(b, positions), normal(b, 3)
   got = cross(x, context, face_mask=mask, audio_gain=0.7, modality_weights=weights,
-              attend=attend_xla, constrain=identity)
+              execution=ONE_DEVICE)
 
   q = cross.norm_q(cross.q(x)).reshape(b, positions * f, 2, 4)
   parts = [attend_xla(q, *context.text), attend_xla(q, *context.image),
@@ -40,7 +40,7 @@ def test_padded_audio_takes_part_in_the_softmax():
   cross = cdca.CrossAttention(8, 2, biased_audio=False, eps=1e-6, precision=FLOAT32, rngs=nnx.Rngs(0))
   cross.v_audio.kernel[...] = jnp.eye(8)
   tokens = jnp.zeros((1, 1, 4, 8)).at[:, :, 0].set(1.0)  # one token, three pads; all logits are 0
-  context = cross.context(cdca.ContextTokens(tokens[0], tokens[0], tokens), identity)
+  context = cross.context(cdca.ContextTokens(tokens[0], tokens[0], tokens), ONE_DEVICE)
   out = attend_by_frame(jnp.ones((1, 2, 2, 4)), *context.audio)
   np.testing.assert_allclose(out, 0.25, rtol=1e-6)
 

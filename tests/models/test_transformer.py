@@ -9,6 +9,7 @@ import pytest
 
 from emv3_jax.attention.local import attend_blocked, attend_xla
 from emv3_jax.models import transformer
+from emv3_jax.models.execution import ExecutionConfig
 from emv3_jax.models.network import named_leaves
 from emv3_jax.models.precision import FLOAT32, Precision
 from emv3_jax.models.rope import Riflex, rope_table, time_sinusoid
@@ -66,13 +67,15 @@ def _run(fn, *args):
 
 
 def _velocity(variant, name, *, precision=FLOAT32, cached=True, run=_run, **how):
+  """In `how`: fields of `ExecutionConfig`."""
+  execution = ExecutionConfig(**how)
   conditions, args, options, _ = _inputs(variant, name)
   net = transformer.network(CONFIGS[variant], precision)
 
   def velocity(params, conditions, args, options):
     model = net.bind(params)
-    context = (model.project if cached else model.embed_context)(*conditions)
-    return model(*args, context, **options, **how)
+    context = (model.project if cached else model.embed_context)(*conditions, execution)
+    return model(*args, context, **options, execution=execution)
 
   return run(velocity, _params(variant, precision.param_dtype), conditions, args, options)
 
@@ -117,6 +120,7 @@ def test_every_way_of_running_gives_the_same_numbers(how):
 
 @functools.cache
 def _gradients(cached=False, attend=attend_xla, **how):
+  execution = ExecutionConfig(attend=attend, cross_attend=attend, **how)
   conditions, args, options, target = _inputs("preview", "case_a_f5")
   net = transformer.network(TINY)
 
@@ -124,7 +128,7 @@ def _gradients(cached=False, attend=attend_xla, **how):
     def loss(params):
       model = net.bind(params)
       context = (model.project if cached else model.embed_context)(*conditions)
-      out = model(*args, context, **options, attend=attend, cross_attend=attend, **how)
+      out = model(*args, context, **options, execution=execution)
       return jnp.mean(jnp.square(out - 0.5 * target))
     return jax.grad(loss)(params)
 
@@ -147,19 +151,24 @@ def test_every_way_of_running_gives_the_same_gradients(how):
     np.testing.assert_allclose(got[name], want[name], atol=2e-5 * scale, err_msg=name)
 
 
-def test_constrain_sees_the_sharded_activations():
-  seen = set()
+def test_activations_are_constrained_and_parameters_gathered():
+  seen, paths = set(), set()
 
   def constrain(x, *axes):
-    if isinstance(x, jax.Array):
-      assert len(axes) == x.ndim
-      seen.add(axes)
+    assert len(axes) == x.ndim
+    seen.add(axes)
     return x
+
+  def gather(module, path):
+    paths.add(path)
+    return module
 
   def abstract(fn, *args):
     return jax.eval_shape(fn, *args)
 
-  _velocity("preview", "case_a_f5", constrain=constrain, cached=False, run=abstract)
+  _velocity("preview", "case_a_f5", constrain=constrain, gather=gather, cached=False, run=abstract)
+  assert paths == {"text_embedding", "image_embedding", "audio_projection", "patch_embedding",
+                   "blocks", "head"}
   assert {("batch", "length", None), ("batch", "length", "heads", None), ("batch", "length", "mlp"),
           ("batch", None, "heads", None), ("batch", None, None, "heads", None)} <= seen
 
@@ -254,9 +263,9 @@ def test_inputs_that_do_not_fit_are_named():
   with pytest.raises(ValueError, match="face_mask is"):
     run(context, face_mask=np.zeros((3, 14), np.float32))
   with pytest.raises(ValueError, match="remat is 'most'"):
-    run(context, remat="most")
+    run(context, execution=ExecutionConfig(remat="most"))
   with pytest.raises(ValueError, match="token_blocks 2"):
-    run(context, token_blocks=2)
+    run(context, execution=ExecutionConfig(token_blocks=2))
   with pytest.raises(ValueError, match="even height"):
     run(context, args=(args[0][:, :, 1:], args[1][:, :, 1:], args[2]))
   with pytest.raises(ValueError, match="36 channels"):

@@ -119,18 +119,47 @@ def test_later_frames_are_not_seen(video, latents):
   assert relative_error(short, whole[:, :5]) < 1e-6
 
 
-def test_finish_sees_each_chunk(latents):
+def test_postprocess_sees_each_chunk(latents):
   seen = []
 
-  def finish(frames):
+  def postprocess(frames):
     seen.append(frames.shape)
     return jnp.round((jnp.clip(frames, -1, 1) + 1) * 127.5).astype(jnp.uint8)
 
   raw = decode(SMALL, small_params(), latents)
-  got = decode(SMALL, small_params(), latents, (("finish", finish),))
+  got = decode(SMALL, small_params(), latents, (("postprocess", postprocess),))
   assert {shape[1] for shape in seen} == {1, 2}
   assert got.dtype == jnp.uint8
-  np.testing.assert_array_equal(got, finish(raw))
+  np.testing.assert_array_equal(got, postprocess(raw))
+
+
+@jit
+def decode_group(net, params, latents, cached, options=()):
+  return net.bind(params).decode_group(latents, cached, **dict(options))
+
+
+def decoded_by_groups(net, params, latents):
+  cached, frames = None, []
+  for i in range(latents.shape[1]):
+    group, cached = decode_group(net, params, latents[:, i:i + 1], cached)
+    frames.append(group)
+  return frames
+
+
+def test_groups_joined_are_the_whole_decode():
+  """To the last bit, and the step compiles for the first group and once for all others."""
+  latents = np.moveaxis(golden_data.load("vae", "case_f17_32x32")["in.z"], 1, -1)
+  compiled = decode_group._cache_size()
+  groups = decoded_by_groups(GOLDEN, golden_params(), latents)
+  assert decode_group._cache_size() == compiled + 2
+  assert [group.shape[1] for group in groups] == [1, 4, 4, 4, 4]
+  np.testing.assert_array_equal(np.concatenate(groups, axis=1),
+                                decode(GOLDEN, golden_params(), latents))
+
+
+def test_the_first_group_is_one_latent(latents):
+  with pytest.raises(ValueError, match="first group has 5 latents, expected 1"):
+    decode_group(SMALL, small_params(), latents, None)
 
 
 def test_uint8_video(pixels, video):

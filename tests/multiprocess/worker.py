@@ -22,9 +22,8 @@ from tests.sharding import tiny
 def latents() -> dict[str, np.ndarray]:
   """Of a sampling run with fsdp over all processes."""
   mesh = sharding.make_mesh(MeshConfig(fsdp=2, context=2, tensor=2))
-  denoiser = Denoiser(sharding.ShardedTransformer(tiny.CONFIG, mesh), tiny.CONFIG,
-                      SamplingConfig(steps=2, neg_steps=0), attend=tiny.ATTEND)
-  return {"latents": denoiser.run(sharding.place(tiny.params_of(), mesh),
+  denoiser = Denoiser(tiny.on_mesh(tiny.CONFIG, mesh), SamplingConfig(steps=2, neg_steps=0))
+  return {"latents": denoiser.run(sharding.shard_params(tiny.params_of(), mesh),
                                   sharding.replicate(tiny.noise_of(1), mesh),
                                   tiny.conditions_of(1))}
 
@@ -37,7 +36,7 @@ def gradients() -> dict[str, np.ndarray]:
   inputs = tiny.noise_of(1), dataclasses.asdict(tiny.conditions_of(1))
   whole = jax.sharding.NamedSharding(mesh, jax.P())
   found, _ = jax.jit(jax.grad(loss, has_aux=True), out_shardings=whole)(
-      sharding.place(tiny.params_of(), mesh), *sharding.replicate(inputs, mesh))
+      sharding.shard_params(tiny.params_of(), mesh), *sharding.replicate(inputs, mesh))
   return {name: np.asarray(leaf) for name, leaf in named_leaves(found).items()}
 
 

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import pytest
 
 from configs import echomimic_v3_flash, tiny
-from emv3_jax.attention.local import attend_xla
 from emv3_jax.models.transformer import TransformerConfig
 from emv3_jax.plan import flops, programs
 from emv3_jax.runtime import config as config_lib
@@ -33,8 +32,8 @@ def flash(**sampling):
       sampling=dataclasses.replace(built.sampling, attention="blocked", **sampling))
 
 
-def place():
-  return programs.Place("cpu", make_mesh(MeshConfig(), jax.devices()[:1]), MeshConfig())
+def deployment():
+  return programs.Deployment("cpu", make_mesh(MeshConfig(), jax.devices()[:1]), MeshConfig())
 
 
 def forward(net: TransformerConfig, s: int, frames: int) -> int:
@@ -52,7 +51,7 @@ def test_a_sampling_step_has_the_operations_of_three_forward_passes(branches):
   cfg = config(branches=branches)
   net, (f, height8, width8) = cfg.model.transformer, WINDOW.latents
   expected = 3 * forward(net, f * height8 * width8 // 4, f)
-  got = programs.sample_step(cfg, WINDOW, place()).flops
+  got = programs.sample_step(cfg, WINDOW, deployment()).flops
   assert got == pytest.approx(expected, rel=1e-6)
 
 
@@ -62,7 +61,7 @@ def test_a_step_of_flash_has_the_operations_of_two(branches):
   cfg = flash(branches=branches)
   f, height8, width8 = WINDOW.latents
   expected = 2 * forward(cfg.model.transformer, f * height8 * width8 // 4, f)
-  assert programs.sample_step(cfg, WINDOW, place()).flops == pytest.approx(expected, rel=1e-6)
+  assert programs.sample_step(cfg, WINDOW, deployment()).flops == pytest.approx(expected, rel=1e-6)
 
 
 def test_products_are_counted_as_xla_counts_them():
@@ -82,11 +81,11 @@ def test_a_tiny_network_is_counted_as_xla_counts_it():
   cfg = config()
   net = dataclasses.replace(cfg.model.transformer, num_layers=1)  # XLA counts a loop's body once
   cfg = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, transformer=net))
-  denoiser = programs._denoiser(cfg, attend=attend_xla)
+  denoiser = programs._plain_denoiser(net, cfg.settings)
   traced = denoiser.trace_step(
-      programs.transformer.network(net).abstract,
+      denoiser.transformer.network.abstract,
       jax.ShapeDtypeStruct((1, *WINDOW.latents, 16), jnp.float32),
-      programs._conditions(cfg, WINDOW, programs._array))
+      programs._conditions(net, WINDOW, programs._array))
   xla = traced.lower().compile().cost_analysis()["flops"]
   # XLA also counts additions, exponentials and the like.
   assert flops.count(traced) <= xla <= 1.15 * flops.count(traced)
@@ -111,6 +110,6 @@ def test_of_branches_the_most_expensive_counts():
 
 def test_the_vae_is_counted_per_frame():
   cfg = config()
-  counts = [programs.vae_decode(cfg, dataclasses.replace(WINDOW, frames=frames), place()).flops
+  counts = [programs.vae_decode(cfg, dataclasses.replace(WINDOW, frames=frames), deployment()).flops
             for frames in (5, 9, 13)]
   assert counts[2] - counts[1] == counts[1] - counts[0] > 0

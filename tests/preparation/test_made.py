@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 
 import numpy as np
@@ -16,6 +17,7 @@ from emv3_jax.errors import InputError
 from emv3_jax.io import video_files
 from emv3_jax.io.digests import file_digest_now
 from emv3_jax.preparation import made as made_lib
+from emv3_jax.preparation import reports
 from emv3_jax.preparation.manifest import Clip, read_manifest
 from emv3_jax.preparation.settings import PrepareConfig
 from emv3_jax.sampling import clip as clip_lib
@@ -23,7 +25,7 @@ from emv3_jax.sampling import output
 from emv3_jax.sampling.settings import Request
 from emv3_jax.tasks import names
 from emv3_jax.training.curriculum import Mixture, Stage
-from emv3_jax.training.input.host_batches import finished
+from emv3_jax.training.input.prefetch import finished
 from tests.data.given import check_same, in_training
 from tests.preparation.preparing import SMALL, close, prepare, rows_of, write_manifest
 
@@ -124,8 +126,8 @@ def test_a_negative_has_the_conditions_that_it_was_sampled_under(made, name, mon
   record, config = record_of(made, name), made.model.config.model.transformer
   batch = collate([record], np.arange(1), config.text_tokens, variants.of(config.variant))
   batch = finished(0, 0, Stage("negatives", 1, Mixture(i2v=1.0, lipsync=1.0)), batch)
-  assert names()[batch["task"][0]] == record.task == name and record.caption == f"a puppet, {name}"
-  check_same(in_training(made.model, batch, monkeypatch), made.conditions[name], config.variant)
+  assert names()[batch.task[0]] == record.task == name and record.caption == f"a puppet, {name}"
+  check_same(in_training(made.model, batch), made.conditions[name], config.variant)
 
 
 def test_the_last_picture_stands_over_frames_that_were_dropped(made):
@@ -168,7 +170,13 @@ def test_ordinary_clips_beside_them_are_for_any_task(made):
   rejected = {entry["id"]: entry["reason"] for entry in map(
       json.loads, (made.folder / "set/rejected.jsonl").read_text().splitlines())}
   assert "report is ['t2v.json'], expected a string" in rejected["typed"]
-  assert "absent.json cannot be read: No such file" in rejected["untold"]
+  assert "absent.json: no such file" in rejected["untold"]
+
+
+def test_a_pipe_is_no_report(tmp_path):
+  os.mkfifo(tmp_path / "pipe")
+  with pytest.raises(InputError, match="Report .*pipe is a pipe; give a file."):
+    reports.read_report(tmp_path / "pipe")
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import emv3_jax
 from emv3_jax.components.config import COMPONENTS
 from emv3_jax.errors import InputError
 from emv3_jax.io import checkpoints, video_files
+from emv3_jax.io.model_card import ComponentCard, ModelCard
 from emv3_jax.sampling import clip as clip_lib
 from emv3_jax.sampling import inputs as inputs_lib
 from emv3_jax.sampling import output
@@ -65,6 +66,17 @@ def test_prompts_are_encoded_without_most_of_their_padding(files, monkeypatch):
   assert short["prompt"].shape == (1, 512, 64)
   for name in short:
     np.testing.assert_allclose(short[name], padded[name], atol=1e-5)
+
+
+def test_the_checkpoint_says_whether_the_waveform_is_normalised(model, files, monkeypatch):
+  usual = clip_lib._read(model, i2v(files)).waveform
+  audio = ComponentCard({}, "float32", features={"do_normalize": False})
+  monkeypatch.setattr(model, "card", ModelCard(files["audio"].parent, None, {"audio_encoder": audio}))
+  plain = clip_lib._read(model, i2v(files)).waveform
+  used = plain != 0
+  np.testing.assert_allclose(usual[used], (plain[used] - plain[used].mean()) / plain[used].std(),
+                             atol=1e-3)
+  assert plain[used].std() < 0.5
 
 
 def test_states_of_padding_are_zeros(model, files):

@@ -11,6 +11,7 @@ import pytest
 from emv3_jax.components.config import COMPONENTS
 from emv3_jax.errors import InputError
 from emv3_jax.io import checkpoints
+from emv3_jax.io.model_card import ComponentCard, ModelCard
 from emv3_jax.models.precision import Precision
 from emv3_jax.sampling import clip
 from emv3_jax.sampling import fingerprint as lib
@@ -198,6 +199,16 @@ def test_settings_without_effect_are_left_out(config, folder, name):
   base, request = changed(config, **settings), request_in(folder, task, face_box="none")
   for change in changes:
     assert of(changed(base, **change), request) == of(base, request), change
+
+
+def test_a_waveform_that_is_not_normalised_counts_for_preview(config, folder, monkeypatch):
+  monkeypatch.setattr(Model, "digest", lambda _, name: f"digest of {name}")
+  audio = ComponentCard({}, "float32", features={"do_normalize": False})
+  for variant, counts in (("preview", True), ("flash", False)):
+    usual, other = (model_of(config, model__transformer__variant=variant) for _ in range(2))
+    other.card = ModelCard(folder, None, {"audio_encoder": audio})
+    told, apart = (lib.ingredients(model, request_in(folder)) for model in (usual, other))
+    assert apart == told | ({"features.do_normalize": False} if counts else {})
 
 
 def test_the_face_box_counts_where_it_is_used(config, folder):

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
+from emv3_jax import sharding
 from emv3_jax.models import rope, transformer
-from emv3_jax.models.network import Network
 from emv3_jax.sampling.denoise import Conditions, Denoiser
 from emv3_jax.sampling.settings import SamplingConfig
 from tests import golden_data
@@ -55,10 +55,9 @@ def conditions_of(case: golden_data.Case) -> Conditions:
 def denoiser_and_params(case: golden_data.Case, **changes) -> tuple[Denoiser, dict]:
   flash = "flash" in case.name
   config = FLASH if flash else TINY
-  network: Network = transformer.network(config)
   weights = golden_data.load("e2e", f"weights_transformer_{config.variant}").arrays
   settings = dataclasses.replace(settings_of(case.meta, flash), **changes)
-  return Denoiser(network, config, settings), official_weights.convert(weights)
+  return Denoiser(sharding.on_mesh(config), settings), official_weights.convert(weights)
 
 
 @golden_data.cases("e2e", "std_*")
@@ -88,7 +87,7 @@ def test_first_call_of_a_run(name, module):
 
   @jax.jit
   def forward(params):
-    model = denoiser._network.bind(params)
+    model = denoiser.transformer.network.bind(params)
     context = model.project(conditions.text["prompt"], conditions.image, conditions.audio)
     return model(noise, conditions.known, denoiser.tables.sinusoid[:1], context,
                  rope=rope.rope_table((5, 4, 6), 32), face_mask=conditions.face_mask)

@@ -1,12 +1,13 @@
 """Every setting of the denoising reaches the network; what the network computes is stood in for."""
 
-import types
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from emv3_jax import sharding
 from emv3_jax.diffusion.schedules import dpmpp_schedule, unipc_schedule
 from emv3_jax.models import rope, transformer
 from emv3_jax.models.cross_attention import ALLOCATIONS
@@ -15,6 +16,10 @@ from emv3_jax.sampling.settings import SamplingConfig
 
 CONFIG = transformer.TransformerConfig(dim=48, num_heads=2, num_layers=1, freq_dim=8)
 SHAPE = (1, 3, 4, 6, 16)
+
+
+def denoiser_of(settings: SamplingConfig, network=None) -> Denoiser:
+  return Denoiser(dataclasses.replace(sharding.on_mesh(CONFIG), network=network), settings)
 
 
 class Listener:
@@ -26,12 +31,12 @@ class Listener:
   def bind(self, params):
     return self
 
-  def project(self, text, image, audio):
-    return text[:, 0, 0] + 10 * audio[:, 0, 0]
+  def project(self, text, image, audio, execution):
+    return (text[:, 0, 0] + 10 * audio[:, 0, 0])[None, :, None, None, None]  # [l, b, m, n, k]
 
   def __call__(self, latents, known, sinusoid, context, **options):
     self.calls.append({"sinusoid": sinusoid, "known": known, **options})
-    return self._answer(context)[:, None, None, None, None] + 0 * latents
+    return self._answer(context[0, :, 0, 0, 0])[:, None, None, None, None] + 0 * latents
 
 
 def conditions_of() -> Conditions:
@@ -45,7 +50,7 @@ def conditions_of() -> Conditions:
 def heard(network=None, **settings) -> tuple[list[dict], np.ndarray]:
   """What the network was called with in each step, and the latents in the end."""
   network = network or Listener()
-  denoiser = Denoiser(network, CONFIG, SamplingConfig(**{"steps": 2, **settings}))
+  denoiser = denoiser_of(SamplingConfig(**{"steps": 2, **settings}), network)
   with jax.disable_jit():
     latents = denoiser.run({}, np.zeros(SHAPE, np.float32), conditions_of())
   return network.calls, np.asarray(latents)
@@ -59,7 +64,7 @@ def test_the_gain_of_the_audio(gain):
 @pytest.mark.parametrize("name", ["released", "phased", "a"])
 def test_the_allocation(name):
   calls, _ = heard(allocation=name, steps=3)
-  taus = Denoiser(Listener(), CONFIG, SamplingConfig(steps=3)).solver.schedule.taus
+  taus = denoiser_of(SamplingConfig(steps=3)).solver.schedule.taus
   for call, want in zip(calls, ALLOCATIONS[name].weights(taus), strict=True):
     np.testing.assert_allclose(call["modality_weights"], np.broadcast_to(want, (3, 3)), rtol=1e-6)
 
@@ -74,7 +79,7 @@ def test_riflex(k):
 
 def test_the_network_is_told_the_solver_s_tau():
   calls, _ = heard(solver="unipc", shift=3.0, solver_shift=2.0, steps=4)
-  solver = Denoiser(Listener(), CONFIG, SamplingConfig(
+  solver = denoiser_of(SamplingConfig(
       solver="unipc", shift=3.0, solver_shift=2.0, steps=4)).solver
   for call, tau in zip(calls, solver.schedule.taus, strict=True):
     np.testing.assert_array_equal(call["sinusoid"], np.broadcast_to(
@@ -83,7 +88,7 @@ def test_the_network_is_told_the_solver_s_tau():
 
 def test_the_solver_s_shifts_are_the_settings():
   for name, schedule in (("unipc", unipc_schedule), ("dpmpp", dpmpp_schedule)):
-    denoiser = Denoiser(Listener(), CONFIG, SamplingConfig(
+    denoiser = denoiser_of(SamplingConfig(
         solver=name, steps=4, shift=3.0, solver_shift=2.0))
     np.testing.assert_array_equal(denoiser.solver.schedule.sigmas, schedule(4, 3.0, 2.0).sigmas)
 
@@ -106,8 +111,8 @@ def test_the_negative_prompt_is_scaled_step_by_step():
   seen = []
   network = Listener()
   project = network.project
-  network.project = lambda text, image, audio: (
-      seen.append(text[:, 0, 0].tolist()), project(text, image, audio))[1]
+  network.project = lambda text, *others: (
+      seen.append(text[:, 0, 0].tolist()), project(text, *others))[1]
   heard(network, steps=4, neg_scale=1.5, neg_steps=1)
   assert seen == [[3.0, 1, 1], [4.5, 1, 1]], "projected where it changes"
 
@@ -115,5 +120,5 @@ def test_the_negative_prompt_is_scaled_step_by_step():
 @pytest.mark.parametrize("tokens, wanted, blocks", [
     ((3, 4, 6), 0, 1), ((3, 4, 6), 4, 6), ((29, 96, 96), 0, 9)])
 def test_token_blocks_divide_the_positions(tokens, wanted, blocks):
-  denoiser = Denoiser(types.SimpleNamespace(), CONFIG, SamplingConfig(token_blocks=wanted))
+  denoiser = denoiser_of(SamplingConfig(token_blocks=wanted))
   assert denoiser._token_blocks((1, *tokens, 16)) == blocks

@@ -37,7 +37,7 @@ def test_split_encoders_give_the_same_numbers(component, tmp_path):
   program = jax.jit(lambda params, *inputs: net.bind(params)(*inputs))
   want = program.lower(params, *inputs).compile(QUICK)(params, *inputs)
   mesh = sharding.make_mesh(MeshConfig(fsdp=2, context=2, tensor=2))
-  args = (sharding.place(params, mesh, component), *sharding.replicate(inputs, mesh))
+  args = (sharding.shard_params(params, mesh, component), *sharding.replicate(inputs, mesh))
   compiled, found = hlo.compile_with_collectives(program.lower(*args), tmp_path)
   np.testing.assert_allclose(compiled(*args), want, atol=2e-5 * np.abs(want).max())
   # Split weights stay where they are.

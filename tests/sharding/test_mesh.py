@@ -10,6 +10,7 @@ import pytest
 
 from emv3_jax import sharding
 from emv3_jax.errors import InputError
+from emv3_jax.models.execution import ExecutionConfig
 from emv3_jax.plan import targets
 from emv3_jax.sharding import mesh as mesh_lib
 from emv3_jax.sharding.mesh import MeshConfig
@@ -110,4 +111,6 @@ def test_a_mesh_of_one_device_changes_nothing():
   mesh = tiny.mesh_of(MeshConfig())
   assert sharding.self_attention(mesh, "ulysses", tiny.ATTEND) is tiny.ATTEND
   x = jax.numpy.ones((3, 5))
-  assert sharding.constrain(mesh)(x, "batch", "length") is x
+  execution = tiny.on_mesh(tiny.CONFIG, mesh).execution
+  assert execution == ExecutionConfig(attend=tiny.ATTEND, cross_attend=tiny.ATTEND)
+  assert execution.constrain(x, "batch", "length") is execution.gather(x, "blocks") is x

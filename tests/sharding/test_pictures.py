@@ -55,7 +55,7 @@ def _run(method, x, mesh=None, folder=None):
                         net.abstract)
   how = {}
   if mesh is not None:
-    params, x = sharding.place(params, mesh, "vae"), sharding.replicate(x, mesh)
+    params, x = sharding.shard_params(params, mesh, "vae"), sharding.replicate(x, mesh)
     how = dict(constrain=sharding.constrain_pictures(mesh, len(x), SIZE8))
   program = jax.jit(lambda params, x: getattr(net.bind(params), method)(x, **how))
   compiled = program.lower(params, x).compile(QUICK)

@@ -99,7 +99,7 @@ def test_encoders_are_split_over_what_divides(name, share):
 
 def test_placed_parameters_keep_their_numbers():
   mesh = sharding.make_mesh(MeshConfig(fsdp=2, context=2, tensor=2))
-  placed = sharding.place(tiny.params_of(), mesh)
+  placed = sharding.shard_params(tiny.params_of(), mesh)
   kernel = placed["blocks"]["ffn"]["up"]["kernel"]
   assert kernel.addressable_shards[0].data.shape == (3, 96 // 4, 192 // 2)
   jax.tree.map(np.testing.assert_array_equal, placed, tiny.params_of())
@@ -109,7 +109,7 @@ def test_placed_parameters_keep_their_numbers():
 def test_initialisation_does_not_depend_on_the_mesh(monkeypatch):
   monkeypatch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=QUICK))
   mesh = tiny.mesh_of(MeshConfig(fsdp=2, context=2))
-  sharded = sharding.ShardedTransformer(tiny.CONFIG, mesh)
+  sharded = tiny.on_mesh(tiny.CONFIG, mesh)
   params = sharded.init(jax.random.key(5))
   jax.tree.map(lambda leaf, want: np.testing.assert_equal(leaf.sharding, want), params,
                sharded.shardings)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from emv3_jax import sharding
-from emv3_jax.models import transformer
 from emv3_jax.sampling.denoise import Denoiser
 from emv3_jax.sampling.settings import SamplingConfig
 from emv3_jax.sharding.mesh import MeshConfig
@@ -27,17 +26,15 @@ def quick_compilation(monkeypatch):
 
 @functools.cache
 def _on_one_device(config, settings, clips):
-  denoiser = Denoiser(transformer.network(config), config, settings)
+  denoiser = Denoiser(sharding.on_mesh(config), settings)
   return np.asarray(denoiser.run(
       tiny.params_of(config), tiny.noise_of(clips), tiny.conditions_of(clips, config)))
 
 
 def _check(mesh_config, settings=PREVIEW, config=tiny.CONFIG, clips=1):
   mesh = tiny.mesh_of(mesh_config)
-  sharded = sharding.ShardedTransformer(config, mesh, attention=mesh_config.attention)
-  denoiser = Denoiser(sharded, config, settings, attend=tiny.ATTEND,
-                      length_shards=mesh_config.context)
-  params = sharding.place(tiny.params_of(config), mesh)
+  denoiser = Denoiser(tiny.on_mesh(config, mesh, attention=mesh_config.attention), settings)
+  params = sharding.shard_params(tiny.params_of(config), mesh)
   noise = sharding.replicate(tiny.noise_of(clips), mesh)
   got = denoiser.run(params, noise, tiny.conditions_of(clips, config))
   want = _on_one_device(config, settings, clips)
@@ -69,9 +66,8 @@ def test_flash_has_two_branches():
 
 def test_the_step_compiles_once_a_size(monkeypatch):
   mesh = tiny.mesh_of(MeshConfig(context=2))
-  denoiser = Denoiser(sharding.ShardedTransformer(tiny.FLASH, mesh), tiny.FLASH, FLASH,
-                      attend=tiny.ATTEND, length_shards=2)
-  params = sharding.place(tiny.params_of(tiny.FLASH), mesh)
+  denoiser = Denoiser(tiny.on_mesh(tiny.FLASH, mesh), FLASH)
+  params = sharding.shard_params(tiny.params_of(tiny.FLASH), mesh)
   for grid, compiled in ((tiny.GRID, 1), (tiny.GRID, 1), ((3, 4, 4), 2)):
     monkeypatch.setattr(tiny, "GRID", grid)
     noise = sharding.replicate(tiny.noise_of(1), mesh)

@@ -14,7 +14,9 @@ from emv3_jax.errors import InputError
 from emv3_jax.models import transformer
 from emv3_jax.models.network import named_leaves
 from emv3_jax.models.precision import Precision
-from emv3_jax.models.rope import rope_table, time_sinusoid
+from emv3_jax.models.rope import time_sinusoid
+from emv3_jax.sampling.denoise import Denoiser
+from emv3_jax.sampling.settings import SamplingConfig
 from emv3_jax.sharding.mesh import MeshConfig
 from tests.compiler import QUICK
 from tests.sharding import hlo, tiny
@@ -56,7 +58,7 @@ def _marks(config: MeshConfig):
     for config in tiny.MESHES if BATCH % (config.data * config.fsdp) == 0])
 def test_forward_and_gradient_are_those_of_one_device(config):
   mesh = tiny.mesh_of(config)
-  args = (sharding.place(tiny.params_of(), mesh), *sharding.replicate(_inputs(), mesh))
+  args = (sharding.shard_params(tiny.params_of(), mesh), *sharding.replicate(_inputs(), mesh))
   (_, velocity), gradients = _gradients(args, mesh=mesh, attention=config.attention)
   (_, want_velocity), want_gradients = _unsharded()
   _assert_close({"velocity": velocity}, {"velocity": want_velocity}, 1e-5)
@@ -80,15 +82,16 @@ def _abstract_params(mesh):
 def test_collectives_of_a_layer(net, attention, token_blocks, tmp_path, capfd):
   config = MeshConfig(fsdp=2, context=4, attention=attention)
   mesh = tiny.mesh_of(config)
-  sharded = sharding.ShardedTransformer(net, mesh, precision=MIXED, attention=attention)
+  sharded = tiny.on_mesh(net, mesh, precision=MIXED, attention=attention,
+                         token_blocks=token_blocks)
 
   def velocity(params, noise, conditions):
-    model = sharded.bind(params)
-    context = model.project(conditions["text"]["prompt"], conditions["image"], conditions["audio"])
+    model = sharded.network.bind(params)
+    context = model.project(conditions["text"]["prompt"], conditions["image"],
+                            conditions["audio"], sharded.execution)
     sinusoid = jax.numpy.asarray(time_sinusoid(np.full(len(noise), 400.0), tiny.CONFIG.freq_dim))
-    return model(noise, conditions["known"], sinusoid, context, attend=tiny.ATTEND,
-                 rope=rope_table(tiny.GRID, tiny.CONFIG.head_dim),
-                 face_mask=conditions["face_mask"], token_blocks=token_blocks)
+    return model(noise, conditions["known"], sinusoid, context, rope=sharded.rope(noise.shape),
+                 face_mask=conditions["face_mask"], execution=sharded.execution)
 
   lowered = jax.jit(velocity).lower(sharded.abstract, *_abstract_inputs(mesh, 2, net))
   _, found = hlo.compile_with_collectives(lowered, tmp_path)
@@ -131,34 +134,37 @@ def test_collectives_of_a_training_step(tmp_path, capfd):
 
 
 def test_a_batch_that_does_not_divide_is_padded_and_said_so(caplog):
-  mesh = tiny.mesh_of(MeshConfig(data=2))
-  sharded = sharding.ShardedTransformer(tiny.CONFIG, mesh)
+  """Three guidance branches of one clip."""
+  denoiser = Denoiser(tiny.on_mesh(tiny.CONFIG, tiny.mesh_of(MeshConfig(data=2))),
+                      SamplingConfig(steps=2, neg_steps=0))
   caplog.set_level(logging.WARNING)
-  noise, conditions = _inputs(3)
-
-  def shapes(params):
-    model = sharded.bind(params)
-    context = model.project(conditions["text"]["prompt"], conditions["image"], conditions["audio"])
-    return context, model(noise, conditions["known"], np.zeros((3, 32), np.float32), context,
-                          rope=rope_table(tiny.GRID, tiny.CONFIG.head_dim))
-
-  context, velocity = jax.eval_shape(shapes, sharded.abstract)
-  assert context.text[0].shape[1] == 4 and velocity.shape == noise.shape
+  noise, conditions = tiny.noise_of(1), tiny.conditions_of(1)
+  params = denoiser.transformer.abstract
+  context = jax.eval_shape(denoiser._project, params, *denoiser._branch_shapes(conditions))
+  assert context.text[0].shape[1] == 4
   assert "A batch of 3 over data 2 x fsdp 1 runs as 4 rows: 25 %" in caplog.text
+  state = jax.eval_shape(lambda: denoiser.solver.init(noise))
+  after = jax.eval_shape(denoiser._step, params, state, 0, context, denoiser.tables.tree(),
+                         denoiser._rope_table(noise.shape), conditions.known, conditions.face_mask)
+  assert after == state
 
 
 def test_what_does_not_fit_is_refused_before_compilation():
   mesh = tiny.mesh_of(MeshConfig(context=8))
   with pytest.raises(InputError, match="12 heads .* context 8"):
-    sharding.ShardedTransformer(tiny.CONFIG, mesh)
-  sharded = sharding.ShardedTransformer(tiny.CONFIG, mesh, attention="allgather")
-  noise = np.zeros((1, 3, 10, 10, 16), np.float32)
-  model = lambda params: sharded.bind(params)(noise, None, None, None)
+    tiny.on_mesh(tiny.CONFIG, mesh)
+  sharded = tiny.on_mesh(tiny.CONFIG, mesh, attention="allgather")
   with pytest.raises(InputError, match="5 x 5 = 25 token positions"):
-    jax.eval_shape(model, sharded.abstract)
+    sharded.rope((1, 3, 10, 10, 16))
+
+
+def test_equal_arguments_give_the_same_object():
+  mesh = tiny.mesh_of(MeshConfig(data=2))
+  assert tiny.on_mesh(tiny.CONFIG, mesh) is tiny.on_mesh(tiny.CONFIG, mesh)
+  assert tiny.on_mesh(tiny.CONFIG, mesh) is not tiny.on_mesh(tiny.CONFIG, mesh, precision=MIXED)
 
 
 def test_an_activation_that_does_not_divide_names_the_axis():
-  pin = sharding.constrain(tiny.mesh_of(MeshConfig(data=2, tensor=4)))
+  constrain = sharding.activation_constraint(tiny.mesh_of(MeshConfig(data=2, tensor=4)))
   with pytest.raises(InputError, match=r"Axis heads of 6 .* tensor 4 = 4"):
-    pin(np.zeros((2, 5, 6, 8)), "batch", "length", "heads", None)
+    constrain(np.zeros((2, 5, 6, 8)), "batch", "length", "heads", None)

@@ -1,6 +1,6 @@
 """Small parts of the sharding by themselves: what is moved, what is gathered, what comes back."""
 
-from types import SimpleNamespace
+import dataclasses
 
 from flax import nnx
 import jax
@@ -15,7 +15,7 @@ from emv3_jax import sharding
 from emv3_jax.models.precision import Precision
 from emv3_jax.sharding import constraints, rules
 from emv3_jax.sharding.mesh import MeshConfig
-from emv3_jax.sharding.transformer import BoundTransformer
+from tests.sharding import tiny
 
 MIXED = Precision(params="float32", compute="bfloat16")
 
@@ -46,10 +46,10 @@ def test_what_others_hold_is_gathered(monkeypatch):
 def test_rows_are_added_until_the_batch_divides():
   """Copies of the last one: over four, five rows become eight and seven too."""
   mesh = jax.sharding.AbstractMesh((2, 2, 1, 2), sharding.AXES)
-  bound = BoundTransformer(SimpleNamespace(mesh=mesh), None)
+  sharded = dataclasses.replace(tiny.on_mesh(tiny.CONFIG), mesh=mesh)
   for rows, added in ((5, 3), (7, 1), (8, 0)):
     want = [*range(rows), *[rows - 1] * added]
-    np.testing.assert_array_equal(bound._padded(jnp.arange(rows)), want)
+    np.testing.assert_array_equal(sharded.pad(jnp.arange(rows)), want)
 
 
 @pytest.mark.parametrize("component, layer, into, out", [
@@ -75,7 +75,7 @@ def test_only_what_is_split_for_storage_is_gathered():
   graph, state = nnx.split(_Layer())
 
   def gathered(state):
-    layer = sharding.constrain(mesh, MIXED)(nnx.merge(graph, state), "blocks.self_attn.q")
+    layer = sharding.parameter_gather(mesh, MIXED)(nnx.merge(graph, state), "blocks.self_attn.q")
     return layer.kernel[...], layer.bias[...]
 
   kernel, bias = jax.jit(gathered)(state)

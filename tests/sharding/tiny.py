@@ -11,8 +11,9 @@ from emv3_jax import sharding
 from emv3_jax.attention.local import attend_blocked
 from emv3_jax.models import transformer
 from emv3_jax.models.precision import FLOAT32
-from emv3_jax.models.rope import rope_table, time_sinusoid
-from emv3_jax.sampling.denoise import Conditions
+from emv3_jax.models.rope import time_sinusoid
+from emv3_jax.sampling.denoise import Conditions, make_denoiser
+from emv3_jax.sampling.settings import SamplingConfig
 from emv3_jax.sharding import MeshConfig
 
 CONFIG = transformer.TransformerConfig(
@@ -34,6 +35,9 @@ MESHES = (
 )
 GRID = (3, 4, 6)  # latent frames, rows and columns of tokens: an odd number of frames
 ATTEND = functools.partial(attend_blocked, block=16)  # no length here is a multiple of 16
+
+
+on_mesh = functools.partial(sharding.on_mesh, local=ATTEND)
 
 
 def name_of(config: MeshConfig) -> str:
@@ -74,17 +78,17 @@ def noise_of(clips: int) -> np.ndarray:
 def loss_and_velocity(params, noise, conditions: dict, *, mesh=None, attention="ulysses",
                       precision=FLOAT32, remat="full"):
   """A training step's forward pass: mean of the squared velocity, and the velocity itself."""
-  model = transformer.network(CONFIG, precision).bind(params)
-  how = {}
-  attend = cross = ATTEND
-  if mesh is not None:
-    how = dict(constrain=sharding.constrain(mesh, precision))
-    attend = sharding.self_attention(mesh, attention, ATTEND)
-    cross = sharding.cross_attention(mesh, ATTEND)
-  context = model.embed_context(
-      conditions["text"]["prompt"], conditions["image"], conditions["audio"], **how)
+  sharded = on_mesh(CONFIG, mesh, precision=precision, attention=attention, remat=remat)
+  model = sharded.network.bind(params)
+  context = model.embed_context(conditions["text"]["prompt"], conditions["image"],
+                                conditions["audio"], sharded.execution)
   sinusoid = jnp.asarray(time_sinusoid(np.full(len(noise), 400.0), CONFIG.freq_dim))
-  out = model(noise, conditions["known"], sinusoid, context, rope=rope_table(GRID, CONFIG.head_dim),
-              face_mask=conditions["face_mask"], attend=attend, cross_attend=cross, remat=remat,
-              **how)
+  out = model(noise, conditions["known"], sinusoid, context, rope=sharded.rope(noise.shape),
+              face_mask=conditions["face_mask"], execution=sharded.execution)
   return jnp.mean(jnp.square(out)), out
+
+
+def sampled(settings: SamplingConfig) -> np.ndarray:
+  """Latents of one clip on one device, by the settings' solver and attention."""
+  denoiser = make_denoiser(CONFIG, settings, mesh_of(MeshConfig()), precision=FLOAT32)
+  return np.asarray(denoiser.run(params_of(), noise_of(1), conditions_of(1)))

@@ -3,11 +3,12 @@
 import dataclasses
 
 from flax import nnx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from emv3_jax import variants
+from emv3_jax import sharding, variants
 from emv3_jax.data import index, records
 from emv3_jax.data.pipeline import collate
 from emv3_jax.errors import InputError
@@ -19,6 +20,7 @@ from emv3_jax.sampling.denoise import Conditions, Denoiser
 from emv3_jax.sampling.inputs import read_inputs
 from emv3_jax.sampling.model import load
 from emv3_jax.sampling.settings import Request, SamplingConfig
+from emv3_jax.sharding import MeshConfig
 from emv3_jax.variants import Variant
 from emv3_jax.variants.flash import FLASH
 from tests.data.windows import make_record
@@ -89,11 +91,11 @@ def test_a_step_of_denoising_hears_it_on_the_face(features, rng):
   config = TransformerConfig(
       variant="toy", dim=16, ffn_dim=16, num_heads=1, num_layers=1, freq_dim=4, text_dim=4, text_tokens=2,
       image_dim=4, image_tokens=2, audio_dim=64)
-  network = transformer.network(config)
   normal = lambda *shape: rng.standard_normal(shape).astype(np.float32)
-  params = network.untrained(0)
+  params = transformer.network(config).untrained(0)
   params["head"]["linear"]["kernel"] = normal(16, 64)  # zeros else
-  denoiser = Denoiser(network, config, SamplingConfig(attention="blocked"))
+  denoiser = Denoiser(sharding.on_mesh(config, sharding.make_mesh(MeshConfig(), jax.devices()[:1])),
+                      SamplingConfig())
   assert len(denoiser.guidance.branches) == 2
   given = Conditions(text={"prompt": normal(1, 2, 4)}, image=normal(1, 2, 4), audio=changes(features)[None],
                      known=normal(1, 2, 4, 4, 20), face_mask=np.float32([[1, 0, 0, 0]]))

@@ -3,6 +3,7 @@
 import numpy as np
 import pyloudnorm
 import pytest
+from transformers import Wav2Vec2FeatureExtractor
 
 from emv3_jax.variants.flash import FLASH
 from emv3_jax.variants.preview import PREVIEW
@@ -34,6 +35,17 @@ def test_preview_normalisation_matches_golden(name):
   got = PREVIEW.waveform(raw, 25)
   golden_data.check("preview waveform", got[:len(raw)], want, 1e-6)
   assert len(got) == PREVIEW.num_samples(25) and not got[len(raw):].any()
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_preview_waveform_is_the_feature_extractor_s(rng, normalise):
+  samples = (0.1 * rng.standard_normal(16_000) + 0.05).astype(np.float32)
+  library = Wav2Vec2FeatureExtractor(do_normalize=normalise)
+  want = library(samples, sampling_rate=16_000).input_values[0]
+  got = PREVIEW.waveform(samples, 25, normalise)
+  np.testing.assert_allclose(got[:16_000], want, rtol=0, atol=1e-6)
+  assert np.array_equal(got[:16_000], samples) is not normalise
+  np.testing.assert_array_equal(FLASH.waveform(samples, 25, normalise), FLASH.waveform(samples, 25))
 
 
 def test_token_counts_match_golden():

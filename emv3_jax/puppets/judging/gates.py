@@ -35,7 +35,7 @@ def check_vae(network: Network, params: Params, footage: Footage) -> dict[str, f
   """
   def rebuild(params, video):
     vae = network.bind(params)
-    return vae.decode(vae.encode(video), finish=to_uint8)
+    return vae.decode(vae.encode(video), postprocess=to_uint8)
 
   rebuild = jax.jit(rebuild)
   seen, squares = [], {"mouth_psnr": [], "hand_psnr": [], "psnr": []}

@@ -2,10 +2,11 @@
 
 import functools
 
+import librosa
 import numpy as np
-import soxr
 
 from emv3_jax.geometry import RATE
+from emv3_jax.io.resampling import resample
 from emv3_jax.puppets import world
 from emv3_jax.puppets.training.settings import AudioSettings, Phase
 from emv3_jax.puppets.world.sentences import SAMPLES_PER_FRAME, sentences, speech
@@ -58,7 +59,7 @@ def _varied(settings: AudioSettings, number: int, variant: int) -> np.ndarray:
   rng = np.random.default_rng((settings.seed, number, variant))
   sound = speech(sentences("train")[number].name)
   pace = 1 + settings.pace * rng.uniform(-1, 1)
-  sound = soxr.resample(sound, RATE * pace, RATE).astype(np.float32)
+  sound = resample(sound, RATE * pace, RATE).astype(np.float32)
   spectrum = np.fft.rfft(sound)
   octaves = np.log2(np.maximum(np.fft.rfftfreq(len(sound), 1 / RATE), 50) / 1000)
   slope = settings.tilt * rng.uniform(-1, 1)
@@ -68,21 +69,12 @@ def _varied(settings: AudioSettings, number: int, variant: int) -> np.ndarray:
 
 
 def log_mel(samples: np.ndarray, bands: int) -> np.ndarray:
-  """log(power + floor) of mel bands in 40 ms about each token: [tokens, bands] float32."""
-  tokens = len(samples) // _HOP
-  padded = np.pad(samples, (_WINDOW - _HOP) // 2)
-  pieces = padded[np.arange(tokens)[:, None] * _HOP + np.arange(_WINDOW)] * np.hanning(_WINDOW)
-  power = np.abs(np.fft.rfft(pieces)) ** 2 / _WINDOW
-  return np.log(power @ _bands(bands) + _FLOOR).astype(np.float32)
+  """log(power + floor) of mel bands in 40 ms about each token: [tokens, bands] float32.
 
-
-@functools.cache
-def _bands(count: int) -> np.ndarray:
-  """Triangles, equal steps on the mel scale from 80 to 7600 Hz: [pitches, count]."""
-  mel = lambda hertz: 2595 * np.log10(1 + hertz / 700)
-  edges = 700 * (10 ** (np.linspace(mel(80), mel(7600), count + 2) / 2595) - 1)
-  pitch = np.fft.rfftfreq(_WINDOW, 1 / RATE)[:, None]
-  rise = (pitch - edges[:-2]) / (edges[1:-1] - edges[:-2])
-  fall = (edges[2:] - pitch) / (edges[2:] - edges[1:-1])
-  triangles = np.clip(np.minimum(rise, fall), 0, None)
-  return triangles / np.maximum(triangles.sum(0), 1e-9)
+  The bands are triangles of area 1, equal steps on HTK's mel scale from 80 to 7600 Hz.
+  """
+  padded = np.pad(samples, (_WINDOW - _HOP) // 2).astype(np.float64)
+  power = librosa.feature.melspectrogram(
+      y=padded, sr=RATE, n_fft=_WINDOW, hop_length=_HOP, window=np.hanning(_WINDOW), center=False,
+      n_mels=bands, fmin=80, fmax=7600, htk=True, norm=1, dtype=np.float64)
+  return np.log(power.T / _WINDOW + _FLOOR).astype(np.float32)

@@ -9,11 +9,11 @@ import json
 import pathlib
 
 import numpy as np
-import soxr
 
 from emv3_jax.errors import InputError
 from emv3_jax.geometry import FPS, RATE
 from emv3_jax.io.audio_files import read_audio
+from emv3_jax.io.resampling import resample
 
 SAMPLES_PER_FRAME = RATE // FPS
 SPEECH_DIR = pathlib.Path(__file__).parents[2] / "assets" / "speech"
@@ -64,7 +64,7 @@ def sentence(name: str) -> Sentence:
 def speech(name: str) -> np.ndarray:
   """Sound of a sentence, [frames * 640] float32 at 16 kHz, already levelled; do not write to it."""
   samples, rate = read_audio(SPEECH_DIR / f"{name}.opus")
-  samples = soxr.resample(samples.mean(1), rate, RATE).astype(np.float32)
+  samples = resample(samples.mean(1), rate, RATE).astype(np.float32)
   whole = np.zeros(sentence(name).frames * SAMPLES_PER_FRAME, np.float32)
   samples = samples[:len(whole)]
   whole[:len(samples)] = samples

@@ -34,7 +34,7 @@ MUTANTS = [
          "test_guidance_mixes_what_the_branches_predict"),
         ("the known latents are not repeated by example", "jnp.tile(x, (copies,)", "jnp.repeat(x, copies, 0) if copies > 1 else jnp.tile(x, (copies,)",
          f"{RUNS}::test_clips_of_a_batch_do_not_influence_each_other"),
-        ("the face mask is left out", "face_mask=repeat(face_mask)", "face_mask=None",
+        ("the face mask is left out", "face_mask=face,", "face_mask=None,",
          "test_the_face_mask_reaches_the_network"),
         ("blocks of tokens need not divide", "if positions % n == 0 and n >=", "if n >=",
          "test_token_blocks_divide_the_positions"),

@@ -23,7 +23,7 @@ MUTANTS = [
         ("windows are not centred", "np.arange(WINDOW) - _CONTEXT", "np.arange(WINDOW) - WINDOW",
          "test_flash_windows_repeat_the_ends")),
     *of("emv3_jax/variants/variant.py", WAVEFORMS,
-        ("the cut clip is normalised", "self.normalise(samples)[:length]", "self.normalise(samples[:length])",
+        ("the cut clip is normalised", "level(samples)[:length]", "level(samples[:length])",
          "test_whole_clip_is_measured_before_it_is_cut"),
         ("windows lose their context before", "heard[self.context:len(heard) - self.context]",
          "heard[:len(heard) - 2 * self.context]", f"{TOY}::test_features_of_a_window_keep_what_the_clip_says_of_them"),

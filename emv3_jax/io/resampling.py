@@ -1,0 +1,21 @@
+"""Resampling of sound, by librosa with soxr in high quality, as `librosa.load` does it."""
+
+import numpy as np
+
+
+def resample(samples: np.ndarray, rate: float, to: float, *, fit: bool = False) -> np.ndarray:
+  """Sound at another rate.
+
+  Args:
+    samples: float [n] or [n, channels], finite.
+    rate, to: samples a second, before and after.
+    fit: cut or zero-pad to ceil(n * to / rate) samples; else as many as soxr gives.
+
+  Returns:
+    Samples of the same dtype, the very same where the rates agree.
+  """
+  if rate == to:
+    return samples
+  import librosa  # here: more than a second, for sound at other rates alone
+
+  return librosa.resample(samples, orig_sr=rate, target_sr=to, res_type="soxr_hq", fix=fit, axis=0)
