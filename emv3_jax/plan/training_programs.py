@@ -18,7 +18,8 @@ from emv3_jax.plan import flops
 from emv3_jax.plan.programs import Deployment, Program, Window
 from emv3_jax.training.batch import Batch
 from emv3_jax.training.curriculum import Kind, Stage
-from emv3_jax.training.settings import Config
+from emv3_jax.training.objectives.forward import Batch
+from emv3_jax.training.settings import Config, ScheduleConfig
 from emv3_jax.training.update.programs import TrainPrograms
 
 DEFAULT_WINDOW = Window(frames=113, height=480, width=832)  # of the released model's own training
@@ -55,7 +56,8 @@ def ndpo_step(config: Config, window: Window, deployment: Deployment) -> Program
 def _step(config: Config, window: Window, deployment: Deployment, kind: Kind) -> Program:
   whole = any(stage.train == "all" for stage in config.all_stages())
   stage = Stage("plan", steps=1, kind=kind, train="all" if whole else "audio")
-  config = dataclasses.replace(config, mesh=deployment.config, stages=(stage,))
+  config = dataclasses.replace(config, mesh=deployment.config, schedule=ScheduleConfig(),
+                               stages=(stage,))
   programs = TrainPrograms(config, deployment.mesh, deployment.platform)
   program, state = programs.train_step_at(0), programs.abstract_state(0)
   net, rows = config.model.transformer, config.train.batch

@@ -11,13 +11,13 @@ from emv3_jax.errors import InputError
 from emv3_jax.io import paths
 from emv3_jax.limits import AMOUNT, BELOW_1, COUNT, LARGEST, SEED, SHARE, check_ranges
 from emv3_jax.models.cross_attention import ALLOCATIONS
+from emv3_jax.models.execution import Remat
 from emv3_jax.models.precision import Precision
 from emv3_jax.sampling.settings import SamplingConfig
 from emv3_jax.sharding import MeshConfig
 from emv3_jax.training import curriculum
 from emv3_jax.training.curriculum import Stage
 
-Remat = Literal["none", "full", "attention", "dots_saveable", "dots_with_no_batch_dims_saveable"]
 Optimizer = Literal["adamw", "lion", "muon", "sgd"]
 Reading = Literal["reference", "absolute"]
 MIXED = Precision(params="float32", compute="bfloat16")
@@ -37,7 +37,7 @@ class TrainConfig:
       not depend on it.
     batch: clips of a step, of all devices together.
     accumulate: parts that a batch is worked on one after the other, for less memory.
-    remat: what the backward pass recomputes, see `Transformer.run_blocks`.
+    remat: what the backward pass recomputes, see `emv3_jax.models.execution`.
     attention: backend of local attention, see `emv3_jax.attention.backends`.
     log_every: steps between lines of metrics.
     checkpoint_every: steps between checkpoints; 0 writes one at the end only.
