@@ -9,6 +9,7 @@ from typing import Any
 
 from absl import logging
 
+from emv3_jax import variants
 from emv3_jax.conditioning.text import Tokenizer
 from emv3_jax.errors import InputError
 from emv3_jax.io.checkpoints import read_model_card, save_component, write_tokenizer
