@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal, get_args
 
+from emv3_jax import tasks
 from emv3_jax.attention import backends
 from emv3_jax.components.config import ModelConfig, PrecisionConfig
 from emv3_jax.diffusion.flow import TAU_MAX, SigmaDensity
@@ -14,7 +15,6 @@ from emv3_jax.models.execution import Remat
 from emv3_jax.models.precision import Precision
 from emv3_jax.sampling.settings import SamplingConfig
 from emv3_jax.sharding import MeshConfig
-from emv3_jax.tasks.masks import Task
 from emv3_jax.training import curriculum
 from emv3_jax.training.curriculum import Stage
 
@@ -228,7 +228,7 @@ class PreviewConfig:
   def __post_init__(self):
     check_ranges("preview", self, {"batches": COUNT})
     paths.refuse_addresses(self, ("audio", "image", "tokenizer", "held_out"))
-    Task.parse(self.task)
+    tasks.of(self.task)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ from emv3_jax.models.network import named_leaves
 from emv3_jax.runtime import program_cache
 from emv3_jax.sampling.clip import Clip
 from emv3_jax.sharding import MeshConfig
-from emv3_jax.tasks.masks import TASKS
+from emv3_jax.tasks import names
 from emv3_jax.training import loop
 from emv3_jax.training.curriculum import Stage
 from emv3_jax.training.monitor import previews
@@ -301,7 +301,7 @@ def test_held_out_clips(folder, programs, tmp_path):
   assert 0 < second["loss"] != first["loss"]
   bands = [f"sigma_{low}-{high}" for low, high in itertools.pairwise(BANDS)]
   tasks = [name.partition("/")[2] for name in first if name.startswith("loss/")][len(bands):]
-  assert tasks and set(tasks) <= set(TASKS)
+  assert tasks and set(tasks) <= set(names())
   for name in (*bands, *tasks):
     assert first[f"linear/{name}"] == second[f"linear/{name}"] > 0 < second[f"loss/{name}"]
   assert second["loss"] == pytest.approx(np.mean([second[f"loss/{name}"] for name in bands]))

@@ -15,6 +15,7 @@ from emv3_jax.training.curriculum import Mixture, Stage, draw_tasks
 from emv3_jax.training.input.prefetch import Prefetcher, finished, local_rows
 from emv3_jax.training.input.sources import Sources
 from emv3_jax.training.settings import NDPOConfig
+from emv3_jax.variants.preview import PREVIEW
 from tests.data import windows
 from tests.training import runs
 
@@ -119,9 +120,9 @@ def test_negatives_keep_their_task_and_pairs_have_one(folder, tmp_path):
   for batch in (made.batch, made.positives):
     np.testing.assert_array_equal(batch.task, wanted[np.asarray(batch.example)])
   np.testing.assert_array_equal(made.batch.example, made.positives.example)
-  other = collate([windows.make_record(1, task="i2v")], np.arange(1), 8)
+  other = collate([windows.make_record(1, task="i2v")], np.arange(1), 8, PREVIEW)
   with pytest.raises(InputError, match="record 0 .* for the tasks i2v and lipsync; a pair needs one"):
-    finished(0, 0, pairs, collate([windows.make_record(1, task="lipsync")], np.arange(1), 8), other)
+    finished(0, 0, pairs, collate([windows.make_record(1, task="lipsync")], np.arange(1), 8, PREVIEW), other)
 
 
 def test_rows_of_a_process_need_not_lie_together():

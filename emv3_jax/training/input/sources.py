@@ -16,7 +16,7 @@ import numpy as np
 
 from emv3_jax.data import index as index_lib
 from emv3_jax.data.order import Order
-from emv3_jax.data.pipeline import Batch, Dataset, collate
+from emv3_jax.data.pipeline import Batch, Dataset
 from emv3_jax.errors import InputError
 from emv3_jax.runtime.command_names import as_called
 from emv3_jax.training import curriculum
@@ -42,8 +42,7 @@ class Source:
 
   def records(self, numbers: np.ndarray) -> Batch:
     """The records of these numbers."""
-    text_tokens = self.dataset.index.conditions["text_tokens"]
-    return collate([self.dataset[number] for number in numbers], numbers, text_tokens)
+    return self.dataset.batch_of(numbers)
 
   def digest(self) -> str:
     """Identifies the dataset wherever it lies."""

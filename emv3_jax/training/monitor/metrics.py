@@ -17,7 +17,7 @@ import numpy as np
 
 from emv3_jax.errors import InputError
 from emv3_jax.io.atomic import atomic_file
-from emv3_jax.tasks.masks import TASKS
+from emv3_jax.tasks import names
 from emv3_jax.training.curriculum import Kind
 from emv3_jax.training.monitor.tensorboard import TensorBoard
 
@@ -114,7 +114,7 @@ def line(rows: Sequence[Row]) -> dict[str, float]:
 def _by_label(group: str, errors: np.ndarray, tasks: np.ndarray,
               sigmas: np.ndarray) -> dict[str, float]:
   told = {}
-  for number, task in enumerate(TASKS):
+  for number, task in enumerate(names()):
     if (tasks == number).any():
       told[f"{group}/{task}"] = float(errors[tasks == number].mean())
   bands = np.clip(np.searchsorted(BANDS, sigmas, side="right") - 1, 0, len(BANDS) - 2)

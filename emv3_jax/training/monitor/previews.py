@@ -29,7 +29,7 @@ from emv3_jax.sampling.clip import sample
 from emv3_jax.sampling.inputs import read_inputs
 from emv3_jax.sampling.model import Model
 from emv3_jax.sampling.resolution import resolve_config
-from emv3_jax.tasks.masks import TASKS
+from emv3_jax.tasks import names
 from emv3_jax.training.batch import Batch
 from emv3_jax.training.curriculum import Mixture, Stage
 from emv3_jax.training.input.prefetch import finished, local_rows, to_mesh
@@ -42,7 +42,7 @@ from emv3_jax.training.update.programs import TrainPrograms
 
 FOLDER = "previews"
 _MIDDLES = np.float32(np.add(BANDS[1:], BANDS[:-1]) / 2)  # of the bands of sigma
-_ALL_TASKS = Stage("held_out", 1, Mixture(1.0, 1.0, 1.0, 1.0))
+_ALL_TASKS = Stage("held_out", 1, Mixture(**dict.fromkeys(names(), 1.0)))
 
 
 class Previews:
@@ -179,7 +179,7 @@ def _line(error: np.ndarray, task: np.ndarray, moments: np.ndarray) -> dict[str,
   everything, bands = np.full(len(task), True), range(len(_MIDDLES))
   groups = {f"sigma_{low}-{high}": (everything, [band])
             for band, (low, high) in enumerate(zip(BANDS[:-1], BANDS[1:], strict=True))}
-  groups |= {str(name): (task == number, bands) for number, name in enumerate(TASKS)
+  groups |= {name: (task == number, bands) for number, name in enumerate(names())
              if (task == number).any()}
   told = {"loss": float(error.mean(dtype=np.float64))}
   for name, (rows, of) in groups.items():

@@ -31,7 +31,7 @@ MUTANTS = [
         ("lost text is that of the batch", "drop_conditions(batch, dropped, empty_text)",
          "drop_conditions(batch, dropped, batch.text[0])", "test_what_is_lost_is_lost_to_the_network")),
     *of("emv3_jax/training/objectives/forward.py", OBJECTIVES,
-        ("flash is trained with a face mask", "None if net.variant == \"flash\" else batch.face_mask",
+        ("flash is trained with a face mask", "batch.face_mask if variants.of(net.variant).face_mask else None",
          "batch.face_mask", "test_the_face_mask_is_the_preview_s_alone"),
         ("the network is told sigma", "time_sinusoid_on_device(flow.tau(draws.sigma)", "time_sinusoid_on_device((draws.sigma)",
          "tests/training/test_step.py::test_the_loss_is_that_of_examples_one_by_one"),
