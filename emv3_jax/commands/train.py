@@ -72,10 +72,10 @@ def main(arguments: Sequence[str]) -> int:
   program_cache.use(config.program_cache,
                     required=config.program_cache != Config.program_cache)
   workdir = pathlib.Path(flags.workdir)
-  programs = processes.together(lambda: TrainPrograms(config))
   if flags.export is not None:
-    export_newest(config, workdir, programs, pathlib.Path(flags.export) if flags.export else None)
+    export_newest(config, workdir, pathlib.Path(flags.export) if flags.export else None)
     return 0
+  programs = processes.together(lambda: TrainPrograms(config))
   devices = jax.devices()
   throughput = utilisation.throughput_of(config, devices[0].device_kind, len(devices))
   try:

@@ -309,9 +309,9 @@ def test_held_out_clips(folder, programs, tmp_path):
   assert second["loss"] == pytest.approx(np.mean([second[f"loss/{name}"] for name in bands]))
 
 
-def test_export_without_checkpoints(folder, programs, tmp_path):
+def test_export_without_checkpoints(folder, tmp_path):
   with pytest.raises(InputError, match="holds no checkpoints"):
-    export_newest(runs.config_of(folder), tmp_path, programs)
+    export_newest(runs.config_of(folder), tmp_path)
 
 
 def test_previews_of_nothing(folder, programs, tmp_path):

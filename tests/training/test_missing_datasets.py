@@ -69,7 +69,7 @@ def test_a_run_waits_for_negatives_and_goes_on(folder, programs, negatives, tmp_
     caplog.clear()
   assert runs.saved_steps(waiting) == [2] and runs.last_line(waiting) == 2
 
-  export_newest(config_of(folder), waiting, programs, tmp_path / "model")
+  export_newest(config_of(folder), waiting, tmp_path / "model", programs)
   found = named_leaves(load_component(tmp_path / "model", "transformer", programs.network.abstract))
   saved = runs.arrays(waiting, 2)
   for part in ("ema", "params"):
@@ -116,7 +116,7 @@ def test_a_first_stage_that_unlearns_needs_no_data(folder, negatives, tmp_path, 
   programs = tiny.programs_of(config)
   outcome = loop.train(config, tmp_path / "w", programs)
   assert (outcome.step, outcome.missing.folder) == (0, str(folder / "negatives"))
-  export_newest(config, tmp_path / "w", programs, tmp_path / "model")
+  export_newest(config, tmp_path / "w", tmp_path / "model", programs)
   negatives()
   outcome = loop.train(config, tmp_path / "w", programs)
   assert (outcome.step, outcome.missing) == (2, RequiredDataset(config.data, 1, "learn", negative=False))

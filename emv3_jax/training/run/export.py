@@ -97,15 +97,15 @@ def _link_others(source: pathlib.Path, folder: pathlib.Path) -> None:
     write_tokenizer(folder, tokenizer)
 
 
-def export_newest(config: Config, workdir: pathlib.Path, programs: TrainPrograms,
-                  folder: pathlib.Path | None = None) -> None:
+def export_newest(config: Config, workdir: pathlib.Path, folder: pathlib.Path | None = None,
+                  programs: TrainPrograms | None = None) -> None:
   """Writes the average of the weights of the newest checkpoint as a model folder.
 
   Args:
     config: the run's.
     workdir: its folder; a run may be at work there.
-    programs: of the same schedule and network.
     folder: the model folder; None takes WORKDIR/model.
+    programs: of the same schedule and network; None makes them.
 
   Raises:
     InputError: there is no checkpoint, it is of another config, or the folder cannot be written.
@@ -113,6 +113,7 @@ def export_newest(config: Config, workdir: pathlib.Path, programs: TrainPrograms
   if not (workdir / FOLDER).is_dir():
     raise InputError(f"{workdir} holds no checkpoints; give the --workdir of a run.")
   check_components(config)
+  programs = programs or TrainPrograms(config)
   description = run_config.describe(config, {})  # no dataset matters, and none need be there
   with Checkpoints(workdir, description, config.train.keep, writing=False) as checkpoints:
     step = checkpoints.latest
