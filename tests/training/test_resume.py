@@ -45,7 +45,7 @@ def kill_and_resume(config_file, workdir, kills: int, steps: int, draw: random.R
     process.kill()
     said = process.communicate()[0]
     assert process.returncode == -signal.SIGKILL, said
-  assert "Going on from" in runs.finish(runs.start(config_file, workdir, until))
+  assert "Resuming from" in runs.finish(runs.start(config_file, workdir, until))
 
 
 def assert_same_bits(workdir, other, steps: int) -> None:
