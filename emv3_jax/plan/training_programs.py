@@ -15,10 +15,11 @@ from emv3_jax.models.rope import rope_table
 from emv3_jax.models.transformer import TransformerConfig
 from emv3_jax.plan import flops
 from emv3_jax.plan.programs import Deployment, Program, Window
+from emv3_jax.training.batch import Batch
 from emv3_jax.training.curriculum import Kind, Stage
 from emv3_jax.training.objectives.forward import Batch
-from emv3_jax.training.settings import Config
-from emv3_jax.training.update.programs import Programs
+from emv3_jax.training.settings import Config, ScheduleConfig
+from emv3_jax.training.update.programs import TrainPrograms
 
 DEFAULT_WINDOW = Window(frames=113, height=480, width=832)  # of the released model's own training
 
@@ -54,9 +55,10 @@ def ndpo_step(config: Config, window: Window, deployment: Deployment) -> Program
 def _step(config: Config, window: Window, deployment: Deployment, kind: Kind) -> Program:
   whole = any(stage.train == "all" for stage in config.all_stages())
   stage = Stage("plan", steps=1, kind=kind, train="all" if whole else "audio")
-  config = dataclasses.replace(config, mesh=deployment.config, stages=(stage,))
-  programs = Programs(config, deployment.mesh, deployment.platform)
-  program, state = programs.program_at(0), programs.abstract_state(0)
+  config = dataclasses.replace(config, mesh=deployment.config, schedule=ScheduleConfig(),
+                               stages=(stage,))
+  programs = TrainPrograms(config, deployment.mesh, deployment.platform)
+  program, state = programs.train_step_at(0), programs.abstract_state(0)
   net, rows = config.model.transformer, config.train.batch
   batch = _batch(net, rows, window, programs.batch_sharding)
   empty_text = deployment.whole((1, net.text_dim))
@@ -76,21 +78,21 @@ def _step(config: Config, window: Window, deployment: Deployment, kind: Kind) ->
 
 def _batch(net: TransformerConfig, rows: int, window: Window,
            sharding: NamedSharding | None) -> Batch:
-  """Shapes of what a step learns from; see `training.objectives.forward`."""
+  """Shapes of what a step learns from."""
   f, height8, width8 = window.latents
   audio = ((2 * window.frames, net.audio_dim) if net.variant == "preview" else
            (window.frames, 5, net.audio_layers, net.audio_dim))
-  def array(*shape, dtype=jnp.float32):
-    return jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=sharding)
-
-  return {
-      "latents": array(f, height8, width8, net.out_channels),
-      "mask": array(f, height8, width8, net.in_channels - 2 * net.out_channels),
-      "masked_latents": array(f, height8, width8, net.out_channels),
-      "text": array(net.text_tokens, net.text_dim),
-      "image": array(net.image_tokens, net.image_dim), "audio": array(*audio),
-      "face_mask": array(window.positions), "mouth_mask": array(f, height8, width8),
-      "task": array(dtype=jnp.int32), "example": array(dtype=jnp.uint32)}
+  array = lambda *shape, dtype=jnp.float32: jnp.zeros((rows, *shape), dtype)
+  shapes = jax.eval_shape(lambda: Batch(
+      latents=array(f, height8, width8, net.out_channels),
+      mask=array(f, height8, width8, net.in_channels - 2 * net.out_channels),
+      masked_latents=array(f, height8, width8, net.out_channels),
+      text=array(net.text_tokens, net.text_dim), image=array(net.image_tokens, net.image_dim),
+      audio=array(*audio), face_mask=array(window.positions),
+      mouth_mask=array(f, height8, width8), task=array(dtype=jnp.int32),
+      example=array(dtype=jnp.uint32)))
+  return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
 
 
 def forward_flops(net: TransformerConfig, rows: int, window: Window,
@@ -101,10 +103,10 @@ def forward_flops(net: TransformerConfig, rows: int, window: Window,
 
   def run(params, batch):
     model = network.bind(params)
-    context = model.embed_context(batch["text"], batch["image"], batch["audio"])
-    condition = jnp.concatenate([batch["mask"], batch["masked_latents"]], axis=-1)
+    context = model.embed_context(batch.text, batch.image, batch.audio)
+    condition = jnp.concatenate([batch.mask, batch.masked_latents], axis=-1)
     sinusoid = jnp.zeros((rows, net.freq_dim))
-    return model(batch["latents"], condition, sinusoid, context, rope=table,
+    return model(batch.latents, condition, sinusoid, context, rope=table,
                  execution=ExecutionConfig(attend=attend, cross_attend=attend_xla))
 
   batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype),

@@ -4,7 +4,6 @@ The VAE's parameters are whole on every device, so its pictures may be split in 
 tokens are: the devices of the mesh, whatever its axes, are taken as copies x clips x rows x columns.
 """
 
-from collections.abc import Callable
 import dataclasses
 import functools
 import itertools
@@ -13,6 +12,8 @@ import math
 from absl import logging
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from emv3_jax.models.execution import Constrain, unconstrained
 
 _AXES = ("copies", "batch", "height", "width")
 _PIXELS8 = 8  # pixels of a latent
@@ -85,7 +86,7 @@ def picture_sharding(mesh: Mesh, batch: int, size8: tuple[int, int]) -> NamedSha
   return NamedSharding(pictures, PartitionSpec("batch", None, "height", "width", None))
 
 
-def constrain_pictures(mesh: Mesh, batch: int, size8: tuple[int, int]) -> Callable[..., jax.Array]:
+def picture_constraint(mesh: Mesh, batch: int, size8: tuple[int, int]) -> Constrain:
   """The VAE's `constrain` for clips of one size, over the devices of `mesh`.
 
   Convolutions exchange their borders; memory for activations is a share of one device's. The
@@ -93,13 +94,13 @@ def constrain_pictures(mesh: Mesh, batch: int, size8: tuple[int, int]) -> Callab
   picture does not divide over all devices the log says so, see `check_split`.
   """
   if mesh.size == 1:
-    return lambda x, *names: x
+    return unconstrained
   if warning := check_split(mesh.size, batch, size8):
     logging.warning("%s", warning)
   pictures = picture_sharding(mesh, batch, size8).mesh
 
-  def pin(x, *names):
-    spec = PartitionSpec(*(name if name in _AXES else None for name in names))
-    return jax.lax.with_sharding_constraint(x, NamedSharding(pictures, spec))
+  def constrain(array, *logical_axes):
+    spec = PartitionSpec(*(axis if axis in _AXES else None for axis in logical_axes))
+    return jax.lax.with_sharding_constraint(array, NamedSharding(pictures, spec))
 
-  return pin
+  return constrain

@@ -123,15 +123,16 @@ def test_muon_s_steps_of_layers_are_orthogonal_and_as_long_as_adam_s(rng):
 
 def test_the_average_by_hand():
   params = [np.array([value], np.float32) for value in (1.0, 2.0, 4.0)]
-  average = ema.start({"w": params[0]})
+  average = ema.init({"w": params[0]})
   for step, leaf in enumerate(params[1:]):
-    average = ema.track(average, {"w": leaf}, step, 0.15)
+    average = ema.mix(average, {"w": leaf}, ema.warmed_up(0.15, step))
   # decays 1/10, then 0.15 rather than 2/11
   np.testing.assert_allclose(average["w"], 0.15 * (0.1 * 1 + 0.9 * 2) + 0.85 * 4, rtol=1e-6)
 
 
 def test_the_average_is_float32_and_slow_in_the_end():
-  average = ema.start({"w": jnp.ones(1, jnp.bfloat16)})
+  average = ema.init({"w": jnp.ones(1, jnp.bfloat16)})
   assert average["w"].dtype == jnp.float32
-  moved = ema.track(average, {"w": jnp.full(1, 2.0, jnp.bfloat16)}, 10 ** 7, 0.9999)
+  new = {"w": jnp.full(1, 2.0, jnp.bfloat16)}
+  moved = ema.mix(average, new, ema.warmed_up(0.9999, 10 ** 7))
   np.testing.assert_allclose(moved["w"], 1.0001, rtol=1e-6)

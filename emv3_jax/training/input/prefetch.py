@@ -19,9 +19,9 @@ from emv3_jax.errors import InputError
 from emv3_jax.tasks.conditions import ANY_TASK, assemble
 from emv3_jax.tasks.masks import TASKS
 from emv3_jax.training import curriculum
+from emv3_jax.training.batch import Batch
 from emv3_jax.training.curriculum import Stage
 from emv3_jax.training.input.sources import Source, Sources
-from emv3_jax.training.objectives.forward import Batch
 from emv3_jax.training.settings import Config
 
 AHEAD = 2  # batches that wait on the devices for their steps
@@ -137,7 +137,7 @@ class Prefetcher:
 
 
 def finished(seed: int, step: int, stage: Stage, records: pipeline.Batch,
-             pair: pipeline.Batch | None = None) -> dict[str, np.ndarray]:
+             pair: pipeline.Batch | None = None) -> Batch:
   """Records as a training batch of `step`.
 
   A record that names its task has that one, whatever the stage's mixture; others' are drawn.
@@ -157,9 +157,9 @@ def finished(seed: int, step: int, stage: Stage, records: pipeline.Batch,
   if pair is not None:
     _check_pairs(stage, records, pair)
     tasks = np.where(pair["task"] == ANY_TASK, tasks, pair["task"])
-  batch = assemble(records, tasks)
+  batch = Batch(**assemble(records, tasks))
   if not stage.audio:
-    batch["audio"] = np.zeros_like(batch["audio"])
+    batch = dataclasses.replace(batch, audio=np.zeros_like(batch.audio))
   return batch
 
 
@@ -180,7 +180,7 @@ def local_rows(target: NamedSharding, batch: int) -> list[int]:
   return sorted({row for index in held for row in range(*index[0].indices(batch))})
 
 
-def to_mesh(local: dict[str, np.ndarray], target: NamedSharding, batch: int) -> Batch:
+def to_mesh(local: Batch, target: NamedSharding, batch: int) -> Batch:
   """This process's rows of a batch as arrays of all `batch` rows, split as `target` says."""
-  shapes = {name: (batch, *array.shape[1:]) for name, array in local.items()}
-  return jax.make_array_from_process_local_data(target, local, shapes)
+  return jax.tree.map(lambda array: jax.make_array_from_process_local_data(
+      target, array, (batch, *array.shape[1:])), local)
