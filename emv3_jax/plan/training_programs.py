@@ -17,7 +17,6 @@ from emv3_jax.plan import flops
 from emv3_jax.plan.programs import Deployment, Program, Window
 from emv3_jax.training.batch import Batch
 from emv3_jax.training.curriculum import Kind, Stage
-from emv3_jax.training.objectives.forward import Batch
 from emv3_jax.training.settings import Config, ScheduleConfig
 from emv3_jax.training.update.programs import TrainPrograms
 
