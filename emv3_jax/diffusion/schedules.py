@@ -13,7 +13,7 @@ from emv3_jax.diffusion.flow import TAU_MAX, shift_sigma
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Schedule:
-  """Where the steps are.
+  """Noise levels and timesteps of the sampling steps.
 
   Attributes:
     taus: [steps] float32, the network's timestep at each step, in (0, 1000]; whole numbers where
