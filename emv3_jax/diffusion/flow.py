@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from emv3_jax.errors import InputError
+from emv3_jax.geometry import TAU_MAX
 from emv3_jax.limits import LARGEST, check_ranges
 
-TAU_MAX = 1000.0
 DENSITIES = ("uniform", "logit_normal")
 
 

@@ -8,7 +8,8 @@ import dataclasses
 
 import numpy as np
 
-from emv3_jax.diffusion.flow import TAU_MAX, shift_sigma
+from emv3_jax.diffusion.flow import shift_sigma
+from emv3_jax.geometry import TAU_MAX
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
