@@ -25,7 +25,7 @@ def interpolate(clean: ArrayLike, noise: ArrayLike, sigma: ArrayLike) -> jax.Arr
 
 
 def velocity_target(clean: ArrayLike, noise: ArrayLike) -> jax.Array:
-  """What the network learns to predict at every sigma: noise - clean, float32."""
+  """The velocity, target of the prediction at every sigma: noise - clean, float32."""
   return jnp.float32(noise) - jnp.float32(clean)
 
 

@@ -30,7 +30,7 @@ BLOCK_TOKENS = 8192  # tokens of a clip that the maps of a layer work on at a ti
 
 @dataclasses.dataclass(frozen=True)
 class Conditions:
-  """What a window is denoised under; b clips of one shape.
+  """Conditions of the denoising of a window; b clips of one shape.
 
   Attributes:
     text: dict `prompt` and, where a branch needs it, `negative`: float32 [b, text_tokens, text_dim],
