@@ -5,7 +5,7 @@ a network passes it through its layers and knows no mesh itself.
 """
 
 import dataclasses
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from flax import nnx
 import jax
@@ -23,6 +23,7 @@ REMAT_POLICIES = {
 _Module = TypeVar("_Module", bound=nnx.Module)
 
 
+@runtime_checkable
 class Constrain(Protocol):
   """Pins the sharding of an activation; the numbers stay the same."""
 
@@ -36,6 +37,7 @@ class Constrain(Protocol):
     ...
 
 
+@runtime_checkable
 class Gather(Protocol):
   """Gathers the parameters of a submodule where they are used, in the compute dtype."""
 

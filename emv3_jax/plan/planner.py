@@ -112,6 +112,7 @@ def compile_programs(config: Config, window: programs.Window, target: targets.Ta
   with tempfile.TemporaryFile() as log, subprocess.Popen(
       [sys.executable, "-m", "emv3_jax.plan.compile_one"], env=environment, text=True,
       stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log) as process:
+    assert process.stdin is not None and process.stdout is not None  # both are pipes
     process.stdin.write(request)
     process.stdin.close()
     for text in process.stdout:
@@ -181,11 +182,12 @@ def _first_fitting(alternatives: Iterator[Alternative], window: programs.Window,
 def _other_settings(config: Config, target: targets.Target, line: dict) -> Iterator[Alternative]:
   """The same machine and mesh, less at once."""
   mesh = MeshConfig(**line["mesh"])
-  if line["program"] == "sample_step" and config.settings.branches == "batched":
+  if (isinstance(config, sampling_settings.Config) and line["program"] == "sample_step"
+      and config.settings.branches == "batched"):
     sampling = dataclasses.replace(config.sampling, branches="in_turn")
     in_turn = dataclasses.replace(config, sampling=sampling)
     yield "--config.sampling.branches=in_turn", in_turn, target, mesh
-  if subjects.of(config).trains:
+  if isinstance(config, training_settings.Config):
     parts = 2 * config.train.accumulate
     if config.train.batch % (parts * mesh.data * mesh.fsdp) == 0:
       train = dataclasses.replace(config.train, accumulate=parts)

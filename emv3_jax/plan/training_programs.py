@@ -72,7 +72,7 @@ def _step(config: Config, window: Window, deployment: Deployment, kind: Kind) ->
                  gathers_narrow=precision.compute_dtype.itemsize < precision.param_dtype.itemsize)
 
 
-def _batch(config: Config, window: Window, sharding: NamedSharding) -> Batch:
+def _batch(config: Config, window: Window, sharding: NamedSharding | None) -> Batch:
   """Shapes of what a step learns from; see `training.objectives.forward`."""
   net = config.model.transformer
   f, height8, width8 = window.latents

@@ -30,7 +30,7 @@ class Original:
   """
 
   plan: Plan
-  config: object
+  config: Any
   stored: Mapping[str, np.dtype]
   files: tuple[dict, ...]
 

@@ -31,7 +31,7 @@ class Ours:
   """
 
   def __init__(self, card: ModelCard, parts: list[str], steps: int, audio_gain: float):
-    released = RELEASED[card.variant if "transformer" in parts else "preview"]
+    released = RELEASED["transformer" in parts and card.variant or "preview"]
     settings = {**released, "steps": steps, "audio_gain": audio_gain, "attention": "blocked",
                 "branches": "in_turn"}
     config = config_lib.build(Config, {
