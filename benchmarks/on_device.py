@@ -42,13 +42,13 @@ def measure(config: subjects.Config, name: str, window: programs.Window, runs: i
     InputError: the config has no such program.
   """
   subject, device = subjects.of(config), jax.devices()[0]
-  known = subject.programs | subject.others
-  if name not in known:
-    raise InputError(f"--program={name} is none of a {subject.name} config: {', '.join(known)}.")
+  choices = subject.programs | subject.others
+  if name not in choices:
+    raise InputError(f"--program={name} is none of a {subject.name} config: {', '.join(choices)}.")
   mesh_config = sharding.MeshConfig()
   mesh = sharding.make_mesh(mesh_config, [device])
   deployment = programs.Deployment(device.platform, mesh, mesh_config)
-  program = known[name](config, window, deployment)
+  program = choices[name](config, window, deployment)
   start = time.perf_counter()
   compiled = program.traced.lower().compile()
   compile_seconds = time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""One side of a comparison in a process of its own: builds a case, then runs it when told to.
+"""One side of a comparison in a process of its own: builds a case, then runs it on request.
 
   python -m benchmarks.worker '{"side": "ours", "case": "vae_decode", "size": "full", ...}'
 

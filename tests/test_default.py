@@ -24,7 +24,7 @@ from emv3_jax.sampling.settings import Config
 from emv3_jax.training import settings as training_settings
 from emv3_jax.training.monitor.metrics import BANDS
 from emv3_jax.training.monitor.previews import HeldOut
-from emv3_jax.training.update.programs import Programs
+from emv3_jax.training.update.programs import TrainPrograms
 
 WORLD, FIRST, CLIPS, FRAMES = 2, 4, 3, 49  # three puppets
 SILENCES = SWAPS = 1
@@ -82,7 +82,7 @@ def test_held_out_loss_is_far_below_the_best_linear_guess(tmp_path, record_prope
   config = build(training_settings.Config, train_tiny_long.get_config())
   config = dataclasses.replace(config, preview=dataclasses.replace(
       config.preview, held_out=str(records)))
-  programs = Programs(config, sharding.make_mesh(devices=jax.devices()[:1]))
+  programs = TrainPrograms(config, sharding.make_mesh(devices=jax.devices()[:1]))
   params = load_component(model, "transformer", programs.network.abstract)
   params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
   told = HeldOut(config, programs).measure(params)

@@ -1,7 +1,7 @@
 """Local attention by name: which kernel runs on which platform, and what it can serve.
 
 A backend that cannot serve a platform, a dtype or a shape is an error that says why. None falls back
-to another one, and above all not to attention that holds all logits: at 66,816 tokens those of one
+to another one, least of all to attention that holds all logits: at 66,816 tokens those of one
 layer are 200 GB.
 
 | name     | platforms     | what it is                                                     |
@@ -12,6 +12,8 @@ layer are 200 GB.
 | cudnn    | gpu           | cuDNN's fused attention                                        |
 | tokamax:KERNEL | by kernel | kernel of the package tokamax, an extra; see TOKAMAX           |
 | auto     | all           | blocked on cpu, cudnn on gpu, splash on tpu; logged            |
+
+`register` adds others.
 """
 
 from collections.abc import Callable
@@ -117,6 +119,19 @@ BACKENDS = {backend.name: backend for backend in (
 )}
 
 
+def register(backend: Backend) -> None:
+  """Adds a backend to those that configs of this process can name.
+
+  Raises:
+    ValueError: the name is another backend's or cannot be one.
+  """
+  if not backend.name.isidentifier() or backend.name in ("auto", "tokamax"):
+    raise ValueError(f"An attention backend cannot be named {backend.name!r}.")
+  if BACKENDS.setdefault(backend.name, backend) != backend:
+    raise ValueError(f"There is an attention backend {backend.name!r} already; register it under "
+                     "another name.")
+
+
 def select(name: str = "auto", platform: str | None = None) -> Backend:
   """The backend of a config.
 
@@ -142,7 +157,7 @@ def select(name: str = "auto", platform: str | None = None) -> Backend:
 
 
 def check_name(name: str) -> None:
-  """Looks at the name alone: whether the machine has what the backend takes, `select` says.
+  """Checks the name alone; `select` checks that the machine has what the backend needs.
 
   Raises:
     InputError: no such backend.

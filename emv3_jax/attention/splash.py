@@ -3,14 +3,10 @@
 import functools
 
 import jax
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel_lib
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask_info
 import jax.numpy as jnp
 
 LANES = 128
 BLOCK = 512  # tokens; 1024 does not fit the vector memory of every TPU in the backward pass
-
-_UNMASKED = splash_attention_mask_info.MaskInfo(None, None, None, None, None)
 
 
 def attend_splash(q: jax.Array, k: jax.Array, v: jax.Array, *, block: int = BLOCK,
@@ -29,6 +25,9 @@ def attend_splash(q: jax.Array, k: jax.Array, v: jax.Array, *, block: int = BLOC
   Returns:
     [b, s, n, k] in the dtype of `q`.
   """
+  # Here and below: a tenth of a start-up, for TPUs alone.
+  from jax.experimental.pallas.ops.tpu.splash_attention import SegmentIds
+
   _, s, _, width = q.shape
   m = k.shape[1]
   block_q, block_kv = (min(block, _up(length, LANES)) for length in (s, m))
@@ -36,20 +35,24 @@ def attend_splash(q: jax.Array, k: jax.Array, v: jax.Array, *, block: int = BLOC
   q, k, v = (_heads_first(t, size) for t, size in ((q, block_q), (k, block_kv), (v, block_kv)))
   segments = None
   if q.shape[2] != s or k.shape[2] != m:
-    segments = kernel_lib.SegmentIds(q=_segment_ids(s, q.shape[2]), kv=_segment_ids(m, k.shape[2]))
+    segments = SegmentIds(q=_segment_ids(s, q.shape[2]), kv=_segment_ids(m, k.shape[2]))
   attend = functools.partial(_kernel(block_q, block_kv, interpret), segment_ids=segments)
   out = jax.vmap(attend)(q, k, v)
   return jnp.moveaxis(out[:, :, :s, :width], 1, 2)
 
 
-def _kernel(block_q: int, block_kv: int, interpret: bool) -> kernel_lib.SplashAttentionKernel:
+def _kernel(block_q: int, block_kv: int, interpret: bool):
+  from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+  from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask_info
+
+  unmasked = splash_attention_mask_info.MaskInfo(None, None, None, None, None)
   # Without tables of a mask the kernel visits every block; a full mask's would fill scalar memory.
-  sizes = kernel_lib.BlockSizes(
+  sizes = splash.BlockSizes(
       block_q=block_q, block_kv=block_kv, block_q_dkv=block_q, block_kv_dkv=block_kv,
       block_q_dq=block_q, block_kv_dq=block_kv)
-  return kernel_lib.SplashAttentionKernel(
-      _UNMASKED, _UNMASKED, _UNMASKED, block_sizes=sizes, is_mqa=False, save_residuals=False,
-      mask_value=kernel_lib.DEFAULT_MASK_VALUE, attn_logits_soft_cap=None,
+  return splash.SplashAttentionKernel(
+      unmasked, unmasked, unmasked, block_sizes=sizes, is_mqa=False, save_residuals=False,
+      mask_value=splash.DEFAULT_MASK_VALUE, attn_logits_soft_cap=None,
       residual_checkpoint_name=None, mask_function=None, interpret=interpret)
 
 

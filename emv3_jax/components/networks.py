@@ -35,8 +35,8 @@ class Networks:
     name: what messages call the configuration.
 
   Attributes:
-    networks, precision, mesh, folder: as given.
-    card: what the folder says of itself; None without a folder.
+    networks, precision, mesh, folder: the arguments.
+    card: the folder's model card; None without a folder.
 
   Raises:
     InputError: the folder's networks are not the configured ones (names the fields that differ).

@@ -28,7 +28,7 @@ def mesh_of(config: MeshConfig) -> Mesh:
   """The mesh of a run: all devices, or the first one where every axis is 1.
 
   Raises:
-    InputError: the mesh has not as many places as there are devices, or JAX finds no device.
+    InputError: the mesh takes another number of devices than there are, or JAX finds no device.
   """
   try:
     with start_up.part("devices"):

@@ -2,7 +2,7 @@
 
     x_sigma = (1 - sigma) clean + sigma noise,    velocity = dx/dsigma = noise - clean,
 
-sigma from 0 (clean) to 1 (noise). The network is told tau = 1000 sigma.
+sigma from 0 (clean) to 1 (noise). The network's timestep is tau = 1000 sigma.
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ def linear_error(clean: jax.Array, sigma: ArrayLike) -> jax.Array:
 
 
 def tau(sigma: ArrayLike) -> ArrayLike:
-  """What the network is told: 1000 sigma, in [0, 1000]."""
+  """The network's timestep: 1000 sigma, in [0, 1000]."""
   return TAU_MAX * sigma
 
 

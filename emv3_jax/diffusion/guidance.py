@@ -2,7 +2,7 @@
 
     velocity = un + g (text - un) + g_a (full - text)
 
-un hears neither prompt nor voice, text the prompt alone, full both. The released flash model
+un is conditioned on neither prompt nor voice, text on the prompt alone, full on both. The released flash model
 guides by audio alone: velocity = text + g_a (full - text).
 """
 

@@ -16,7 +16,7 @@ class Schedule:
   """Where the steps are.
 
   Attributes:
-    taus: [steps] float32, what the network is told at each step, in (0, 1000]; whole numbers where
+    taus: [steps] float32, the network's timestep at each step, in (0, 1000]; whole numbers where
       the reference truncates.
     sigmas: [steps + 1] float32, falling, sigmas[i] before and sigmas[i + 1] after step i; ends at 0.
   """

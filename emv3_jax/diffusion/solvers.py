@@ -1,5 +1,7 @@
-"""One interface to the three solvers of the released scripts, and Euler's method itself."""
+"""One interface to solvers, the table of those that settings name, and Euler's method itself."""
 
+from collections.abc import Callable
+import dataclasses
 import difflib
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -9,8 +11,6 @@ from jax.typing import ArrayLike
 
 from emv3_jax.diffusion import multistep, schedules
 from emv3_jax.errors import InputError
-
-SOLVERS = ("euler", "unipc", "dpmpp")
 
 
 @runtime_checkable
@@ -37,7 +37,7 @@ class Solver(Protocol):
     Args:
       state: of `init` or of the step before.
       i: index of the step, from 0.
-      velocity: answer, guided, of the network at `state.x` and tau `schedule.taus[i]`.
+      velocity: guided prediction of the network at `state.x` and tau `schedule.taus[i]`.
 
     Returns:
       the latents at sigma `schedule.sigmas[i + 1]`, float32, and the state that also holds them.
@@ -64,6 +64,39 @@ class Euler:
     return x, EulerState(x)
 
 
+@dataclasses.dataclass(frozen=True)
+class SolverSpec:
+  """A solver that settings can name.
+
+  Attributes:
+    name: as in configs.
+    make: from steps, shift and config_shift, see `make_solver`, to the solver with its schedule.
+  """
+
+  name: str
+  make: Callable[[int, float, float], Solver]
+
+
+SOLVERS = {spec.name: spec for spec in (
+    SolverSpec("euler", lambda steps, shift, config_shift: Euler(
+        schedules.euler_schedule(steps, shift))),
+    SolverSpec("unipc", lambda steps, shift, config_shift: multistep.UniPC(
+        schedules.unipc_schedule(steps, shift, config_shift))),
+    SolverSpec("dpmpp", lambda steps, shift, config_shift: multistep.DPMSolverPP(
+        schedules.dpmpp_schedule(steps, shift, config_shift))),
+)}
+
+
+def register(spec: SolverSpec) -> None:
+  """Adds a solver to those that settings of this process can name.
+
+  Raises:
+    ValueError: another solver has the name.
+  """
+  if SOLVERS.setdefault(spec.name, spec) != spec:
+    raise ValueError(f"There is a solver {spec.name!r} already; register it under another name.")
+
+
 def check_name(name: str) -> None:
   """
   Raises:
@@ -76,12 +109,12 @@ def check_name(name: str) -> None:
 
 
 def make_solver(name: str, steps: int, shift: float = 5.0, config_shift: float = 5.0) -> Solver:
-  """Builds a solver with the released schedule.
+  """Builds a solver with its schedule.
 
   Args:
-    name: `euler`, `unipc` or `dpmpp`.
+    name: `euler`, `unipc`, `dpmpp`, or one that was registered.
     steps: number of steps, at least 1.
-    shift: shift of this run; released 5.
+    shift: timestep shift of this run; released 5.
     config_shift: second shift that `unipc` and `dpmpp` apply: 5 in preview, 1 in flash. `euler` has
       no such second shift (it applies `shift` twice by itself) and does not read it.
 
@@ -94,8 +127,4 @@ def make_solver(name: str, steps: int, shift: float = 5.0, config_shift: float =
   if not (0 < shift < float("inf") and 0 < config_shift < float("inf")):
     raise InputError(f"Solver shift is {shift} and config_shift is {config_shift}; "
                      "both must be finite and above 0.")
-  if name == "euler":
-    return Euler(schedules.euler_schedule(steps, shift))
-  if name == "unipc":
-    return multistep.UniPC(schedules.unipc_schedule(steps, shift, config_shift))
-  return multistep.DPMSolverPP(schedules.dpmpp_schedule(steps, shift, config_shift))
+  return SOLVERS[name].make(steps, shift, config_shift)

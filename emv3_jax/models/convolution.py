@@ -71,7 +71,7 @@ def _slope_of_input(shape: Sequence[int], kernel, slope, strides, padding, preci
 
 
 def _slope_of_kernel(x, shape: Sequence[int], slope, strides, padding, precision):
-  """The slope as a kernel over the input, channels in the place of the batch; strides dilate it."""
+  """The slope as a kernel over the input, channels as the batch; strides dilate it."""
   space = len(strides)
   taps = _convolve(jnp.swapaxes(x, 0, -1), jnp.moveaxis(slope, 0, -2), (1,) * space, padding,
                    precision, dilation=strides)

@@ -84,8 +84,8 @@ class CrossAttention(nnx.Module):
       self.q_audio, self.k_audio, self.v_audio = linear(), linear(), linear()
     else:
       # Zeros: a base model extended by audio starts with its own numbers.
-      silent = lambda: linear(nnx.initializers.zeros, use_bias=False)
-      self.k_audio, self.v_audio = silent(), silent()
+      zeros = lambda: linear(nnx.initializers.zeros, use_bias=False)
+      self.k_audio, self.v_audio = zeros(), zeros()
     self.norm_k_audio = norm()
     self.num_heads = num_heads
 

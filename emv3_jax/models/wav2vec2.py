@@ -156,7 +156,7 @@ class Block(nnx.Module):
 
 
 def resample(x, frames: int):
-  """Linear interpolation of [b, a, c] along `a` to `frames` tokens, first and last kept in place.
+  """Linear interpolation of [b, a, c] along `a` to `frames` tokens, first and last kept.
 
   Positions are float32 as in the reference (`align_corners=True`).
   """

@@ -23,7 +23,7 @@ def run(config, flags: argparse.Namespace) -> int:
     flags: of `add_flags`, and `json`.
 
   Raises:
-    InputError: as `planner.plan`; nothing is compiled before all targets are known.
+    InputError: as `planner.plan`; nothing is compiled before all targets were checked.
   """
   # Sampling and training start faster without what planning needs of each other.
   from emv3_jax.plan import planner, report, targets

@@ -18,7 +18,7 @@ def count(traced: jax.stages.Traced) -> int:
   """Operations of one run, a multiplication and an addition being two.
 
   Raises:
-    ValueError: a loop whose length is not known beforehand.
+    ValueError: a loop without a fixed length.
   """
   return _of_jaxpr(traced.jaxpr.jaxpr)
 

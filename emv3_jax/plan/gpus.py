@@ -1,4 +1,4 @@
-"""Facts about GPUs that their compiler is told when no GPU is there."""
+"""Descriptions of GPUs for their compiler, for machines without one."""
 
 import dataclasses
 

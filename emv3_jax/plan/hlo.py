@@ -1,4 +1,4 @@
-"""What a compiled program's text, and its compiler's log, say about communication."""
+"""Communication of a compiled program, read from its text and from its compiler's log."""
 
 from collections.abc import Iterable
 import dataclasses

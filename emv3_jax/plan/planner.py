@@ -25,7 +25,7 @@ ALL = "all"  # in place of a mesh: the likeliest ones
 NUM_LIKELY = 6
 _NUM_TRIES = 4  # programs compiled in search of one that fits
 
-# Flags to say it with, and what they stand for.
+# Flags of a command line, and what they stand for.
 Alternative = tuple[str, Config, targets.Target, MeshConfig]
 
 
@@ -151,9 +151,9 @@ def likely_meshes(config: Config, window: programs.Window,
 def _ranked(target: targets.Target, step: meshes.Step, lines: Sequence[dict]) -> list[dict]:
   """Lines of one program in order and numbered; see `plan`."""
   times = [meshes.seconds(MeshConfig(**line["mesh"]), target, step) for line in lines]
-  places = [(not line["fits"], meshes.pace(time, times), line["peak_gib"], number)
+  order = [(not line["fits"], meshes.pace(time, times), line["peak_gib"], number)
             for number, (line, time) in enumerate(zip(lines, times, strict=True))]
-  return [{**lines[number], "rank": rank} for rank, (*_, number) in enumerate(sorted(places), 1)]
+  return [{**lines[number], "rank": rank} for rank, (*_, number) in enumerate(sorted(order), 1)]
 
 
 def _advice(config: Config, window: programs.Window, target: targets.Target, line: dict) -> str:

@@ -14,9 +14,10 @@ from emv3_jax.attention.local import attend_xla
 from emv3_jax.components import programs as component_programs
 from emv3_jax.errors import InputError
 from emv3_jax.models.network import Params, named_leaves
+from emv3_jax.models.transformer import TransformerConfig
 from emv3_jax.plan import flops, meshes
 from emv3_jax.sampling.denoise import Conditions, Denoiser, make_denoiser
-from emv3_jax.sampling.settings import Config
+from emv3_jax.sampling.settings import Config, SamplingConfig
 from emv3_jax.sharding.pictures import picture_split
 
 SIDE = 16  # pixels; sides are multiples of it
@@ -100,20 +101,17 @@ def num_rows(config: Config) -> int:
   """Rows of the batch that a sampling step runs at once for one clip."""
   if config.settings.branches == "in_turn":
     return 1
-  return len(_plain_denoiser(config).guidance.branches)
+  return len(_plain_denoiser(config.model.transformer, config.settings).guidance.branches)
 
 
 @functools.cache
-def _plain_denoiser(config: Config) -> Denoiser:
+def _plain_denoiser(net: TransformerConfig, settings: SamplingConfig) -> Denoiser:
   """On one device, with attention whose operations can be counted."""
-  network = sharding.on_mesh(config.model.transformer, precision=config.precision.transformer,
-                             local=attend_xla)
-  return Denoiser(network, config.settings)
+  return Denoiser(sharding.on_mesh(net, local=attend_xla), settings)
 
 
-def _conditions(config: Config, window: Window, array: Callable) -> Conditions:
+def _conditions(net: TransformerConfig, window: Window, array: Callable) -> Conditions:
   """Shapes of the conditions of one clip."""
-  net = config.model.transformer
   f, height8, width8 = window.latents
   audio = ((1, 2 * window.frames, net.audio_dim) if net.variant == "preview" else
            (1, window.frames, 5, net.audio_layers, net.audio_dim))
@@ -133,11 +131,11 @@ def sample_step(config: Config, window: Window, deployment: Deployment) -> Progr
       attention=deployment.config.attention, platform=deployment.platform)
   params = denoiser.transformer.abstract
   traced = denoiser.trace_step(params, deployment.whole(noise),
-                               _conditions(config, window, deployment.whole))
+                               _conditions(net, window, deployment.whole))
 
-  plain = _plain_denoiser(config)
+  plain = _plain_denoiser(net, config.settings)
   counted = plain.trace_step(plain.transformer.network.abstract, _array(noise),
-                             _conditions(config, window, _array))
+                             _conditions(net, window, _array))
   rows = num_rows(config)
   return Program(traced, params, flops.count(counted),
                  meshes.padded(rows, deployment.config) / rows)

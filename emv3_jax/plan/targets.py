@@ -1,6 +1,6 @@
 """The machines that programs are planned for: TPU slices and GPU nodes that need not be there.
 
-Both compilers run on any Linux machine and compile for devices that they are only told about. What
+Both compilers run on any Linux machine and compile for devices that are described to them. What
 they need is set in the environment before JAX starts, hence in a process of its own.
 """
 
@@ -64,7 +64,7 @@ EXTRAS = {  # platform -> extra, and the modules that it brings
     "tpu": ("plan-tpu", ("libtpu",)),
     "gpu": ("plan-gpu", ("jax_plugins.xla_cuda12", "jax_cuda12_plugin", "nvidia.cudnn")),
 }
-_HOST = (2, 2, 1)  # chips of a TPU host; smaller slices have to say that theirs are fewer
+_HOST = (2, 2, 1)  # chips of a TPU host; smaller slices have to name their fewer chips
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +127,7 @@ def larger(target: Target) -> Target:
 
 
 def _smallest(target: Target) -> list[str]:
-  """Names of some targets of the same kind, all known to the compiler."""
+  """Names of some targets of the same kind, all of which the compiler knows."""
   one = parse(f"{target.name.partition(':')[0]}:{'x'.join('1' * len(target.shape))}")
   grown = itertools.accumulate(range(3), lambda smaller, _: larger(smaller), initial=one)
   return [target.name for target in grown]

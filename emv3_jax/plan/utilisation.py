@@ -25,7 +25,7 @@ def chip_of(device_kind: str) -> Chip | None:
 def throughput_of(config: Config, device_kind: str, devices: int) -> Throughput:
   """A run's `Throughput` on so many devices; with utilisation of the bfloat16 peak where it is known.
 
-  What is computed again to save memory is not counted as work.
+  What is recomputed to save memory is not counted as work.
   """
   chip = chip_of(device_kind)
   if chip is None:
@@ -42,7 +42,8 @@ def step_flops(config: Config, kind: curriculum.Kind, shape: tuple[int, ...]) ->
   The gradient of a product is two products; a frozen reference is run forward only.
   """
   _, f, height8, width8, _ = shape
-  forward = forward_flops(config, Window(4 * (f - 1) + 1, 8 * height8, 8 * width8))
+  forward = forward_flops(config.model.transformer, config.train.batch,
+                          Window(4 * (f - 1) + 1, 8 * height8, 8 * width8))
   learnt = {"sft": 1, "ndpo": 1 + (config.ndpo.sft_weight > 0), "dpo": 2}[kind]
   frozen = {"sft": 0, "ndpo": int(config.ndpo.reading == "reference"), "dpo": 2}[kind]
   return (3 * learnt + frozen) * forward

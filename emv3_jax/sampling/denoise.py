@@ -229,6 +229,7 @@ def make_denoiser(config: TransformerConfig, settings: SamplingConfig, mesh: Mes
   Raises:
     InputError: heads or parameters do not divide over the mesh, or settings do not exist.
   """
+  settings = settings.completed(config.variant)
   local = backends.select(settings.attention, platform)
   return Denoiser(sharding.on_mesh(config, mesh, precision=precision, attention=attention,
                                    local=local), settings)

@@ -32,7 +32,7 @@ class SamplingConfig:
   Attributes:
     preset: a name of PRESETS, settings that go before those of `model.json`; empty for none.
     allow_mismatch: samples with an allocation other than that of the training, for ablations.
-    solver: `euler`, `unipc` or `dpmpp`.
+    solver: `euler`, `unipc` or `dpmpp`, see `emv3_jax.diffusion.solvers`.
     steps: number of solver steps.
     shift: timestep shift of the schedule.
     solver_shift: shift in the solver's own configuration; the released preview scripts leave 5

@@ -1,7 +1,7 @@
 """Where activations lie on the mesh, and the gathering of a layer's parameters.
 
-A network knows no mesh: it calls the two functions made here, which it is given as fields of
-`emv3_jax.models.execution.ExecutionConfig`.
+A network knows no mesh: it calls the two functions made here, which are fields of the
+`emv3_jax.models.execution.ExecutionConfig` that it is run with.
 """
 
 from flax import nnx

@@ -91,12 +91,12 @@ def make_mesh(config: MeshConfig = MeshConfig(),
     raise InputError(f"mesh.data is {config.data}, the devices are {slices} slices; data must be a "
                      f"multiple of {slices}, as only it goes over the network between slices.")
   if slices == 1:
-    placed = mesh_utils.create_device_mesh(config.sizes, devices, allow_split_physical_axes=True)
+    grid = mesh_utils.create_device_mesh(config.sizes, devices, allow_split_physical_axes=True)
   else:
-    placed = mesh_utils.create_hybrid_device_mesh(
+    grid = mesh_utils.create_hybrid_device_mesh(
         (config.data // slices, *config.sizes[1:]), (slices, 1, 1, 1), devices,
         allow_split_physical_axes=True)
-  return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+  return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def describe(mesh: Mesh, logical: str) -> str:

@@ -66,7 +66,7 @@ def nearest_sizes(devices: int, batch: int, size8: tuple[int, int],
 
 
 def check_split(devices: int, batch: int, size8: tuple[int, int]) -> str:
-  """What to say where some devices repeat the work of others; empty where none does."""
+  """A warning where some devices repeat the work of others; empty where none does."""
   split = picture_split(devices, batch, size8)
   if split.copies == 1:
     return ""

@@ -78,7 +78,7 @@ class Stage:
     audio: whether the clips come with their sound; without, a stage makes a base model.
     ema_decay: of the moving average; None takes the run's in sft stages, and in ndpo and dpo stages
       and the one after them at most what lets the average follow the stage (`training.update.ema`).
-    ema_warmup: whether the average's warm-up begins anew with the stage (`restart`) or is the run's
+    ema_warmup: whether the average's warm-up restarts with the stage (`restart`) or is the run's
       (`continue`); None restarts it where the average has to follow the stage.
 
   Raises:
@@ -103,10 +103,10 @@ class Stage:
 
   def __post_init__(self):
     where = f"Stage {self.name!r}"
-    for field, known in (("kind", Kind), ("start", Start), ("train", Trained), ("decay", Decay)):
-      if getattr(self, field) not in get_args(known):
+    for field, choices in (("kind", Kind), ("start", Start), ("train", Trained), ("decay", Decay)):
+      if getattr(self, field) not in get_args(choices):
         raise InputError(f"{where}: {field} is {getattr(self, field)!r}; known: "
-                         f"{', '.join(get_args(known))}.")
+                         f"{', '.join(get_args(choices))}.")
     check_ranges(f"{where}:", self, {"steps": COUNT, "every": COUNT, "ema_decay": (0, BELOW_1),
                                      **RANGES})
     if self.ema_warmup is not None and self.ema_warmup not in get_args(Warmup):
@@ -124,11 +124,11 @@ class Stage:
 
 
 class StagePosition(NamedTuple):
-  """Where in the schedule a step lies: the stage, its number and its first step."""
+  """Where in the schedule a step lies: the stage, its index and its first step."""
 
   stage: Stage
   index: int
-  first: int
+  first_step: int
 
 
 def first_steps(stages: Sequence[Stage]) -> tuple[int, ...]:
@@ -137,7 +137,7 @@ def first_steps(stages: Sequence[Stage]) -> tuple[int, ...]:
 
 
 def stage_position(stages: Sequence[Stage], step: int) -> StagePosition:
-  """The place of a step; those after the end belong to the last stage.
+  """The stage of a step; steps after the end belong to the last one.
 
   Raises:
     InputError: no stages.
@@ -151,8 +151,8 @@ def stage_position(stages: Sequence[Stage], step: int) -> StagePosition:
 
 def kind_at(stages: Sequence[Stage], step: int) -> Kind:
   """What a step of the run does."""
-  place = stage_position(stages, step)
-  return place.stage.kind_of(step - place.first)
+  position = stage_position(stages, step)
+  return position.stage.kind_of(step - position.first_step)
 
 
 def draw_tasks(seed: int, step: int, examples: np.ndarray, mixture: Mixture) -> np.ndarray:

@@ -20,7 +20,7 @@ from emv3_jax.errors import InputError
 from emv3_jax.io.atomic import write_json
 from emv3_jax.runtime import processes
 from emv3_jax.training import curriculum
-from emv3_jax.training.input.host_batches import HostBatches
+from emv3_jax.training.input.prefetch import Prefetcher
 from emv3_jax.training.input.sources import Need, Sources
 from emv3_jax.training.monitor import metrics
 from emv3_jax.training.monitor.divergence import diverged
@@ -37,7 +37,7 @@ from emv3_jax.training.run.preemption import Preemption
 from emv3_jax.training.run.stage_start import StageStart
 from emv3_jax.training.settings import Config
 from emv3_jax.training.update import ema
-from emv3_jax.training.update.programs import Programs
+from emv3_jax.training.update.programs import TrainPrograms
 from emv3_jax.training.update.state import State
 
 MODEL = "model"  # in the run's folder
@@ -62,11 +62,11 @@ class Run:
   """A run in a folder, from start to end; see `train`."""
 
   def __init__(self, config: Config, workdir: pathlib.Path, throughput: Throughput,
-               programs: Programs | None):
+               programs: TrainPrograms | None):
     self.config, self.workdir, self.throughput = config, workdir, throughput
     check_components(config)
     self.sources = Sources(config)
-    self.programs = programs or Programs(config)
+    self.programs = programs or TrainPrograms(config)
     sharding.check_batch(self.programs.mesh, config.train.batch)
     self.previews = (Previews(config, self.programs, workdir) if config.train.preview_every
                      else None)
@@ -105,33 +105,33 @@ class Run:
         return firsts[index]
     return self.config.last_step
 
-  def batches(self, step: int) -> HostBatches:
+  def batches(self, step: int) -> Prefetcher:
     """Those from `step` on, as far as their datasets are there; `missing` said that it is so."""
     index = curriculum.stage_position(self.programs.stages, step).index
     end = self.ready_until(step)
     self.description["datasets"] = self.sources.digests()  # for the checkpoints from here on
     self.empty_text = sharding.replicate(self.sources.empty_text(index), self.programs.mesh)
-    return HostBatches(self.config, self.sources, self.programs.batch_sharding, step, end)
+    return Prefetcher(self.config, self.sources, self.programs.batch_sharding, step, end)
 
   def start(self, checkpoints: Checkpoints) -> tuple[State, int]:
     """The state to begin with, and the number of steps that it has behind it."""
     step = checkpoints.latest
     if step is None:
       programs = self.programs
-      return programs.new_state(initial_params(self.config, programs.network, programs.mesh)), 0
+      return programs.initial_state(initial_params(self.config, programs.network, programs.mesh)), 0
     state, self.rows = checkpoints.load(step, self.programs.abstract_state(step))
     logging.info("Going on from %s.", checkpoints.folder / str(step))
     return state, step
 
-  def step(self, state: State, step: int, batches: HostBatches) -> State:
+  def step(self, state: State, step: int, batches: Prefetcher) -> State:
     """One step; its metrics are read later."""
     batch = batches.take(step)
-    state = self.programs.enter(state, step)
-    if step == curriculum.stage_position(self.programs.stages, step).first:
+    state = self.programs.begin_stage(state, step)
+    if step == curriculum.stage_position(self.programs.stages, step).first_step:
       with self.throughput.paused():
         self._begin_stage(state, step)
-    program = self.programs.program_at(step)
-    shape = batch.batch["latents"].shape
+    program = self.programs.train_step_at(step)
+    shape = batch.batch.latents.shape
     known = (program, shape) in self._called  # a first call places constants
     self._called.add((program, shape))
     with jax.transfer_guard("disallow" if known else "allow"):
@@ -143,14 +143,14 @@ class Run:
 
   def _begin_stage(self, state: State, step: int) -> None:
     """Keeps what a stage starts with; warns of negatives that other weights made than that average."""
-    place = curriculum.stage_position(self.programs.stages, step)
-    self.stage_start.keep(step, state, place.stage)
-    made_by = self.sources.made_by(place.index)
-    if made_by and processes.is_first() and made_by != self.stage_start.digest(place.first):
+    position = curriculum.stage_position(self.programs.stages, step)
+    self.stage_start.keep(step, state, position.stage)
+    made_by = self.sources.made_by(position.index)
+    if made_by and processes.is_first() and made_by != self.stage_start.digest(position.first_step):
       logging.warning(
           "The negatives of stages.%d (%r) in %s were sampled from other weights (%s) than the average "
           "that the stage starts with; what this model does wrong may be something else.",
-          place.index, place.stage.name, place.stage.negatives, made_by)
+          position.index, position.stage.name, position.stage.negatives, made_by)
 
   def after(self, step: int, state: State) -> None:
     """After `step` steps: whether a line is due, and at a stage's end what the average holds of it."""
@@ -158,15 +158,15 @@ class Run:
     self.due = step if ended or _due(step, self.config.train.log_every) else None
     if not ended:
       return
-    place = curriculum.stage_position(self.programs.stages, step - 1)
+    position = curriculum.stage_position(self.programs.stages, step - 1)
     with self.throughput.paused():
-      self.share = self.stage_start.share(place.first, state)
-    if self.share is not None and self.share < ema.HELD and ema.follows(self.programs.stages,
-                                                                       place.index):
+      self.share = self.stage_start.share(position.first_step, state)
+    if self.share is not None and self.share < ema.MIN_SHARE and ema.must_follow(self.programs.stages,
+                                                                       position.index):
       logging.warning(
           "The average holds %.2f of what stages.%d (%r) changed, less than %.2f: too little of it "
           "will ship. Lower its ema_decay, or leave it to the rule of its kind.", self.share,
-          place.index, place.stage.name, ema.HELD)
+          position.index, position.stage.name, ema.MIN_SHARE)
 
   def read_metrics(self, last: int) -> None:
     """Reads the metrics of steps up to `last`.
@@ -219,12 +219,12 @@ class Run:
       checkpoints.wait()
       if checkpoints.latest is not None:
         stages = self.programs.stages
-        self.stage_start.forget_before(curriculum.stage_position(stages, checkpoints.latest).first)
+        self.stage_start.forget_before(curriculum.stage_position(stages, checkpoints.latest).first_step)
       checkpoints.save(step, state, self.rows)
 
 
 def train(config: Config, workdir: pathlib.Path, *, throughput: Throughput | None = None,
-          profile: tuple[int, int] | None = None, programs: Programs | None = None) -> Outcome:
+          profile: tuple[int, int] | None = None, programs: TrainPrograms | None = None) -> Outcome:
   """Trains up to `config.last_step`, or until asked to stop; every process of the run calls it.
 
   Args:
@@ -292,7 +292,7 @@ def _waiting(config: Config, step: int, missing: Need) -> Outcome:
 
 
 def export(config: Config, workdir: pathlib.Path, folder: pathlib.Path | None = None,
-           programs: Programs | None = None) -> None:
+           programs: TrainPrograms | None = None) -> None:
   """Writes the average of the weights of the newest checkpoint as a model folder.
 
   Args:
@@ -307,7 +307,7 @@ def export(config: Config, workdir: pathlib.Path, folder: pathlib.Path | None = 
   if not (workdir / FOLDER).is_dir():
     raise InputError(f"{workdir} holds no checkpoints; give the --workdir of a run.")
   check_components(config)
-  programs = programs or Programs(config)
+  programs = programs or TrainPrograms(config)
   description = run_config.describe(config, {})  # no dataset matters, and none need be there
   with Checkpoints(workdir, config, description, writing=False) as checkpoints:
     step = checkpoints.latest

@@ -1,18 +1,4 @@
-"""What a training run can be told.
-
-How a loop uses it, with `Programs` of emv3_jax.training.update.programs:
-
-  programs = Programs(config, make_mesh(config.mesh))
-  state = programs.new_state(initial_params(config, programs.network))    # training.run.initialization
-  for step in range(first, config.last_step):
-    state = programs.enter(state, step)                  # does something where a stage begins
-    program = programs.program_at(step)                  # compiled once for each shape of batches
-    state, metrics = program(state, batch, empty_text)   # an ndpo step's batch holds negatives
-
-`first` is 0, or the step of a checkpoint. What is restored has the shapes and shardings of
-`programs.abstract_state(first)`: the state as step first - 1 left it, before `enter`. So stopping
-and resuming at the boundary of two stages is like going on.
-"""
+"""The config of a training run."""
 
 import dataclasses
 from typing import Literal, get_args
@@ -37,9 +23,9 @@ Reading = Literal["reference", "absolute"]
 MIXED = Precision(params="float32", compute="bfloat16")
 
 
-def _check_known(where: str, value: str, known) -> None:
-  if value not in get_args(known):
-    raise InputError(f"{where} is {value!r}; known: {', '.join(get_args(known))}.")
+def _check_choice(where: str, value: str, choices) -> None:
+  if value not in get_args(choices):
+    raise InputError(f"{where} is {value!r}; known: {', '.join(get_args(choices))}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +37,7 @@ class TrainConfig:
       not depend on it.
     batch: clips of a step, of all devices together.
     accumulate: parts that a batch is worked on one after the other, for less memory.
-    remat: what the backward pass computes again, see `Transformer.run_blocks`.
+    remat: what the backward pass recomputes, see `Transformer.run_blocks`.
     attention: backend of local attention, see `emv3_jax.attention.backends`.
     log_every: steps between lines of metrics.
     checkpoint_every: steps between checkpoints; 0 writes one at the end only.
@@ -81,7 +67,7 @@ class TrainConfig:
         "steps": AMOUNT, "batch": COUNT, "accumulate": COUNT, "log_every": COUNT,
         "checkpoint_every": AMOUNT, "preview_every": AMOUNT, "keep": COUNT, "keep_every": AMOUNT,
         "data_threads": (1, 1024), "max_loss": AMOUNT})
-    _check_known("train.remat", self.remat, Remat)
+    _check_choice("train.remat", self.remat, Remat)
     backends.check_name(self.attention)
     if self.batch % self.accumulate:
       raise InputError(f"train.batch is {self.batch}; it does not divide into train.accumulate "
@@ -93,7 +79,7 @@ class ScheduleConfig:
   """A named schedule, for configs that list no stages of their own.
 
   Attributes:
-    preset: a name of `schedule.PRESETS`.
+    preset: a name of `curriculum.PRESETS`.
     steps: of all its stages together.
     learning_rate, warmup, decay, final_share, start, train: of every stage, see `Stage`.
   """
@@ -135,7 +121,7 @@ class OptimizerConfig:
   clip: float = 1.0
 
   def __post_init__(self):
-    _check_known("optimizer.name", self.name, Optimizer)
+    _check_choice("optimizer.name", self.name, Optimizer)
     check_ranges("optimizer", self, {
         "b1": (0, BELOW_1), "b2": (0, BELOW_1), "eps": SHARE, "weight_decay": (0, LARGEST),
         "clip": AMOUNT})
@@ -203,8 +189,18 @@ class NDPOConfig:
   sft_weight: float = 0.0
 
   def __post_init__(self):
-    _check_known("ndpo.reading", self.reading, Reading)
+    _check_choice("ndpo.reading", self.reading, Reading)
     check_ranges("ndpo", self, {"beta": AMOUNT, "calibration": COUNT, "sft_weight": AMOUNT})
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig:
+  """The part of a config that decides what a step minimises, see `Config.objective`."""
+
+  seed: int
+  loss: LossConfig
+  dropout: DropoutConfig
+  ndpo: NDPOConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -295,6 +291,10 @@ class Config:
 
   def all_stages(self) -> tuple[Stage, ...]:
     return self.stages or self.schedule.stages()
+
+  @property
+  def objective(self) -> ObjectiveConfig:
+    return ObjectiveConfig(self.seed, self.loss, self.dropout, self.ndpo)
 
   @property
   def last_step(self) -> int:

@@ -36,7 +36,7 @@ def in_training(model, batch) -> dict:
   config = tiny.config_of(network=model.config.model.transformer)
   forward = forward_lib.Forward(config, sharding.make_mesh(MeshConfig(), jax.devices()[:1]))
   forward.transformer = dataclasses.replace(forward.transformer, network=given)
-  zeros = np.zeros_like(batch["latents"])
+  zeros = np.zeros_like(batch.latents)
   forward.velocity(None, batch, Draws(np.float32([0.5]), zeros, None), rope=None)
   return {**given.context, "known": given.known, "face_mask": given.face_mask}
 

@@ -22,12 +22,12 @@ def test_the_listing_does_what_the_compiled_step_does():
   names = {}
   exec(compile(listing, "docs/training_step.md", "exec"), names)
   batch, programs = tiny.batch_of(), tiny.programs_of(CONFIG)
-  start = lambda: programs.new_state(tiny.params_on(programs))
-  want, metrics = programs.program_at(0)(start(), batch, tiny.EMPTY_TEXT)
+  start = lambda: programs.initial_state(tiny.params_on(programs))
+  want, metrics = programs.train_step_at(0)(start(), batch, tiny.EMPTY_TEXT)
 
   step = jax.jit(lambda state, batch: names["training_step"](
       CONFIG, programs.network, programs.optimizer, state, batch, tiny.EMPTY_TEXT,
-      programs.forward.rope(batch["latents"].shape)), compiler_options=QUICK)
+      programs.forward.rope(batch.latents.shape)), compiler_options=QUICK)
   got, loss = step(start(), batch)
 
   np.testing.assert_allclose(loss, metrics["loss"], rtol=1e-6)

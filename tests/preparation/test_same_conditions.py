@@ -12,7 +12,7 @@ from emv3_jax.io import video_files
 from emv3_jax.sampling.settings import Request
 from emv3_jax.tasks.masks import Task
 from emv3_jax.training.curriculum import Mixture, Stage
-from emv3_jax.training.input.host_batches import finished
+from emv3_jax.training.input.prefetch import finished
 from tests.data.given import check_same, in_sampling, in_training
 from tests.preparation.preparing import close, prepare, rows_of, write_manifest
 

@@ -17,6 +17,7 @@ from emv3_jax.models.network import named_leaves
 from emv3_jax.plan import programs as planned
 from emv3_jax.runtime import start_up
 from emv3_jax.sampling.clip import sample
+from emv3_jax.sampling.denoise import make_denoiser
 from emv3_jax.sampling.model import Model, load
 from emv3_jax.sampling.settings import Request
 from emv3_jax.sharding import MeshConfig
@@ -28,7 +29,8 @@ from tests.sharding import tiny
 SMALL = ("sampling.height=48", "sampling.width=64", "model.vae.base_dim=4",
          "model.transformer.num_layers=2", "sampling.steps=2")
 MESHES = (MeshConfig(data=4, tensor=2), MeshConfig(fsdp=2, context=4, attention="allgather"))
-PROGRAMS = ("_network", "_denoiser", "encoder", "vae_encode", "vae_decode")
+CACHED = (programs._network, programs.encoder, programs.vae_encode, programs.vae_decode,
+          programs.vae_decode_group, make_denoiser)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -36,8 +38,8 @@ def quick_compilation():
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=QUICK))
     yield
-  for name in PROGRAMS:
-    getattr(programs, name).cache_clear()
+  for function in CACHED:
+    function.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -94,11 +96,26 @@ def test_a_plan_is_of_the_programs_that_run(one_device, request_of, monkeypatch)
   sample(split, request_of)
   monkeypatch.undo()
   window = planned.Window(9, 48, 64)
-  place = planned.Place("cpu", split.mesh, mesh)
+  deployment = planned.Deployment("cpu", split.mesh, mesh)
   assert called.keys() == planned.PROGRAMS.keys()
   for name, plan in planned.PROGRAMS.items():
-    text = plan(split.config, window, place).traced.lower().as_text()
+    text = plan(split.config, window, deployment).traced.lower().as_text()
     assert without_axes_of_one(text) == without_axes_of_one(called[name]), name
+
+
+def test_a_video_is_decoded_group_by_group(one_device):
+  """Two programs, of the first group and of all others, whose cached frames stay split."""
+  split = on_mesh(one_device[0], MESHES[1])
+  latents = np.concatenate([one_device[1].latents] * 2)[None]  # six latent frames
+  with split.parameters("vae") as params:
+    groups = list(split.vae_decode_groups(params, (latents[:, i:i + 1] for i in range(6))))
+    whole = split.vae_decode(params, latents)
+  assert [group.shape[1] for group in groups] == [1, 4, 4, 4, 4, 4]
+  joined = np.concatenate(groups, axis=1)
+  assert joined.dtype == np.uint8
+  assert np.abs(joined.astype(int) - whole).max() <= 1  # of 255: rounding at a half
+  program = programs.vae_decode_group(split.network("vae"), split.mesh, latents.shape[2:4], 1)
+  assert program._cache_size() == 2
 
 
 def without_axes_of_one(text: str) -> str:

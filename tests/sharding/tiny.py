@@ -12,7 +12,8 @@ from emv3_jax.attention.local import attend_blocked
 from emv3_jax.models import transformer
 from emv3_jax.models.precision import FLOAT32
 from emv3_jax.models.rope import time_sinusoid
-from emv3_jax.sampling.denoise import Conditions
+from emv3_jax.sampling.denoise import Conditions, make_denoiser
+from emv3_jax.sampling.settings import SamplingConfig
 from emv3_jax.sharding import MeshConfig
 
 CONFIG = transformer.TransformerConfig(
@@ -85,3 +86,9 @@ def loss_and_velocity(params, noise, conditions: dict, *, mesh=None, attention="
   out = model(noise, conditions["known"], sinusoid, context, rope=sharded.rope(noise.shape),
               face_mask=conditions["face_mask"], execution=sharded.execution)
   return jnp.mean(jnp.square(out)), out
+
+
+def sampled(settings: SamplingConfig) -> np.ndarray:
+  """Latents of one clip on one device, by the settings' solver and attention."""
+  denoiser = make_denoiser(CONFIG, settings, mesh_of(MeshConfig()), precision=FLOAT32)
+  return np.asarray(denoiser.run(params_of(), noise_of(1), conditions_of(1)))

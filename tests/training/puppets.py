@@ -8,6 +8,7 @@ import numpy as np
 
 from configs.tiny import MODEL
 from emv3_jax.puppets.world import ClipSpec, caption, clip_spec, readers, render_clip
+from emv3_jax.training.batch import Batch
 
 FRAMES, GRID = 17, (5, 4, 4)  # video frames; latent frames, rows and columns of tokens
 TINY = MODEL.transformer
@@ -77,5 +78,5 @@ def row(spec: ClipSpec, number: int) -> dict[str, np.ndarray]:
       "task": np.int32(1), "example": np.uint32(number)}
 
 
-def batch(rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-  return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+def batch(rows: list[dict[str, np.ndarray]]) -> Batch:
+  return Batch(**{name: np.stack([row[name] for row in rows]) for name in rows[0]})

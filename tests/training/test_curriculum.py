@@ -9,12 +9,12 @@ from emv3_jax.training import curriculum
 from emv3_jax.training.curriculum import Mixture, Stage
 
 
-def test_places_and_kinds_of_steps():
+def test_positions_and_kinds_of_steps():
   stages = (Stage("sft", 3), Stage("cycle", 4, kind="ndpo", every=2),
             Stage("unlearn", 2, kind="ndpo"))
-  places = [curriculum.stage_position(stages, step) for step in range(11)]
-  assert [place.index for place in places] == [0] * 3 + [1] * 4 + [2] * 4
-  assert places[6].first == 3 and places[10].first == 7
+  positions = [curriculum.stage_position(stages, step) for step in range(11)]
+  assert [position.index for position in positions] == [0] * 3 + [1] * 4 + [2] * 4
+  assert positions[6].first_step == 3 and positions[10].first_step == 7
   kinds = [curriculum.kind_at(stages, step) for step in range(11)]
   assert kinds == ["sft"] * 3 + ["sft", "ndpo", "sft", "ndpo"] + ["ndpo"] * 4
 

@@ -17,7 +17,7 @@ SHAPE = (1, 2, 2, 16)
 
 
 def _draw(config, step, examples):
-  return draws.draw(config, np.int32(step), np.array(examples, np.uint32), SHAPE)
+  return draws.draw(config.seed, config.loss, np.int32(step), np.array(examples, np.uint32), SHAPE)
 
 
 def test_draws_depend_on_step_and_example_alone():
@@ -27,7 +27,7 @@ def test_draws_depend_on_step_and_example_alone():
     np.testing.assert_array_equal(np.asarray(of_whole)[[3, 1]], of_part)
   other = _draw(config, 4, [5, 6, 7, 8])
   assert (whole.sigma != other.sigma).all() and (whole.noise != other.noise).any()
-  lost = lambda step, *examples: np.stack(draws.draw_dropped(config, step, np.array(examples)), 1)
+  lost = lambda step, *examples: np.stack(draws.draw_dropped(config.seed, config.dropout, step, np.array(examples)), 1)
   np.testing.assert_array_equal(lost(3, *range(64))[[60, 9]], lost(3, 60, 9))
 
 
@@ -69,7 +69,7 @@ def test_phase_weights_are_those_of_sigma_and_jitter_moves_them():
 
 def test_conditions_are_lost_as_often_as_configured():
   config = tiny.config_of(dropout=DropoutConfig(audio=0.2, audio_text=0.15, everything=0.1))
-  lost = draws.draw_dropped(config, 0, np.arange(20000))
+  lost = draws.draw_dropped(config.seed, config.dropout, 0, np.arange(20000))
   shares = {name: np.mean(array) for name, array in lost._asdict().items()}
   np.testing.assert_allclose(list(shares.values()), [0.25, 0.1, 0.45], atol=0.01)
   text, image, audio = map(np.asarray, lost)
@@ -79,19 +79,19 @@ def test_conditions_are_lost_as_often_as_configured():
 def test_lost_conditions_are_those_that_guidance_has_none_of():
   batch = tiny.batch_of(range(3))
   lost = draws.Dropped(*map(np.array, ([0, 1, 1], [0, 0, 1], [0, 1, 1])))
-  got = draws.drop(batch, draws.Dropped(*(x.astype(bool) for x in lost)), tiny.EMPTY_TEXT)
-  for name, array in batch.items():
-    np.testing.assert_array_equal(got[name][0], array[0], err_msg=name)
-  empty = np.zeros_like(batch["text"][0])
+  got = draws.drop_conditions(batch, draws.Dropped(*(x.astype(bool) for x in lost)), tiny.EMPTY_TEXT)
+  first = lambda tree: jax.tree.map(lambda array: array[0], tree)
+  jax.tree.map(np.testing.assert_array_equal, first(got), first(batch))
+  empty = np.zeros_like(batch.text[0])
   empty[:2] = tiny.EMPTY_TEXT
   for i in (1, 2):
-    np.testing.assert_array_equal(got["text"][i], empty)
-    assert not np.any(got["audio"][i])
+    np.testing.assert_array_equal(got.text[i], empty)
+    assert not np.any(got.audio[i])
   for name in ("image", "mask", "masked_latents"):
-    np.testing.assert_array_equal(got[name][1], batch[name][1])
-    assert not np.any(got[name][2])
-  np.testing.assert_array_equal(got["face_mask"][1], batch["face_mask"][1])
-  assert np.all(got["face_mask"][2] == 1), "without a picture the audio acts everywhere"
+    np.testing.assert_array_equal(getattr(got, name)[1], getattr(batch, name)[1])
+    assert not np.any(getattr(got, name)[2])
+  np.testing.assert_array_equal(got.face_mask[1], batch.face_mask[1])
+  assert np.all(got.face_mask[2] == 1), "without a picture the audio acts everywhere"
 
 
 def test_dropout_that_adds_up_to_more_than_everything_is_refused():

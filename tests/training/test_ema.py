@@ -23,7 +23,7 @@ def held(stages, index, path, decay=0.9999):
   """What the average holds of a stage whose weights go from 0 along path(0 to 1), 1 at the end."""
   first = sum(stage.steps for stage in stages[:index])
   steps = np.arange(stages[index].steps)
-  decays = np.asarray(jax.vmap(lambda step: ema.decay_in(stages, step, decay))(first + steps))
+  decays = np.asarray(jax.vmap(lambda step: ema.stage_decay(stages, step, decay))(first + steps))
   average = 0.0
   for d, weights in zip(decays, path((steps + 1) / len(steps)), strict=True):
     average = d * average + (1 - d) * weights
@@ -39,7 +39,7 @@ def test_short_stages_are_followed_and_long_ones_mixed(kind, steps):
   assert 0.95 <= held(stages, index, lambda x: x) <= 1
   assert 0.93 <= held(stages, index, np.square) <= 1
   assert held(stages, 3, lambda x: x) < 0.11, "a short stage of tasks keeps the slow decay"
-  assert [ema.follows(stages, index) for index in range(4)] == [False, True, True, False]
+  assert [ema.must_follow(stages, index) for index in range(4)] == [False, True, True, False]
 
 
 def test_decays_of_all_stages():
@@ -47,7 +47,7 @@ def test_decays_of_all_stages():
   stages = (Stage("a", 100), Stage("b", 100, kind="ndpo"), Stage("c", 100, ema_decay=0.2),
             Stage("d", 100, ema_decay=0.999, ema_warmup="restart"),
             Stage("e", 100, kind="ndpo", ema_warmup="continue"))
-  at = lambda step, decay=0.9: float(ema.decay_in(stages, jnp.int32(step), decay))
+  at = lambda step, decay=0.9: float(ema.stage_decay(stages, jnp.int32(step), decay))
   np.testing.assert_allclose([at(0), at(5), at(99)], [0.1, 6 / 15, 0.9], rtol=1e-6)
   np.testing.assert_allclose([at(100), at(105), at(199)], [0.1, 6 / 15, 0.6], rtol=1e-6)
   assert at(150, 0.5) == 0.5, "it is never slower than the run's"

@@ -13,7 +13,7 @@ from emv3_jax.models.network import named_leaves, nested
 from emv3_jax.models.rope import rope_table, time_sinusoid
 from emv3_jax.sharding import make_mesh
 from emv3_jax.training.run.initialization import initial_params
-from emv3_jax.training.update.trainable import is_audio
+from emv3_jax.training.update.state import is_audio
 from tests.compiler import QUICK
 from tests.training import tiny
 
@@ -34,12 +34,12 @@ def _save(folder, params, variant):
 def _velocity(config, params, audio_gain):
   model = transformer.network(config).bind(params)
   batch = tiny.batch_of(range(1))
-  audio = batch["audio"]
+  audio = batch.audio
   if config.variant == "flash":
     audio = np.random.default_rng(4).normal(size=(1, 5, 5, 2, 8)).astype(np.float32)
-  context = model.embed_context(batch["text"], batch["image"], audio)
-  known = np.concatenate([batch["mask"], batch["masked_latents"]], axis=-1)
-  return model(batch["latents"], known, time_sinusoid([300.0], config.freq_dim), context,
+  context = model.embed_context(batch.text, batch.image, audio)
+  known = np.concatenate([batch.mask, batch.masked_latents], axis=-1)
+  return model(batch.latents, known, time_sinusoid([300.0], config.freq_dim), context,
                rope=rope_table(tiny.GRID, config.head_dim), audio_gain=audio_gain)
 
 

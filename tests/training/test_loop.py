@@ -95,8 +95,8 @@ def test_a_whole_run(folder, programs, tmp_path):
 def test_one_program_for_all_steps(folder, programs, tmp_path):
   loop.train(runs.config_of(folder, steps=12), tmp_path, programs=programs)
   assert {line["stage"] for line in runs.told(tmp_path)} == {"base", "all"}
-  assert programs.program_at(0) is programs.program_at(11)
-  assert programs.program_at(0).compiled() == 1
+  assert programs.train_step_at(0) is programs.train_step_at(11)
+  assert tiny.num_compiled(programs.train_step_at(0)) == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -256,10 +256,11 @@ def test_nothing_else_moves_between_host_and_device(folder, programs, tmp_path, 
   """The first call may place constants; arrays left on the host end the step after it."""
   def on_the_host(batches, step):
     made = take(batches, step)
-    return dataclasses.replace(made, batch={**made.batch, "text": np.asarray(made.batch["text"])})
+    return dataclasses.replace(made, batch=dataclasses.replace(
+        made.batch, text=np.asarray(made.batch.text)))
 
-  take = loop.HostBatches.take
-  monkeypatch.setattr(loop.HostBatches, "take", on_the_host)
+  take = loop.Prefetcher.take
+  monkeypatch.setattr(loop.Prefetcher, "take", on_the_host)
   with pytest.raises(RuntimeError, match="Disallowed host-to-device transfer"):
     loop.train(runs.config_of(folder, log_every=1), tmp_path, programs=programs)
   assert runs.last_line(tmp_path) == 0 and runs.saved_steps(tmp_path) == []

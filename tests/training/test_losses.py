@@ -1,11 +1,14 @@
 """The losses against slow versions in numpy."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from emv3_jax.training.objectives import losses
+from emv3_jax.training.objectives.forward import mean_squared_error
 from emv3_jax.training.settings import LossConfig
 from tests.training import tiny
 
@@ -24,36 +27,36 @@ def _slow_error(velocity, target, face, mouth, config):
 @pytest.mark.parametrize("face, mouth", [(0.0, 0.0), (1.5, 0.0), (0.5, 3.0)])
 def test_flow_matching_error_is_the_slow_one(face, mouth, rng):
   batch, config = tiny.batch_of(range(3)), LossConfig(face=face, mouth=mouth)
-  target, velocity = rng.normal(size=(2, *batch["latents"].shape)).astype(np.float32)
-  got = losses.mean_squared_error(velocity, target, losses.cell_weights(config, batch))
-  want = [_slow_error(velocity[i], target[i], batch["face_mask"][i], batch["mouth_mask"][i], config)
+  target, velocity = rng.normal(size=(2, *batch.latents.shape)).astype(np.float32)
+  got = mean_squared_error(velocity, target, losses.cell_weights(config, batch))
+  want = [_slow_error(velocity[i], target[i], batch.face_mask[i], batch.mouth_mask[i], config)
           for i in range(3)]
   np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
 def test_the_loss_knows_the_face_where_the_audio_acts_everywhere(rng):
   batch, config = tiny.batch_of(range(3)), LossConfig(face=1.5, mouth=0.0)
-  everywhere = {**batch, "face_mask": np.ones_like(batch["face_mask"]),
-                "face_region": batch["face_mask"]}
+  everywhere = dataclasses.replace(batch, face_mask=np.ones_like(batch.face_mask),
+                                   face_region=batch.face_mask)
   np.testing.assert_array_equal(losses.cell_weights(config, everywhere),
                                 losses.cell_weights(config, batch))
 
 
 def test_padded_frames_have_no_part_in_the_loss(rng):
-  batch = tiny.batch_of(range(3))
-  batch["frame_mask"] = np.array([[1, 1], [1, 0], [0, 1]], np.float32)
-  target, velocity = rng.normal(size=(2, *batch["latents"].shape)).astype(np.float32)
-  error = lambda velocity, batch: losses.mean_squared_error(
+  frame_mask = np.array([[1, 1], [1, 0], [0, 1]], np.float32)
+  batch = dataclasses.replace(tiny.batch_of(range(3)), frame_mask=frame_mask)
+  target, velocity = rng.normal(size=(2, *batch.latents.shape)).astype(np.float32)
+  error = lambda velocity, batch: mean_squared_error(
       velocity, target, losses.cell_weights(LossConfig(mouth=1.0), batch))
   whole = error(velocity, batch)
   velocity[1, 1] = velocity[2, 0] = 1e3
   np.testing.assert_array_equal(error(velocity, batch), whole)
-  assert (np.asarray(error(velocity, {**batch, "frame_mask": np.ones((3, 2))}))[1:] > 1e3).all()
+  assert (np.asarray(error(velocity, dataclasses.replace(batch, frame_mask=np.ones((3, 2), np.float32))))[1:] > 1e3).all()
 
 
 def test_errors_are_float32_whatever_comes_in():
   large = jnp.full((1, 2, 2, 2, 16), 3.0, jnp.bfloat16)
-  error = losses.mean_squared_error(large + jnp.bfloat16(0.0156), large)
+  error = mean_squared_error(large + jnp.bfloat16(0.0156), large)
   assert error.dtype == jnp.float32
   np.testing.assert_allclose(error, 0.015625 ** 2, rtol=1e-6)
 

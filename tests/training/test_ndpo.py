@@ -9,9 +9,9 @@ import pytest
 
 from emv3_jax.models import transformer
 from emv3_jax.training.curriculum import Stage
-from emv3_jax.training.objectives import ndpo
 from emv3_jax.training.objectives.draws import draw
 from emv3_jax.training.settings import MIXED, NDPOConfig, OptimizerConfig
+from emv3_jax.training.update.state import reference_params
 from tests.compiler import QUICK
 from tests.training import tiny
 
@@ -27,10 +27,10 @@ def _config(kind="ndpo", every=1, rate=0.02, **options):
 def test_errors_on_negatives_rise_in_the_steps_of_a_cycle_that_unlearn():
   config = _config(every=2)
   programs = tiny.programs_of(config)
-  assert [programs.program_at(step).kind for step in range(4)] == ["sft", "ndpo"] * 2
-  state, steps = programs.new_state(tiny.params_on(programs)), []
+  assert [programs.train_step_at(step).kind for step in range(4)] == ["sft", "ndpo"] * 2
+  state, steps = programs.initial_state(tiny.params_on(programs)), []
   for _ in range(5):
-    state, metrics = programs.program_at(1)(state, tiny.batch_of(), tiny.EMPTY_TEXT)
+    state, metrics = programs.train_step_at(1)(state, tiny.batch_of(), tiny.EMPTY_TEXT)
     steps.append(jax.device_get(metrics))
   np.testing.assert_allclose(steps[0]["d"], steps[0]["d_ref"], rtol=1e-6)
   np.testing.assert_allclose(steps[0]["loss"], LOG2, rtol=1e-4)
@@ -39,7 +39,7 @@ def test_errors_on_negatives_rise_in_the_steps_of_a_cycle_that_unlearn():
   for metrics in steps:
     want = np.log1p(np.exp(-20.0 * (metrics["d"] - metrics["d_ref"]))).mean()
     np.testing.assert_allclose(metrics["loss"], want, rtol=1e-5)
-  frozen = ndpo.reference_of(tiny.params_of(programs.network), config.precision.transformer)
+  frozen = reference_params(tiny.params_of(programs.network), config.precision.transformer)
   jax.tree.map(np.testing.assert_array_equal, jax.device_get(state["reference"]), frozen)
 
 
@@ -47,7 +47,7 @@ def test_absolute_measures_its_beta_and_positives_are_learnt_beside():
   config = _config(reading="absolute", calibration=2, sft_weight=0.5)
   positives = tiny.batch_of(range(10, 14))
   with pytest.raises(ValueError, match="needs positives"):
-    tiny.programs_of(config).program_at(0).trace(None, tiny.batch_of(), tiny.EMPTY_TEXT)
+    tiny.programs_of(config).train_step_at(0).trace(None, tiny.batch_of(), tiny.EMPTY_TEXT)
   steps, state = tiny.run(config, 4, positives=positives)
   means = [np.mean(metrics["d"]) for metrics in steps]
   betas = [1 / steps[0]["d"], 1 / means[0], 2 / sum(means[:2]), 2 / sum(means[:2])]
@@ -55,7 +55,7 @@ def test_absolute_measures_its_beta_and_positives_are_learnt_beside():
     unlearnt = np.log1p(np.exp(-beta * metrics["d"])).mean()
     np.testing.assert_allclose(metrics["loss"],
                                unlearnt + 0.5 * metrics["positive_error"].mean(), rtol=1e-5)
-    np.testing.assert_array_equal(metrics["positive_task"], positives["task"])
+    np.testing.assert_array_equal(metrics["positive_task"], positives.task)
   np.testing.assert_allclose(state["calibration"]["total"], sum(means[:2]), rtol=1e-6)
   assert state["calibration"]["count"] == 2
 
@@ -73,10 +73,10 @@ def test_a_model_in_mixed_precision_predicts_what_its_reference_does():
       config, precision=dataclasses.replace(config.precision, transformer=MIXED))
   forward = tiny.programs_of(config).forward
   params, batch = tiny.params_of(forward.network), tiny.batch_of()
-  draws = draw(config, jnp.int32(0), batch["example"], batch["latents"].shape[1:])
+  draws = draw(config.seed, config.loss, jnp.int32(0), batch.example, batch.latents.shape[1:])
   velocity = jax.jit(lambda params: forward.velocity(
-      params, batch, draws, forward.rope(batch["latents"].shape)), compiler_options=QUICK)
-  reference = ndpo.reference_of(params, MIXED)
+      params, batch, draws, forward.rope(batch.latents.shape)), compiler_options=QUICK)
+  reference = reference_params(params, MIXED)
   np.testing.assert_array_equal(velocity(params), velocity(reference))
   whole = transformer.network(tiny.NETWORK).num_params()
   assert sum(leaf.nbytes for leaf in jax.tree.leaves(reference)) < 2.6 * whole

@@ -1,5 +1,6 @@
 """Optimiser, clipping, learning rates and the moving average, against numbers worked out by hand."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +26,20 @@ def test_learning_rates_of_all_stages():
       0.5, 1.0, 1.0, 1.0, *linear, *cosine, 0.0, 0.0], atol=1e-6)
 
 
+@pytest.mark.parametrize("decay", ["constant", "linear", "cosine"])
+@pytest.mark.parametrize("warmup", [0, 1, 7, 20])
+def test_learning_rates_are_those_of_the_formula(decay, warmup):
+  stage = Stage("a", 20, learning_rate=3e-4, warmup=warmup, decay=decay, final_share=0.1)
+  index = np.arange(25)
+  done = np.clip((index - warmup) / max(1, 20 - warmup), 0, 1)
+  left = {"constant": 1.0, "linear": 0.1 + 0.9 * (1 - done),
+          "cosine": 0.1 + 0.45 * (1 + np.cos(np.pi * done))}[decay]
+  want = 3e-4 * left * (np.minimum(1, (index + 1) / warmup) if warmup else 1)
+  got = jax.vmap(lambda step: optimizer.learning_rate((stage,), step))(index)
+  assert got.dtype == np.float32
+  np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
 def test_decay_begins_after_warm_up():
   np.testing.assert_allclose(
       _rates(Stage("a", 6, learning_rate=1.0, warmup=2, decay="linear"), steps=6),
@@ -40,10 +55,18 @@ def test_the_rate_goes_on_at_the_last_stage_s_end():
 def test_the_global_norm_and_what_is_clipped():
   tree = {"a": jnp.array([[3.0, 0.0]]), "b": {"c": jnp.array([4.0], jnp.bfloat16)}}
   assert optimizer.global_norm(tree) == 5.0
-  assert optimizer.clip_factor(jnp.float32(5.0), 1.0) == np.float32(0.2)
-  assert optimizer.clip_factor(jnp.float32(0.5), 1.0) == 1.0
-  assert optimizer.clip_factor(jnp.float32(5.0), 0.0) == 1.0
-  assert optimizer.clip_factor(jnp.float32(0.0), 1.0) == 1.0
+  assert optimizer.global_norm({"a": jnp.full(100, 1e-3, jnp.bfloat16)}).dtype == jnp.float32
+  gradients = {"a": jnp.array([[3.0, 0.0]]), "b": {"c": jnp.array([4.0])}}
+  for norm, factor in ((1.0, 0.2), (5.5, 1.0), (0.0, 1.0)):
+    chex.assert_trees_all_close(optimizer.clipped(gradients, norm),
+                                jax.tree.map(lambda leaf, by=factor: by * leaf, gradients), rtol=1e-6)
+  zeros = jax.tree.map(jnp.zeros_like, gradients)
+  chex.assert_trees_all_equal(optimizer.clipped(zeros, 1.0), zeros)
+
+
+def test_unclipped_gradients_keep_their_bits(rng):
+  gradients = {"a": jnp.asarray(rng.normal(size=7), jnp.float32)}
+  chex.assert_trees_all_equal(optimizer.clipped(gradients, 100.0), gradients)
 
 
 def _slow_adamw(leaf, gradients, decay, b1=0.9, b2=0.99, eps=1e-8, rate=0.1):
@@ -100,15 +123,16 @@ def test_muon_s_steps_of_layers_are_orthogonal_and_as_long_as_adam_s(rng):
 
 def test_the_average_by_hand():
   params = [np.array([value], np.float32) for value in (1.0, 2.0, 4.0)]
-  average = ema.start({"w": params[0]})
+  average = ema.init({"w": params[0]})
   for step, leaf in enumerate(params[1:]):
-    average = ema.track(average, {"w": leaf}, step, 0.15)
+    average = ema.mix(average, {"w": leaf}, ema.warmed_up(0.15, step))
   # decays 1/10, then 0.15 rather than 2/11
   np.testing.assert_allclose(average["w"], 0.15 * (0.1 * 1 + 0.9 * 2) + 0.85 * 4, rtol=1e-6)
 
 
 def test_the_average_is_float32_and_slow_in_the_end():
-  average = ema.start({"w": jnp.ones(1, jnp.bfloat16)})
+  average = ema.init({"w": jnp.ones(1, jnp.bfloat16)})
   assert average["w"].dtype == jnp.float32
-  moved = ema.track(average, {"w": jnp.full(1, 2.0, jnp.bfloat16)}, 10 ** 7, 0.9999)
+  new = {"w": jnp.full(1, 2.0, jnp.bfloat16)}
+  moved = ema.mix(average, new, ema.warmed_up(0.9999, 10 ** 7))
   np.testing.assert_allclose(moved["w"], 1.0001, rtol=1e-6)

@@ -14,23 +14,23 @@ from emv3_jax.models.precision import FLOAT32
 from emv3_jax.training.curriculum import Stage
 from emv3_jax.training.objectives.draws import draw
 from emv3_jax.training.settings import Config, DropoutConfig, LossConfig, NDPOConfig, TrainConfig
-from emv3_jax.training.update.programs import Programs
+from emv3_jax.training.update.programs import TrainPrograms
 from tests.training import puppets
 
 EMPTY_TEXT = np.zeros((1, puppets.TINY.text_dim), np.float32)
 
 
-def programs_of(network, *stages: Stage, **fields) -> Programs:
+def programs_of(network, *stages: Stage, **fields) -> TrainPrograms:
   config = Config(
       "puppets", stages=stages, model=ModelConfig(transformer=network),
       precision=PrecisionConfig(transformer=FLOAT32), loss=LossConfig(allocation="released"),
       train=TrainConfig(remat="none", attention="xla"))
   config = dataclasses.replace(config, **fields)
-  return Programs(config, sharding.make_mesh(devices=jax.devices()[:1]))
+  return TrainPrograms(config, sharding.make_mesh(devices=jax.devices()[:1]))
 
 
-def new_state(programs: Programs) -> dict:
-  return programs.new_state(jax.jit(programs.network.init)(jax.random.key(0)))
+def new_state(programs: TrainPrograms) -> dict:
+  return programs.initial_state(jax.jit(programs.network.init)(jax.random.key(0)))
 
 
 @pytest.mark.slow
@@ -43,7 +43,7 @@ def test_four_clips_are_learnt_by_heart(record_property):
   state, losses = new_state(programs), []
   start = time.monotonic()
   for step in range(650):
-    state, metrics = programs.program_at(step)(state, batch, EMPTY_TEXT)
+    state, metrics = programs.train_step_at(step)(state, batch, EMPTY_TEXT)
     losses.append(metrics["loss"])
   first, last = float(losses[0]), float(np.mean(losses[-50:]))
   record_property("seconds", round(time.monotonic() - start))
@@ -90,8 +90,8 @@ class Unlearning:
     state, rng = new_state(self.programs), np.random.default_rng(0)
     for step in range(LEARN):
       batch = _some(rng, self.seen.clean, 11) + _some(rng, self.seen.drifting, 5)
-      state, _ = self.programs.program_at(step)(state, puppets.batch(batch), EMPTY_TEXT)
-    self.start = jax.device_get(self.programs.enter(state, LEARN))
+      state, _ = self.programs.train_step_at(step)(state, puppets.batch(batch), EMPTY_TEXT)
+    self.start = jax.device_get(self.programs.begin_stage(state, LEARN))
 
   def rises(self, clips: Clips) -> tuple[float, float]:
     """Factors of the error on unseen clean and drifting clips, after the stage."""
@@ -100,17 +100,17 @@ class Unlearning:
     for step in range(LEARN, LEARN + UNLEARN):
       negatives, positives = (puppets.batch(_some(rng, rows, 16))
                               for rows in (clips.drifting, clips.clean))
-      state, _ = self.programs.program_at(step)(state, negatives, EMPTY_TEXT, positives)
+      state, _ = self.programs.train_step_at(step)(state, negatives, EMPTY_TEXT, positives)
     return tuple(after / old for after, old in zip(self._errors(state["params"]), before,
                                                    strict=True))
 
   def _errors(self, params) -> list[float]:
-    forward = self.programs.forward
+    forward, config = self.programs.forward, self.programs.config
 
     @jax.jit
     def error(params, batch, step):
-      draws = draw(forward.config, step, batch["example"], batch["latents"].shape[1:])
-      return forward.errors(params, batch, draws, forward.rope(batch["latents"].shape)).mean()
+      draws = draw(config.seed, config.loss, step, batch.example, batch.latents.shape[1:])
+      return forward.errors(params, batch, draws, forward.rope(batch.latents.shape)).mean()
 
     return [float(np.mean([error(params, puppets.batch(rows), np.int32(step))
                            for step in range(8)]))

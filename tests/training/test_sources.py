@@ -12,7 +12,7 @@ from emv3_jax.errors import InputError
 from emv3_jax.sharding import MeshConfig
 from emv3_jax.sharding import mesh as mesh_lib
 from emv3_jax.training.curriculum import Mixture, Stage, draw_tasks
-from emv3_jax.training.input.host_batches import HostBatches, finished, local_rows
+from emv3_jax.training.input.prefetch import Prefetcher, finished, local_rows
 from emv3_jax.training.input.sources import Sources
 from emv3_jax.training.settings import NDPOConfig
 from tests.data import windows
@@ -53,7 +53,7 @@ def test_batches_on_the_mesh(folder):
   config = config_of(folder, sft_weight=0.5)
   sources = Sources(config)
   target = batch_sharding(data=2, context=2)
-  with HostBatches(config, sources, target, first=4, end=7) as batches:
+  with Prefetcher(config, sources, target, first=4, end=7) as batches:
     learnt, unlearnt = batches.take(4), batches.take(5)
     with pytest.raises(ValueError, match="step 9 was asked for; they end before 7"):
       batches.take(9)
@@ -63,12 +63,12 @@ def test_batches_on_the_mesh(folder):
     assert batches._queue.empty(), "it reads to the end and no further"
   assert learnt.positives is None and unlearnt.positives is not None
   for batch, step in ((learnt.batch, 4), (unlearnt.batch, 5)):
-    np.testing.assert_array_equal(batch["example"], sources.examples(step))
+    np.testing.assert_array_equal(batch.example, sources.examples(step))
     for row, example in enumerate(sources.examples(step)):
-      np.testing.assert_array_equal(batch["latents"][row], windows.make_record(example).latents)
-    assert batch["latents"].sharding.is_equivalent_to(target, 5)
+      np.testing.assert_array_equal(batch.latents[row], windows.make_record(example).latents)
+    assert batch.latents.sharding.is_equivalent_to(target, 5)
   want = sources.data.order.records(sources.number(5, sources.data))
-  np.testing.assert_array_equal(unlearnt.positives["example"], want)
+  np.testing.assert_array_equal(unlearnt.positives.example, want)
 
 
 def test_pairs_are_of_one_record(folder):
@@ -78,31 +78,31 @@ def test_pairs_are_of_one_record(folder):
   if not (folder / "pairs").exists():
     windows.write_dataset(folder / "pairs")
   sources = Sources(config)
-  with HostBatches(config, sources, batch_sharding(), first=0, end=4) as batches:
+  with Prefetcher(config, sources, batch_sharding(), first=0, end=4) as batches:
     for step in range(4):
       pair = batches.take(step)
-      np.testing.assert_array_equal(pair.positives["example"], sources.examples(step))
+      np.testing.assert_array_equal(pair.positives.example, sources.examples(step))
       for row, example in enumerate(sources.examples(step)):
-        np.testing.assert_array_equal(pair.positives["latents"][row],
+        np.testing.assert_array_equal(pair.positives.latents[row],
                                       windows.make_record(example).latents)
 
 
 def test_tasks_are_drawn_anew_in_each_step(folder):
   mixture = Mixture(1.0, 1.0, 1.0, 1.0)
   config = runs.config_of(folder, (Stage("all", 6, mixture),), batch=4)
-  with HostBatches(config, Sources(config), batch_sharding(), first=0, end=6) as batches:
+  with Prefetcher(config, Sources(config), batch_sharding(), first=0, end=6) as batches:
     found = [batches.take(step).batch for step in range(6)]
-  drawn = lambda step, batch: draw_tasks(config.seed, step, np.asarray(batch["example"]), mixture)
+  drawn = lambda step, batch: draw_tasks(config.seed, step, np.asarray(batch.example), mixture)
   for step, batch in enumerate(found):
-    np.testing.assert_array_equal(batch["task"], drawn(step, batch))
-  assert any((drawn(0, batch) != batch["task"]).any() for batch in found[1:])
+    np.testing.assert_array_equal(batch.task, drawn(step, batch))
+  assert any((drawn(0, batch) != batch.task).any() for batch in found[1:])
 
 
 def test_a_stage_without_sound(folder):
   stages = (Stage("silent", 1, audio=False), Stage("loud", 1))
   config = runs.config_of(folder, stages, batch=2)
-  with HostBatches(config, Sources(config), batch_sharding(), first=0, end=10) as batches:
-    silent, loud = batches.take(0).batch["audio"], batches.take(1).batch["audio"]
+  with Prefetcher(config, Sources(config), batch_sharding(), first=0, end=10) as batches:
+    silent, loud = batches.take(0).batch.audio, batches.take(1).batch.audio
   assert not np.any(silent) and np.all(np.any(loud, axis=(1, 2)))
 
 
@@ -114,11 +114,11 @@ def test_negatives_keep_their_task_and_pairs_have_one(folder, tmp_path):
   pairs = Stage("pairs", 8, Mixture(i2v=1.0), kind="dpo", negatives=str(tmp_path / "negatives"))
   config = dataclasses.replace(runs.config_of(folder, (pairs,), batch=4), data=str(tmp_path / "data"))
   wanted = np.array([0, 3, 2, 1])
-  with HostBatches(config, Sources(config), batch_sharding(), first=0, end=2) as batches:
+  with Prefetcher(config, Sources(config), batch_sharding(), first=0, end=2) as batches:
     made = batches.take(0)
   for batch in (made.batch, made.positives):
-    np.testing.assert_array_equal(batch["task"], wanted[np.asarray(batch["example"])])
-  np.testing.assert_array_equal(made.batch["example"], made.positives["example"])
+    np.testing.assert_array_equal(batch.task, wanted[np.asarray(batch.example)])
+  np.testing.assert_array_equal(made.batch.example, made.positives.example)
   other = collate([windows.make_record(1, task="i2v")], np.arange(1), 8)
   with pytest.raises(InputError, match="record 0 .* for the tasks i2v and lipsync; a pair needs one"):
     finished(0, 0, pairs, collate([windows.make_record(1, task="lipsync")], np.arange(1), 8), other)
@@ -139,7 +139,7 @@ def test_damaged_records_reach_the_loop(folder, tmp_path):
   data[len(data) // 4:] = bytes(len(data) - len(data) // 4)
   with open(shard, "r+b") as file:
     file.write(data)
-  with (HostBatches(config, sources, batch_sharding(), first=0, end=10) as batches,
+  with (Prefetcher(config, sources, batch_sharding(), first=0, end=10) as batches,
         pytest.raises(InputError)):
     for step in range(8):
       batches.take(step)
@@ -180,5 +180,5 @@ def test_datasets_are_told_apart_by_their_stage(folder):
 
 def test_mixture_decides_tasks(folder):
   config = runs.config_of(folder, (Stage("lipsync", 1, Mixture(lipsync=1.0)),), batch=4)
-  with HostBatches(config, Sources(config), batch_sharding(fsdp=4), first=0, end=10) as batches:
-    assert np.asarray(batches.take(0).batch["task"]).tolist() == [3] * 4
+  with Prefetcher(config, Sources(config), batch_sharding(fsdp=4), first=0, end=10) as batches:
+    assert np.asarray(batches.take(0).batch.task).tolist() == [3] * 4

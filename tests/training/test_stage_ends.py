@@ -10,9 +10,9 @@ from emv3_jax.data.index import INDEX
 from emv3_jax.training import loop
 from emv3_jax.training.curriculum import Stage
 from emv3_jax.training.input.sources import Need, Sources
-from emv3_jax.training.objectives import ndpo
 from emv3_jax.training.run import stage_start
 from emv3_jax.training.settings import NDPOConfig
+from emv3_jax.training.update.state import has_reference
 from tests.training import tiny
 
 STAGES = (Stage("learn", 4), Stage("tasks", 4), Stage("hands", 4, kind="ndpo", negatives="hands"))
@@ -105,7 +105,7 @@ def test_a_folder_without_an_index_is_no_dataset(tmp_path):
     ("ndpo", "absolute", False), ("dpo", "reference", True), ("dpo", "absolute", True)])
 def test_which_stages_measure_against_a_frozen_model(kind, reading, wanted):
   stage = Stage("a", 4, kind=kind, negatives="" if kind == "sft" else "n")
-  assert ndpo.has_reference(stage, reading) == wanted
+  assert has_reference(stage, reading) == wanted
 
 
 def test_leaves_come_back_a_few_at_a_time(monkeypatch):

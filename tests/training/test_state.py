@@ -12,10 +12,10 @@ from emv3_jax.models.network import named_leaves
 from emv3_jax.models.precision import Precision
 from emv3_jax.sharding import MeshConfig
 from emv3_jax.training.curriculum import Stage
-from emv3_jax.training.objectives.ndpo import reference_of
 from emv3_jax.training.run import run_config
 from emv3_jax.training.run.checkpoints import Checkpoints
 from emv3_jax.training.settings import MIXED, NDPOConfig
+from emv3_jax.training.update.state import reference_params
 from tests.training import tiny
 
 
@@ -32,9 +32,9 @@ def _begun(stage: Stage, **fields):
   """State at the end of a first stage, and at the start of `stage`; on the host."""
   config = tiny.config_of(Stage("first", 2), stage, **fields)
   programs = tiny.programs_of(config)
-  state = _after_some_training(programs.new_state(tiny.params_on(programs)))
+  state = _after_some_training(programs.initial_state(tiny.params_on(programs)))
   before = jax.device_get(state)
-  return before, jax.device_get(programs.enter(state, 2)), programs
+  return before, jax.device_get(programs.begin_stage(state, 2)), programs
 
 
 def _equal(left, right) -> bool:
@@ -45,7 +45,7 @@ def _equal(left, right) -> bool:
 def test_a_run_starts_with_its_weights_as_the_average():
   programs = tiny.programs_of(tiny.config_of())
   params = tiny.params_of(programs.network)
-  state = programs.new_state(tiny.params_on(programs))
+  state = programs.initial_state(tiny.params_on(programs))
   assert state["step"] == 0 and "reference" not in state
   assert _equal(jax.device_get(state["params"]), params)
   assert _equal(jax.device_get(state["ema"]), params)
@@ -109,8 +109,8 @@ def test_states_of_version_0_1_had_a_reference_they_did_not_use(tmp_path):
 
 def test_nothing_happens_but_where_a_stage_begins():
   programs = tiny.programs_of(tiny.config_of(Stage("first", 2), Stage("next", 2)))
-  state = programs.new_state(tiny.params_on(programs))
-  assert all(programs.enter(state, step) is state for step in (0, 1, 3, 4, 9))
+  state = programs.initial_state(tiny.params_on(programs))
+  assert all(programs.begin_stage(state, step) is state for step in (0, 1, 3, 4, 9))
 
 
 @pytest.mark.parametrize("precision", [Precision(), MIXED], ids=["float32", "mixed"])
@@ -121,11 +121,11 @@ def test_the_state_is_what_was_announced(sizes, precision):
       config, mesh=MeshConfig(**sizes),
       precision=dataclasses.replace(config.precision, transformer=precision))
   programs = tiny.programs_of(config)
-  state = programs.new_state(tiny.params_on(programs))
+  state = programs.initial_state(tiny.params_on(programs))
   for step in (1, 3):
     abstract = programs.abstract_state(step)
     jax.tree.map(lambda leaf, like: _is_like(leaf, like), state, abstract)
-    state = programs.enter(state, 2)
+    state = programs.begin_stage(state, 2)
 
 
 def _is_like(leaf, like):
@@ -135,7 +135,7 @@ def _is_like(leaf, like):
 
 def test_the_reference_is_half_as_large_but_for_what_is_read_in_float32():
   params = tiny.params_of(tiny.programs_of(tiny.config_of()).network)
-  dtypes = {name: leaf.dtype for name, leaf in named_leaves(reference_of(params, MIXED)).items()}
+  dtypes = {name: leaf.dtype for name, leaf in named_leaves(reference_params(params, MIXED)).items()}
   single = {name for name, dtype in dtypes.items() if dtype == jnp.float32}
   assert {"time_projection.kernel", "blocks.modulation", "head.modulation",
           "blocks.self_attn.norm_q.scale", "audio_projection.norm.bias"} <= single

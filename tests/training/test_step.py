@@ -15,10 +15,11 @@ from emv3_jax.models.cross_attention import PHASED
 from emv3_jax.models.network import named_leaves
 from emv3_jax.models.rope import rope_table, time_sinusoid
 from emv3_jax.training.curriculum import Stage
-from emv3_jax.training.objectives import draws, ndpo, sft
+from emv3_jax.training.objectives import draws, losses
 from emv3_jax.training.settings import NDPOConfig, OptimizerConfig, TrainConfig
-from emv3_jax.training.update.step import StepFunction
-from emv3_jax.training.update.trainable import is_audio
+from emv3_jax.training.update import programs as programs_lib
+from emv3_jax.training.update.state import is_audio
+from emv3_jax.training.update.step import apply_gradients, make_train_step
 from tests.compiler import QUICK
 from tests.training import tiny
 
@@ -41,15 +42,15 @@ def _close(got, want, tolerance=1e-5):
 def one_device():
   """Programs on one device, whose step may be traced once, and two steps of theirs."""
   chex.clear_trace_counter()
-  once = chex.assert_max_traces(StepFunction.__call__, n=1)
-  with mock.patch.object(StepFunction, "__call__", once):
+  once = lambda *arguments: chex.assert_max_traces(make_train_step(*arguments), n=1)
+  with mock.patch.object(programs_lib, "make_train_step", once):
     programs = tiny.programs_of(CONFIG)
-    state = programs.new_state(tiny.params_on(programs))
+    state = programs.initial_state(tiny.params_on(programs))
     metrics = []
     for step in range(2):
-      state = programs.enter(state, step)
+      state = programs.begin_stage(state, step)
       kernel = state["params"]["head"]["linear"]["kernel"]
-      state, more = programs.program_at(step)(state, BATCH, tiny.EMPTY_TEXT)
+      state, more = programs.train_step_at(step)(state, BATCH, tiny.EMPTY_TEXT)
       assert kernel.is_deleted(), "the state is donated"
       metrics.append(jax.device_get(more))
   return programs, metrics, jax.device_get(state)
@@ -57,17 +58,17 @@ def one_device():
 
 def _slow_error(velocity_of, config, batch, i):
   """The error of one example: its draws by hand, the loss in numpy."""
-  row = {name: array[i:i + 1] for name, array in batch.items()}
-  key = lambda purpose: key_for(config.seed, purpose, 0, int(batch["example"][i]))
+  row = jax.tree.map(lambda array: array[i:i + 1], batch)
+  key = lambda purpose: key_for(config.seed, purpose, 0, int(batch.example[i]))
   sigma = float(jax.random.uniform(key(Purpose.TRAINING_SIGMA)))
   lost = draws.dropped_at(config.dropout, jax.random.uniform(key(Purpose.CONDITION_DROPOUT))[None])
-  row = draws.drop(row, lost, jnp.asarray(tiny.EMPTY_TEXT))
-  clean = batch["latents"][i]
+  row = draws.drop_conditions(row, lost, jnp.asarray(tiny.EMPTY_TEXT))
+  clean = batch.latents[i]
   noise = np.asarray(jax.random.normal(key(Purpose.TRAINING_NOISE), clean.shape))
   velocity = np.asarray(velocity_of(((1 - sigma) * clean + sigma * noise)[None], row,
                                     np.array([1000 * sigma], np.float32)))[0]
-  face = np.kron(row["face_mask"].reshape(tiny.GRID[1:]), np.ones((2, 2)))
-  weights = 1 + config.loss.face * face + config.loss.mouth * row["mouth_mask"][0]
+  face = np.kron(row.face_mask.reshape(tiny.GRID[1:]), np.ones((2, 2)))
+  weights = 1 + config.loss.face * face + config.loss.mouth * row.mouth_mask[0]
   squares = np.square(velocity - (noise - clean)).mean(-1)
   return (weights * squares).sum() / weights.sum()
 
@@ -78,10 +79,10 @@ def test_the_loss_is_that_of_examples_one_by_one(one_device):
 
   def velocity(x, row, tau):
     # What is known of a clip that has lost its image is nothing.
-    known = jnp.concatenate([row["mask"], row["masked_latents"]], axis=-1)
-    context = model.embed_context(row["text"], row["image"], row["audio"])
+    known = jnp.concatenate([row.mask, row.masked_latents], axis=-1)
+    context = model.embed_context(row.text, row.image, row.audio)
     return model(x, known, sinusoid_of(tau), context, rope=rope_table(tiny.GRID, 12),
-                 face_mask=row["face_mask"], modality_weights=PHASED.weights(tau))
+                 face_mask=row.face_mask, modality_weights=PHASED.weights(tau))
 
   sinusoid_of = lambda tau: jax.pure_callback(
       lambda tau: time_sinusoid(tau, tiny.NETWORK.freq_dim),
@@ -90,31 +91,33 @@ def test_the_loss_is_that_of_examples_one_by_one(one_device):
   want = [_slow_error(velocity_of, programs.config, BATCH, i) for i in range(8)]
   np.testing.assert_allclose(metrics["error"], want, rtol=2e-5)
   np.testing.assert_allclose(metrics["loss"], np.mean(want), rtol=2e-5)
-  np.testing.assert_array_equal(metrics["task"], BATCH["task"])
+  np.testing.assert_array_equal(metrics["task"], BATCH.task)
 
 
 @pytest.mark.parametrize("kind", ["sft", "reference", "absolute", "paired"])
 def test_the_gradient_is_the_slope_of_the_loss(kind):
   ndpo_config = NDPOConfig("absolute" if kind == "absolute" else "reference", beta=0.5)
   programs = tiny.programs_of(dataclasses.replace(CONFIG, ndpo=ndpo_config))
-  forward, batch = programs.forward, tiny.batch_of(range(2))
+  config, forward, batch = programs.config.objective, programs.forward, tiny.batch_of(range(2))
   params, other = (tiny.params_of(programs.network, seed) for seed in (1, 2))
   reference = jax.tree.map(lambda p, w: p + 0.1 * w, params, other)
-  step, rope = jnp.int32(0), forward.rope(batch["latents"].shape)
+  step, rope = jnp.int32(0), forward.rope(batch.latents.shape)
+  batches = {"batch": batch}
   if kind == "sft":
-    objective = sft.objective(forward, step, tiny.EMPTY_TEXT, rope)
+    objective = losses.sft_objective(forward, config, step, tiny.EMPTY_TEXT, rope)
   elif kind == "paired":
-    objective = ndpo.paired_objective(forward, step, rope, reference)
-    batch = {"batch": batch, "positives": tiny.batch_of(range(2), seed=5)}
+    objective = losses.dpo_objective(forward, config, step, rope, reference)
+    batches["positives"] = tiny.batch_of(range(2), seed=5)
   else:
-    objective = ndpo.objective(forward, step, rope, reference, ndpo.start_calibration())
+    objective = losses.ndpo_objective(forward, config, step, rope, reference,
+                                      losses.init_calibration())
   value_and_grad = jax.jit(jax.value_and_grad(objective, has_aux=True),
                            compiler_options=QUICK)
-  (_, told), gradient = value_and_grad(params, batch)
+  (_, told), gradient = value_and_grad(params, batches)
   assert kind == "sft" or np.abs(told["d"] - told["d_ref"]).min() > 0.01
 
   def loss(params):
-    value, more = value_and_grad(params, batch)[0]
+    value, more = value_and_grad(params, batches)[0]
     if kind == "absolute":  # whose beta, 1 / d, is held
       return np.log1p(np.exp(-more["d"] / told["d"])).mean()
     return value
@@ -161,25 +164,25 @@ def test_flow_matching_learns(one_device):
 
   def loss(state):  # of a step's draws far off
     state["step"] = jax.device_put(jnp.int32(500), state["step"].sharding)
-    return float(programs.program_at(0)(state, BATCH, tiny.EMPTY_TEXT)[1]["loss"])
+    return float(programs.train_step_at(0)(state, BATCH, tiny.EMPTY_TEXT)[1]["loss"])
 
-  state = programs.new_state(tiny.params_on(programs))
+  state = programs.initial_state(tiny.params_on(programs))
   for step in range(30):
-    state, _ = programs.program_at(step)(state, BATCH, tiny.EMPTY_TEXT)
-  assert loss(state) < 0.85 * loss(programs.new_state(tiny.params_on(programs)))
-  assert programs.program_at(0).compiled() == 1
+    state, _ = programs.train_step_at(step)(state, BATCH, tiny.EMPTY_TEXT)
+  assert loss(state) < 0.85 * loss(programs.initial_state(tiny.params_on(programs)))
+  assert tiny.num_compiled(programs.train_step_at(0)) == 1
 
 
 def test_an_example_s_part_does_not_depend_on_the_others(one_device):
   programs, (want, _), _ = one_device
   order = [3, 0, 5, 9, 10, 11, 12, 7]
-  state = programs.new_state(tiny.params_on(programs))
-  _, metrics = programs.program_at(0)(state, tiny.batch_of(order), tiny.EMPTY_TEXT)
+  state = programs.initial_state(tiny.params_on(programs))
+  _, metrics = programs.train_step_at(0)(state, tiny.batch_of(order), tiny.EMPTY_TEXT)
   kept = [0, 1, 2, 7]
   for name in ("error", "sigma"):
     np.testing.assert_allclose(metrics[name][np.array(kept)], want[name][np.array(order)[kept]],
                                rtol=1e-5)
-  assert programs.program_at(0).compiled() == 1
+  assert tiny.num_compiled(programs.train_step_at(0)) == 1
 
 
 def test_what_is_frozen_stays_as_it_is_and_has_no_moments():
@@ -198,11 +201,11 @@ def test_an_update_by_hand():
   """Clipped, times the rate, off the weights; the average follows the new weights."""
   config = dataclasses.replace(CONFIG, optimizer=dataclasses.replace(PLAIN, clip=2.5))
   programs = tiny.programs_of(config)
-  step = StepFunction(programs.forward, programs.stages, programs.optimizer, "sft", "all")
   tree = lambda value: {"kernel": jnp.array(value, jnp.float32)}
   state = {"step": jnp.int32(2), "params": tree([1.0, 2.0]), "ema": tree([3.0, 3.0])}
   state["opt_state"] = programs.optimizer.init(state["params"])
-  new, scalars = step._updated(state, state["params"], {}, tree([3.0, -4.0]))
+  new, scalars = apply_gradients(state, state["params"], {}, tree([3.0, -4.0]), programs.optimizer,
+                                 programs.stages, clip=2.5, ema_decay=config.ema_decay)
   params = np.array([1 - RATE * 1.5, 2 + RATE * 2.0])
   np.testing.assert_allclose(new["params"]["kernel"], params, rtol=1e-6)
   decay = 3 / 12
@@ -214,13 +217,9 @@ def test_an_update_by_hand():
 def test_batches_that_do_not_fit_are_refused():
   programs = tiny.programs_of(tiny.on_mesh(tiny.config_of(
       train=TrainConfig(accumulate=2)), data=2))
-  step = programs.program_at(0)
+  step = programs.train_step_at(0)
   call = lambda batch: step(programs.abstract_state(0), batch, tiny.EMPTY_TEXT)
   with pytest.raises(InputError, match="batch of 3 does not divide over data 2"):
     call(tiny.batch_of(range(3)))
   with pytest.raises(InputError, match="batch of 6 .* train.accumulate 2"):
     call(tiny.batch_of(range(6)))
-  batch = tiny.batch_of()
-  batch.pop("audio")
-  with pytest.raises(ValueError, match="no audio"):
-    call(batch)

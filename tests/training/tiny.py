@@ -12,9 +12,10 @@ from emv3_jax.models.network import Params
 from emv3_jax.models.precision import FLOAT32
 from emv3_jax.models.transformer import TransformerConfig
 from emv3_jax.sharding import MeshConfig
+from emv3_jax.training.batch import Batch
 from emv3_jax.training.curriculum import Stage
 from emv3_jax.training.settings import Config, LossConfig, TrainConfig
-from emv3_jax.training.update.programs import Programs
+from emv3_jax.training.update.programs import TrainPrograms
 from tests.compiler import QUICK
 
 NETWORK = TransformerConfig(
@@ -32,10 +33,10 @@ def config_of(*stages: Stage, network: TransformerConfig = NETWORK, **fields) ->
              loss=LossConfig(face=1.0, mouth=2.0), stages=stages or (Stage("sft", 100),)), **fields)
 
 
-def programs_of(config: Config) -> Programs:
+def programs_of(config: Config) -> TrainPrograms:
   """Programs on the first of the eight devices, as many as the config's mesh has."""
   devices = jax.devices()[:int(np.prod(config.mesh.sizes))]
-  return Programs(config, sharding.make_mesh(config.mesh, devices), compiler_options=QUICK)
+  return TrainPrograms(config, sharding.make_mesh(config.mesh, devices), compiler_options=QUICK)
 
 
 def params_of(network, seed: int = 1) -> Params:
@@ -45,15 +46,15 @@ def params_of(network, seed: int = 1) -> Params:
                       network.abstract)
 
 
-def params_on(programs: Programs, seed: int = 1) -> Params:
+def params_on(programs: TrainPrograms, seed: int = 1) -> Params:
   """`params_of` on the mesh of `programs`."""
   return sharding.shard_params(params_of(programs.network, seed), programs.mesh)
 
 
-def batch_of(examples=range(4), seed: int = 2) -> dict[str, np.ndarray]:
+def batch_of(examples=range(4), seed: int = 2) -> Batch:
   """A batch whose rows are functions of the examples alone."""
   rows = [_row(example, seed) for example in examples]
-  return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+  return Batch(**{name: np.stack([row[name] for row in rows]) for name in rows[0]})
 
 
 @functools.cache
@@ -72,15 +73,20 @@ def _row(example: int, seed: int) -> dict[str, np.ndarray]:
       "example": np.uint32(example)}
 
 
+def num_compiled(train_step) -> int:
+  """Number of shapes that a step was compiled for."""
+  return train_step._step._cache_size()
+
+
 def run(config: Config, steps: int, *, batch=None, positives=None, params=None):
   """Metrics of every step, and the state after the last one, on the host."""
   programs = programs_of(config)
   params = params_on(programs) if params is None else sharding.shard_params(params, programs.mesh)
-  state = programs.new_state(params)
+  state = programs.initial_state(params)
   metrics = []
   for step in range(steps):
-    state = programs.enter(state, step)
-    program = programs.program_at(step)
+    state = programs.begin_stage(state, step)
+    program = programs.train_step_at(step)
     state, more = program(state, batch_of() if batch is None else batch, EMPTY_TEXT,
                           positives if program.needs_positives else None)
     metrics.append(jax.device_get(more))

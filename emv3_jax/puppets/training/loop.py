@@ -63,7 +63,7 @@ def _as_matrices(params: Params):
 
 def fresh(params: Params, learning: Learning, steps: int) -> State:
   """The state before the first step."""
-  return {"step": jnp.zeros((), jnp.int32), "params": params, "ema": ema.start(params),
+  return {"step": jnp.zeros((), jnp.int32), "params": params, "ema": ema.init(params),
           "opt_state": optimizer(learning, steps).init(params)}
 
 
@@ -76,7 +76,7 @@ def make_step(loss: Loss, learning: Learning, steps: int) -> Callable:
     (value, metrics), gradients = jax.value_and_grad(run, has_aux=True)(state["params"])
     updates, opt_state = update_rule.update(gradients, state["opt_state"], state["params"])
     params = optax.apply_updates(state["params"], updates)
-    average = ema.track(state["ema"], params, state["step"], learning.ema)
+    average = ema.mix(state["ema"], params, ema.warmed_up(learning.ema, state["step"]))
     done = {"step": state["step"] + 1, "params": params, "ema": average, "opt_state": opt_state}
     return done, {"loss": value, "gradient_norm": optax.tree.norm(gradients), **metrics}
 

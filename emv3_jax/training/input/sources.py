@@ -182,10 +182,10 @@ class Sources:
 
   def number(self, step: int, source: Source) -> int:
     """How many batches the steps before `step` take from a source."""
-    place = curriculum.stage_position(self.stages, step)
+    position = curriculum.stage_position(self.stages, step)
     return sum(self._taken(index, stage.steps, source)
-               for index, stage in enumerate(self.stages[:place.index])
-               ) + self._taken(place.index, step - place.first, source)
+               for index, stage in enumerate(self.stages[:position.index])
+               ) + self._taken(position.index, step - position.first_step, source)
 
   def _taken(self, index: int, steps: int, source: Source) -> int:
     """Likewise of the first `steps` steps of a stage."""

@@ -19,7 +19,7 @@ from emv3_jax.errors import InputError
 from emv3_jax.io.atomic import atomic_file
 from emv3_jax.tasks.masks import TASKS
 from emv3_jax.training.curriculum import Kind
-from emv3_jax.training.monitor.board import Board
+from emv3_jax.training.monitor.tensorboard import TensorBoard
 
 BANDS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # of sigma
 _LAST = ("learning_rate", "ema_decay")  # of which the last value is reported
@@ -140,15 +140,15 @@ class Writer:
     for name in ("metrics", "held_out"):
       forget_after(workdir / f"{name}.jsonl", step)
     with _written(self._events):
-      self._board = Board(self._events, step)
+      self._tensorboard = TensorBoard(self._events, step)
 
   def __enter__(self) -> "Writer":
     return self
 
   def __exit__(self, kind, *_) -> None:
-    # An error is on its way already: one of the board would hide it.
+    # An error is on its way already: one of TensorBoard's would hide it.
     with contextlib.suppress(OSError) if kind else _written(self._events):
-      self._board.close()
+      self._tensorboard.close()
 
   def write(self, told: dict, name: str = "metrics") -> None:
     """Appends a line to NAME.jsonl; its floats go to TensorBoard too."""
@@ -158,8 +158,9 @@ class Writer:
     with _written(self._events):
       for tag, value in told.items():
         if isinstance(value, float):
-          self._board.add_scalar(tag if name == "metrics" else f"{name}/{tag}", value, told["step"])
-      self._board.flush()
+          tag = tag if name == "metrics" else f"{name}/{tag}"
+          self._tensorboard.add_scalar(tag, value, told["step"])
+      self._tensorboard.flush()
 
 
 @contextlib.contextmanager

@@ -30,15 +30,15 @@ from emv3_jax.sampling.inputs import read_inputs
 from emv3_jax.sampling.model import Model
 from emv3_jax.sampling.resolution import resolve_config
 from emv3_jax.tasks.masks import TASKS
+from emv3_jax.training.batch import Batch
 from emv3_jax.training.curriculum import Mixture, Stage
-from emv3_jax.training.input.host_batches import finished, local_rows, on_mesh
+from emv3_jax.training.input.prefetch import finished, local_rows, to_mesh
 from emv3_jax.training.input.sources import Source
 from emv3_jax.training.monitor.metrics import BANDS, Writer
 from emv3_jax.training.objectives.draws import draw
-from emv3_jax.training.objectives.forward import Batch
 from emv3_jax.training.run.export import OTHERS, components_folder, sampling_card
 from emv3_jax.training.settings import Config
-from emv3_jax.training.update.programs import Programs
+from emv3_jax.training.update.programs import TrainPrograms
 
 FOLDER = "previews"
 _MIDDLES = np.float32(np.add(BANDS[1:], BANDS[:-1]) / 2)  # of the bands of sigma
@@ -58,7 +58,7 @@ class Previews:
       a clip nor held-out clips are configured.
   """
 
-  def __init__(self, config: Config, programs: Programs, workdir: pathlib.Path):
+  def __init__(self, config: Config, programs: TrainPrograms, workdir: pathlib.Path):
     preview = config.preview
     if not (preview.audio or preview.held_out):
       raise InputError("train.preview_every is set and there is nothing to make: set preview.audio "
@@ -116,7 +116,7 @@ class ClipPreview:
 class HeldOut:
   """The loss on the first clips of a dataset, each once, at the middle of each band of sigma."""
 
-  def __init__(self, config: Config, programs: Programs):
+  def __init__(self, config: Config, programs: TrainPrograms):
     self._config, self._forward, self._target = config, programs.forward, programs.batch_sharding
     self._rows = config.train.batch // config.train.accumulate
     dataset = Dataset(config.preview.held_out, config.model.transformer)
@@ -128,17 +128,17 @@ class HeldOut:
 
   def _measure(self, params: Params, batch: Batch, sigma: jax.Array, rope) -> dict[str, jax.Array]:
     """By example: error [b], task [b], mean and mean square of the cells not given, [b, 2, c]."""
-    config, examples = self._config, batch["example"]
+    config, examples = self._config, batch.example
     density = dataclasses.replace(config.loss, jitter=0.0)
-    draws = draw(dataclasses.replace(config, loss=density), jnp.int32(0), examples,
-                 batch["latents"].shape[1:], sigma=jnp.full(examples.shape, sigma))
-    batch = self._forward.pinned(batch)
-    drawn = jnp.float32(jnp.any(batch["mask"] < 1, axis=-1))
+    draws = draw(config.seed, density, jnp.int32(0), examples, batch.latents.shape[1:],
+                 sigma=jnp.full(examples.shape, sigma))
+    batch = self._forward.constrain(batch)
+    drawn = jnp.float32(jnp.any(batch.mask < 1, axis=-1))
     weights = drawn / jnp.mean(drawn, axis=(1, 2, 3), keepdims=True)
     moment = lambda x: jnp.mean(weights[..., None] * x, axis=(1, 2, 3))
     return {"error": self._forward.errors(params, batch, draws, rope, weights),
-            "task": batch["task"],
-            "moments": jnp.stack([moment(batch["latents"]), moment(batch["latents"] ** 2)], axis=1)}
+            "task": batch.task,
+            "moments": jnp.stack([moment(batch.latents), moment(batch.latents ** 2)], axis=1)}
 
   def measure(self, average: Params) -> dict[str, float]:
     """The line of held_out.jsonl for `average`; every process calls this."""
@@ -146,8 +146,8 @@ class HeldOut:
     found: dict[str, list[np.ndarray]] = {"error": [], "task": [], "moments": []}
     for numbers, new in self._batches:
       batch = finished(self._config.seed, 0, _ALL_TASKS, self._source.records(numbers[local]))
-      batch = on_mesh(batch, self._target, self._rows)
-      rope = sharding.replicate(self._forward.rope(batch["latents"].shape), mesh)
+      batch = to_mesh(batch, self._target, self._rows)
+      rope = sharding.replicate(self._forward.rope(batch.latents.shape), mesh)
       by_sigma = jax.device_get([self._run(average, batch, sharding.replicate(sigma, mesh), rope)
                                  for sigma in _MIDDLES])
       found["error"].append(np.stack([told["error"][new] for told in by_sigma], axis=1))

@@ -1,10 +1,11 @@
-"""What is drawn for each example in each step: sigma, noise, weights of modalities, lost conditions.
+"""Random draws of each example in each step: sigma, noise, phase weights, dropped conditions.
 
 Every draw is a function of the seed, the step and the example's number alone. The batch that the
 example is in, the parts that the batch is split into and the devices do not matter.
 """
 
 from collections.abc import Callable
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -13,15 +14,17 @@ import jax.numpy as jnp
 from emv3_jax.diffusion import flow
 from emv3_jax.diffusion.randomness import Purpose, key_for
 from emv3_jax.models.cross_attention import ALLOCATIONS, RELEASED
-from emv3_jax.training.settings import Config, DropoutConfig, LossConfig
+from emv3_jax.training.batch import Batch
+from emv3_jax.training.settings import DropoutConfig, LossConfig
 
 
 class Draws(NamedTuple):
-  """
+  """Draws of a batch.
+
   Attributes:
     sigma: [b] float32.
     noise: [b, f, H8, W8, 16] float32.
-    weights: [b, 3] float32, PhDA's W(c, tau); None where all are 1.
+    weights: [b, 3] float32, PhDA's W(c, tau) of text, image and audio; None where all are 1.
   """
 
   sigma: jax.Array
@@ -30,78 +33,80 @@ class Draws(NamedTuple):
 
 
 class Dropped(NamedTuple):
-  """Which conditions an example goes without; bool [b]."""
+  """Which conditions are dropped from an example; bool [b]."""
 
   text: jax.Array
   image: jax.Array
   audio: jax.Array
 
 
-def _by_example(config: Config, purpose: Purpose, step: jax.Array, draw: Callable,
+def _by_example(seed: int, purpose: Purpose, step: jax.Array, draw: Callable,
                 examples: jax.Array, *others: jax.Array) -> jax.Array:
-  one = lambda example, *rest: draw(key_for(config.seed, purpose, step, example), *rest)
+  one = lambda example, *rest: draw(key_for(seed, purpose, step, example), *rest)
   return jax.vmap(one)(examples, *others)
 
 
-def draw(config: Config, step: jax.Array, examples: jax.Array, shape: tuple[int, ...],
-         sigma: jax.Array | None = None) -> Draws:
-  """
+def draw(seed: int, config: LossConfig, step: jax.Array, examples: jax.Array,
+         shape: tuple[int, ...], sigma: jax.Array | None = None) -> Draws:
+  """Sigma, noise and phase weights of a batch.
+
   Args:
-    config: seed, sigma's density and PhDA.
+    seed: of the run.
+    config: sigma's density and PhDA.
     step: int32 scalar.
     examples: uint32 [b] record numbers.
     shape: (f, H8, W8, 16) of the latents.
-    sigma: float32 [b] that is not to be drawn.
+    sigma: float32 [b] to use in place of drawn ones.
   """
   if sigma is None:
-    sigma = _by_example(config, Purpose.TRAINING_SIGMA, step, config.loss.sigma.draw, examples)
-  noise = _by_example(config, Purpose.TRAINING_NOISE, step,
+    sigma = _by_example(seed, Purpose.TRAINING_SIGMA, step, config.sigma.draw, examples)
+  noise = _by_example(seed, Purpose.TRAINING_NOISE, step,
                       lambda key: jax.random.normal(key, shape, jnp.float32), examples)
-  jitter = lambda key, tau: phase_weights(config.loss, key, tau)
+  jitter = lambda key, tau: phase_weights(config, key, tau)
   weights = None
-  if ALLOCATIONS[config.loss.allocation] != RELEASED:
-    weights = _by_example(config, Purpose.PHASE_JITTER, step, jitter, examples, flow.tau(sigma))
+  if ALLOCATIONS[config.allocation] != RELEASED:
+    weights = _by_example(seed, Purpose.PHASE_JITTER, step, jitter, examples, flow.tau(sigma))
   return Draws(sigma, noise, weights)
 
 
-def phase_weights(loss: LossConfig, key: jax.Array, tau: jax.Array) -> jax.Array:
+def phase_weights(config: LossConfig, key: jax.Array, tau: jax.Array) -> jax.Array:
   """W(c, tau) [3] of one example at `tau` [], its knots jittered by `key`."""
-  allocation = ALLOCATIONS[loss.allocation]
-  knots = allocation.jittered(key, loss.jitter, 1) if loss.jitter else allocation.knots()
+  allocation = ALLOCATIONS[config.allocation]
+  knots = allocation.jittered(key, config.jitter, 1) if config.jitter else allocation.knots()
   return knots.weights(tau[None])[0]
 
 
-def draw_dropped(config: Config, step: jax.Array, examples: jax.Array) -> Dropped:
-  """Which conditions the examples [b] lose in this step."""
-  return dropped_at(config.dropout, _by_example(
-      config, Purpose.CONDITION_DROPOUT, step, lambda key: jax.random.uniform(key), examples))
+def draw_dropped(seed: int, config: DropoutConfig, step: jax.Array,
+                 examples: jax.Array) -> Dropped:
+  """Which conditions are dropped from the examples [b] in this step."""
+  return dropped_at(config, _by_example(
+      seed, Purpose.CONDITION_DROPOUT, step, lambda key: jax.random.uniform(key), examples))
 
 
-def dropped_at(dropout: DropoutConfig, uniform: jax.Array) -> Dropped:
-  """What uniform numbers [b] in [0, 1) stand for."""
-  everything = uniform < dropout.everything
-  text = uniform < dropout.everything + dropout.audio_text
-  return Dropped(text, everything, uniform < sum((dropout.everything, dropout.audio_text,
-                                                  dropout.audio)))
+def dropped_at(config: DropoutConfig, uniform: jax.Array) -> Dropped:
+  """Which conditions are dropped at uniform numbers [b] in [0, 1)."""
+  everything = uniform < config.everything
+  text = uniform < config.everything + config.audio_text
+  return Dropped(text, everything, uniform < sum((config.everything, config.audio_text,
+                                                  config.audio)))
 
 
-def drop(batch: dict[str, jax.Array], dropped: Dropped, empty_text: jax.Array) -> dict:
-  """The batch with conditions replaced by what the branches of guidance have in their place.
+def drop_conditions(batch: Batch, dropped: Dropped, empty_text: jax.Array) -> Batch:
+  """The batch with dropped conditions replaced as in the unconditional branches of guidance.
 
   Args:
-    batch: with text [b, m, text_dim], image, audio, mask, masked_latents and face_mask, see
-      `training.objectives.forward`.
-    dropped: per example.
+    batch: of b examples.
+    dropped: by example.
     empty_text: [m', text_dim], m' <= m: umT5 states of the empty string.
   """
-  def where(lost, x, other):
-    return jnp.where(lost.reshape(-1, *(1,) * (x.ndim - 1)), jnp.asarray(other, x.dtype), x)
+  def where(dropped, x, other):
+    return jnp.where(dropped.reshape(-1, *(1,) * (x.ndim - 1)), jnp.asarray(other, x.dtype), x)
 
-  padding = batch["text"].shape[1] - empty_text.shape[0]
+  padding = batch.text.shape[1] - empty_text.shape[0]
   empty_text = jnp.pad(empty_text, ((0, padding), (0, 0)))
-  return {
-      **batch, "text": where(dropped.text, batch["text"], empty_text),
-      "audio": where(dropped.audio, batch["audio"], 0),
-      **{name: where(dropped.image, batch[name], 0)
-         for name in ("image", "mask", "masked_latents")},
-      "face_mask": where(dropped.image, batch["face_mask"], 1)}
+  return dataclasses.replace(
+      batch, text=where(dropped.text, batch.text, empty_text),
+      audio=where(dropped.audio, batch.audio, 0),
+      face_mask=where(dropped.image, batch.face_mask, 1),
+      **{name: where(dropped.image, getattr(batch, name), 0)
+         for name in ("image", "mask", "masked_latents")})

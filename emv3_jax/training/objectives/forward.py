@@ -10,33 +10,13 @@ from emv3_jax.diffusion import flow
 from emv3_jax.models.network import Network, Params
 from emv3_jax.models.rope import RopeTable, time_sinusoid_on_device
 from emv3_jax.tasks.masks import condition
-from emv3_jax.training.objectives import losses
+from emv3_jax.training.batch import Batch
 from emv3_jax.training.objectives.draws import Draws
 from emv3_jax.training.settings import Config
-
-Batch = dict[str, jax.Array]
-FIELDS = ("latents", "mask", "masked_latents", "text", "image", "audio", "face_mask", "mouth_mask",
-          "task", "example")
-OPTIONAL = ("face_region", "frame_mask")
 
 
 class Forward:
   """The transformer as training runs it.
-
-  A batch is a dict of arrays whose leading axis is split over data and fsdp:
-
-    latents         [b, f, H8, W8, 16] clean, normalised
-    mask            [b, f, H8, W8, 4] float32, 1 known, of the example's task
-    masked_latents  [b, f, H8, W8, 16] latents of the masked video
-    text            [b, text_tokens, text_dim], zeros after each caption's end
-    image           [b, image_tokens, image_dim], zeros without a picture
-    audio           [b, 2 F, audio_dim] (preview), [b, F, 5, audio_layers, audio_dim] (flash)
-    face_mask       [b, h * w] where the audio acts
-    face_region     [b, h * w] the face, for the loss; may be absent: `face_mask`
-    mouth_mask      [b, f, H8, W8], for the loss
-    task            [b] int32, positions in `tasks.masks.TASKS`, for metrics
-    example         [b] uint32 number of the record in its dataset
-    frame_mask      [b, f], may be absent: 0 where the loss is not to look
 
   Args:
     config: the run's.
@@ -48,7 +28,7 @@ class Forward:
   """
 
   def __init__(self, config: Config, mesh: Mesh, platform: str | None = None):
-    self.config, self.mesh = config, mesh
+    self.mesh = mesh
     self.transformer = sharding.on_mesh(
         config.model.transformer, mesh, precision=config.precision.transformer,
         attention=config.mesh.attention, local=backends.select(config.train.attention, platform),
@@ -70,24 +50,31 @@ class Forward:
     """The prediction for x_sigma, [b, f, H8, W8, 16] float32."""
     net, execution = self.transformer.config, self.transformer.execution
     model = self.network.bind(params)
-    x = flow.interpolate(batch["latents"], draws.noise, draws.sigma)
-    context = model.embed_context(batch["text"], batch["image"], batch["audio"], execution)
+    x = flow.interpolate(batch.latents, draws.noise, draws.sigma)
+    context = model.embed_context(batch.text, batch.image, batch.audio, execution)
     return model(
-        x, condition(batch["mask"], batch["masked_latents"]),
+        x, condition(batch.mask, batch.masked_latents),
         time_sinusoid_on_device(flow.tau(draws.sigma), net.freq_dim), context, rope=rope,
-        face_mask=None if net.variant == "flash" else batch["face_mask"],
+        face_mask=None if net.variant == "flash" else batch.face_mask,
         modality_weights=draws.weights, execution=execution)
 
   def errors(self, params: Params, batch: Batch, draws: Draws, rope: RopeTable,
              weights: jax.Array | None = None) -> jax.Array:
-    """Mean squared error of the velocity of each example, [b] float32; see `losses`."""
+    """Mean squared error of the velocity of each example, [b] float32."""
     velocity = self.velocity(params, batch, draws, rope)
     with jax.named_scope("loss"):
-      target = flow.velocity_target(batch["latents"], draws.noise)
-      return losses.mean_squared_error(velocity, target, weights)
+      target = flow.velocity_target(batch.latents, draws.noise)
+      return mean_squared_error(velocity, target, weights)
 
-  def pinned(self, batch: Batch) -> Batch:
+  def constrain(self, batch: Batch) -> Batch:
     """The batch with its leading axis split over data and fsdp."""
     constrain = self.transformer.execution.constrain
-    return {name: constrain(jnp.asarray(array), "batch", *(None,) * (array.ndim - 1))
-            for name, array in batch.items()}
+    return jax.tree.map(lambda array: constrain(
+        jnp.asarray(array), "batch", *(None,) * (array.ndim - 1)), batch)
+
+
+def mean_squared_error(velocity: jax.Array, target: jax.Array,
+                       weights: jax.Array | None = None) -> jax.Array:
+  """Mean over an example's numbers [b, f, H8, W8, c], cells weighted by [b, f, H8, W8]: [b]."""
+  error = jnp.square(velocity.astype(jnp.float32) - target.astype(jnp.float32)).mean(-1)
+  return jnp.mean(error if weights is None else error * weights, axis=(1, 2, 3))

@@ -11,7 +11,7 @@ from emv3_jax.io.checkpoints import load_component, read_model_card
 from emv3_jax.models.network import Network, Params, named_leaves, nested
 from emv3_jax.sharding import param_shardings
 from emv3_jax.training.settings import Config
-from emv3_jax.training.update.trainable import is_audio
+from emv3_jax.training.update.state import is_audio
 
 UNTRAINED = "untrained"
 BASE = "base"  # variant of a folder whose transformer has no audio path

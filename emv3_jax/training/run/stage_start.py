@@ -26,7 +26,7 @@ from emv3_jax.io.digests import component_digest
 from emv3_jax.models.network import Params, named_leaves, nested
 from emv3_jax.runtime import processes
 from emv3_jax.training.curriculum import Stage
-from emv3_jax.training.update.programs import Programs
+from emv3_jax.training.update.programs import TrainPrograms
 from emv3_jax.training.update.state import State
 
 FOLDER = "stage_start"
@@ -41,7 +41,7 @@ class StageStart:
     programs: of the run.
   """
 
-  def __init__(self, workdir: pathlib.Path, programs: Programs):
+  def __init__(self, workdir: pathlib.Path, programs: TrainPrograms):
     self._folder, self._programs = workdir.absolute() / FOLDER, programs
     whole = jax.NamedSharding(programs.mesh, jax.P())
     self._sums = programs.jit(_sums, donate_argnums=(), out_shardings=whole)

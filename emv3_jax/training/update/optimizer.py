@@ -49,33 +49,36 @@ def _decayed(params: Params) -> Params:
 def global_norm(tree: Params) -> jax.Array:
   """Square root of the sum of squares of all leaves, float32.
 
-  Leaf by leaf and axis by axis: flattening a leaf that is split over devices would gather it.
+  optax sums leaf by leaf and axis by axis: flattening a leaf that is split over devices would
+  gather it.
   """
-  squares = [jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree)]
-  return jnp.sqrt(sum(squares))
+  return optax.tree.norm(optax.tree.cast(tree, jnp.float32))
 
 
-def clip_factor(norm: jax.Array, clip: float) -> jax.Array:
-  """What gradients of global norm `norm` are multiplied by; clip 0 leaves them."""
-  return jnp.minimum(1.0, clip / jnp.maximum(norm, 1e-12)) if clip else jnp.ones_like(norm)
+def clipped(gradients: Params, norm: float) -> Params:
+  """Gradients scaled to the global norm `norm` where theirs is above; 0 leaves them."""
+  if not norm:
+    return gradients
+  scaled, _ = optax.clip_by_global_norm(norm).update(gradients, optax.EmptyState())
+  return scaled
 
 
 def learning_rate(stages: Sequence[Stage], step: jax.Array) -> jax.Array:
   """The learning rate of a step of the run, float32; after the last stage its final one."""
-  step = jnp.asarray(step, jnp.int32)
-  firsts = first_steps(stages)
-  rates = [_rate_in(stage, (step - first).astype(jnp.float32))
-           for stage, first in zip(stages, firsts, strict=False)]
-  begun = [step >= first for first in firsts[:-1]]
-  return jnp.select(begun[::-1], rates[::-1])
+  schedule = optax.join_schedules([_schedule(stage) for stage in stages], first_steps(stages)[1:-1])
+  return jnp.asarray(schedule(jnp.asarray(step, jnp.int32)), jnp.float32)
 
 
-def _rate_in(stage: Stage, index: jax.Array) -> jax.Array:
-  """The rate of step `index` of a stage, counted from 0."""
-  warm = jnp.minimum(1.0, (index + 1) / stage.warmup) if stage.warmup else 1.0
-  done = jnp.clip((index - stage.warmup) / max(1, stage.steps - stage.warmup), 0.0, 1.0)
-  left = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + jnp.cos(jnp.pi * done))}
-  share = left[stage.decay]
-  if stage.decay != "constant":
-    share = stage.final_share + (1 - stage.final_share) * share
-  return jnp.asarray(stage.learning_rate * warm * share, jnp.float32)
+def _schedule(stage: Stage) -> optax.Schedule:
+  """The rate of a stage's steps, counted from 0: the first is not 0, the last of the warm-up whole."""
+  rate, steps = stage.learning_rate, max(1, stage.steps - stage.warmup)
+  decay = {
+      "constant": lambda: optax.constant_schedule(rate),
+      "linear": lambda: optax.linear_schedule(rate, rate * stage.final_share, steps),
+      "cosine": lambda: optax.cosine_decay_schedule(rate, steps, stage.final_share),
+  }[stage.decay]()
+  if not stage.warmup:
+    return decay
+  warmup = (optax.linear_schedule(rate / stage.warmup, rate, stage.warmup - 1)
+            if stage.warmup > 1 else optax.constant_schedule(rate))
+  return optax.join_schedules([warmup, decay], [stage.warmup])

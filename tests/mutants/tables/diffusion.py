@@ -49,7 +49,9 @@ MUTANTS = [
         ("Euler steps backwards", "(sigmas[i + 1] - sigmas[i])", "(sigmas[i] - sigmas[i + 1])",
          "test_trajectory"),
         ("UniPC is given the shifts swapped", "schedules.unipc_schedule(steps, shift, config_shift)",
-         "schedules.unipc_schedule(steps, config_shift, shift)", TO_THE_BIT)),
+         "schedules.unipc_schedule(steps, config_shift, shift)", TO_THE_BIT),
+        ("a solver takes another's name", "if SOLVERS.setdefault(spec.name, spec) != spec:", "if SOLVERS.update({spec.name: spec}):",
+         "tests/diffusion/test_new_solver.py::test_its_name_is_known_and_its_own")),
 
     *of("emv3_jax/diffusion/guidance.py", "tests/diffusion/test_guidance.py",
         ("text guidance starts from the full branch", "un + text_scale * (text - un) +",

@@ -58,6 +58,12 @@ MUTANTS = [
          "return per_frame(q.reshape(b, -1, k.shape[1], n, d), jnp.roll(k, 1, 1), v)",
          "test_each_frame_attends_to_its_own_keys")),
 
+    *of("emv3_jax/attention/backends.py", "tests/attention/test_new_backend.py",
+        ("a backend takes another's name", "if BACKENDS.setdefault(backend.name, backend) != backend:",
+         "if BACKENDS.update({backend.name: backend}):", "test_its_name_is_known_and_its_own"),
+        ("a backend may be named auto", "or backend.name in (\"auto\", \"tokamax\"):",
+         "or backend.name in ():", "test_its_name_is_known_and_its_own")),
+
     *of("emv3_jax/models/cross_attention.py", CDCA,
         ("the gain of the audio is ignored", "audio *= audio_gain", "pass",
          "test_experts_are_weighted_and_summed_before_the_output_projection"),

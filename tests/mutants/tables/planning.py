@@ -52,7 +52,7 @@ MUTANTS = [
     *of("emv3_jax/plan/planner.py", PLANNER,
         ("what does not fit comes first", "(not line[\"fits\"], meshes.pace", "(line[\"fits\"], meshes.pace",
          "test_what_fits_comes_first"),
-        ("ranks count from 0", "in enumerate(sorted(places), 1)]", "in enumerate(sorted(places))]",
+        ("ranks count from 0", "in enumerate(sorted(order), 1)]", "in enumerate(sorted(order))]",
          "test_meshes_are_ranked_for_each_program"),
         ("the config's mesh is not looked at", "if not texts and math.prod(config.mesh.sizes) == target.devices:",
          "if False:", "test_a_mesh_of_the_config_is_taken_where_it_fits_the_target"),

@@ -76,6 +76,11 @@ MUTANTS = [
          "test_480x832_over_64_chips_repeats_work_and_says_so")),
     *of("emv3_jax/sharding/transformer.py", TRANSFORMER,
         ("padding comes out as clips", "velocity[:batch]", "velocity", "test_a_batch_that_does_not_divide_is_padded_and_said_so"),
+        ("text is attended to by the plain backend", "cross_attend=attention_lib.cross_attention(mesh, local)",
+         "cross_attend=attention_lib.cross_attention(mesh, attend_blocked)",
+         "tests/attention/test_new_backend.py::test_a_clip_is_sampled_with_it"),
+        ("positions are not checked", "    mesh_lib.check_positions(self.mesh, grid)\n", "",
+         "test_what_does_not_fit_is_refused_before_compilation"),
         ("padding is counted from the batch", "-batch % mesh_lib.degree(", "batch % mesh_lib.degree(",
          f"{UNITS}::test_rows_are_added_until_the_batch_divides")),
 ]

@@ -5,7 +5,6 @@ of processes nor threads change a batch; see `training.input.sources` for which 
 """
 
 import dataclasses
-import functools
 import queue
 import threading
 import time
@@ -20,9 +19,9 @@ from emv3_jax.errors import InputError
 from emv3_jax.tasks.conditions import ANY_TASK, assemble
 from emv3_jax.tasks.masks import TASKS
 from emv3_jax.training import curriculum
+from emv3_jax.training.batch import Batch
 from emv3_jax.training.curriculum import Stage
 from emv3_jax.training.input.sources import Source, Sources
-from emv3_jax.training.objectives.forward import Batch
 from emv3_jax.training.settings import Config
 
 AHEAD = 2  # batches that wait on the devices for their steps
@@ -38,7 +37,7 @@ class StepBatch:
   positives: Batch | None
 
 
-class HostBatches:
+class Prefetcher:
   """Batches of the steps from `first` up to `end`, in order; a context manager.
 
   Args:
@@ -62,10 +61,10 @@ class HostBatches:
     self._stopped = threading.Event()
     self.end = end
     self._thread = threading.Thread(target=self._produce, args=(first,), daemon=True,
-                                    name="host_batches")
+                                    name="prefetch")
     self.stalled = 0.0
 
-  def __enter__(self) -> "HostBatches":
+  def __enter__(self) -> "Prefetcher":
     self._thread.start()
     return self
 
@@ -120,7 +119,7 @@ class HostBatches:
       positives = sources.data.records(records["example"])
     elif kind == "ndpo" and sources.learns_beside_negatives(stage):
       positives = self._next(sources.data, step)
-    finish = lambda records, others: on_mesh(
+    finish = lambda records, others: to_mesh(
         finished(self._config.seed, step, stage, records, others if kind == "dpo" else None),
         self._target, self._config.train.batch)
     return StepBatch(step, finish(records, positives),
@@ -138,7 +137,7 @@ class HostBatches:
 
 
 def finished(seed: int, step: int, stage: Stage, records: pipeline.Batch,
-             pair: pipeline.Batch | None = None) -> dict[str, np.ndarray]:
+             pair: pipeline.Batch | None = None) -> Batch:
   """Records as a training batch of `step`.
 
   A record that names its task has that one, whatever the stage's mixture; others' are drawn.
@@ -158,9 +157,9 @@ def finished(seed: int, step: int, stage: Stage, records: pipeline.Batch,
   if pair is not None:
     _check_pairs(stage, records, pair)
     tasks = np.where(pair["task"] == ANY_TASK, tasks, pair["task"])
-  batch = assemble(records, tasks)
+  batch = Batch(**assemble(records, tasks))
   if not stage.audio:
-    batch["audio"] = np.zeros_like(batch["audio"])
+    batch = dataclasses.replace(batch, audio=np.zeros_like(batch.audio))
   return batch
 
 
@@ -181,13 +180,7 @@ def local_rows(target: NamedSharding, batch: int) -> list[int]:
   return sorted({row for index in held for row in range(*index[0].indices(batch))})
 
 
-def on_mesh(local: dict[str, np.ndarray], target: NamedSharding, batch: int) -> Batch:
-  """This process's rows of a batch as arrays of all `batch` rows, on the mesh."""
-  rows = local_rows(target, batch)
-
-  def part(array: np.ndarray, index: tuple[slice, ...]) -> np.ndarray:
-    return array[np.searchsorted(rows, range(*index[0].indices(batch)))]
-
-  return {name: jax.make_array_from_callback((batch, *array.shape[1:]), target,
-                                             functools.partial(part, array))
-          for name, array in local.items()}
+def to_mesh(local: Batch, target: NamedSharding, batch: int) -> Batch:
+  """This process's rows of a batch as arrays of all `batch` rows, split as `target` says."""
+  return jax.tree.map(lambda array: jax.make_array_from_process_local_data(
+      target, array, (batch, *array.shape[1:])), local)
