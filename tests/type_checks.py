@@ -7,7 +7,7 @@ the package to `checked`.
 import inspect
 import typing
 
-from beartype import beartype, BeartypeConf
+from beartype import BeartypeConf, beartype
 from jaxtyping import AbstractArray
 
 # An int passes as a float, as it does for static checkers.

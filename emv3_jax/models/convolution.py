@@ -11,14 +11,17 @@ import functools
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jaxtyping import Float
+
+from emv3_jax.arrays import AnyArray
 
 _NUMBERS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}  # by axes of space
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...],
+def convolve(x: Float[AnyArray, "b *space i"], kernel: Float[AnyArray, "*taps i o"], strides: tuple[int, ...],
              padding: tuple[tuple[int, int], ...],
-             precision: lax.Precision | None = None) -> jax.Array:
+             precision: lax.Precision | None = None) -> Float[jax.Array, "b *space2 o"]:
   """Convolution along one or two axes.
 
   Args:

@@ -247,6 +247,6 @@ class Transformer(nnx.Module):
     return self.run_head(x, e, (f, height // PATCH[1], width // PATCH[2]), execution)
 
 
-def network(config: TransformerConfig, precision: Precision = FLOAT32) -> Network:
+def network(config: TransformerConfig, precision: Precision = FLOAT32) -> Network[Transformer]:
   """The transformer as abstract parameters, initialisation and binding."""
   return Network(lambda rngs: Transformer(config, precision, rngs=rngs))

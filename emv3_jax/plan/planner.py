@@ -17,8 +17,10 @@ from jax.sharding import AbstractMesh
 from emv3_jax.errors import InputError
 from emv3_jax.plan import meshes, programs, subjects, targets
 from emv3_jax.plan.subjects import Config
+from emv3_jax.sampling import settings as sampling_settings
 from emv3_jax.sharding import AXES, MeshConfig, check_batch, check_heads, check_positions
 from emv3_jax.sharding.pictures import check_split
+from emv3_jax.training import settings as training_settings
 
 ROOT = pathlib.Path(__file__).parents[2]
 ALL = "all"  # in place of a mesh: the likeliest ones

@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+from typing import Any
 
 from absl import logging
 import numpy as np
