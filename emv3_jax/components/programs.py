@@ -88,7 +88,7 @@ def vae_encode(net: Network, mesh: Mesh, size8: tuple[int, int], clips: int = 1)
     size8: (H / 8, W / 8).
     clips: number of clips at a time.
   """
-  constrain = sharding.constrain_pictures(mesh, clips, size8)
+  constrain = sharding.picture_constraint(mesh, clips, size8)
 
   def run(params, video):
     return net.bind(params).encode(video, constrain=constrain)
@@ -103,7 +103,7 @@ def vae_decode(net: Network, mesh: Mesh, size8: tuple[int, int], clips: int = 1)
 
   Args: as `vae_encode`.
   """
-  constrain = sharding.constrain_pictures(mesh, clips, size8)
+  constrain = sharding.picture_constraint(mesh, clips, size8)
 
   def run(params, latents):
     return net.bind(params).decode(latents, postprocess=to_uint8, constrain=constrain)
@@ -120,7 +120,7 @@ def vae_decode_group(net: Network, mesh: Mesh, size8: tuple[int, int], clips: in
 
   Args: as `vae_encode`.
   """
-  constrain = sharding.constrain_pictures(mesh, clips, size8)
+  constrain = sharding.picture_constraint(mesh, clips, size8)
 
   def run(params, latents, cached):
     return net.bind(params).decode_group(

@@ -4,5 +4,5 @@ import runpy
 import sys
 
 if __name__ == "__main__":
-  sys.stderr.write("python -m emv3_jax.preparation is python -m emv3_jax.preparation now.\n")
+  sys.stderr.write("python -m emv3_jax.data.prepare is python -m emv3_jax.preparation now.\n")
   runpy.run_module("emv3_jax.preparation", run_name="__main__")

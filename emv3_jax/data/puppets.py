@@ -4,5 +4,5 @@ import runpy
 import sys
 
 if __name__ == "__main__":
-  sys.stderr.write("python -m emv3_jax.puppets.world is python -m emv3_jax.puppets now.\n")
+  sys.stderr.write("python -m emv3_jax.data.puppets is python -m emv3_jax.puppets now.\n")
   runpy.run_module("emv3_jax.puppets", run_name="__main__")

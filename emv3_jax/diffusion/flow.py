@@ -16,9 +16,9 @@ import numpy as np
 
 from emv3_jax.arrays import AnyArray
 from emv3_jax.errors import InputError
+from emv3_jax.geometry import TAU_MAX
 from emv3_jax.limits import LARGEST, check_ranges
 
-TAU_MAX = 1000.0
 DENSITIES = ("uniform", "logit_normal")
 
 _Sigma = TypeVar("_Sigma", float, np.floating, np.ndarray, jax.Array)

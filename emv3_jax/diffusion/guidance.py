@@ -2,8 +2,8 @@
 
     velocity = un + g (text - un) + g_a (full - text)
 
-un is conditioned on neither prompt nor voice, text on the prompt alone, full on both. The released flash model
-guides by audio alone: velocity = text + g_a (full - text).
+un is conditioned on neither prompt nor voice, text on the prompt alone, full on both. The released
+flash model guides by audio alone: velocity = text + g_a (full - text).
 """
 
 import dataclasses

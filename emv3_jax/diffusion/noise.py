@@ -5,9 +5,10 @@ import jax.numpy as jnp
 from jaxtyping import Float32
 
 from emv3_jax.diffusion.randomness import Purpose, key_for
+from emv3_jax.geometry import CHANNELS
 
 
-def initial_noise(seed: int, frames: int, height: int, width: int, channels: int = 16
+def initial_noise(seed: int, frames: int, height: int, width: int, channels: int = CHANNELS
                   ) -> Float32[jax.Array, "f H8 W8 c"]:
   """Standard normal latents, each latent frame drawn from (seed, its index) alone.
 

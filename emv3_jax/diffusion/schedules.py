@@ -9,7 +9,8 @@ import dataclasses
 from jaxtyping import Float, Float32
 import numpy as np
 
-from emv3_jax.diffusion.flow import TAU_MAX, shift_sigma
+from emv3_jax.diffusion.flow import shift_sigma
+from emv3_jax.geometry import TAU_MAX
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,11 +1,11 @@
 """How a network is run: its attention, where arrays lie on a mesh, what is recomputed.
 
-The defaults run a network on one device. `emv3_jax.sharding.on_mesh` supplies the object for a mesh;
-a network passes it through its layers and knows no mesh itself.
+The defaults run a network on one device. `emv3_jax.sharding.on_mesh` makes the object for a mesh; a
+network passes it through its layers and knows no mesh itself.
 """
 
 import dataclasses
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Literal, Protocol, TypeVar, get_args, runtime_checkable
 
 from flax import nnx
 import jax
@@ -13,11 +13,13 @@ import jax
 from emv3_jax.attention.local import Attend, attend_blocked
 
 ATTENTION = "attention"  # checkpoint name of the self-attention output
+Remat = Literal["none", "full", "attention", "dots_saveable", "dots_with_no_batch_dims_saveable"]
 REMAT_POLICIES = {
     "full": None,
     "attention": jax.checkpoint_policies.save_only_these_names(ATTENTION),
-    **{name: getattr(jax.checkpoint_policies, name)
-       for name in ("dots_saveable", "dots_with_no_batch_dims_saveable")},
+    "dots_saveable": jax.checkpoint_policies.dots_saveable,
+    "dots_with_no_batch_dims_saveable":
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 
 _Module = TypeVar("_Module", bound=nnx.Module)
@@ -83,13 +85,13 @@ class ExecutionConfig:
   cross_attend: Attend = attend_blocked
   constrain: Constrain = unconstrained
   gather: Gather = ungathered
-  remat: str = "none"
+  remat: Remat = "none"
   token_blocks: int = 1
   length_shards: int = 1
 
   def __post_init__(self):
-    if self.remat != "none" and self.remat not in REMAT_POLICIES:
-      raise ValueError(f"remat is {self.remat!r}; known: none, {', '.join(REMAT_POLICIES)}.")
+    if self.remat not in get_args(Remat):
+      raise ValueError(f"remat is {self.remat!r}; known: {', '.join(get_args(Remat))}.")
 
 
 ONE_DEVICE = ExecutionConfig()

@@ -84,7 +84,7 @@ def seconds(mesh: MeshConfig, target: Target, step: Step) -> float:
   sums = 3 * 2 * share * s * d / mesh.context * (1 - 1 / mesh.tensor)
   split = mesh.fsdp * mesh.context
   gathered = weights / mesh.tensor * (1 - 1 / split)
-  if step.trains:  # forward, recomputed, and twice as much backward; gradients go back to the shards
+  if step.trains:  # forward twice with remat, backward twice as much; gradients go to the shards
     work, attention, sums, gathered = 4 * work, 3 * attention, 3 * sums, 3 * gathered
     gathered += 2 * weights / mesh.tensor / split * (1 - 1 / mesh.data)
   moved = 2 * (attention + sums + gathered)  # bytes, in bfloat16

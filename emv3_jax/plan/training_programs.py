@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
+from emv3_jax import variants
 from emv3_jax.attention.local import Attend, attend_xla
 from emv3_jax.data import index as index_lib
 from emv3_jax.models import transformer
@@ -17,7 +18,7 @@ from emv3_jax.plan import flops
 from emv3_jax.plan.programs import Deployment, Program, Window
 from emv3_jax.training.batch import Batch
 from emv3_jax.training.curriculum import Kind, Stage
-from emv3_jax.training.settings import Config
+from emv3_jax.training.settings import Config, ScheduleConfig
 from emv3_jax.training.update.programs import TrainPrograms
 
 DEFAULT_WINDOW = Window(frames=113, height=480, width=832)  # of the released model's own training
@@ -54,7 +55,8 @@ def ndpo_step(config: Config, window: Window, deployment: Deployment) -> Program
 def _step(config: Config, window: Window, deployment: Deployment, kind: Kind) -> Program:
   whole = any(stage.train == "all" for stage in config.all_stages())
   stage = Stage("plan", steps=1, kind=kind, train="all" if whole else "audio")
-  config = dataclasses.replace(config, mesh=deployment.config, stages=(stage,))
+  config = dataclasses.replace(config, mesh=deployment.config, schedule=ScheduleConfig(),
+                               stages=(stage,))
   programs = TrainPrograms(config, deployment.mesh, deployment.platform)
   program, state = programs.train_step_at(0), programs.abstract_state(0)
   net, rows = config.model.transformer, config.train.batch
@@ -78,8 +80,7 @@ def _batch(net: TransformerConfig, rows: int, window: Window,
            sharding: NamedSharding | None) -> Batch:
   """Shapes of what a step learns from."""
   f, height8, width8 = window.latents
-  audio = ((2 * window.frames, net.audio_dim) if net.variant == "preview" else
-           (window.frames, 5, net.audio_layers, net.audio_dim))
+  audio = variants.of(net.variant).input_shape(net, window.frames)
   array = lambda *shape, dtype=jnp.float32: jnp.zeros((rows, *shape), dtype)
   shapes = jax.eval_shape(lambda: Batch(
       latents=array(f, height8, width8, net.out_channels),

@@ -2,14 +2,14 @@
 
 # Packages and modules that config files import.
 MODULES = {
-    "emv3_jax.attention.backends": "emv3_jax.attention.backends",
-    "emv3_jax.runtime.command_line": "emv3_jax.runtime.command_line",
+    "emv3_jax.attention_backends": "emv3_jax.attention.backends",
+    "emv3_jax.command_line": "emv3_jax.runtime.command_line",
     "emv3_jax.config": "emv3_jax.runtime.config",
-    "emv3_jax.preparation": "emv3_jax.preparation",
-    "emv3_jax.puppets.world": "emv3_jax.puppets.world",
-    "emv3_jax.components.config": "emv3_jax.components.config",
-    "emv3_jax.components.programs": "emv3_jax.components.programs",
-    "emv3_jax.training.curriculum": "emv3_jax.training.curriculum",
+    "emv3_jax.data.preparation": "emv3_jax.preparation",
+    "emv3_jax.data.puppets": "emv3_jax.puppets.world",
+    "emv3_jax.model_config": "emv3_jax.components.config",
+    "emv3_jax.sampling.programs": "emv3_jax.components.programs",
+    "emv3_jax.tasks.schedule": "emv3_jax.training.curriculum",
 }
 # Fields of a config, as dotted paths.
 FIELDS = {"preview.sampling": "sampling"}

@@ -11,7 +11,7 @@ from emv3_jax.sharding.mesh import (
     check_positions,
     make_mesh,
 )
-from emv3_jax.sharding.pictures import constrain_pictures, picture_sharding
+from emv3_jax.sharding.pictures import picture_constraint, picture_sharding
 from emv3_jax.sharding.rules import (
     abstract_on,
     fetch,
@@ -24,6 +24,6 @@ from emv3_jax.sharding.transformer import ShardedTransformer, on_mesh
 
 __all__ = [
     "AXES", "Attention", "MeshConfig", "ShardedTransformer", "abstract_on", "activation_constraint",
-    "check_batch", "check_heads", "check_positions", "constrain_pictures", "cross_attention",
-    "fetch", "make_mesh", "on_mesh", "param_shardings", "parameter_gather", "picture_sharding",
+    "check_batch", "check_heads", "check_positions", "cross_attention", "fetch", "make_mesh",
+    "on_mesh", "param_shardings", "parameter_gather", "picture_constraint", "picture_sharding",
     "put", "replicate", "self_attention", "shard_params"]

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal, get_args
 
+from emv3_jax import tasks
 from emv3_jax.attention import backends
 from emv3_jax.components.config import ModelConfig, PrecisionConfig
 from emv3_jax.diffusion.flow import TAU_MAX, SigmaDensity
@@ -10,14 +11,13 @@ from emv3_jax.errors import InputError
 from emv3_jax.io import paths
 from emv3_jax.limits import AMOUNT, BELOW_1, COUNT, LARGEST, SEED, SHARE, check_ranges
 from emv3_jax.models.cross_attention import ALLOCATIONS
+from emv3_jax.models.execution import Remat
 from emv3_jax.models.precision import Precision
 from emv3_jax.sampling.settings import SamplingConfig
 from emv3_jax.sharding import MeshConfig
-from emv3_jax.tasks.masks import Task
 from emv3_jax.training import curriculum
 from emv3_jax.training.curriculum import Stage
 
-Remat = Literal["none", "full", "attention", "dots_saveable", "dots_with_no_batch_dims_saveable"]
 Optimizer = Literal["adamw", "lion", "muon", "sgd"]
 Reading = Literal["reference", "absolute"]
 MIXED = Precision(params="float32", compute="bfloat16")
@@ -37,7 +37,7 @@ class TrainConfig:
       not depend on it.
     batch: clips of a step, of all devices together.
     accumulate: parts that a batch is worked on one after the other, for less memory.
-    remat: what the backward pass recomputes, see `Transformer.run_blocks`.
+    remat: what the backward pass recomputes, see `emv3_jax.models.execution`.
     attention: backend of local attention, see `emv3_jax.attention.backends`.
     log_every: steps between lines of metrics.
     checkpoint_every: steps between checkpoints; 0 writes one at the end only.
@@ -195,7 +195,7 @@ class NDPOConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ObjectiveConfig:
-  """The part of a config that decides what a step minimises, see `Config.objective`."""
+  """What a step minimises, see `Config.objective`."""
 
   seed: int
   loss: LossConfig
@@ -208,11 +208,9 @@ class PreviewConfig:
   """What is made of the average of the weights every train.preview_every steps.
 
   Attributes:
-    audio, image, prompt, task, face_box: of a clip to sample, as in `sampling.settings.Request`
-      (empty: not given); without audio none is.
+    audio, image, prompt, task, face_box: of a clip to sample, as in `Request`; without audio none.
     tokenizer: tokenizer.json to use; empty takes that of the folder with the other networks.
-    held_out: dataset of clips that are not trained on, for the loss by band of sigma and task;
-      empty measures none.
+    held_out: dataset of clips not trained on, for the loss by band of sigma and task; may be empty.
     batches: of it, at most, that the loss is the mean of; no clip counts twice.
   """
 
@@ -228,7 +226,7 @@ class PreviewConfig:
   def __post_init__(self):
     check_ranges("preview", self, {"batches": COUNT})
     paths.refuse_addresses(self, ("audio", "image", "tokenizer", "held_out"))
-    Task.parse(self.task)
+    tasks.of(self.task)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,11 +2,13 @@
 
 import dataclasses
 
+import jax
 import pytest
 
-from emv3_jax.plan import utilisation
+from emv3_jax.plan import programs, training_programs, utilisation
+from emv3_jax.sharding import MeshConfig, make_mesh
 from emv3_jax.training.curriculum import Stage
-from emv3_jax.training.settings import NDPOConfig
+from emv3_jax.training.settings import NDPOConfig, ScheduleConfig
 from tests.training import tiny
 
 CONFIG = tiny.config_of(Stage("sft", 2), Stage("cycle", 10, kind="ndpo", every=2, negatives="n"))
@@ -26,6 +28,16 @@ def test_step_flops_by_kind():
   assert utilisation.step_flops(absolute, "ndpo", SHAPE) == 2 * sft
   kernels = 2 * 4 * 2 * 16 * 48 * 64 * 2 * 2  # of the feed-forward layers, forward
   assert sft > 3 * kernels
+
+
+def test_a_config_with_a_schedule_is_planned():
+  """Its stages come from the schedule; forward and backward, nothing recomputed."""
+  config = dataclasses.replace(CONFIG, stages=(), schedule=ScheduleConfig(preset="paper", steps=9),
+                               train=dataclasses.replace(CONFIG.train, batch=SHAPE[0]))
+  mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+  program = training_programs.train_step(
+      config, programs.Window(5, 64, 64), programs.Deployment("cpu", mesh, MeshConfig()))
+  assert program.flops == utilisation.step_flops(config, "sft", SHAPE) and program.padding == 1
 
 
 def test_speed_reports_utilisation(monkeypatch):

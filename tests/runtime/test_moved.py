@@ -17,14 +17,14 @@ from emv3_jax.training import settings as training
 @pytest.mark.parametrize("old", moved.MODULES)
 def test_modules_are_where_the_table_says(old):
   assert importlib.import_module(moved.MODULES[old])
-  if old != "emv3_jax.puppets.world":  # the command of that name still runs
+  if old != "emv3_jax.data.puppets":  # the command of that name still runs
     assert importlib.util.find_spec(old) is None
 
 
 @pytest.mark.parametrize("line, old, new", [
-    ("import emv3_jax.components.config", "emv3_jax.components.config", "emv3_jax.components.config"),
-    ("from emv3_jax.tasks import schedule", "emv3_jax.training.curriculum", "emv3_jax.training.curriculum"),
-    ("from emv3_jax.preparation.settings import PrepareConfig", "emv3_jax.preparation",
+    ("import emv3_jax.model_config", "emv3_jax.model_config", "emv3_jax.components.config"),
+    ("from emv3_jax.tasks import schedule", "emv3_jax.tasks.schedule", "emv3_jax.training.curriculum"),
+    ("from emv3_jax.data.preparation.settings import PrepareConfig", "emv3_jax.data.preparation",
      "emv3_jax.preparation")])
 def test_a_config_of_before_is_told_the_new_module(tmp_path, line, old, new):
   file = tmp_path / "old.py"
@@ -41,6 +41,6 @@ def test_a_config_of_before_is_told_the_new_field(tmp_path):
 
 
 def test_the_command_of_before_still_runs():
-  said = subprocess.run([sys.executable, "-m", "emv3_jax.preparation", "--help"], capture_output=True, text=True)
+  said = subprocess.run([sys.executable, "-m", "emv3_jax.data.prepare", "--help"], capture_output=True, text=True)
   assert said.returncode == 0 and "--manifest" in said.stdout
-  assert said.stderr.startswith("python -m emv3_jax.preparation is python -m emv3_jax.preparation now.")
+  assert said.stderr.startswith("python -m emv3_jax.data.prepare is python -m emv3_jax.preparation now.")

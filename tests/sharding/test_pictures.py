@@ -43,7 +43,7 @@ def test_480x832_over_64_chips_repeats_work_and_says_so():
 
 def test_a_picture_that_cannot_be_split_is_a_warning(caplog):
   mesh = sharding.make_mesh(MeshConfig(context=8))
-  pin = sharding.constrain_pictures(mesh, 1, (3, 5))
+  pin = sharding.picture_constraint(mesh, 1, (3, 5))
   assert "over 1 of 8 devices" in caplog.text
   assert pin(jax.numpy.ones((1, 2, 3, 5, 4)), *VIDEO_AXES).sharding.is_fully_replicated
 
@@ -56,7 +56,7 @@ def _run(method, x, mesh=None, folder=None):
   how = {}
   if mesh is not None:
     params, x = sharding.shard_params(params, mesh, "vae"), sharding.replicate(x, mesh)
-    how = dict(constrain=sharding.constrain_pictures(mesh, len(x), SIZE8))
+    how = dict(constrain=sharding.picture_constraint(mesh, len(x), SIZE8))
   program = jax.jit(lambda params, x: getattr(net.bind(params), method)(x, **how))
   compiled = program.lower(params, x).compile(QUICK)
   return np.asarray(compiled(params, x)), compiled

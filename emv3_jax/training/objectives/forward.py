@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from emv3_jax import sharding
+from emv3_jax import sharding, variants
 from emv3_jax.attention import backends
 from emv3_jax.diffusion import flow
 from emv3_jax.models.network import Network, Params
@@ -55,7 +55,7 @@ class Forward:
     return model(
         x, condition(batch.mask, batch.masked_latents),
         time_sinusoid_on_device(flow.tau(draws.sigma), net.freq_dim), context, rope=rope,
-        face_mask=None if net.variant == "flash" else batch.face_mask,
+        face_mask=batch.face_mask if variants.of(net.variant).face_mask else None,
         modality_weights=draws.weights, execution=execution)
 
   def errors(self, params: Params, batch: Batch, draws: Draws, rope: RopeTable,
