@@ -7,11 +7,13 @@ the package to `checked`.
 import inspect
 import typing
 
-from beartype import BeartypeConf, beartype
+from beartype import BeartypeConf, BeartypeHintOverrides, beartype
 from jaxtyping import AbstractArray
+import numpy as np
 
-# An int passes as a float, as it does for static checkers.
-_beartype = beartype(conf=BeartypeConf(is_pep484_tower=True))
+# As static checkers have it, an int passes as a float; so do numpy's numbers.
+_beartype = beartype(conf=BeartypeConf(hint_overrides=BeartypeHintOverrides({
+    int: int | np.integer, float: float | int | np.floating | np.integer})))
 
 
 def checked(function):

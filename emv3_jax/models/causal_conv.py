@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from emv3_jax.arrays import AnyArray
 from emv3_jax.models.convolution import convolve
 from emv3_jax.models.precision import Precision
 
@@ -101,7 +100,7 @@ def run_in_chunks(run: Callable, previous: CachedFrames, start: int, stop: int, 
   return jnp.concatenate(parts, axis=1), previous
 
 
-def conv2d(x: Float[AnyArray, "b t h w i"], kernel: Float[AnyArray, "kh kw i o"], *,
+def conv2d(x: Float[jax.Array, "b t h w i"], kernel: Float[jax.Array, "kh kw i o"], *,
            stride: int = 1, padding: Padding = ((0, 0), (0, 0)), precision: Precision
            ) -> Float[jax.Array, "b t h2 w2 o"]:
   """Convolves each frame."""
@@ -111,7 +110,7 @@ def conv2d(x: Float[AnyArray, "b t h w i"], kernel: Float[AnyArray, "kh kw i o"]
   return y.reshape(batch, time, *y.shape[1:])
 
 
-def conv3d_direct(x: Float[AnyArray, "b t h w i"], kernel: Float[AnyArray, "kt kh kw i o"], *,
+def conv3d_direct(x: Float[jax.Array, "b t h w i"], kernel: Float[jax.Array, "kt kh kw i o"], *,
                   time_stride: int, padding: Padding, precision: Precision
                   ) -> Float[jax.Array, "b t2 h2 w2 o"]:
   """One 3D convolution without padding in time."""
@@ -120,7 +119,7 @@ def conv3d_direct(x: Float[AnyArray, "b t h w i"], kernel: Float[AnyArray, "kt k
       dimension_numbers=("NDHWC", "DHWIO", "NDHWC"), precision=precision.matmul)
 
 
-def conv3d_taps(x: Float[AnyArray, "b t h w i"], kernel: Float[AnyArray, "kt kh kw i o"], *,
+def conv3d_taps(x: Float[jax.Array, "b t h w i"], kernel: Float[jax.Array, "kt kh kw i o"], *,
                 time_stride: int, padding: Padding, precision: Precision
                 ) -> Float[jax.Array, "b t2 h2 w2 o"]:
   """The same as a sum over the kernel's frames of 2D convolutions: 3 to 4 times faster on CPU."""
@@ -130,10 +129,10 @@ def conv3d_taps(x: Float[AnyArray, "b t h w i"], kernel: Float[AnyArray, "kt kh 
     return conv2d(x[:, k:k + last_start + 1:time_stride], kernel[k], padding=padding,
                   precision=precision)
 
-  return functools.reduce(operator.add, map(of_tap, range(kernel.shape[0])))
+  return functools.reduce(operator.add, [of_tap(k) for k in range(kernel.shape[0])])
 
 
-def conv3d(x: Float[AnyArray, "b t h w i"], kernel: Float[AnyArray, "kt kh kw i o"], *,
+def conv3d(x: Float[jax.Array, "b t h w i"], kernel: Float[jax.Array, "kt kh kw i o"], *,
            method: str = "auto", **options) -> Float[jax.Array, "b t2 h2 w2 o"]:
   """Convolves a video, t2 = (t - kt) // time_stride + 1.
 
@@ -165,7 +164,7 @@ class CausalConv(nnx.Module):
     self.time_stride = time_stride
     self.precision, self.method = precision, method
 
-  def __call__(self, x: Float[AnyArray, "b t h w channels_in"], cache: CausalCache
+  def __call__(self, x: Float[jax.Array, "b t h w channels_in"], cache: CausalCache
                ) -> Float[jax.Array, "b t2 h w channels_out"]:
     """The outputs, t2 = t / time_stride; of the first chunk one frame."""
     dtype = self.precision.compute_dtype
@@ -189,7 +188,7 @@ class SpatialConv(nnx.Module):
     self.bias = nnx.Param(jnp.zeros(channels_out, precision.param_dtype))
     self.stride, self.padding, self.precision = stride, padding, precision
 
-  def __call__(self, x: Float[AnyArray, "b t h w channels_in"]
+  def __call__(self, x: Float[jax.Array, "b t h w channels_in"]
                ) -> Float[jax.Array, "b t h2 w2 channels_out"]:
     dtype = self.precision.compute_dtype
     y = conv2d(x.astype(dtype), self.kernel[...].astype(dtype), stride=self.stride,

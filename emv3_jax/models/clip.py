@@ -10,9 +10,8 @@ import dataclasses
 from flax import nnx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Float32
+from jaxtyping import Float32
 
-from emv3_jax.arrays import AnyArray
 from emv3_jax.attention.local import attend_xla
 from emv3_jax.errors import InputError
 from emv3_jax.limits import ABOVE_0, CHANNELS, check_ranges
@@ -61,7 +60,7 @@ class Block(nnx.Module):
     self.norm2 = LayerNorm(config.dim, eps=config.eps, precision=precision)
     self.ffn = FeedForward(config.dim, config.mlp_ratio * config.dim, precision, rngs=rngs)
 
-  def __call__(self, x: Float32[AnyArray, "b m d"]) -> Float32[jax.Array, "b m d"]:
+  def __call__(self, x: Float32[jax.Array, "b m d"]) -> Float32[jax.Array, "b m d"]:
     with jax.named_scope("attention"):
       x = x + self.attn(self.norm1(x))
     with jax.named_scope("ffn"):
@@ -87,7 +86,7 @@ class CLIPVision(nnx.Module):
     self.config = config
     self.precision = precision
 
-  def __call__(self, pixels: AnyArray) -> Float32[jax.Array, "b m d"]:
+  def __call__(self, pixels: jax.Array) -> Float32[jax.Array, "b m d"]:
     """Encodes images.
 
     Args:

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from emv3_jax.arrays import AnyArray
 from emv3_jax.models.execution import ONE_DEVICE, ExecutionConfig
 from emv3_jax.models.precision import Precision
 
@@ -66,7 +65,7 @@ class MLP(nnx.Module):
     self.down = linear(dims[1], dims[2], precision, rngs, kernel_init=kernel_init)
     self.activation = activation
 
-  def __call__(self, x: Float[AnyArray, "*axes inputs"], execution: ExecutionConfig = ONE_DEVICE
+  def __call__(self, x: Float[jax.Array, "*axes inputs"], execution: ExecutionConfig = ONE_DEVICE
                ) -> Float[jax.Array, "*axes outputs"]:
     """[..., inputs] -> [..., outputs]; on a mesh [b, s, inputs], the hidden axis split over mlp."""
     hidden = self.activation(self.up(x))

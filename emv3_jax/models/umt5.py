@@ -95,7 +95,7 @@ class Attention(nnx.Module):
     self.config = config
     self.precision = precision
 
-  def __call__(self, x: Float[AnyArray, "b m d"], buckets: Int32[AnyArray, "m m"],
+  def __call__(self, x: Float[jax.Array, "b m d"], buckets: Int32[AnyArray, "m m"],
                mask: Bool[AnyArray, "b m"]) -> Float[jax.Array, "b m d"]:
     """Attention to the tokens whose mask is True."""
     split = lambda t: t.reshape(*t.shape[:2], self.config.num_heads, -1)
@@ -120,7 +120,7 @@ class GatedFFN(nnx.Module):
     self.up = project(config.dim, config.ffn_dim)
     self.down = project(config.ffn_dim, config.dim)
 
-  def __call__(self, x: Float[AnyArray, "b m d"]) -> Float[jax.Array, "b m d"]:
+  def __call__(self, x: Float[jax.Array, "b m d"]) -> Float[jax.Array, "b m d"]:
     return self.down(self.up(x) * jax.nn.gelu(self.gate(x), approximate=True))
 
 
@@ -133,7 +133,7 @@ class Block(nnx.Module):
     self.norm2 = RMSNorm(config.dim, eps=config.eps, precision=precision)
     self.ffn = GatedFFN(config, precision, rngs=rngs)
 
-  def __call__(self, x: Float32[AnyArray, "b m d"], buckets: Int32[AnyArray, "m m"],
+  def __call__(self, x: Float32[jax.Array, "b m d"], buckets: Int32[AnyArray, "m m"],
                mask: Bool[AnyArray, "b m"]) -> Float32[jax.Array, "b m d"]:
     with jax.named_scope("attention"):
       x = x + self.attn(self.norm1(x), buckets, mask)

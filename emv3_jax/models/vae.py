@@ -124,7 +124,7 @@ class VAE(nnx.Module):
   def _decode(self, latents: Float[AnyArray, "b f H8 W8 c"], cache: CausalCache,
               postprocess: Postprocess | None, constrain: Constrain) -> Shaped[jax.Array, "b F H W 3"]:
     mean, inverse_std = self._statistics()
-    z = latents.astype(self.precision.compute_dtype) / inverse_std + mean
+    z = jnp.asarray(latents, self.precision.compute_dtype) / inverse_std + mean
     frames = self.decoder(constrain(self.from_latents(z), *VIDEO_AXES), cache, constrain)
     return frames if postprocess is None else postprocess(frames)
 

@@ -6,7 +6,6 @@ from flax import nnx
 import jax
 from jaxtyping import Float
 
-from emv3_jax.arrays import AnyArray
 from emv3_jax.limits import CHANNELS, LARGEST, check_ranges
 from emv3_jax.models.causal_conv import CausalCache, CausalConv
 from emv3_jax.models.execution import Constrain
@@ -92,9 +91,9 @@ class Encoder(nnx.Module):
     self.conv_out = CausalConv(channels[-1], 2 * config.z_dim, **options)
     self.num_fine, self.fine_frames = config.steps_at_video_rate, fine_frames
 
-  def __call__(self, video: Float[AnyArray, "b F H W 3"], cache: CausalCache, constrain: Constrain
-               ) -> Float[jax.Array, "b f H8 W8 2*c"]:
-    """Moments of 1 or n latents of 1 or 4n frames; H8 = H / 8, c = z_dim."""
+  def __call__(self, video: Float[jax.Array, "b F H W 3"], cache: CausalCache, constrain: Constrain
+               ) -> Float[jax.Array, "b f H8 W8 moments"]:
+    """Moments of 1 or n latents of 1 or 4n frames; H8 = H / 8, moments = 2 z_dim."""
     stages = list(self.stages.values())
     fine, coarse = stages[:self.num_fine], stages[self.num_fine:]
 
@@ -125,7 +124,7 @@ class Decoder(nnx.Module):
     self.num_coarse = len(steps) - config.steps_at_video_rate
     self.fine_frames = fine_frames
 
-  def __call__(self, latents: Float[AnyArray, "b f H8 W8 c"], cache: CausalCache,
+  def __call__(self, latents: Float[jax.Array, "b f H8 W8 c"], cache: CausalCache,
                constrain: Constrain) -> Float[jax.Array, "b F H W 3"]:
     """1 or 4n frames of 1 or n latents; H = 8 H8."""
     stages = list(self.stages.values())

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Float32
 
-from emv3_jax.arrays import AnyArray
 from emv3_jax.attention.local import attend_blocked
 from emv3_jax.models.causal_conv import CausalCache, CausalConv, SpatialConv
 from emv3_jax.models.execution import Constrain
@@ -29,7 +28,7 @@ class RMSNorm(nnx.Module):
     self.scale = nnx.Param(jnp.ones(channels, precision.param_dtype))
     self.precision = precision
 
-  def __call__(self, x: Float[AnyArray, "*axes c"]) -> Float32[jax.Array, "*axes c"]:
+  def __call__(self, x: Float[jax.Array, "*axes c"]) -> Float32[jax.Array, "*axes c"]:
     x = x.astype(jnp.float32)
     length = jnp.sqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True))
     gain = self.scale[...].astype(x.dtype) * x.shape[-1] ** 0.5
@@ -50,7 +49,7 @@ class ResidualBlock(nnx.Module):
                      if channels_in != channels_out else None)
 
   @jax.named_scope("residual_block")
-  def __call__(self, x: Float[AnyArray, "b t h w channels_in"], cache: CausalCache
+  def __call__(self, x: Float[jax.Array, "b t h w channels_in"], cache: CausalCache
                ) -> Float[jax.Array, "b t h w channels_out"]:
     y = self.conv1(jax.nn.silu(self.norm1(x)), cache)
     y = self.conv2(jax.nn.silu(self.norm2(y)), cache)
@@ -71,7 +70,7 @@ class FrameAttention(nnx.Module):
     self.proj = linear(channels, channels, precision, rngs)
 
   @jax.named_scope("frame_attention")
-  def __call__(self, x: Float[AnyArray, "b t h w c"]) -> Float[jax.Array, "b t h w c"]:
+  def __call__(self, x: Float[jax.Array, "b t h w c"]) -> Float[jax.Array, "b t h w c"]:
     batch, time, height, width, channels = x.shape
     tokens = self.qkv(self.norm(x)).reshape(batch * time, height * width, 1, 3 * channels)
     y = attend_blocked(*jnp.split(tokens, 3, axis=-1))
@@ -87,7 +86,7 @@ class Middle(nnx.Module):
     self.attention = FrameAttention(channels, precision=precision, rngs=rngs)
     self.block2 = ResidualBlock(channels, channels, **options)
 
-  def __call__(self, x: Float[AnyArray, "b t h w c"], cache: CausalCache
+  def __call__(self, x: Float[jax.Array, "b t h w c"], cache: CausalCache
                ) -> Float[jax.Array, "b t h w c"]:
     return self.block2(self.attention(self.block1(x, cache)), cache)
 
@@ -104,7 +103,7 @@ class Downsample(nnx.Module):
         precision=precision, method=method, rngs=rngs) if in_time else None
 
   @jax.named_scope("downsample")
-  def __call__(self, x: Float[AnyArray, "b t h w c"], cache: CausalCache
+  def __call__(self, x: Float[jax.Array, "b t h w c"], cache: CausalCache
                ) -> Float[jax.Array, "b t2 h//2 w//2 c"]:
     x = self.conv(x)
     if self.time_conv is None:
@@ -129,7 +128,7 @@ class Upsample(nnx.Module):
     self.conv = SpatialConv(channels, channels // 2, precision=precision, rngs=rngs)
 
   @jax.named_scope("upsample")
-  def __call__(self, x: Float[AnyArray, "b t h w c"], cache: CausalCache
+  def __call__(self, x: Float[jax.Array, "b t h w c"], cache: CausalCache
                ) -> Float[jax.Array, "b t2 2*h 2*w c//2"]:
     if self.time_conv is not None:
       if cache.first:
@@ -151,14 +150,14 @@ class Stage(nnx.Module):
         for i in range(num_blocks))
     self.resample = resample
 
-  def __call__(self, x: Float[AnyArray, "b t h w channels_in"], cache: CausalCache
+  def __call__(self, x: Float[jax.Array, "b t h w channels_in"], cache: CausalCache
                ) -> Float[jax.Array, "b t2 h2 w2 channels_out"]:
     for block in self.blocks.values():
       x = block(x, cache)
     return x if self.resample is None else self.resample(x, cache)
 
 
-def run_stages(stages: Sequence[Stage], x: Float[AnyArray, "b t h w channels_in"],
+def run_stages(stages: Sequence[Stage], x: Float[jax.Array, "b t h w channels_in"],
                cache: CausalCache, constrain: Constrain
                ) -> Float[jax.Array, "b t2 h2 w2 channels_out"]:
   for stage in stages:

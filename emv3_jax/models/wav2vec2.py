@@ -93,7 +93,7 @@ class WaveformConvs(nnx.Module):
                               param_dtype=precision.param_dtype, rngs=rngs)
     self.num_convs = len(config.conv_kernels)
 
-  def __call__(self, waveform: Float[AnyArray, "b samples"]) -> Float[jax.Array, "b a c"]:
+  def __call__(self, waveform: Float[jax.Array, "b samples"]) -> Float[jax.Array, "b a c"]:
     x = waveform[..., None]
     for index in range(self.num_convs):
       x = getattr(self, f"conv{index}")(x)
@@ -119,7 +119,7 @@ class PositionConv(nnx.Module):
     self.config = config
     self.precision = precision
 
-  def __call__(self, x: Float[AnyArray, "b a d"]) -> Float[jax.Array, "b a d"]:
+  def __call__(self, x: Float[jax.Array, "b a d"]) -> Float[jax.Array, "b a d"]:
     dtype = jnp.float32
     direction = self.direction[...].astype(dtype)
     kernel = direction * (self.gain[...].astype(dtype) / _lengths(direction))
@@ -147,14 +147,14 @@ class Block(nnx.Module):
     self.ffn = FeedForward(config.dim, config.ffn_dim, precision, rngs=rngs)
     self.norm2 = LayerNorm(config.dim, eps=config.eps, precision=precision)
 
-  def __call__(self, x: Float32[AnyArray, "b a d"]) -> Float32[jax.Array, "b a d"]:
+  def __call__(self, x: Float32[jax.Array, "b a d"]) -> Float32[jax.Array, "b a d"]:
     with jax.named_scope("attention"):
       x = self.norm1(x + self.attn(x))
     with jax.named_scope("ffn"):
       return self.norm2(x + self.ffn(x))
 
 
-def resample(x: Float[AnyArray, "b a c"], frames: int) -> Float[AnyArray, "b {frames} c"]:
+def resample(x: Float[jax.Array, "b a c"], frames: int) -> Float[jax.Array, "b {frames} c"]:
   """Linear interpolation along `a` to `frames` tokens, first and last kept.
 
   Positions are float32 as in the reference (`align_corners=True`).
@@ -208,7 +208,7 @@ class Wav2Vec2(nnx.Module):
     if layers not in ("last", "all"):
       raise ValueError(f"wav2vec2: layers is {layers!r}; known: 'last', 'all'.")
     with jax.named_scope("convs"):
-      x = self.convs(waveform).astype(jnp.float32)
+      x = self.convs(jnp.asarray(waveform)).astype(jnp.float32)
     if frames is not None:
       x = resample(x, frames)
     x = self.feature_projection(self.feature_norm(x)).astype(jnp.float32)
