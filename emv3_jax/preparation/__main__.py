@@ -29,7 +29,7 @@ from emv3_jax.sampling.settings import Config
 
 
 def make_parser() -> command_line.Parser:
-  parser = command_line.Parser(prog=as_called("emv3-prepare"), description=as_called(__doc__))
+  parser = command_line.Parser(prog=as_called("emv3-prepare"), description=as_called(__doc__ or ""))
   parser.add_argument("--manifest", help="clips, one JSON object a line: id, video, prompt, face_box, "
                       "mouth_box; or id, video, report: a clip that the model made")
   parser.add_argument("--out", help="folder of the dataset")

@@ -32,7 +32,7 @@ class Ours:
   """
 
   def __init__(self, card: ModelCard, parts: list[str], steps: int, audio_gain: float):
-    released = variants.of(card.variant if "transformer" in parts else "preview").settings
+    released = variants.of("transformer" in parts and card.variant or "preview").settings
     settings = {**released, "steps": steps, "audio_gain": audio_gain, "attention": "blocked",
                 "branches": "in_turn"}
     config = config_lib.build(Config, {
