@@ -83,7 +83,8 @@ def main(arguments: Sequence[str]) -> int:
 def open_model(checkpoint: str | None, config: Config | None) -> Model:
   model = load(checkpoint or "", config, ENCODERS)
   folder = model.config.program_cache
-  program_cache.use(folder, required=folder != Config.program_cache)
+  program_cache.use(folder, limit_mib=model.config.program_cache_mib,
+                    required=folder != Config.program_cache)
   return model
 
 
