@@ -81,7 +81,7 @@ def sample(model: Model, request: Request, *, progress: Callable | None = None) 
     image = encode_image(model, inputs)
   with report.part("vae_encode"):
     known = encode_known(model, inputs)
-  conditions = Conditions(text=text, image=image, audio=audio, known=known,
+  conditions = Conditions(text=text, image=image, audio=audio, condition=known,
                           face_mask=None if inputs.face_mask is None else inputs.face_mask[None])
   with report.part("transformer"):
     latents = denoise(model, inputs, conditions, progress or iter)
@@ -179,9 +179,9 @@ def encode_known(model: Model, inputs: Inputs) -> np.ndarray:
 
 def denoise(model: Model, inputs: Inputs, conditions: Conditions, progress) -> np.ndarray:
   """Latents [f, H/8, W/8, 16] of the window."""
-  frames, height8, width8 = conditions.known.shape[1:4]
+  frames, height8, width8 = conditions.condition.shape[1:4]
   noise = initial_noise(inputs.seed, frames, height8, width8, model.config.model.vae.z_dim)
-  conditions = dataclasses.replace(conditions, known=model.whole(conditions.known),
+  conditions = dataclasses.replace(conditions, condition=model.whole(conditions.condition),
                                    face_mask=model.whole(conditions.face_mask))
   with model.parameters("transformer") as params:
     latents = model.denoiser().run(params, model.whole(noise[None]), conditions, progress)
