@@ -9,12 +9,12 @@ from typing import Any
 
 from absl import logging
 
+from emv3_jax import variants
 from emv3_jax.conditioning.text import Tokenizer
 from emv3_jax.errors import InputError
 from emv3_jax.io.checkpoints import read_model_card, save_component, write_tokenizer
 from emv3_jax.io.model_card import CARD, TRANSFORMER, ModelCard, SamplingCard
 from emv3_jax.sampling.resolution import MUST_MATCH, RECOMMENDED
-from emv3_jax.sampling.settings import RELEASED
 
 from .feature_extractor import waveform_settings
 from .names_encoders import AUDIO_ENCODER
@@ -149,9 +149,9 @@ def _take_tokenizer(folder: pathlib.Path, source: pathlib.Path) -> str:
 
 def _model_of(variant: str | None) -> dict:
   """What the model folder says of itself with a released transformer."""
-  if variant not in RELEASED:
+  if variant not in variants.names():
     return {}
-  released = RELEASED[variant]
+  released = variants.of(variant).settings
   return {"model_name": f"echomimic_v3_{variant}", "sampling": SamplingCard(
       must_match={name: released[name] for name in MUST_MATCH},
       recommended={name: released[name] for name in RECOMMENDED})}

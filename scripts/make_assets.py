@@ -31,10 +31,11 @@ from tokenizers import (
   processors,
 )
 
+from emv3_jax.geometry import RATE
 from emv3_jax.io.resampling import resample
 from emv3_jax.puppets import world
 from emv3_jax.puppets.world import backdrop, clips, identities, mp4, palette, sentences, wardrobe
-from emv3_jax.puppets.world.sentences import RATE, SAMPLES_PER_FRAME, SPEECH_DIR
+from emv3_jax.puppets.world.sentences import SAMPLES_PER_FRAME, SPEECH_DIR
 from emv3_jax.puppets.world.voice import level
 
 TINY_DIR = SPEECH_DIR.parent / "tiny"

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from emv3_jax.errors import InputError
+from emv3_jax.geometry import RATE
 from emv3_jax.io.atomic import atomic_file
 from emv3_jax.io.audio_files import read_audio
 from emv3_jax.io.resampling import resample
@@ -20,7 +21,7 @@ from emv3_jax.io.video_files import read_video
 from emv3_jax.puppets import world
 from emv3_jax.puppets.world import readers
 from emv3_jax.puppets.world.canvas import SIZE
-from emv3_jax.puppets.world.sentences import RATE, SAMPLES_PER_FRAME
+from emv3_jax.puppets.world.sentences import SAMPLES_PER_FRAME
 from emv3_jax.runtime import command_line
 
 SIDE, STRIP = 256, 56  # pixels: of the picture, and the height of a strip under it

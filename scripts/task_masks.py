@@ -8,18 +8,18 @@ import argparse
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from emv3_jax import tasks
 from emv3_jax.conditioning.face import FaceBox, mouth_region
 from emv3_jax.conditioning.image import to_pixels
 from emv3_jax.io.atomic import atomic_file
 from emv3_jax.puppets import world
 from emv3_jax.puppets.world.mp4 import box_around
 from emv3_jax.tasks import masks
-from emv3_jax.tasks.masks import Task
 
 FRAMES, INDEX = 17, 3  # a clip of the training split
 SCALE, GAP, LABEL, HEAD = 2, 4, 92, 26  # pixels
 KNOWN, UNKNOWN = (250, 250, 250), (70, 80, 110)
-TITLES = {Task.T2V: "text", Task.I2V: "first frame", Task.FLF2V: "first and last", Task.LIPSYNC: "lip-sync"}
+TITLES = {"t2v": "text", "i2v": "first frame", "flf2v": "first and last", "lipsync": "lip-sync"}
 
 
 def main() -> None:
@@ -31,14 +31,11 @@ def main() -> None:
   edges = map(int, box_around(clip.truth.face_box).split(","))
   redrawn = mouth_region(FaceBox(*edges, *size), size)
   rows = []
-  for task in Task:
-    if task is Task.LIPSYNC:
-      known = masks.known_pixels(redrawn, FRAMES)
-    else:
-      known = masks.known_frames(task, FRAMES)
+  for name in tasks.names():
+    known = tasks.of(name).known(FRAMES, mouth=redrawn)
     video = masks.masked_video(to_pixels(clip.frames), known)[::4]
     pixels = np.rint((video + 1) * 127.5).astype(np.uint8)
-    rows.append((TITLES[task], list(pixels), list(masks.mask_latents(known, size))))
+    rows.append((TITLES[name], list(pixels), list(masks.mask_latents(known, size))))
   with atomic_file(wanted.out) as temporary:
     draw(rows).save(temporary, optimize=True)
 

@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT))
 import ml_dtypes  # noqa: E402
 import numpy as np  # noqa: E402
 
+from emv3_jax import variants  # noqa: E402
 from emv3_jax.convert import released  # noqa: E402
 
 CODES = {"float32": "F32", "bfloat16": "BF16"}
@@ -88,7 +89,7 @@ def main() -> int:
   parser = argparse.ArgumentParser(description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--work", type=pathlib.Path, required=True, help="folder to work in")
-  parser.add_argument("--variant", default="preview", choices=("preview", "flash"))
+  parser.add_argument("--variant", default="preview", choices=variants.names())
   parser.add_argument("--reference", help="checkout of the released code")
   parser.add_argument("--steps", type=int, default=4)
   parser.add_argument("--groups", default=",".join(group[0] for group in GROUPS),

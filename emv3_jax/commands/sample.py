@@ -17,6 +17,7 @@ import sys
 
 from absl import logging
 
+from emv3_jax import tasks
 from emv3_jax.errors import InputError
 from emv3_jax.io import paths
 from emv3_jax.io.manifests import is_text
@@ -48,7 +49,7 @@ def make_parser() -> command_line.Parser:
   parser.add_argument("--video", help="video whose mouth is redrawn (lipsync)")
   parser.add_argument("--prompt", help="what the video shows")
   parser.add_argument("--negative_prompt", help="default: the settings'")
-  parser.add_argument("--task", help="i2v (default), t2v, flf2v or lipsync")
+  parser.add_argument("--task", help=f"{', '.join(tasks.names())}; default: i2v")
   parser.add_argument("--face_box",
                       help="y1,y2,x1,x2 in the picture's pixels, a .npy, auto or none; default: "
                       "auto where a face is looked for")

@@ -10,7 +10,7 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from emv3_jax import sharding
+from emv3_jax import geometry, sharding
 from emv3_jax.components import programs
 from emv3_jax.components.config import COMPONENTS, ModelConfig, PrecisionConfig
 from emv3_jax.errors import InputError
@@ -126,7 +126,7 @@ class Networks:
 
   def vae_encode(self, params: Params, video: np.ndarray) -> np.ndarray:
     """Latents float32 [b, f, H/8, W/8, 16] of videos [b, F, H, W, 3] in [-1, 1]."""
-    clips, size8 = len(video), (video.shape[2] // 8, video.shape[3] // 8)
+    clips, size8 = len(video), geometry.latent_size(video.shape[2:4])
     run = programs.vae_encode(self.network("vae"), self.mesh, size8, clips)
     video = sharding.put(video, sharding.picture_sharding(self.mesh, clips, size8))
     return np.asarray(run(params, video), np.float32)

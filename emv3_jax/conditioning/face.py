@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from emv3_jax.errors import InputError
+from emv3_jax.geometry import TOKEN, token_grid
 
-TOKEN = 16  # pixels a side
 # Search from coarse to fine: (longer side that the image is resized to, step between windows,
 # neighbouring hits that make a face). With looser settings textures pass for faces.
 SEARCHES = ((160, 1, 12), (320, 2, 4), (640, 2, 4))
@@ -233,7 +233,8 @@ def face_mask(box: FaceBox, size: tuple[int, int], *, optional: bool = True) -> 
   height, width = size
   ratio = math.sqrt(height * width / (box.height * box.width))
   y1, y2, x1, x2 = (edge * ratio // TOKEN for edge in (box.y1, box.y2, box.x1, box.x2))
-  y, x = np.mgrid[:height // TOKEN, :width // TOKEN]
+  rows, columns = token_grid(size)
+  y, x = np.mgrid[:rows, :columns]
   mask = (y >= y1) & (y < y2) & (x >= x1) & (x < x2)
   if not mask.any():
     raise InputError(f"The face is too small for sampling at {width}x{height}: it covers no "

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from emv3_jax.errors import InputError
+from emv3_jax.geometry import TOKEN
 
 CLIP_SIDE = 224
 CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
@@ -23,10 +24,10 @@ def sample_size(height: int, width: int, max_area: int = 768 * 768) -> tuple[int
     InputError: a side would become shorter than 16 pixels.
   """
   shrink = max(math.sqrt(height * width / max_area), 1.0)
-  size = int(height / shrink // 16 * 16), int(width / shrink // 16 * 16)
-  if min(size) < 16:
+  size = int(height / shrink // TOKEN * TOKEN), int(width / shrink // TOKEN * TOKEN)
+  if min(size) < TOKEN:
     raise InputError(f"An image of {width}x{height} pixels cannot be sampled at {max_area} pixels: "
-                     "its shorter side would have less than 16; crop it.")
+                     "its shorter side would have less than {TOKEN}; crop it.")
   return size
 
 
@@ -34,7 +35,7 @@ def is_sample_size(height: int, width: int, size: tuple[int, int]) -> bool:
   """Whether `sample_size` gives `size` of such an image, at whatever area."""
   sides = list(zip((height, width), size, strict=True))
   most = min(side / target for side, target in sides)  # by which it can have been shrunk
-  return most >= 1 and all(side / (target + 16) < most for side, target in sides)
+  return most >= 1 and all(side / (target + TOKEN) < most for side, target in sides)
 
 
 def resize_lanczos(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

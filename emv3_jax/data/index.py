@@ -16,6 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from emv3_jax import geometry, variants
 from emv3_jax.data import records
 from emv3_jax.errors import InputError
 from emv3_jax.io.atomic import atomic_file, write_json
@@ -24,7 +25,7 @@ from emv3_jax.runtime import config as config_lib
 from emv3_jax.runtime.command_names import as_called
 
 INDEX, EMPTY_TEXT, SHARDS = "index.json", "empty_text.safetensors", "shards"
-# The fields of the transformer's config that records depend on.
+# The fields of the transformer's config that records of all variants depend on.
 CONDITION_FIELDS = ("variant", "text_dim", "text_tokens", "image_dim", "image_tokens", "audio_dim")
 
 
@@ -39,7 +40,7 @@ class Bucket:
   @property
   def latent_shape(self) -> tuple[int, int, int]:
     """(f, h8, w8)."""
-    return (self.frames - 1) // 4 + 1, self.height // 8, self.width // 8
+    return geometry.latent_frames(self.frames), *geometry.latent_size((self.height, self.width))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,8 +154,7 @@ def read_empty_text(folder: str | os.PathLike) -> np.ndarray:
 
 def condition_fields(config: TransformerConfig) -> dict:
   """What of a transformer's config the records depend on."""
-  fields = CONDITION_FIELDS + (("audio_layers",) if config.variant == "flash" else ())
-  return {name: getattr(config, name) for name in fields}
+  return variants.of(config.variant).condition_values(config, CONDITION_FIELDS)
 
 
 def check_conditions(folder: str | os.PathLike, index: Index, config: TransformerConfig) -> None:

@@ -18,6 +18,7 @@ import grain
 import jax
 import numpy as np
 
+from emv3_jax import geometry, tasks, variants
 from emv3_jax.data import index as index_lib
 from emv3_jax.data import records
 from emv3_jax.data.order import Order
@@ -25,7 +26,7 @@ from emv3_jax.data.records import Record
 from emv3_jax.errors import InputError
 from emv3_jax.models.transformer import TransformerConfig
 from emv3_jax.tasks.conditions import ANY_TASK
-from emv3_jax.tasks.masks import TASKS, TEMPORAL
+from emv3_jax.variants import Variant
 
 Batch = dict[str, np.ndarray]
 Finish = Callable[[int, Batch], Mapping[str, np.ndarray]]
@@ -52,6 +53,7 @@ class Dataset:
     if config is not None:
       index_lib.check_conditions(folder, self.index, config)
     self.empty_text = index_lib.read_empty_text(folder)
+    self._variant = variants.of(self.index.conditions.get("variant"))
     self._bytes = self._open()
 
   def _open(self) -> grain.sources.ArrayRecordDataSource:
@@ -79,7 +81,16 @@ class Dataset:
       data = self._bytes[int(number)]
     except (RuntimeError, ValueError) as error:
       raise InputError(f"{where} cannot be read ({error}); copy the dataset again.") from error
-    return records.decode(data, where)
+    return records.decode(data, where, self._variant)
+
+  def batch_of(self, numbers: np.ndarray) -> Batch:
+    """The records of b global record indices, all of one bucket, as `collate` stacks them.
+
+    Raises:
+      InputError: a record is damaged or of another schema.
+    """
+    return collate([self[number] for number in numbers], numbers,
+                   self.index.conditions["text_tokens"], self._variant)
 
   def batches(self, batch: int, *, seed: int | None, process_index: int | None = None,
               process_count: int | None = None, rows: Sequence[int] | None = None,
@@ -120,11 +131,10 @@ class Dataset:
                    (process_index + 1) * batch // process_count)
     rows = list(rows)
     order = Order(self.index.bucket_numbers(), batch, seed)
-    text_tokens = self.index.conditions["text_tokens"]
 
     def read(step: int) -> Mapping[str, np.ndarray]:
       numbers = order.records(step)[rows]
-      found = collate([self[number] for number in numbers], numbers, text_tokens)
+      found = self.batch_of(numbers)
       return found if finish is None else finish(step, found)
 
     steps = grain.MapDataset.range(np.iinfo(np.int64).max)
@@ -144,33 +154,37 @@ class Dataset:
                         "more than once.", self.folder, count, bucket.width, bucket.height, batch)
 
 
-def collate(found: Sequence[Record], numbers: np.ndarray, text_tokens: int) -> Batch:
+def collate(found: Sequence[Record], numbers: np.ndarray, text_tokens: int,
+            variant: Variant) -> Batch:
   """Records of one bucket as one batch.
 
   Args:
     found: b records.
     numbers: their global record indices.
     text_tokens: length that texts are zero-padded to.
+    variant: of the network that the records are for.
 
   Returns:
-    The arrays of `Record`, stacked: floating ones float32, masks uint8; `task` int32 [b], positions
-    in `tasks.masks.TASKS` or -1 for any; and `example`, uint32 [b]. Records for one task fill
+    The arrays of `Record`, stacked: floating ones float32, masks uint8; `audio` as the network takes
+    it; `task` int32 [b], numbers of tasks or -1 for any; and `example`, uint32 [b]. Records for one task fill
     all places of `masked_latents` and `image` with their own; `lipsync_mask` and `task_mask` are 0
     in the records that have none.
   """
   shape = found[0].latents.shape[:3]
   masks = {"lipsync_mask": np.zeros(shape, np.uint8),
-           "task_mask": np.zeros((*shape, TEMPORAL), np.uint8)}
-  places = {"masked_latents": len(records.MASKED_TASKS), "image": 2}
+           "task_mask": np.zeros((*shape, geometry.FRAMES), np.uint8)}
+  stored = max(len(record.masked_latents) for record in found)
+  places = {"masked_latents": stored, "image": len(tasks.ClipPicture)}
   batch = {name: np.stack([getattr(record, name) for record in found])
-           for name in ("latents", "mouth_mask", "face_mask", "audio")}
+           for name in ("latents", "mouth_mask", "face_mask")}
+  batch["audio"] = np.stack([variant.heard_in_window(record.audio) for record in found])
   for name, count in places.items():
     arrays = [getattr(record, name) for record in found]
     batch[name] = np.stack([np.broadcast_to(array, (count, *array.shape[1:])) for array in arrays])
   for name, none in masks.items():
     arrays = [getattr(record, name) for record in found]
     batch[name] = np.stack([none if array is None else array for array in arrays])
-  batch["task"] = np.array([TASKS.index(record.task) if record.task else ANY_TASK
+  batch["task"] = np.array([tasks.number(record.task) if record.task else ANY_TASK
                             for record in found], np.int32)
   dim = found[0].text.shape[1]
   batch["text"] = np.zeros((len(found), text_tokens, dim), np.float32)

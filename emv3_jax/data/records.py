@@ -2,7 +2,7 @@
 
 A record's bytes are a safetensors file: the arrays, and in its metadata schema, version and strings.
 docs/data.md has the table of fields. What can be had from the rest is not stored twice: flash's
-audio windows overlap and are made when a record is read.
+audio windows overlap and are made when records become a batch.
 """
 
 from collections.abc import Iterable
@@ -16,17 +16,15 @@ from jaxtyping import Float, UInt8
 import ml_dtypes
 import numpy as np
 
-from emv3_jax.conditioning.audio import WINDOW, flash_windows
+from emv3_jax import geometry, tasks
 from emv3_jax.errors import InputError
 from emv3_jax.io.atomic import atomic_file
-from emv3_jax.tasks.masks import TEMPORAL, Task
+from emv3_jax.variants import Variant
 
 SCHEMA, VERSION = "emv3_jax.window", 2
 READABLE = (1, 2)  # versions; records of version 1 name no task
 DTYPES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16),
           "float32": np.dtype(np.float32)}
-MASKED_TASKS = ("i2v", "flf2v", "lipsync")  # the order of masked_latents
-_CONTEXT = WINDOW // 2  # frames of flash features to either side of the window
 
 _STORED = {"F16": DTYPES["float16"], "BF16": DTYPES["bfloat16"], "F32": DTYPES["float32"],
            "U8": np.dtype(np.uint8)}
@@ -49,17 +47,17 @@ class Record:
     start: its first frame in the clip, at 25 frames a second.
     caption: what was encoded as text.
     source: sha256 of the clip's file.
-    task: the only task that the record is for, by its name in `tasks.masks.Task`, for a clip that the
+    task: the only task that the record is for, by its name, for a clip that the
       model made: its conditions are those that it was made under. Empty: any task.
     latents: the VAE's normalised mean of the video.
-    masked_latents: likewise of what each of MASKED_TASKS knows of it, the rest mid grey; with a
+    masked_latents: likewise of what each of `tasks.stored()` knows of it, the rest mid grey; with a
       task, of what was known (n = 1), zeros for t2v.
     mouth_mask: 1 where a cell holds a part of the mouth; for losses.
     face_mask: 1 for tokens (2x2 cells) of the face, where the audio acts.
     text: umT5 states of the caption without padding.
-    image: CLIP states of the first frame, and of it with what lip-sync draws greyed; with a task,
-      those that it was given (k = 1).
-    audio: wav2vec2 features: preview [2F, dim], flash [F, 5, layers, dim].
+    image: CLIP states of the pictures of `tasks.ClipPicture`; with a task, those that it was given
+      (k = 1).
+    audio: features as `Variant.cut` leaves them: preview [2F, dim], flash [F + 4, layers, dim].
     lipsync_mask: 1 where lip-sync knows a cell, 0 where it draws it anew; None with a task.
     task_mask: with a task, the network's mask channels: 1 where known; else None.
   """
@@ -87,25 +85,20 @@ def arrays_of(task: str) -> tuple[str, ...]:
           "face_mask", "text", "image", "audio")
 
 
-def encode(record: Record, dtype: str) -> bytes:
+def encode(record: Record, dtype: str, variant: Variant) -> bytes:
   """The bytes of a record.
 
   Args:
-    record: with flash's audio either as windows [F, 5, layers, dim], whose frames must agree as
-      those of `flash_windows` do, or as features [F + 4, layers, dim] with two frames of context to
-      either side.
+    record: of a window.
     dtype: a name of DTYPES, for the floating arrays.
+    variant: of the network that the record is for.
 
   Raises:
     InputError: a value that is not finite in `dtype`.
     ValueError: shapes that do not belong together.
   """
-  _check_shapes(record)
+  _check_shapes(record, variant, len(tasks.stored()))
   arrays = {name: np.asarray(getattr(record, name)) for name in arrays_of(record.task)}
-  if arrays["audio"].ndim == 4:
-    windows = arrays["audio"]
-    arrays["audio"] = np.concatenate([windows[0, :_CONTEXT], windows[:, _CONTEXT],
-                                      windows[-1, _CONTEXT + 1:]])
   for name, array in arrays.items():
     if array.dtype != np.uint8:
       with np.errstate(over="ignore"):
@@ -118,19 +111,20 @@ def encode(record: Record, dtype: str) -> bytes:
   return _safetensors(arrays, {"schema": SCHEMA, "version": str(VERSION), **metadata})
 
 
-def decode(data: bytes, where: str = "record") -> Record:
+def decode(data: bytes, where: str = "record", variant: Variant | None = None) -> Record:
   """The inverse of `encode`; floating arrays come back as float32.
 
   Args:
     data: a record's bytes.
     where: what messages call the record.
+    variant: of the network that it is for; None: the length of the audio is not checked.
 
   Raises:
     InputError: the bytes are no record, are damaged, or are of another schema or version.
   """
   try:
     record = _decode(data, where)
-    _check_shapes(record)
+    _check_shapes(record, variant, min(len(record.masked_latents), len(tasks.stored())))
   except InputError:
     raise
   except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:  # of any JSON
@@ -146,16 +140,14 @@ def _decode(data: bytes, where: str) -> Record:
     raise InputError(f"{where} has schema {found[0]} version {found[1]}; {readable()}")
   strings = {"task": "", **metadata}
   task, wanted = strings["task"], set(arrays_of(strings["task"]))
-  if task and task not in list(Task):
-    raise InputError(f"{where} is for task {task!r}; known: {', '.join(Task)}. Prepare the clips "
-                     "again.")
+  if task and task not in tasks.names():
+    raise InputError(f"{where} is for task {task!r}; known: {', '.join(tasks.names())}. Prepare the "
+                     "clips again.")
   if set(header) != wanted:
     raise InputError(f"{where} holds {', '.join(sorted(header))}; expected "
                      f"{', '.join(sorted(wanted))}. Prepare the clips again.")
   arrays = {name: _read_array(data, begin, entry, f"{where}, {name}")
             for name, entry in header.items()}
-  if arrays["audio"].ndim == 3:
-    arrays["audio"] = flash_windows(arrays["audio"])[_CONTEXT:-_CONTEXT]
   return Record(**{name: str(strings[name]) for name in _STRINGS},
                 **{name: int(metadata[name]) for name in _INTEGERS}, **arrays)
 
@@ -206,20 +198,21 @@ def _close_quietly(writer: ArrayRecordWriter) -> None:
     pass  # another error is on its way
 
 
-def _check_shapes(record: Record) -> None:
+def _check_shapes(record: Record, variant: Variant | None, slots: int) -> None:
+  """Raises ValueError where a record for all tasks has not `slots` masked latents, or shapes do not agree."""
   f, h8, w8, _ = record.latents.shape
-  frames = 4 * (f - 1) + 1
-  kinds = 1 if record.task else len(MASKED_TASKS)
+  frames = geometry.frames_of(f)
+  kinds = 1 if record.task else slots
   wanted = {"masked_latents": (kinds, *record.latents.shape), "mouth_mask": (f, h8, w8),
-            "face_mask": (h8 // 2, w8 // 2), "lipsync_mask": (f, h8, w8),
-            "task_mask": (f, h8, w8, TEMPORAL)}
+            "face_mask": geometry.grid_of_latents((h8, w8)), "lipsync_mask": (f, h8, w8),
+            "task_mask": (f, h8, w8, geometry.FRAMES)}
   for name in arrays_of(record.task):
     shape = np.shape(getattr(record, name))
     if shape != wanted.get(name, shape):
       raise ValueError(f"{name} is {shape}, expected {wanted[name]}.")
-  lengths = {2: 2 * frames, 3: frames + 2 * _CONTEXT, 4: frames}
-  if len(record.audio) != lengths[record.audio.ndim]:
-    raise ValueError(f"audio is {record.audio.shape} for {frames} frames.")
+  if variant is not None and len(record.audio) != variant.stored_length(frames):
+    raise ValueError(f"audio is {record.audio.shape} for {frames} frames of {variant.name}; expected "
+                     f"{variant.stored_length(frames)} features.")
 
 
 def _safetensors(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:

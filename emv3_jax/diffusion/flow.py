@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from emv3_jax.errors import InputError
+from emv3_jax.geometry import TAU_MAX
 from emv3_jax.limits import LARGEST, check_ranges
 
-TAU_MAX = 1000.0
 DENSITIES = ("uniform", "logit_normal")
 
 
@@ -25,7 +25,7 @@ def interpolate(clean: ArrayLike, noise: ArrayLike, sigma: ArrayLike) -> jax.Arr
 
 
 def velocity_target(clean: ArrayLike, noise: ArrayLike) -> jax.Array:
-  """What the network learns to predict at every sigma: noise - clean, float32."""
+  """The velocity, target of the prediction at every sigma: noise - clean, float32."""
   return jnp.float32(noise) - jnp.float32(clean)
 
 

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 
 from emv3_jax.diffusion.randomness import Purpose, key_for
+from emv3_jax.geometry import CHANNELS
 
 
-def initial_noise(seed: int, frames: int, height: int, width: int, channels: int = 16) -> jax.Array:
+def initial_noise(seed: int, frames: int, height: int, width: int, channels: int = CHANNELS) -> jax.Array:
   """Standard normal latents, each latent frame drawn from (seed, its index) alone.
 
   A longer clip therefore starts from the same noise as a shorter one, and so does another window

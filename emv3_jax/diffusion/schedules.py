@@ -8,12 +8,13 @@ import dataclasses
 
 import numpy as np
 
-from emv3_jax.diffusion.flow import TAU_MAX, shift_sigma
+from emv3_jax.diffusion.flow import shift_sigma
+from emv3_jax.geometry import TAU_MAX
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Schedule:
-  """Where the steps are.
+  """Noise levels and timesteps of the sampling steps.
 
   Attributes:
     taus: [steps] float32, the network's timestep at each step, in (0, 1000]; whole numbers where

@@ -10,10 +10,11 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from emv3_jax.errors import InputError
+from emv3_jax.geometry import TOKEN
 from emv3_jax.io import colour_profiles, paths
 from emv3_jax.runtime import machine
 
-SMALLEST_SIDE = 16  # pixels; one transformer token
+SMALLEST_SIDE = TOKEN
 # Of larger pictures the memory while they are decoded would exceed 1.6 GB. PIL's own limit, which warns of 89
 # megapixels and refuses 179, is set to it.
 LARGEST = 400_000_000  # pixels

@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 import numpy as np
 
 from emv3_jax.errors import InputError
+from emv3_jax.geometry import FPS
 from emv3_jax.io import tracks
 from emv3_jax.io.containers import open_container
 from emv3_jax.io.video_writing import write_video
@@ -41,7 +42,7 @@ class Video:
   fps: float
 
 
-def read_video(path: str | os.PathLike, fps: float | None = 25.0,
+def read_video(path: str | os.PathLike, fps: float | None = FPS,
                max_frames: int | None = None) -> Video:
   """Decodes the first video track.
 
@@ -61,7 +62,7 @@ def read_video(path: str | os.PathLike, fps: float | None = 25.0,
   return Video(np.stack([frame for frame, _ in kept]), float(fps or kept[0][1]))
 
 
-def stream_video(path: str | os.PathLike, fps: float = 25.0) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+def stream_video(path: str | os.PathLike, fps: float = FPS) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
   """The frames of `read_video`, one at a time: memory does not grow with the video.
 
   Repeated frames are the same array.
@@ -86,7 +87,7 @@ def _upright_frames(path: str | os.PathLike, fps: float | None
       raise InputError(f"Video {path} is in a codec that cannot be decoded; save it as H.264.")
     stream = streams[0]
     stream.thread_type = "AUTO"
-    rate = float(stream.average_rate or stream.guessed_rate or 25)
+    rate = float(stream.average_rate or stream.guessed_rate or FPS)
     aspect = _pixel_aspect(stream, path)
     if (curve := HDR_CURVES.get(stream.codec_context.color_trc)):
       _tell_hdr(os.fspath(path), curve)

@@ -10,6 +10,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from jaxtyping import Float
 import numpy as np
 
+from emv3_jax.geometry import FPS
 from emv3_jax.io import downmix
 from emv3_jax.io.atomic import atomic_file
 from emv3_jax.io.resampling import resample
@@ -22,7 +23,7 @@ BT709 = 1  # code point of primaries, transfer curve and matrix in H.264 and MP4
 Audio = tuple[Float[np.ndarray, "n *channels"], int]
 
 
-def write_video(path: str | os.PathLike, frames: Iterable[np.ndarray], *, fps: int = 25,
+def write_video(path: str | os.PathLike, frames: Iterable[np.ndarray], *, fps: int = FPS,
                 audio: Audio | None = None, metadata: dict | None = None) -> None:
   """Writes an MP4: H.264 (4:2:0, BT.709), AAC, index in front; whole or not at all.
 

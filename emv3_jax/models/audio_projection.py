@@ -5,6 +5,10 @@ of 17 per latent frame ("Audio Segments", r = e = 4: 2(r + e) + 1). Flash: the w
 12 layers of features around each latent frame are projected together to 32 tokens.
 """
 
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
 from flax import nnx
 import jax
 import jax.numpy as jnp
@@ -22,7 +26,7 @@ _LATER_SLOTS = np.array([0, 1, 2, 2, 2, 2, 3, 4])  # flash: slot within that fra
 
 
 def preview_windows(num_tokens: int) -> np.ndarray:
-  """Which audio tokens each latent frame attends to, as the released code cuts them.
+  """Indices of the audio tokens that each latent frame attends to, as in the released code.
 
   A latent frame's segment is centred on its four video frames and reaches 4 tokens either way; the
   window adds 4 more on both sides. The first frame's segment ends where the second's begins. What
@@ -126,3 +130,32 @@ class FlashAudioProjection(nnx.Module):
     hidden = nnx.relu(self.proj2(hidden))
     out = self.proj3(hidden)
     return self.norm(out.reshape(*out.shape[:2], self.tokens, -1))
+
+
+@dataclasses.dataclass(frozen=True)
+class AudioPath:
+  """The network's part of an audio variant; `config` stands for a `TransformerConfig`.
+
+  Attributes:
+    projection: (config, precision, rngs) -> module from features [b, length, ...] to [b, f, m, d].
+    feature_shape: config -> shape of a feature, what follows [b, length].
+    biased: whether the audio expert's keys and values have a bias; see `cross_attention`.
+  """
+
+  projection: Callable[[Any, Precision, nnx.Rngs], nnx.Module]
+  feature_shape: Callable[[Any], tuple[int, ...]]
+  biased: bool
+
+
+AUDIO_PATHS = {  # by variant
+    "preview": AudioPath(
+        projection=lambda config, precision, rngs: PreviewAudioProjection(
+            config.audio_dim, config.dim, precision=precision, rngs=rngs),
+        feature_shape=lambda config: (config.audio_dim,), biased=False),
+    "flash": AudioPath(
+        projection=lambda config, precision, rngs: FlashAudioProjection(
+            config.audio_dim, config.audio_layers, config.audio_hidden, config.audio_tokens,
+            config.dim, precision=precision, rngs=rngs),
+        feature_shape=lambda config: (_FIRST_SLOTS, config.audio_layers, config.audio_dim),
+        biased=True),
+}

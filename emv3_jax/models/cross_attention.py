@@ -17,11 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from emv3_jax.attention.local import attend_by_frame
+from emv3_jax.geometry import TAU_MAX
 from emv3_jax.models.execution import ExecutionConfig
 from emv3_jax.models.norms import RMSNorm
 from emv3_jax.models.precision import Precision
 
-MAX_TAU = 1000.0
 MODALITIES = ("text", "image", "audio")
 
 
@@ -68,7 +68,7 @@ class CrossAttention(nnx.Module):
   evaluates it and then attends with the shared query all the same, so here it is only kept.
   """
 
-  def __init__(self, dim: int, num_heads: int, *, flash: bool, eps: float, precision: Precision,
+  def __init__(self, dim: int, num_heads: int, *, biased_audio: bool, eps: float, precision: Precision,
                rngs: nnx.Rngs):
     def linear(kernel_init=None, use_bias=True):
       return nnx.Linear(
@@ -80,7 +80,7 @@ class CrossAttention(nnx.Module):
     self.q, self.k, self.v, self.o = linear(), linear(), linear(), linear()
     self.norm_q, self.norm_k = norm(), norm()
     self.k_img, self.v_img, self.norm_k_img = linear(), linear(), norm()
-    if flash:
+    if biased_audio:
       self.q_audio, self.k_audio, self.v_audio = linear(), linear(), linear()
     else:
       # Zeros: a base model extended by audio starts with its own numbers.
@@ -155,9 +155,9 @@ class PhaseCurve:
 
   def __post_init__(self):
     taus = [tau for tau, _ in self.knots]
-    if not taus or taus != sorted(taus) or not 0 <= taus[0] <= taus[-1] <= MAX_TAU:
+    if not taus or taus != sorted(taus) or not 0 <= taus[0] <= taus[-1] <= TAU_MAX:
       raise ValueError(f"PhaseCurve knots at tau {taus}: expected one or more, ascending, in "
-                       f"[0, {MAX_TAU:g}].")
+                       f"[0, {TAU_MAX:g}].")
 
   @classmethod
   def rising(cls, start: float, end: float, floor: float = 0.5) -> "PhaseCurve":
@@ -229,7 +229,7 @@ class PhaseAllocation:
 
     def move(key, taus):
       moved = taus + std * jax.random.normal(key, (batch, taus.size))
-      return jnp.sort(jnp.clip(moved, 0.0, MAX_TAU), axis=-1)
+      return jnp.sort(jnp.clip(moved, 0.0, TAU_MAX), axis=-1)
 
     keys = jax.random.split(key, len(MODALITIES))
     return knots._replace(taus=tuple(map(move, keys, knots.taus)))
@@ -237,8 +237,8 @@ class PhaseAllocation:
 
 # Early is noisy: large tau. The paper gives neither critical timesteps nor bounds of its phases;
 # these values and the thirds are this project's choice.
-EARLY = 2 / 3 * MAX_TAU
-MIDDLE = 1 / 3 * MAX_TAU
+EARLY = 2 / 3 * TAU_MAX
+MIDDLE = 1 / 3 * TAU_MAX
 RELEASED = PhaseAllocation()
 PHASED = PhaseAllocation(text=PhaseCurve.rising(0, 0), image=PhaseCurve.rising(200, 400),
                          audio=PhaseCurve.rising(500, 800))

@@ -4,12 +4,13 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
+from emv3_jax.geometry import CELLS
 from emv3_jax.models.execution import ONE_DEVICE, ExecutionConfig
 from emv3_jax.models.norms import LayerNorm
 from emv3_jax.models.precision import Precision
 from emv3_jax.models.token_layers import XAVIER, gelu_erf, linear
 
-PATCH = (1, 2, 2)  # latent frames, rows and columns of a token
+PATCH = (1, CELLS, CELLS)  # latent frames, rows and columns of a token
 
 
 class ImageEmbedding(nnx.Module):

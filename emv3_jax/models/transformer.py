@@ -15,7 +15,6 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
-from emv3_jax.models.audio_projection import FlashAudioProjection, PreviewAudioProjection
 from emv3_jax.models.cross_attention import Context, ContextTokens
 from emv3_jax.models.embeddings import PATCH, ImageEmbedding, PatchEmbedding
 from emv3_jax.models.execution import ATTENTION, ONE_DEVICE, REMAT_POLICIES, ExecutionConfig
@@ -44,13 +43,7 @@ class Transformer(nnx.Module):
                               kernel_init=small)
     self.time_projection = linear(dim, 6 * dim, island, rngs, kernel_init=XAVIER)
     self.image_embedding = ImageEmbedding(config.image_dim, dim, precision, rngs=rngs)
-    if config.variant == "preview":
-      self.audio_projection = PreviewAudioProjection(
-          config.audio_dim, dim, precision=precision, rngs=rngs)
-    else:
-      self.audio_projection = FlashAudioProjection(
-          config.audio_dim, config.audio_layers, config.audio_hidden, config.audio_tokens, dim,
-          precision=precision, rngs=rngs)
+    self.audio_projection = config.audio_path.projection(config, precision, rngs)
     make_block = lambda r: Block(config, precision, rngs=r)
     self.blocks = nnx.vmap(make_block)(rngs.split(config.num_layers))
     self.head = Head(config, precision, rngs=rngs)
@@ -72,8 +65,7 @@ class Transformer(nnx.Module):
     """
     config = self.config
     padding = config.text_tokens - text.shape[1]
-    audio_shape = (config.audio_dim,) if config.variant == "preview" else (
-        5, config.audio_layers, config.audio_dim)
+    audio_shape = config.audio_path.feature_shape(config)
     if padding < 0 or text.shape[2:] != (config.text_dim,):
       raise ValueError(f"text is {text.shape}; expected at most [b, {config.text_tokens}, "
                        f"{config.text_dim}].")

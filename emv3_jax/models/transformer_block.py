@@ -1,4 +1,4 @@
-"""What the transformer is stacked of: its sizes, one layer, and the head after the last.
+"""The transformer's sizes, one of its layers, and the head after the last.
 
 A layer is one attention between two halves that work on every token by itself:
 
@@ -8,13 +8,14 @@ A layer is one attention between two halves that work on every token by itself:
 """
 
 import dataclasses
-from typing import Literal, get_args
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
 
+from emv3_jax.errors import InputError
 from emv3_jax.limits import ABOVE_0, CHANNELS, WIDEST, check_ranges
+from emv3_jax.models.audio_projection import AUDIO_PATHS, AudioPath
 from emv3_jax.models.cross_attention import Context, CrossAttention
 from emv3_jax.models.embeddings import PATCH
 from emv3_jax.models.execution import ExecutionConfig
@@ -22,8 +23,6 @@ from emv3_jax.models.norms import LayerNorm, RMSNorm, modulated_norm
 from emv3_jax.models.precision import Precision
 from emv3_jax.models.rope import RopeTable, apply_rope
 from emv3_jax.models.token_layers import MLP, XAVIER, gelu_tanh, linear
-
-Variant = Literal["preview", "flash"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +40,7 @@ class TransformerConfig:
     eps: of every norm except those of the projections, which have 1e-5.
   """
 
-  variant: Variant = "preview"
+  variant: str = "preview"
   dim: int = 1536
   ffn_dim: int = 8960
   num_heads: int = 12
@@ -60,14 +59,20 @@ class TransformerConfig:
   eps: float = 1e-6
 
   def __post_init__(self):
-    if self.variant not in get_args(Variant):
-      raise ValueError(f"TransformerConfig.variant is {self.variant!r}; known: preview, flash.")
+    if self.variant not in AUDIO_PATHS:
+      raise InputError(f"TransformerConfig.variant is {self.variant!r}; known: "
+                       f"{', '.join(AUDIO_PATHS)}.")
     check_ranges("transformer", self, {
         **{field.name: CHANNELS for field in dataclasses.fields(self)}, "num_layers": (1, 1000),
         "freq_dim": (2, WIDEST), "eps": (ABOVE_0, 1)})
     if self.dim % (2 * self.num_heads):
       raise ValueError(f"TransformerConfig.dim is {self.dim}; expected a multiple of twice the "
                        f"number of heads, {2 * self.num_heads}.")
+
+  @property
+  def audio_path(self) -> AudioPath:
+    """The network's part of the variant."""
+    return AUDIO_PATHS[self.variant]
 
   @property
   def head_dim(self) -> int:
@@ -101,7 +106,7 @@ class Block(nnx.Module):
     self.self_attn = SelfAttention(config, precision, rngs=rngs)
     self.norm3 = LayerNorm(config.dim, eps=config.eps, precision=precision)
     self.cross_attn = CrossAttention(
-        config.dim, config.num_heads, flash=config.variant == "flash", eps=config.eps,
+        config.dim, config.num_heads, biased_audio=config.audio_path.biased, eps=config.eps,
         precision=precision, rngs=rngs)
     self.ffn = MLP((config.dim, config.ffn_dim, config.dim), gelu_tanh, precision, rngs=rngs)
     self.eps = config.eps

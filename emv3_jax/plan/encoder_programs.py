@@ -3,9 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from emv3_jax import sharding
+from emv3_jax import sharding, variants
 from emv3_jax.components import programs as component_programs
-from emv3_jax.conditioning.audio import padded_samples
 from emv3_jax.plan import flops
 from emv3_jax.plan.programs import Deployment, Program, Window
 from emv3_jax.sampling.settings import Config
@@ -25,10 +24,9 @@ def image_encoder(config: Config, window: Window, deployment: Deployment) -> Pro
 
 def audio_encoder(config: Config, window: Window, deployment: Deployment) -> Program:
   """wav2vec 2.0 of the window's sound."""
-  flash = config.model.transformer.variant == "flash"
-  static = {"frames": window.frames, "layers": "all"} if flash else {}
-  waveform = deployment.whole((1, padded_samples(window.frames)))
-  return _encoder("audio_encoder", config, deployment, waveform, **static)
+  variant = variants.of(config.model.transformer.variant)
+  waveform = deployment.whole((1, variant.num_samples(window.frames)))
+  return _encoder("audio_encoder", config, deployment, waveform, **variant.encoder_options(window.frames))
 
 
 def _encoder(name: str, config: Config, deployment: Deployment, *arrays: jax.ShapeDtypeStruct,

@@ -9,18 +9,17 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from emv3_jax import sharding
+from emv3_jax import geometry, sharding, variants
 from emv3_jax.attention.local import attend_xla
 from emv3_jax.components import programs as component_programs
 from emv3_jax.errors import InputError
+from emv3_jax.geometry import TOKEN
 from emv3_jax.models.network import Params, named_leaves
 from emv3_jax.models.transformer import TransformerConfig
 from emv3_jax.plan import flops, meshes
 from emv3_jax.sampling.denoise import Conditions, Denoiser, make_denoiser
 from emv3_jax.sampling.settings import Config, SamplingConfig
 from emv3_jax.sharding.pictures import picture_split
-
-SIDE = 16  # pixels; sides are multiples of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Window:
   @property
   def latents(self) -> tuple[int, int, int]:
     """f, H8, W8."""
-    return (self.frames - 1) // 4 + 1, self.height // 8, self.width // 8
+    return geometry.latent_frames(self.frames), *geometry.latent_size((self.height, self.width))
 
   @property
   def positions(self) -> int:
@@ -44,12 +43,12 @@ class Window:
   @property
   def grid(self) -> tuple[int, int]:
     """h, w: rows and columns of tokens."""
-    return self.height // SIDE, self.width // SIDE
+    return geometry.token_grid((self.height, self.width))
 
 
 @dataclasses.dataclass(frozen=True)
 class Deployment:
-  """Where a program is to run: platform `cpu`, `gpu` or `tpu`, the mesh and its attention."""
+  """The devices of a program: platform `cpu`, `gpu` or `tpu`, mesh, and sizes of its axes."""
 
   platform: str
   mesh: Mesh
@@ -93,7 +92,7 @@ class Program:
 def largest_window(config: Config) -> Window:
   """The config's window at its largest size: fixed, or the square of its largest area."""
   settings = config.settings
-  side = math.isqrt(settings.max_area) // SIDE * SIDE
+  side = math.isqrt(settings.max_area) // TOKEN * TOKEN
   return Window(settings.max_frames, settings.height or side, settings.width or side)
 
 
@@ -113,13 +112,13 @@ def _plain_denoiser(net: TransformerConfig, settings: SamplingConfig) -> Denoise
 def _conditions(net: TransformerConfig, window: Window, array: Callable) -> Conditions:
   """Shapes of the conditions of one clip."""
   f, height8, width8 = window.latents
-  audio = ((1, 2 * window.frames, net.audio_dim) if net.variant == "preview" else
-           (1, window.frames, 5, net.audio_layers, net.audio_dim))
+  variant = variants.of(net.variant)
   return Conditions(
       text={"prompt": array((1, net.text_tokens, net.text_dim))},
-      image=array((1, net.image_tokens, net.image_dim)), audio=array(audio),
+      image=array((1, net.image_tokens, net.image_dim)), 
+      audio=array((1, *variant.input_shape(net, window.frames))),
       known=array((1, f, height8, width8, net.in_channels - net.out_channels)),
-      face_mask=array((1, window.positions)) if net.variant == "preview" else None)
+      face_mask=array((1, window.positions)) if variant.face_mask else None)
 
 
 def sample_step(config: Config, window: Window, deployment: Deployment) -> Program:
@@ -175,11 +174,12 @@ OF_PICTURES = ("vae_decode", "vae_encode")  # split over the mesh by rows and co
 
 
 def check_window(window: Window) -> None:
-  """
+  """Checks the size of a window.
+
   Raises:
     InputError: sides or frames that no clip can have.
   """
   sides = window.height, window.width
-  if window.frames % 4 != 1 or any(side < SIDE or side % SIDE for side in sides):
+  if not geometry.is_clip_length(window.frames) or any(side < TOKEN or side % TOKEN for side in sides):
     raise InputError(f"A window of {window.frames} frames of {window.height}x{window.width} cannot "
-                     f"be planned: frames are 4k+1, sides multiples of {SIDE}, at least {SIDE}.")
+                     f"be planned: frames are 4k+1, sides multiples of {TOKEN}, at least {TOKEN}.")

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
+from emv3_jax import variants
 from emv3_jax.attention.local import Attend, attend_xla
 from emv3_jax.data import index as index_lib
 from emv3_jax.models import transformer
@@ -79,8 +80,7 @@ def _batch(net: TransformerConfig, rows: int, window: Window,
            sharding: NamedSharding | None) -> Batch:
   """Shapes of what a step learns from."""
   f, height8, width8 = window.latents
-  audio = ((2 * window.frames, net.audio_dim) if net.variant == "preview" else
-           (window.frames, 5, net.audio_layers, net.audio_dim))
+  audio = variants.of(net.variant).input_shape(net, window.frames)
   array = lambda *shape, dtype=jnp.float32: jnp.zeros((rows, *shape), dtype)
   shapes = jax.eval_shape(lambda: Batch(
       latents=array(f, height8, width8, net.out_channels),

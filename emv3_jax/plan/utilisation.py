@@ -1,7 +1,8 @@
-"""How much of what the devices at hand could do a training run does."""
+"""Utilisation: the share of the devices' peak operations that a training run reaches."""
 
 import functools
 
+from emv3_jax import geometry
 from emv3_jax.plan.programs import Window
 from emv3_jax.plan.targets import CHIPS, Chip
 from emv3_jax.plan.training_programs import forward_flops
@@ -43,7 +44,7 @@ def step_flops(config: Config, kind: curriculum.Kind, shape: tuple[int, ...]) ->
   """
   _, f, height8, width8, _ = shape
   forward = forward_flops(config.model.transformer, config.train.batch,
-                          Window(4 * (f - 1) + 1, 8 * height8, 8 * width8))
+                          Window(geometry.frames_of(f), *geometry.pixel_size((height8, width8))))
   learnt = {"sft": 1, "ndpo": 1 + (config.ndpo.sft_weight > 0), "dpo": 2}[kind]
   frozen = {"sft": 0, "ndpo": int(config.ndpo.reading == "reference"), "dpo": 2}[kind]
   return (3 * learnt + frozen) * forward

@@ -5,6 +5,7 @@ import itertools
 
 import numpy as np
 
+from emv3_jax import geometry, tasks, variants
 from emv3_jax.conditioning import audio as audio_lib
 from emv3_jax.conditioning import image as image_lib
 from emv3_jax.conditioning import text as text_lib
@@ -12,10 +13,7 @@ from emv3_jax.preparation.footage import Footage, Window
 from emv3_jax.preparation.settings import PrepareConfig
 from emv3_jax.sampling.clip import LENGTH_STEP
 from emv3_jax.sampling.model import Model
-from emv3_jax.tasks import masks
-from emv3_jax.tasks.masks import Task
-
-_CONTEXT = audio_lib.WINDOW // 2
+from emv3_jax.tasks import ClipPicture, masks
 
 
 def encode_texts(model: Model, tokenizer: text_lib.Tokenizer, texts: Iterable[str],
@@ -36,15 +34,15 @@ def encode_texts(model: Model, tokenizer: text_lib.Tokenizer, texts: Iterable[st
 
 
 def encode_images(model: Model, windows: Sequence[Window], batch: int) -> list[np.ndarray]:
-  """CLIP states float32 [2, image_tokens, image_dim] of each window's first frame: as it is, and
-  with what lip-sync draws anew in mid grey."""
-  pictures = [picture for window in windows for picture in _two_pictures(window)]
+  """CLIP states float32 [k, image_tokens, image_dim] of each window's first frame, as each of the k kinds
+  of `ClipPicture` shows it."""
+  pictures = [picture for window in windows for picture in _clip_pictures(window)]
   states = []
   with model.parameters("image_encoder") as params:
     for part in _parts(pictures, batch):
       pixels = np.stack([image_lib.clip_pixels(picture) for picture in _filled(part, batch)])
       states += list(model.encode("image_encoder", params, pixels)[:len(part)])
-  return [np.stack(pair) for pair in _parts(states, 2)]
+  return [np.stack(pictures) for pictures in _parts(states, len(ClipPicture))]
 
 
 def encode_sounds(model: Model, footage: Sequence[Footage], settings: PrepareConfig
@@ -54,80 +52,75 @@ def encode_sounds(model: Model, footage: Sequence[Footage], settings: PrepareCon
   Sound of up to `sound_frames` is encoded whole, exactly as sampling does with that recording.
 
   Returns:
-    preview [2F, dim]; flash [F + 4, layers, dim], with two frames of context to either side.
+    features as `Variant.cut` leaves them, e.g. preview [2F, dim].
   """
-  features = []
+  features, variant = [], variants.of(model.config.model.transformer.variant)
   with model.parameters("audio_encoder") as params:
     for clip in footage:
       heard = audio_lib.num_frames(clip.voice.seconds)
       if heard <= settings.sound_frames:
-        whole = _features(model, params, clip.voice.samples, audio_lib.sample_frames(heard))
-        features += [_cut(model, whole, window.start, settings.frames) for window in clip.windows]
+        whole = _features(model, params, clip.voice.samples, geometry.sample_frames(heard))
+        features += [variant.cut(whole, window.start, settings.frames) for window in clip.windows]
         continue
       for window in clip.windows:
         middle = window.start + settings.frames // 2 - settings.sound_frames // 2
         first = min(max(middle, 0), heard - settings.sound_frames)
         samples = clip.voice.samples[_sample(first):_sample(first + settings.sound_frames)]
         around = _features(model, params, samples, settings.sound_frames)
-        features.append(_cut(model, around, window.start - first, settings.frames))
+        features.append(variant.cut(around, window.start - first, settings.frames))
   return features
 
 
 def encode_videos(model: Model, windows: Iterable[tuple[Window, np.ndarray]],
                   batch: int) -> Iterator[tuple[Window, np.ndarray]]:
-  """(window, latents float32 [4, f, h8, w8, 16]): of the video and of what `records.MASKED_TASKS`
-  know of it.
+  """(window, latents float32 [1 + n, f, h8, w8, 16]): of the video and of what each of the n tasks of
+  `tasks.stored()` knows of it.
 
   Args:
     windows: (window, uint8 [F, H, W, 3]), all of one size; taken as they are needed.
   """
   waiting: list[Window] = []
+  count = 1 + len(tasks.stored())
 
   def videos():
     for window, frames in windows:
       waiting.append(window)
-      yield from _four_videos(window, frames)
+      yield from _videos(window, frames)
 
   encoded: list[np.ndarray] = []
   with model.parameters("vae") as params:
     for part in _parts(videos(), batch):
       encoded += list(model.vae_encode(params, np.stack(_filled(part, batch)))[:len(part)])
-      while len(encoded) >= 4:
-        yield waiting.pop(0), np.stack(encoded[:4])
-        del encoded[:4]
+      while len(encoded) >= count:
+        yield waiting.pop(0), np.stack(encoded[:count])
+        del encoded[:count]
 
 
-def _two_pictures(window: Window) -> tuple[np.ndarray, np.ndarray]:
+def _clip_pictures(window: Window) -> Iterator[np.ndarray]:
+  """The first frame in the order of `ClipPicture`."""
   pixels = image_lib.to_pixels(window.first)
-  return window.first, masks.masked_video(pixels[None], ~window.redrawn[None])[0]
+  pictures = {ClipPicture.FIRST: window.first,
+              ClipPicture.FIRST_GREYED: masks.masked_video(pixels[None], ~window.redrawn[None])[0]}
+  for kind in ClipPicture:
+    yield pictures[kind]
 
 
-def _four_videos(window: Window, frames: np.ndarray) -> Iterator[np.ndarray]:
+def _videos(window: Window, frames: np.ndarray) -> Iterator[np.ndarray]:
   video = image_lib.to_pixels(frames)
   yield video
-  for task in (Task.I2V, Task.FLF2V):
-    yield masks.masked_video(video, masks.known_frames(task, len(video)))
-  yield masks.masked_video(video, masks.known_pixels(window.redrawn, len(video)))
+  for task in tasks.stored():
+    yield masks.masked_video(video, task.known(len(video), mouth=window.redrawn))
 
 
 def _features(model: Model, params, samples: np.ndarray, frames: int) -> np.ndarray:
-  """Features of a recording as sampling makes them: preview [2F, dim], flash [F, layers, dim]."""
-  if model.config.model.transformer.variant == "flash":
-    waveform = audio_lib.flash_waveform(samples, frames)
-    return model.encode("audio_encoder", params, waveform[None], frames=frames, layers="all")[0]
-  waveform = audio_lib.preview_waveform(samples, frames, model.normalises_waveform)
-  return model.encode("audio_encoder", params, waveform[None])[0]
-
-
-def _cut(model: Model, features: np.ndarray, start: int, frames: int) -> np.ndarray:
-  if model.config.model.transformer.variant == "flash":
-    around = np.arange(start - _CONTEXT, start + frames + _CONTEXT)
-    return features[around.clip(0, len(features) - 1)]
-  return features[2 * start:2 * (start + frames)]
+  """Features [n, ...] of a recording, as sampling makes them."""
+  variant = variants.of(model.config.model.transformer.variant)
+  return model.encode("audio_encoder", params, variant.waveform(samples, frames, model.normalises_waveform)[None],
+                      **variant.encoder_options(frames))[0]
 
 
 def _sample(frame: int) -> int:
-  return frame * audio_lib.RATE // audio_lib.FPS
+  return frame * geometry.RATE // geometry.FPS
 
 
 def _parts(items: Iterable, size: int) -> Iterator[list]:

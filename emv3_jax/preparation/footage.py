@@ -8,6 +8,7 @@ import math
 from absl import logging
 import numpy as np
 
+from emv3_jax import geometry
 from emv3_jax.conditioning import audio as audio_lib
 from emv3_jax.conditioning import face as face_lib
 from emv3_jax.conditioning.framing import Framing
@@ -110,7 +111,7 @@ def read_footage(clip: Clip, settings: PrepareConfig, detector: str | None = Non
 
 def _check_length(clip: Clip, what: str, count: int, settings: PrepareConfig) -> None:
   if count < settings.frames:
-    raise InputError(f"Video {clip.video} is too short: its {what} last {count / audio_lib.FPS:g} s "
+    raise InputError(f"Video {clip.video} is too short: its {what} last {count / geometry.FPS:g} s "
                      f"({count} frames), a window takes {settings.frames} frames.")
 
 
@@ -118,7 +119,7 @@ def stream_windows(footage: Footage, settings: PrepareConfig) -> Iterator[tuple[
   """(window, uint8 [F, H, W, 3]) in turn; one window's pictures are in memory, and the overlap's."""
   wanted = {window.start: window for window in footage.windows}
   held: dict[int, np.ndarray] = {}  # by frame
-  for number, frame in enumerate(video_files.stream_video(footage.clip.video, audio_lib.FPS)):
+  for number, frame in enumerate(video_files.stream_video(footage.clip.video, geometry.FPS)):
     if any(start in wanted for start in _starts(number, settings)):
       held[number] = footage.framing.picture(frame)
     start = number - settings.frames + 1
@@ -142,7 +143,7 @@ def _look_through(clip: Clip, settings: PrepareConfig
   if clip.face_box == "auto":
     looked_at |= set(np.linspace(0, settings.frames - 1, LOOKED_AT, dtype=int).tolist())
   count, framing, kept = 0, None, {}
-  for number, frame in enumerate(video_files.stream_video(clip.video, audio_lib.FPS)):
+  for number, frame in enumerate(video_files.stream_video(clip.video, geometry.FPS)):
     if framing is None:
       height, width = frame.shape[:2]
       framing = Framing(height, width, nearest_size(height, width, settings.sizes))
@@ -158,7 +159,7 @@ def _window(clip: Clip, settings: PrepareConfig, framing: Framing, index: int,
   size = framing.size
   face = _face(clip, framing, pictures, detector)
   redrawn = np.zeros(size, bool)
-  tokens = np.ones((size[0] // face_lib.TOKEN, size[1] // face_lib.TOKEN), np.uint8)
+  tokens = np.ones(geometry.token_grid(size), np.uint8)
   if face is not None:
     redrawn = face_lib.mouth_region(face, size, settings.mouth_fraction)
     tokens = face_lib.face_mask(face, size).reshape(tokens.shape).astype(np.uint8)

@@ -11,12 +11,12 @@ import pathlib
 
 import numpy as np
 
-from emv3_jax.conditioning import audio as audio_lib
+from emv3_jax import geometry
 from emv3_jax.conditioning import image as image_lib
-from emv3_jax.conditioning.face import TOKEN
 from emv3_jax.data import index as index_lib
 from emv3_jax.data.records import Record
 from emv3_jax.errors import InputError
+from emv3_jax.geometry import FRAMES
 from emv3_jax.io import video_files
 from emv3_jax.io.digests import file_digest
 from emv3_jax.models.network import Params
@@ -28,7 +28,7 @@ from emv3_jax.sampling import clip as clip_lib
 from emv3_jax.sampling.inputs import Inputs, named_files, read_inputs
 from emv3_jax.sampling.model import Model
 from emv3_jax.sampling.output import latents_path
-from emv3_jax.tasks.masks import LATENT_CHANNELS, SPATIAL, TEMPORAL, Task
+from emv3_jax.variants import Variant
 
 ENCODERS = ("vae", "text_encoder", "image_encoder", "audio_encoder")
 
@@ -88,12 +88,12 @@ def files_of(clip: Clip) -> list[pathlib.Path]:
 
 
 def encode_states(model: Model, clips: Sequence[MadeClip]) -> list[tuple[np.ndarray, np.ndarray]]:
-  """(CLIP states [image_tokens, image_dim], audio features [2F, d] or [F, 5, l, d]) of each clip, over
-  all frames that were sampled."""
+  """(CLIP states [image_tokens, image_dim], audio features [n, ...]) of each clip, over all frames that
+  were sampled."""
   with _held(model, "image_encoder"):
     images = [clip_lib.encode_image(model, clip.inputs)[0] for clip in clips]
   with _held(model, "audio_encoder"):
-    sounds = [clip_lib.encode_audio(model, clip.inputs)[0] for clip in clips]
+    sounds = [clip_lib.encode_features(model, clip.inputs) for clip in clips]
   return list(zip(images, sounds, strict=True))
 
 
@@ -113,18 +113,18 @@ def encode_pictures(model: Model, clips: Sequence[MadeClip], frames: int
 
 
 def make_record(clip: MadeClip, frames: int, latents: np.ndarray, known: np.ndarray,
-                text: np.ndarray, image: np.ndarray, audio: np.ndarray) -> Record:
+                text: np.ndarray, image: np.ndarray, audio: np.ndarray, variant: Variant) -> Record:
   """The record of a clip's first `frames` frames; text without padding, the rest as encoded here."""
-  mask = known[..., :TEMPORAL].astype(np.uint8)
-  tokens = clip.size[0] // TOKEN, clip.size[1] // TOKEN
+  mask = known[..., :FRAMES].astype(np.uint8)
+  tokens, task = geometry.token_grid(clip.size), clip.made.task
   face = clip.inputs.face_mask
-  mouth = 1 - mask[..., 0] if clip.made.task is Task.LIPSYNC else np.zeros_like(mask[..., 0])
+  mouth = 1 - mask[..., 0] if task.redraws_mouth else np.zeros_like(mask[..., 0])
   return Record(
       id=clip.clip.id, index=0, start=0, caption=clip.clip.prompt, source=clip.made.video,
-      task=clip.made.task.value, latents=latents, masked_latents=known[None, ..., TEMPORAL:],
+      task=task.name, latents=latents, masked_latents=known[None, ..., FRAMES:],
       task_mask=mask, mouth_mask=mouth,
       face_mask=(np.ones(tokens) if face is None else face.reshape(tokens)).astype(np.uint8),
-      text=text, image=image[None], audio=audio[:frames if audio.ndim == 4 else 2 * frames])
+      text=text, image=image[None], audio=variant.cut(audio, 0, frames))
 
 
 def _check_model(made: MadeBy, model: Model) -> None:
@@ -148,19 +148,20 @@ def _check_window(clip: Clip, made: MadeBy, settings: PrepareConfig,
     height, width = made.size
     raise InputError(f"Video {clip.video} was made at {width}x{height} pixels and no window has that "
                      f"size; add ({height}, {width}) to --config.prepare.sizes.")
-  sampled = audio_lib.sample_frames(made.frames)
+  sampled = geometry.sample_frames(made.frames)
   held = made.frames if latents is None else sampled  # saved latents have the surplus frames too
   if held < settings.frames:
-    shorter = (held - 1) // TEMPORAL * TEMPORAL + 1
+    shorter = geometry.whole_frames(held)
     advice = f"set --config.prepare.frames={shorter}" if shorter > 1 else "make it longer"
     if sampled >= settings.frames:
       advice += ", or sample it with --save_latents, which keeps the frames that were dropped"
     raise InputError(f"Video {clip.video} is too short: it has {made.frames} frames, a window takes "
                      f"{settings.frames}; {advice}.")
-  if made.task is Task.FLF2V and sampled > settings.frames:
-    raise InputError(f"Video {clip.video} is too long: of its {made.frames} frames a window takes "
-                     f"{settings.frames}, without the last picture that flf2v was given; set "
-                     f"--config.prepare.frames={sampled}.")
+  for given in made.task.given:
+    if given.input != "video" and given.frames(made.frames, sampled).stop > settings.frames:
+      raise InputError(f"Video {clip.video} is too long: of its {made.frames} frames a window takes "
+                       f"{settings.frames}, without the {given.input.replace('_image', ' picture')} that "
+                       f"{made.task.name} was given; set --config.prepare.frames={sampled}.")
 
 
 def _check_files(clip: Clip, made: MadeBy) -> None:
@@ -181,7 +182,7 @@ def _read_inputs(made: MadeBy, model: Model) -> Inputs:
   is no condition of a record."""
   settings = dataclasses.replace(
       model.config.sampling, height=made.size[0], width=made.size[1], text_scale=1.0,
-      max_frames=audio_lib.sample_frames(made.frames))
+      max_frames=geometry.sample_frames(made.frames))
   config = dataclasses.replace(model.config, seed=made.seed, face_detector=made.face_detector,
                                sampling=settings)
   try:
@@ -197,16 +198,16 @@ def _read_inputs(made: MadeBy, model: Model) -> Inputs:
 
 def _latents(model: Model, params: Params, clip: MadeClip, frames: int) -> np.ndarray:
   if clip.latents is not None:
-    return np.array(_read_latents(clip.latents, clip.made)[:(frames - 1) // TEMPORAL + 1])
-  pictures = video_files.read_video(clip.clip.video, audio_lib.FPS, frames).frames
+    return np.array(_read_latents(clip.latents, clip.made)[:geometry.latent_frames(frames)])
+  pictures = video_files.read_video(clip.clip.video, geometry.FPS, frames).frames
   if pictures.shape[1:3] != clip.size:  # they were written larger
     pictures = image_lib.resize_lanczos(pictures, clip.size)
   return model.vae_encode(params, image_lib.to_pixels(pictures)[None])[0]
 
 
 def _read_latents(path: pathlib.Path, made: MadeBy) -> np.ndarray:
-  shape = ((audio_lib.sample_frames(made.frames) - 1) // TEMPORAL + 1,
-           made.size[0] // SPATIAL, made.size[1] // SPATIAL, LATENT_CHANNELS)
+  length = geometry.latent_frames(geometry.sample_frames(made.frames))
+  shape = (length, *geometry.latent_size(made.size), geometry.CHANNELS)
   if file_digest(path) != made.latents:
     raise InputError(f"Latents {path} are not those that the report {made.path} tells of, or have "
                      "changed since; sample the clip again.")

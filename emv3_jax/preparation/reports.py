@@ -5,13 +5,14 @@ import dataclasses
 import json
 import pathlib
 
-from emv3_jax.conditioning.face import TOKEN
+from emv3_jax import tasks
 from emv3_jax.errors import InputError
+from emv3_jax.geometry import TOKEN
 from emv3_jax.io import paths
 from emv3_jax.runtime import config as config_lib
 from emv3_jax.runtime.command_names import as_called
 from emv3_jax.sampling.settings import Request
-from emv3_jax.tasks.masks import Task
+from emv3_jax.tasks import TaskSpec
 
 _WANTED = f"give the JSON that {as_called('emv3-sample')} wrote beside the video"
 
@@ -50,8 +51,8 @@ class MadeBy:
   tokenizer: str
 
   @property
-  def task(self) -> Task:
-    return Task(self.request.task)
+  def task(self) -> TaskSpec:
+    return tasks.of(self.request.task)
 
 
 def read_report(path: pathlib.Path) -> MadeBy:
@@ -74,7 +75,7 @@ def read_report(path: pathlib.Path) -> MadeBy:
   if not request.get("task"):
     raise InputError(f"{where} names no task; {_WANTED}.")
   try:
-    Task.parse(request["task"])
+    tasks.of(request["task"])
     made = MadeBy(
         path, config_lib.build(Request, request, "request"), get("seed", int), get("frames", int),
         (get("size.height", int), get("size.width", int)), get("config.face_detector", str),

@@ -2,9 +2,11 @@
 
 import dataclasses
 
+from emv3_jax import geometry
 from emv3_jax.data.index import Bucket
 from emv3_jax.data.records import DTYPES
 from emv3_jax.errors import InputError
+from emv3_jax.geometry import TOKEN
 from emv3_jax.limits import ABOVE_0, AMOUNT, COUNT, check_ranges
 
 
@@ -39,17 +41,18 @@ class PrepareConfig:
 
   def __post_init__(self):
     check_ranges("prepare", self, {
-        "frames": (5, 10 ** 6), "stride": AMOUNT, "sizes": (16, 2 ** 16), "sound_frames": (5, 10 ** 6),
+        "frames": (5, 10 ** 6), "stride": AMOUNT, "sizes": (TOKEN, 2 ** 16), "sound_frames": (5, 10 ** 6),
         "mouth_fraction": (ABOVE_0, 1), "shard_clips": COUNT, "text_batch": COUNT,
         "image_batch": COUNT, "video_batch": COUNT})
     for name in ("frames", "sound_frames"):
-      if getattr(self, name) % 4 != 1:
+      if not geometry.is_clip_length(getattr(self, name)):
         raise InputError(f"prepare.{name} is {getattr(self, name)}; it must be 4k+1, 5 or more.")
     if self.sound_frames < self.frames:
       raise InputError(f"prepare.sound_frames is {self.sound_frames}, less than a window of "
                        f"{self.frames} frames.")
-    if not self.sizes or any(side % 16 for size in self.sizes for side in size):
-      raise InputError(f"prepare.sizes is {self.sizes}; wanted (height, width) in multiples of 16.")
+    if not self.sizes or any(side % TOKEN for size in self.sizes for side in size):
+      raise InputError(f"prepare.sizes is {self.sizes}; wanted (height, width) in multiples of "
+                       f"{TOKEN}.")
     if self.dtype not in DTYPES:
       raise InputError(f"prepare.dtype is {self.dtype!r}; known: {', '.join(DTYPES)}.")
 

@@ -15,6 +15,7 @@ import time
 from absl import logging
 import numpy as np
 
+from emv3_jax import variants
 from emv3_jax.conditioning import text as text_lib
 from emv3_jax.data import records
 from emv3_jax.data.index import SHARDS, Shard
@@ -30,6 +31,7 @@ from emv3_jax.preparation.settings import PrepareConfig
 from emv3_jax.runtime import config as config_lib
 from emv3_jax.sampling.model import Model
 from emv3_jax.tasks import masks
+from emv3_jax.variants import Variant
 
 Usable = Footage | MadeClip
 
@@ -132,13 +134,14 @@ def _encoded(model: Model, tokenizer: text_lib.Tokenizer, settings: PrepareConfi
   """Records' bytes in order; counts them by bucket in `runs`."""
   texts = encoding.encode_texts(model, tokenizer, (clip.clip.prompt for clip in usable),
                                 settings.text_batch)
+  variant = _variant(model)
   states = _states(model, settings, usable)
   for bucket, size in enumerate(settings.sizes):
     same = [clip for clip in usable if clip.size == size]
     for kind, clips in itertools.groupby(same, key=type):
       made = _made_records if kind is MadeClip else _window_records
       for record in made(model, settings, list(clips), texts, states):
-        yield records.encode(record, settings.dtype)
+        yield records.encode(record, settings.dtype, variant)
         runs[bucket] = runs.get(bucket, 0) + 1
 
 
@@ -171,7 +174,11 @@ def _made_records(model: Model, settings: PrepareConfig, clips: Sequence[MadeCli
   pictures = made_lib.encode_pictures(model, clips, settings.frames)
   for clip, (latents, known) in zip(clips, pictures, strict=True):
     yield made_lib.make_record(clip, settings.frames, latents, known, texts[clip.clip.prompt],
-                               *states[clip])
+                               *states[clip], _variant(model))
+
+
+def _variant(model: Model) -> Variant:
+  return variants.of(model.config.model.transformer.variant)
 
 
 def _record(clip: Footage, window: Window, settings: PrepareConfig, latents: np.ndarray,

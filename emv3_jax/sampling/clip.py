@@ -7,21 +7,22 @@ import pathlib
 from absl import logging
 import numpy as np
 
-from emv3_jax.conditioning import audio as audio_lib
+from emv3_jax import tasks, variants
 from emv3_jax.conditioning import image as image_lib
 from emv3_jax.conditioning import text as text_lib
 from emv3_jax.conditioning.face import NoFace
 from emv3_jax.diffusion.noise import initial_noise
 from emv3_jax.errors import InputError
+from emv3_jax.geometry import FPS
 from emv3_jax.io import paths
 from emv3_jax.io.digests import file_digest
 from emv3_jax.runtime import processes, start_up
-from emv3_jax.sampling import fingerprint, lipsync
+from emv3_jax.sampling import fingerprint
 from emv3_jax.sampling.denoise import Conditions
 from emv3_jax.sampling.inputs import Inputs, named_files, read_inputs
 from emv3_jax.sampling.model import Model
 from emv3_jax.sampling.report import Report, versions
-from emv3_jax.sampling.settings import FPS, Request
+from emv3_jax.sampling.settings import Request
 from emv3_jax.tasks import masks
 
 LENGTH_STEP = 64  # prompts are encoded at a multiple of so many tokens
@@ -86,8 +87,9 @@ def sample(model: Model, request: Request, *, progress: Callable | None = None) 
     latents = denoise(model, inputs, conditions, progress or iter)
   with report.part("vae_decode"):
     frames = decode(model, latents)[:inputs.frames]
-  if request.task == "lipsync" and request.paste is not False:
-    frames = lipsync.paste(frames, inputs.source[:inputs.frames], inputs.mouth)
+  finish = tasks.of(request.task).finish
+  if finish is not None and request.paste is not False:
+    frames = finish(frames, inputs.source[:inputs.frames], inputs.mouth[:inputs.frames])
   return Clip(frames=frames, fps=FPS, sound=inputs.sound, latents=latents,
               report={**identity, **_describe(model, request, files, inputs, report)})
 
@@ -142,14 +144,17 @@ def open_cache(model: Model) -> text_lib.PromptCache | None:
 
 
 def encode_audio(model: Model, inputs: Inputs) -> np.ndarray:
-  """wav2vec2 features of the whole padded clip: [1, 2F, d] or, for flash, windows [1, F, 5, l, d]."""
-  flash = model.config.model.transformer.variant == "flash"
+  """What the network hears of the whole padded clip, e.g. for preview [1, 2F, d]; see `Variant.heard`."""
+  variant = variants.of(model.config.model.transformer.variant)
+  return variant.heard(encode_features(model, inputs))[None]
+
+
+def encode_features(model: Model, inputs: Inputs) -> np.ndarray:
+  """wav2vec2 features of the whole padded clip, one row a feature; see `Variant`."""
+  variant = variants.of(model.config.model.transformer.variant)
   with model.parameters("audio_encoder") as params:
-    if flash:
-      features = model.encode("audio_encoder", params, inputs.waveform[None],
-                              frames=inputs.sample_frames, layers="all")
-      return audio_lib.flash_windows(features[0])[None]
-    return model.encode("audio_encoder", params, inputs.waveform[None])
+    return model.encode("audio_encoder", params, inputs.waveform[None],
+                        **variant.encoder_options(inputs.sample_frames))[0]
 
 
 def encode_image(model: Model, inputs: Inputs) -> np.ndarray:

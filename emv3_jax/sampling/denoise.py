@@ -7,13 +7,14 @@ modality weights) is tabulated on the host beforehand, so that one program serve
 from collections.abc import Callable, Iterable
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
 
-from emv3_jax import sharding
+from emv3_jax import geometry, sharding, variants
 from emv3_jax.attention import backends
 from emv3_jax.diffusion import guidance as guidance_lib
 from emv3_jax.diffusion import solvers
@@ -29,7 +30,7 @@ BLOCK_TOKENS = 8192  # tokens of a clip that the maps of a layer work on at a ti
 
 @dataclasses.dataclass(frozen=True)
 class Conditions:
-  """What a window is denoised under; b clips of one shape.
+  """Conditions of the denoising of a window; b clips of one shape.
 
   Attributes:
     text: dict `prompt` and, where a branch needs it, `negative`: float32 [b, text_tokens, text_dim],
@@ -78,7 +79,7 @@ class Denoiser:
     self.solver = solvers.make_solver(
         settings.solver, settings.steps, settings.shift, settings.solver_shift)
     self.guidance = guidance_lib.Guidance(
-        mode="audio" if config.variant == "flash" else "text_audio",
+        mode=variants.of(config.variant).guidance,
         text_scale=settings.text_scale, audio_scale=settings.audio_scale,
         dynamic_text=settings.dynamic_text, dynamic_audio=settings.dynamic_audio,
         neg_scale=settings.neg_scale, neg_steps=settings.neg_steps)
@@ -153,7 +154,7 @@ class Denoiser:
   def _token_blocks(self, shape: tuple[int, ...]) -> int:
     """Blocks of tokens that a layer works on in turn, for latents of `shape`."""
     shards = self.transformer.execution.length_shards
-    f, positions = shape[1], shape[2] * shape[3] // 4 // shards
+    f, positions = shape[1], math.prod(geometry.grid_of_latents(shape[2:4])) // shards
     wanted = self.settings.token_blocks or -(-positions * f // BLOCK_TOKENS)
     return min(n for n in range(1, positions + 1) if positions % n == 0 and n >= min(
         wanted, positions))

@@ -16,13 +16,15 @@ from typing import Any
 
 import numpy as np
 
+from emv3_jax import tasks, variants
 from emv3_jax.components.config import COMPONENTS
 from emv3_jax.errors import InputError
 from emv3_jax.io.digests import file_digest
 from emv3_jax.models.cross_attention import ALLOCATIONS
+from emv3_jax.sampling.inputs import uses_face_box
 from emv3_jax.sampling.model import Model
-from emv3_jax.sampling.settings import Request
-from emv3_jax.tasks.masks import Task
+from emv3_jax.sampling.settings import PICTURES, Request
+from emv3_jax.tasks import TaskSpec
 
 VERSION = 1  # of the form of `ingredients`
 NUMERICS = 2  # to be raised when the code makes other pixels or another sound of the same
@@ -81,10 +83,7 @@ VALUES: dict[str, str | tuple[str, ...]] = {
 
 # Files whose contents count: entry -> path of the field that names the file.
 FILES = {
-    "file.audio": "request.audio",
-    "file.image": "request.image",
-    "file.last_image": "request.last_image",
-    "file.video": "request.video",
+    **_fields("file", "request", " ".join(("audio", *PICTURES))),
     "file.face_detector": "config.face_detector",
     "file.tokenizer": "config.tokenizer",
 }
@@ -134,7 +133,7 @@ def ingredients(model: Model, request: Request) -> dict[str, Any]:
   Raises:
     InputError: as `fingerprint`.
   """
-  task = Task.parse(request.task)
+  task = tasks.of(request.task)
   roots = {"config": model.config, "request": request}
   found = {entry: _first(roots, path) for entry, path in VALUES.items()}
   found |= {entry: _first(roots, path) for entry, path in FILES.items()}
@@ -153,7 +152,7 @@ def ingredients(model: Model, request: Request) -> dict[str, Any]:
     raise InputError(f"The clip has no fingerprint: the weights of {', '.join(unknown)} are not in "
                      "the model folder.")
   used |= {f"weights.{name}": digest for name, digest in digests.items()}
-  if not model.normalises_waveform and model.config.model.transformer.variant != "flash":
+  if not model.normalises_waveform and variants.of(model.config.model.transformer.variant).follows_extractor:
     used["features.do_normalize"] = False  # what it is for nearly all models is not written
   return {"version": VERSION, "numerics": NUMERICS, **_plain(used)}
 
@@ -201,26 +200,23 @@ def _face_box(found: dict) -> Any:
     return source
 
 
-def _unused(found: dict, task: Task) -> set[str]:
+def _unused(found: dict, task: TaskSpec) -> set[str]:
   """Entries that the task, the variant or another setting leaves without effect."""
-  preview, unused = found["network.transformer.variant"] != "flash", set()
+  variant, unused = variants.of(found["network.transformer.variant"]), set()
   guided = found["text_scale"] > 1  # at 1 or below there is no guidance of either kind
   if not guided:
     unused |= {"audio_scale", "dynamic_audio"}
-  if not guided or not preview:
+  if not guided or not variant.guided_by_text:
     unused |= {"text_scale", "dynamic_text", "neg_scale", "neg_steps", "negative_prompt"}
   if found["neg_scale"] == 1 or found["neg_steps"] == -1:
     unused |= {"neg_scale", "neg_steps"}
   if found["solver"] == "euler":
     unused.add("solver_shift")
   unused |= {"max_area"} if found["height"] else {"height", "width"}
-  if task is not Task.LIPSYNC:
-    unused |= {"paste", "file.video"}
-  if task not in (Task.I2V, Task.FLF2V):
-    unused.add("file.image")
-  if task is not Task.FLF2V:
-    unused.add("file.last_image")
-  if task is Task.T2V or not preview and task is not Task.LIPSYNC:
+  if task.finish is None:
+    unused.add("paste")
+  unused |= {f"file.{name}" for name in PICTURES if name not in task.inputs}
+  if not uses_face_box(task, variant):
     unused.add("face_box")
   if "face_box" in unused or found["face_box"] != "auto" or not found["file.face_detector"]:
     unused.add("file.face_detector")

@@ -8,6 +8,7 @@ import pathlib
 from absl import logging
 import numpy as np
 
+from emv3_jax import geometry, tasks, variants
 from emv3_jax.conditioning import audio as audio_lib
 from emv3_jax.conditioning import face as face_lib
 from emv3_jax.conditioning import framing as framing_lib
@@ -15,14 +16,12 @@ from emv3_jax.conditioning import image as image_lib
 from emv3_jax.conditioning import text as text_lib
 from emv3_jax.conditioning.framing import Framing
 from emv3_jax.errors import InputError
+from emv3_jax.geometry import FPS
 from emv3_jax.io import audio_files, image_files, paths, video_files
 from emv3_jax.sampling import memory
-from emv3_jax.sampling.settings import FPS, Config, Request, SamplingConfig
-from emv3_jax.tasks import masks
-from emv3_jax.tasks.masks import Task
-
-_NEEDS = {"i2v": ("image",), "t2v": (), "flf2v": ("image", "last_image"), "lipsync": ("video",)}
-_PICTURES = ("image", "last_image", "video")
+from emv3_jax.sampling.settings import PICTURES, Config, Request, SamplingConfig
+from emv3_jax.tasks import ClipPicture, TaskSpec, masks
+from emv3_jax.variants import Variant
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +38,8 @@ class Inputs:
     known: bool [F] or [F, H, W], frames or pixels that the task gives.
     picture: for CLIP, uint8 [H, W, 3] or float32 in [-1, 1]; None without a picture.
     face_mask: float32 [h*w] where audio acts; None for everywhere.
-    source, mouth: lipsync only: uint8 [F, H, W, 3] and bool [F, H, W] of what is redrawn.
+    source, mouth: of a task that redraws the mouth only: uint8 [F, H, W, 3] and bool [F, H, W] of
+      what is redrawn.
   """
 
   prompts: dict[str, str]
@@ -69,7 +69,8 @@ def read_inputs(request: Request, config: Config, tokenizer_path: pathlib.Path,
     InputError: unknown task, a picture missing or not wanted by it, a file that cannot be used,
       audio that is too short or longer than the config's window, no face.
   """
-  flash, settings = config.model.transformer.variant == "flash", config.settings
+  task, variant = tasks.of(request.task), variants.of(config.model.transformer.variant)
+  settings = config.settings
   check_request(request, config)
   check_files(request)
   seed = config.seed if request.seed is None else request.seed
@@ -77,34 +78,29 @@ def read_inputs(request: Request, config: Config, tokenizer_path: pathlib.Path,
   samples = _first_seconds(samples, rate, request)
   voice = audio_lib.to_voice(samples, rate, request.audio)
   frames = audio_lib.num_frames(voice.seconds)
-  sample_frames = audio_lib.sample_frames(frames)
+  sample_frames = geometry.sample_frames(frames)
   if sample_frames > settings.max_frames:
     raise InputError(
         f"{request.audio}: {frames / FPS:.2f} s of audio need {sample_frames} frames, one window "
         f"holds {settings.max_frames}; use only the first part with "
         f"--seconds={settings.max_frames / FPS:g}, or raise --config.sampling.max_frames.")
-  waveform = (audio_lib.flash_waveform(voice.samples, sample_frames) if flash else
-              audio_lib.preview_waveform(voice.samples, sample_frames, normalise))
   prompts = {"prompt": request.prompt}
-  if _guided_by_text(flash, settings):
+  if _guided_by_text(variant, settings):
     prompts["negative"] = (settings.negative_prompt if request.negative_prompt is None
                            else request.negative_prompt)
-  pictures = {"t2v": _text_only, "lipsync": _lipsync}.get(request.task, _from_images)(
-      request, config, frames, sample_frames)
-  original, framing = pictures.pop("original", None), pictures.pop("framing", None)
+  pictures, first, framing = _read_pictures(request, config, task, frames, sample_frames)
   face_mask = None
-  if original is not None and not flash:
-    face_mask = _face_mask(request, config, original, framing)
+  if task.finds_face and variant.face_mask:
+    face_mask = _face_mask(request, config, task, first, framing)
   return Inputs(
       prompts=prompts, tokenizer=text_lib.Tokenizer.load(tokenizer_path),
-      waveform=waveform, sound=(samples, rate), frames=frames,
-      sample_frames=sample_frames, face_mask=face_mask,
-      seed=seed, **pictures)
+      waveform=variant.waveform(voice.samples, sample_frames, normalise),
+      sound=(samples, rate), frames=frames, sample_frames=sample_frames, face_mask=face_mask, seed=seed, **pictures)
 
 
 def named_files(request: Request) -> dict[str, pathlib.Path]:
   """The files that a request names, by its fields."""
-  found = {name: getattr(request, name) for name in ("audio", *_PICTURES)}
+  found = {name: getattr(request, name) for name in ("audio", *PICTURES)}
   if (request.face_box or "").endswith(".npy"):
     found["face_box"] = request.face_box
   return {name: pathlib.Path(path) for name, path in found.items() if path is not None}
@@ -132,44 +128,48 @@ def check_request(request: Request, config: Config) -> None:
     InputError: an unknown task, a picture missing or not wanted by it, a face box that cannot be, or something
       that would not be used.
   """
-  _check_pictures(request)
-  _check_used(request, config.model.transformer.variant == "flash", config.settings)
+  task = tasks.of(request.task)
+  _check_pictures(request, task)
+  _check_used(request, task, variants.of(config.model.transformer.variant), config.settings)
   if request.face_box not in (None, "auto", "none") and not request.face_box.endswith(".npy"):
-    face_lib.numbers(request.face_box, optional=request.task != "lipsync")
-  if request.face_box == "none" and request.task == "lipsync":
-    raise InputError("Task lipsync must know where the mouth is; pass --face_box=y1,y2,x1,x2 or "
+    face_lib.numbers(request.face_box, optional=not task.redraws_mouth)
+  if request.face_box == "none" and task.redraws_mouth:
+    raise InputError(f"Task {task.name} must know where the mouth is; pass --face_box=y1,y2,x1,x2 or "
                      "auto.")
 
 
-def _check_pictures(request: Request) -> None:
-  task = Task.parse(request.task)
-  for name in _PICTURES:
-    given, needed = getattr(request, name) is not None, name in _NEEDS[task]
+def _check_pictures(request: Request, task: TaskSpec) -> None:
+  for name in PICTURES:
+    given, needed = getattr(request, name) is not None, name in task.inputs
     if needed and not given:
-      raise InputError(f"Task {task} needs {name}; pass --{name}=FILE.")
+      raise InputError(f"Task {task.name} needs {name}; pass --{name}=FILE.")
     if given and not needed:
-      raise InputError(f"Task {task} does not use {name}; leave --{name} out or choose another "
+      raise InputError(f"Task {task.name} does not use {name}; leave --{name} out or choose another "
                        "--task.")
 
 
-def _guided_by_text(flash: bool, settings: SamplingConfig) -> bool:
-  return settings.text_scale > 1 and not flash
+def uses_face_box(task: TaskSpec, variant: Variant) -> bool:
+  """Whether it matters where the face is."""
+  return task.redraws_mouth or task.finds_face and variant.face_mask
 
 
-def _check_used(request: Request, flash: bool, settings: SamplingConfig) -> None:
+def _guided_by_text(variant: Variant, settings: SamplingConfig) -> bool:
+  return settings.text_scale > 1 and variant.guided_by_text
+
+
+def _check_used(request: Request, task: TaskSpec, variant: Variant, settings: SamplingConfig) -> None:
   """Refuses what would be read and then not used."""
-  task = Task.parse(request.task)
-  if request.negative_prompt is not None and not _guided_by_text(flash, settings):
-    why = ("flash is not guided by text" if flash else
-           f"there is no guidance at sampling.text_scale={settings.text_scale:g}")
+  if request.negative_prompt is not None and not _guided_by_text(variant, settings):
+    why = (f"there is no guidance at sampling.text_scale={settings.text_scale:g}"
+           if variant.guided_by_text else f"{variant.name} is not guided by text")
     raise InputError(f"The negative prompt would not be used: {why}. Leave --negative_prompt out.")
-  if request.face_box not in (None, "none") and task is not Task.LIPSYNC and (
-      flash or task is Task.T2V):
-    why = "flash has no face mask" if flash else "task t2v has no picture"
+  if request.face_box not in (None, "none") and not uses_face_box(task, variant):
+    why = (f"{variant.name} has no face mask" if not variant.face_mask else
+           f"task {task.name} looks for no face" if task.inputs else f"task {task.name} has no picture")
     raise InputError(f"The face box would not be used: {why}, the voice acts everywhere. Leave "
                      "--face_box out.")
-  if request.paste is not None and task is not Task.LIPSYNC:
-    raise InputError(f"Task {task} has no source to paste; leave --no_paste out.")
+  if request.paste is not None and task.finish is None:
+    raise InputError(f"Task {task.name} has no source to paste; leave --no_paste out.")
 
 
 def _first_seconds(samples: np.ndarray, rate: int, request: Request) -> np.ndarray:
@@ -184,33 +184,63 @@ def _size(config: Config, height: int, width: int, frames: int) -> tuple[int, in
   return size
 
 
-def _text_only(request: Request, config: Config, frames: int, sample_frames: int) -> dict:
+def _read_pictures(request: Request, config: Config, task: TaskSpec, frames: int,
+                   sample_frames: int) -> tuple[dict, np.ndarray | None, Framing | None]:
+  """Fields of `Inputs`, and the first picture as read, uint8 [h, w, 3], with its framing.
+
+  What is given for frames that are dropped after sampling is held over them.
+  """
+  if not task.given:
+    size = _set_size(config, task, sample_frames)
+    return {"size": size, "video": np.zeros((sample_frames, *size, 3), np.float32),
+            "known": task.known(frames, sample_frames), "picture": None}, None, None
+  framing = None
+  for given in task.given:
+    read = _read(request, given.input, frames, sample_frames)
+    if framing is None:
+      first, size = read, _size(config, *read.shape[1:3], sample_frames)
+      place = framing = framing_lib.for_sampling(*read.shape[1:3], size)
+      video, source = (np.zeros((sample_frames, *size, 3), kind) for kind in (np.float32, np.uint8))
+    else:
+      place = Framing(*read.shape[1:3], size, framing.crop[2:])
+    _tell_crop(getattr(request, given.input), place,
+               "the size that is set" if place is framing else "the first image")
+    picture = place.picture(read[0])
+    for number in range(sample_frames)[given.frames(frames, sample_frames)]:
+      source[number] = picture if len(read) == 1 else place.picture(read[number])
+      video[number] = image_lib.to_pixels(source[number])
+  mouth = _mouth(request, config, first, framing, sample_frames) if task.redraws_mouth else None
+  known = task.known(frames, sample_frames, mouth)
+  fields = {"size": size, "video": video, "known": known, "picture": None}
+  if task.clip_picture is ClipPicture.FIRST:
+    fields["picture"] = framing.picture(first[0])
+  elif task.clip_picture is ClipPicture.FIRST_GREYED:
+    fields["picture"] = masks.masked_video(video[:1], known[:1])[0]
+  if task.redraws_mouth:
+    fields |= {"source": source, "mouth": mouth}
+  return fields, first[0], framing
+
+
+def _set_size(config: Config, task: TaskSpec, frames: int) -> tuple[int, int]:
   settings = config.settings
   if not settings.height:
-    raise InputError("Task t2v has no picture to take the size from; set "
+    raise InputError(f"Task {task.name} has no picture to take the size from; set "
                      "--config.sampling.height and --config.sampling.width.")
-  size = _size(config, settings.height, settings.width, sample_frames)
-  return {"size": size, "video": np.zeros((sample_frames, *size, 3), np.float32),
-          "known": np.zeros(sample_frames, bool), "picture": None}
+  return _size(config, settings.height, settings.width, frames)
 
 
-def _from_images(request: Request, config: Config, frames: int, sample_frames: int) -> dict:
-  """First frame, and for flf2v the last: held over the surplus frames that are dropped."""
-  original = image_files.load_image(request.image)
-  size = _size(config, *original.shape[:2], sample_frames)
-  framing = framing_lib.for_sampling(*original.shape[:2], size)
-  _tell_crop(request.image, framing, "the size that is set")
-  picture = framing.picture(original)
-  video = np.zeros((sample_frames, *size, 3), np.float32)
-  known = np.zeros(sample_frames, bool)
-  video[0], known[0] = image_lib.to_pixels(picture), True
-  if request.task == "flf2v":
-    last = image_files.load_image(request.last_image)
-    like_first = Framing(*last.shape[:2], size, framing.crop[2:])
-    _tell_crop(request.last_image, like_first, "the first image")
-    video[frames - 1:], known[frames - 1:] = image_lib.to_pixels(like_first.picture(last)), True
-  return {"size": size, "video": video, "known": known, "picture": picture, "original": original,
-          "framing": framing}
+def _read(request: Request, name: str, frames: int, sample_frames: int) -> np.ndarray:
+  """uint8 [n, h, w, 3]: all frames of a video, the last one held over those that are dropped; n = 1 of a
+  picture."""
+  path = getattr(request, name)
+  if name != "video":
+    return image_files.load_image(path)[None]
+  read = video_files.read_video(path, fps=FPS, max_frames=sample_frames).frames
+  if len(read) < frames:
+    raise InputError(
+        f"{path} has {len(read) / FPS:.2f} s of pictures, {request.audio} has "
+        f"{frames / FPS:.2f} s of sound; pass --seconds={len(read) / FPS:g} or a longer video.")
+  return np.concatenate([read, np.repeat(read[-1:], sample_frames - len(read), axis=0)])
 
 
 def _tell_crop(path: str, framing: Framing, of_what: str) -> None:
@@ -220,38 +250,16 @@ def _tell_crop(path: str, framing: Framing, of_what: str) -> None:
                     framing.source_width, framing.source_height, width, height, of_what)
 
 
-def _lipsync(request: Request, config: Config, frames: int, sample_frames: int) -> dict:
-  """Everything known but the mouth region; the CLIP picture has the mouth greyed."""
-  read = video_files.read_video(request.video, fps=FPS, max_frames=sample_frames).frames
-  if len(read) < frames:
-    raise InputError(
-        f"{request.video} has {len(read) / FPS:.2f} s of pictures, {request.audio} has "
-        f"{frames / FPS:.2f} s of sound; pass --seconds={len(read) / FPS:g} or a longer video.")
-  size = _size(config, *read.shape[1:3], sample_frames)
-  framing = framing_lib.for_sampling(*read.shape[1:3], size)
-  _tell_crop(request.video, framing, "the size that is set")
-  read = np.concatenate([read, np.repeat(read[-1:], sample_frames - len(read), axis=0)])
-  source = np.stack([framing.picture(frame) for frame in read])
-  box = _in_crop(_find_face(request, config, read), framing)
-  mouth = np.broadcast_to(face_lib.mouth_region(box, size), (sample_frames, *size))
-  known, video = masks.known_pixels(mouth, sample_frames), image_lib.to_pixels(source)
-  return {"size": size, "video": video, "known": known, "source": source, "mouth": mouth,
-          "picture": masks.masked_video(video[:1], known[:1])[0], "original": read[0],
-          "framing": framing}
+def _mouth(request: Request, config: Config, pictures: np.ndarray, framing: Framing,
+           sample_frames: int) -> np.ndarray:
+  """bool [F, H, W], the region that is drawn anew, of the pictures [n, h, w, 3] as read."""
+  box = _in_crop(_face_in_all(request, config, pictures), framing)
+  return np.broadcast_to(face_lib.mouth_region(box, framing.size), (sample_frames, *framing.size))
 
 
-def _find_face(request: Request, config: Config, pictures: np.ndarray) -> face_lib.FaceBox | None:
-  """Face box of a picture [H, W, 3], or the one around the faces of a video [F, H, W, 3]."""
+def _face_in_all(request: Request, config: Config, pictures: np.ndarray) -> face_lib.FaceBox:
+  """The box around the faces of pictures [n, h, w, 3]."""
   detector, source = config.face_detector or None, request.face_box or "auto"
-  if pictures.ndim == 3:
-    if source != "auto" and request.image is not None:  # in pixels of the file, which may be larger
-      pictures = np.broadcast_to(np.uint8(0), (*image_files.upright_size(request.image), 3))
-    # Lip-sync looks at its first picture again, and has told of all of them.
-    first = request.task != "lipsync"
-    box = face_lib.parse_face_box(source, pictures, detector, optional=first)
-    if source == "auto" and first:
-      logging.info("Face found at %s.", box)
-    return box
   if source != "auto":
     return face_lib.parse_face_box(source, pictures[0], detector, optional=False)
   looked_at = pictures[np.linspace(0, len(pictures) - 1, num=min(9, len(pictures)), dtype=int)]
@@ -267,8 +275,16 @@ def _in_crop(box: face_lib.FaceBox, framing: Framing) -> face_lib.FaceBox:
   return box if framing.is_whole else framing.box(box)
 
 
-def _face_mask(request: Request, config: Config, original: np.ndarray,
+def _face_mask(request: Request, config: Config, task: TaskSpec, picture: np.ndarray,
                framing: Framing) -> np.ndarray | None:
-  box = _find_face(request, config, original)
+  """Where audio acts, float32 [h*w], by the face in the first picture [h, w, 3]."""
+  detector, source = config.face_detector or None, request.face_box or "auto"
+  if source != "auto" and request.image is not None:  # in pixels of the file, which may be larger
+    picture = np.broadcast_to(np.uint8(0), (*image_files.upright_size(request.image), 3))
+  # A task that redraws the mouth has looked for the face already, and said where.
+  optional = not task.redraws_mouth
+  box = face_lib.parse_face_box(source, picture, detector, optional=optional)
+  if source == "auto" and optional:
+    logging.info("Face found at %s.", box)
   return None if box is None else face_lib.face_mask(
-      _in_crop(box, framing), framing.size, optional=request.task != "lipsync")
+      _in_crop(box, framing), framing.size, optional=optional)

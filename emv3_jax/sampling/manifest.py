@@ -14,9 +14,9 @@ from emv3_jax.io import manifests, paths
 from emv3_jax.runtime import config as config_lib
 from emv3_jax.sampling import output
 from emv3_jax.sampling.inputs import check_files, check_request, named_files
-from emv3_jax.sampling.settings import Config, Request
+from emv3_jax.sampling.settings import PICTURES, Config, Request
 
-_PATHS = ("audio", "image", "last_image", "video")
+_PATHS = ("audio", *PICTURES)
 _LONGEST_MADE_NAME = 80  # bytes, of the part that is made of a file's name
 
 

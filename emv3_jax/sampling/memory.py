@@ -1,7 +1,10 @@
 """Whether a clip's own arrays fit into this machine, before any of them is made."""
 
+import math
+
 from absl import logging
 
+from emv3_jax import geometry
 from emv3_jax.errors import InputError
 from emv3_jax.runtime.machine import memory as of_machine
 
@@ -9,7 +12,8 @@ NEAR = 0.5  # of the machine's memory: from here on there is a warning
 # Bytes a pixel of each frame that must lie in memory at once: float32 input (known and masked
 # frames, 3 channels), uint8 frames as decoded.
 _IN, _OUT = 12, 3
-_LATENT = 4 * (16 + 20)  # a latent cell, float32: latents, and mask and masked-video latents
+# A latent cell, float32: latents, and mask and masked-video latents.
+_LATENT = 4 * (geometry.CHANNELS + geometry.FRAMES + geometry.CHANNELS)
 
 
 def needed(size: tuple[int, int], frames: int, enlarge: int = 1) -> int:
@@ -21,8 +25,9 @@ def needed(size: tuple[int, int], frames: int, enlarge: int = 1) -> int:
     enlarge: factor by which pictures are written larger.
   """
   pixels = size[0] * size[1]
+  cells = math.prod(geometry.latent_size(size)) * geometry.latent_frames(geometry.sample_frames(frames))
   written = _OUT * enlarge ** 2 if enlarge > 1 else 0
-  return pixels * frames * (_IN + _OUT + written) + pixels // 64 * ((frames + 3) // 4) * _LATENT
+  return pixels * frames * (_IN + _OUT + written) + cells * _LATENT
 
 
 def check(size: tuple[int, int], frames: int, enlarge: int = 1) -> None:

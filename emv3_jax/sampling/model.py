@@ -6,7 +6,7 @@ import pathlib
 
 from absl import logging
 
-from emv3_jax import sharding
+from emv3_jax import geometry, sharding, variants
 from emv3_jax.components import programs
 from emv3_jax.components.config import COMPONENTS, PrecisionConfig
 from emv3_jax.components.networks import Networks
@@ -18,7 +18,7 @@ from emv3_jax.runtime import config as config_lib
 from emv3_jax.runtime.command_names import as_called
 from emv3_jax.sampling import resolution
 from emv3_jax.sampling.denoise import Denoiser, make_denoiser
-from emv3_jax.sampling.settings import RELEASED, Config
+from emv3_jax.sampling.settings import Config
 
 UNTRAINED = "untrained"
 DEFAULT = "tiny"  # the model that ships with the package, under this name
@@ -71,7 +71,7 @@ class Model(Networks):
       InputError: token positions of pictures of `size` (H, W) do not divide over the mesh.
     """
     try:
-      sharding.check_positions(self.mesh, (size[0] // 16, size[1] // 16))
+      sharding.check_positions(self.mesh, geometry.token_grid(size))
     except InputError as error:
       raise InputError(f"{error} Set one with --config.sampling.height and "
                        "--config.sampling.width, or choose another --config.mesh.context.") from error
@@ -138,9 +138,9 @@ def load(checkpoint: str | pathlib.Path = "", config: Config | None = None,
 
 
 def _config_of_folder(card: checkpoints.ModelCard) -> Config:
-  if card.variant not in RELEASED:
+  if card.variant not in variants.names():
     raise InputError(f"{card.folder} is of variant {card.variant}, which cannot be sampled (known: "
-                     f"{', '.join(RELEASED)}); give a config.")
+                     f"{', '.join(variants.names())}); give a config.")
   networks = {name: card.require(name).config for name in COMPONENTS}
   precision = dataclasses.asdict(PrecisionConfig())
   if card.sampling is not None:

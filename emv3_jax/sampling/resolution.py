@@ -4,7 +4,7 @@ A field of `SamplingConfig` is taken from the first of these that says it:
 
   command line    --config.sampling.NAME=VALUE
   config          a config file that sets it, or the caller of the library
-  preset NAME     sampling.preset, see `settings.PRESETS`
+  preset NAME     sampling.preset, see `settings.preset_of`
   model.json      how the model folder wants to be sampled
   code            the released settings of the variant
 
@@ -16,11 +16,12 @@ import dataclasses
 
 from absl import logging
 
+from emv3_jax import variants
 from emv3_jax.errors import InputError
 from emv3_jax.io.model_card import ModelCard, SamplingCard
 from emv3_jax.models.cross_attention import ALLOCATIONS
 from emv3_jax.runtime import config as config_lib
-from emv3_jax.sampling.settings import PRESETS, RELEASED, Config, SamplingConfig, field_names
+from emv3_jax.sampling.settings import Config, SamplingConfig, field_names, preset_of
 
 COMMAND_LINE, CONFIG, MODEL, CODE = "command line", "config", "model.json", "code"
 GROUP = "sampling."
@@ -63,14 +64,14 @@ def resolve(given: SamplingConfig, variant: str, card: ModelCard | None = None,
   wishes = card.sampling if card is not None and card.sampling is not None else SamplingCard()
   where = None if card is None else card.folder
   _check_card(wishes, where)
-  preset = _preset(given.preset, variant)
+  preset = preset_of(given.preset, variant) if given.preset else {}
   origins, values = {}, {}
   for name in field_names():
     for origin, value in (
         (COMMAND_LINE if GROUP + name in said else CONFIG, getattr(given, name)),
         (f"preset {given.preset}", preset.get(name)),
         (MODEL, wishes.recommended.get(name, wishes.must_match.get(name))),
-        (CODE, RELEASED[variant][name])):
+        (CODE, variants.of(variant).settings[name])):
       if value is not None:
         origins[name], values[name] = origin, value
         break
@@ -89,21 +90,12 @@ def resolve_config(config: Config, card: ModelCard | None,
 
 def warn_of_old_card(card: ModelCard) -> None:
   """Says what a folder of version 0.1 does not say."""
-  if card.sampling is None and card.variant in RELEASED:
+  if card.sampling is None and card.variant in variants.names():
     logging.warning(
         "%s/model.json does not say how the model wants to be sampled (version 0.1 wrote it): the "
         "released settings of %s are taken, where you set no others. A model that was trained with "
         "another allocation of modalities needs --config.sampling.allocation=NAME.",
         card.folder, card.variant)
-
-
-def _preset(name: str, variant: str) -> dict:
-  if not name:
-    return {}
-  if variant not in PRESETS[name]:
-    raise InputError(f"sampling.preset={name} is for {', '.join(PRESETS[name])}, this model is "
-                     f"{variant}; leave it out.")
-  return PRESETS[name][variant]
 
 
 def _check_card(wishes: SamplingCard, folder) -> None:

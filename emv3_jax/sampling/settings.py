@@ -4,17 +4,16 @@ import dataclasses
 import math
 import pathlib
 
+from emv3_jax import geometry, variants
 from emv3_jax.attention import backends
 from emv3_jax.components.config import ModelConfig, PrecisionConfig
 from emv3_jax.diffusion import solvers
 from emv3_jax.errors import InputError
+from emv3_jax.geometry import TOKEN
 from emv3_jax.io import paths
 from emv3_jax.limits import AMOUNT, COUNT, LARGEST, MANY, SEED, check, check_ranges, shown
 from emv3_jax.models.cross_attention import ALLOCATIONS
 from emv3_jax.sharding import MeshConfig
-
-FPS = 25  # the rate the released weights were trained at; audio features are tied to it
-
 
 _RANGES = {
     "steps": (1, 1000), "shift": (1e-3, LARGEST), "solver_shift": (1e-3, LARGEST),
@@ -30,7 +29,7 @@ class SamplingConfig:
   `model.json`, then to the released settings of the variant; see `sampling.resolution`.
 
   Attributes:
-    preset: a name of PRESETS, settings that go before those of `model.json`; empty for none.
+    preset: settings by name (`preset_of`) that go before those of `model.json`; empty for none.
     allow_mismatch: samples with an allocation other than that of the training, for ablations.
     solver: `euler`, `unipc` or `dpmpp`, see `emv3_jax.diffusion.solvers`.
     steps: number of solver steps.
@@ -83,8 +82,8 @@ class SamplingConfig:
   enlarge: int | None = None
 
   def __post_init__(self):
-    if self.preset and self.preset not in PRESETS:
-      raise InputError(f"sampling.preset is {self.preset!r}; known: {', '.join(PRESETS)}.")
+    if self.preset and self.preset not in preset_names():
+      raise InputError(f"sampling.preset is {self.preset!r}; known: {', '.join(preset_names())}.")
     check_ranges("sampling", self, _RANGES)
     if self.solver is not None:
       solvers.check_name(self.solver)
@@ -92,23 +91,23 @@ class SamplingConfig:
       backends.check_name(self.attention)
     if self.allocation is not None and self.allocation not in ALLOCATIONS:
       raise InputError(f"sampling.allocation is {self.allocation!r}; known: {', '.join(sorted(ALLOCATIONS))}.")
-    if self.max_frames is not None and self.max_frames % 4 != 1:
+    if self.max_frames is not None and not geometry.is_clip_length(self.max_frames):
       raise InputError(f"sampling.max_frames is {self.max_frames}; it must be 4k+1, "
-                       f"e.g. {self.max_frames // 4 * 4 + 1}.")
+                       f"e.g. {geometry.frames_of(self.max_frames // geometry.FRAMES + 1)}.")
     if self.branches not in (None, "batched", "in_turn"):
       raise InputError(f"sampling.branches is {self.branches!r}; known: batched, in_turn.")
     if bool(self.height) != bool(self.width):
       raise InputError("sampling.height and sampling.width go together; set both or neither.")
     for name in ("height", "width"):
       side = getattr(self, name)
-      if side is not None and side % 16:
-        raise InputError(f"sampling.{name} is {side}; it must be a multiple of 16, "
-                         f"e.g. {max(16, round(side / 16) * 16)}.")
+      if side is not None and side % TOKEN:
+        raise InputError(f"sampling.{name} is {side}; it must be a multiple of {TOKEN}, "
+                         f"e.g. {max(TOKEN, round(side / TOKEN) * TOKEN)}.")
 
   def completed(self, variant: str) -> "SamplingConfig":
     """With the released settings of `variant` where nothing is said."""
     return dataclasses.replace(self, **{
-        name: value for name, value in RELEASED[variant].items() if getattr(self, name) is None})
+        name: value for name, value in variants.of(variant).settings.items() if getattr(self, name) is None})
 
 
 def field_names() -> tuple[str, ...]:
@@ -116,30 +115,32 @@ def field_names() -> tuple[str, ...]:
   return tuple(field.name for field in dataclasses.fields(SamplingConfig) if field.default is None)
 
 
-_RELEASED = dict(
-    solver="euler", steps=25, shift=5.0, solver_shift=5.0, text_scale=4.0, audio_scale=2.9,
-    dynamic_text=True, dynamic_audio=True, neg_scale=1.5, neg_steps=2,
-    negative_prompt=(
-        "Gesture is bad. Gesture is unclear. Strange and twisted hands. Bad hands. Bad fingers. "
-        "Unclear and blurry hands. 手部快速摆动, 手指频繁抽搐, 夸张手势, 重复机械性动作."),
-    audio_gain=1.0, allocation="released", riflex_k=0, attention="auto", branches="batched",
-    token_blocks=0, max_frames=113, max_area=768 * 768, height=0, width=0, enlarge=1)
-_RELEASED_FLASH = _RELEASED | dict(
-    solver="unipc", steps=8, solver_shift=1.0, text_scale=6.0, audio_scale=3.0,
-    dynamic_text=False, dynamic_audio=False, neg_scale=1.0, neg_steps=-1, negative_prompt="",
-    max_frames=81)
-# Settings of the released scripts, by variant: what the code falls back on.
-RELEASED = {"preview": _RELEASED, "flash": _RELEASED_FLASH}
 # How many pixels and frames fit where is no matter of guidance, and a model's own.
 _OF_GUIDANCE = ("solver", "steps", "shift", "solver_shift", "text_scale", "audio_scale",
                 "dynamic_text", "dynamic_audio", "neg_scale", "neg_steps", "negative_prompt")
-PRESETS = {  # name -> variant -> settings
-    "released": {variant: {name: settings[name] for name in _OF_GUIDANCE}
-                 for variant, settings in RELEASED.items()},
-    # The paper gives the two scales, and names neither a decay nor a factor on the negative prompt.
-    "paper": {"preview": dict(text_scale=3.0, audio_scale=9.0, dynamic_text=False,
-                              dynamic_audio=False, neg_scale=1.0, neg_steps=0)},
-}
+_RELEASED = "released"  # the preset that each variant has
+
+
+def preset_names() -> tuple[str, ...]:
+  """Names of the presets of all variants."""
+  own = [name for variant in map(variants.of, variants.names()) for name in variant.presets]
+  return tuple(dict.fromkeys((_RELEASED, *own)))
+
+
+def preset_of(name: str, variant: str) -> dict:
+  """Settings of a preset for a variant.
+
+  Raises:
+    InputError: the variant has no such preset.
+  """
+  found = variants.of(variant)
+  if name == _RELEASED:
+    return {field: found.settings[field] for field in _OF_GUIDANCE}
+  if name not in found.presets:
+    having = [other for other in variants.names() if name in variants.of(other).presets]
+    raise InputError(f"sampling.preset={name} is for {', '.join(having)}, this model is {variant}; "
+                     "leave it out.")
+  return dict(found.presets[name])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +187,9 @@ class Config:
   def settings(self) -> SamplingConfig:
     """`sampling`, with the released settings of the variant where nothing is said."""
     return self.sampling.completed(self.model.transformer.variant)
+
+
+PICTURES = ("image", "last_image", "video")  # fields of a request that name pictures
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,6 +21,7 @@ from jax.sharding import AxisType, Mesh, PartitionSpec
 import numpy as np
 
 from emv3_jax.errors import InputError
+from emv3_jax.geometry import TOKEN
 from emv3_jax.limits import check_ranges
 
 AXES = ("data", "fsdp", "context", "tensor")
@@ -34,7 +35,6 @@ LOGICAL = {  # what the axes of arrays are called -> the mesh axes that they are
     "wide": AXES,  # hidden axes of the encoders, whose batch is too small to split
     "layers": (),
 }
-PIXELS = 16  # sides of a token
 Attention = Literal["allgather", "ulysses"]
 
 
@@ -119,7 +119,8 @@ def _mesh_axes(logical: str | None) -> tuple[str, ...]:
 
 
 def check_batch(mesh: Mesh, batch: int) -> None:
-  """
+  """Checks that a batch divides over the mesh.
+
   Raises:
     InputError: `batch` does not divide over data x fsdp.
   """
@@ -130,7 +131,8 @@ def check_batch(mesh: Mesh, batch: int) -> None:
 
 
 def check_heads(mesh: Mesh, heads: int, attention: Attention) -> None:
-  """
+  """Checks that attention heads divide over the mesh.
+
   Raises:
     InputError: `heads` do not divide over tensor or, in `ulysses`, over context x tensor.
   """
@@ -147,7 +149,8 @@ def check_heads(mesh: Mesh, heads: int, attention: Attention) -> None:
 
 
 def check_positions(mesh: Mesh, grid: tuple[int, int]) -> None:
-  """
+  """Checks that the token positions of a frame divide over the mesh.
+
   Args:
     mesh: the mesh.
     grid: (h, w) rows and columns of tokens in a frame; a token is 16 pixels wide and high.
@@ -157,9 +160,9 @@ def check_positions(mesh: Mesh, grid: tuple[int, int]) -> None:
   """
   (h, w), parts = grid, mesh.shape["context"]
   if h * w % parts:
-    sizes = " or ".join(f"{PIXELS * y}x{PIXELS * x}" for y, x in nearest_grids(grid, parts))
+    sizes = " or ".join(f"{TOKEN * y}x{TOKEN * x}" for y, x in nearest_grids(grid, parts))
     raise InputError(
-        f"A picture of {PIXELS * h}x{PIXELS * w} pixels has {h} x {w} = {h * w} token positions, "
+        f"A picture of {TOKEN * h}x{TOKEN * w} pixels has {h} x {w} = {h * w} token positions, "
         f"which do not divide over context {parts}; the nearest sizes that do: {sizes}.")
 
 

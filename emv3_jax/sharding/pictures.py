@@ -1,4 +1,4 @@
-"""How the VAE's pictures lie on the mesh: clips, then columns and rows, over as many devices as fit.
+"""Sharding of the VAE's pictures: clips, then columns and rows, over as many devices as fit.
 
 The VAE's parameters are whole on every device, so its pictures may be split in another way than
 tokens are: the devices of the mesh, whatever its axes, are taken as copies x clips x rows x columns.
@@ -13,11 +13,11 @@ from absl import logging
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from emv3_jax import geometry
+from emv3_jax.geometry import CELLS, PIXELS
 from emv3_jax.models.execution import Constrain, unconstrained
 
 _AXES = ("copies", "batch", "height", "width")
-_PIXELS8 = 8  # pixels of a latent
-_STEP = 2  # latents: sides of pictures are multiples of 16 pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,12 +58,12 @@ def nearest_sizes(devices: int, batch: int, size8: tuple[int, int],
                   count: int = 2) -> list[tuple[int, int]]:
   """Sizes (H, W) in pixels near 8 x `size8` that split over all devices, the nearest first."""
   fits = lambda near: picture_split(devices, batch, near).copies == 1
-  around = [range(max(_STEP, side - side % _STEP - _STEP * devices),
-                  side + _STEP * (devices + 1), _STEP) for side in size8]
+  around = [range(max(CELLS, side - side % CELLS - CELLS * devices),
+                  side + CELLS * (devices + 1), CELLS) for side in size8]
   distance = lambda near: sum(abs(a - b) for a, b in zip(near, size8, strict=True))
   nearest = sorted(itertools.product(*around), key=lambda near: (distance(near), near))
   fitting = itertools.islice(filter(fits, nearest), count)
-  return [(_PIXELS8 * height, _PIXELS8 * width) for height, width in fitting]
+  return [geometry.pixel_size(near) for near in fitting]
 
 
 def check_split(devices: int, batch: int, size8: tuple[int, int]) -> str:
@@ -72,7 +72,7 @@ def check_split(devices: int, batch: int, size8: tuple[int, int]) -> str:
   if split.copies == 1:
     return ""
   sizes = " or ".join(f"{h}x{w}" for h, w in nearest_sizes(devices, batch, size8))
-  return (f"The VAE splits pictures of {_PIXELS8 * size8[0]}x{_PIXELS8 * size8[1]} pixels, "
+  return (f"The VAE splits pictures of {PIXELS * size8[0]}x{PIXELS * size8[1]} pixels, "
           f"{size8[0]} rows and {size8[1]} columns of latents, over {split.used} of {devices} "
           f"devices ({split.height} x {split.width}); the others repeat the work. Sizes nearby "
           f"that all {devices} share: {sizes}.")

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from emv3_jax import geometry
 from emv3_jax.attention.local import Attend, attend_blocked
 from emv3_jax.models import rope as rope_lib
 from emv3_jax.models import transformer
@@ -54,8 +55,7 @@ class ShardedTransformer:
     Raises:
       InputError: token positions do not divide over context; names the nearest sizes that do.
     """
-    _, f, height8, width8, _ = latents_shape
-    grid = height8 // 2, width8 // 2
+    f, grid = latents_shape[1], geometry.grid_of_latents(latents_shape[2:4])
     mesh_lib.check_positions(self.mesh, grid)
     return rope_lib.rope_table((f, *grid), self.config.head_dim, riflex)
 

@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from jaxtyping import Int32
 import numpy as np
 
+from emv3_jax import geometry
+from emv3_jax.errors import InputError
 from emv3_jax.tasks import masks
-from emv3_jax.tasks.masks import TASKS, Task
+from emv3_jax.tasks.spec import ClipPicture, TaskSpec
+from emv3_jax.tasks.table import numbered
 
-_MASKED = (Task.I2V, Task.FLF2V, Task.LIPSYNC)  # the order of `masked_latents` in a record
-_FULL, _MOUTH_GREYED = 0, 1  # the order of `image` in a record
 ANY_TASK = -1  # the task of a record that is for all of them
 
 
@@ -19,7 +20,8 @@ def assemble(batch: Mapping[str, np.ndarray], tasks: Int32[np.ndarray, "b"] | Se
 
   Args:
     batch: records as `data.pipeline.collate` stacks them, of b examples.
-    tasks: positions in TASKS, one an example; those of records that name their own do not count.
+    tasks: numbers of tasks (`tasks.number`), one an example; those of records that name their own do
+      not count.
 
   Returns:
     latents float32 [b, f, h8, w8, 16];
@@ -28,36 +30,54 @@ def assemble(batch: Mapping[str, np.ndarray], tasks: Int32[np.ndarray, "b"] | Se
     text float32 [b, text_tokens, text_dim], zero-padded;
     image float32 [b, image_tokens, image_dim]: of the first frame, for lip-sync with what it draws
       greyed, zeros for t2v;
-    audio float32, preview [b, 2F, dim], flash [b, F, 5, layers, dim];
+    audio float32, as the variant's network takes it, e.g. preview [b, 2F, dim];
     face_mask float32 [b, h w] over tokens: where the audio acts, everywhere for t2v, which has no
     picture to say where the face is;
     face_region float32 [b, h w], mouth_mask float32 [b, f, h8, w8]: for the loss;
     task int32 [b]; example uint32 [b].
+
+  Raises:
+    InputError: records for all tasks do not hold what one of `tasks` knows.
   """
   named = batch["task"] != ANY_TASK
   tasks = np.where(named, batch["task"], np.asarray(tasks, np.int32))
   latents = batch["latents"]
-  length, height8, width8 = latents.shape[1:4]
-  mask = np.zeros((*latents.shape[:4], masks.TEMPORAL), np.float32)
+  mask = np.zeros((*latents.shape[:4], geometry.FRAMES), np.float32)
   masked = np.zeros_like(latents)
-  image = np.zeros_like(batch["image"][:, _FULL])
+  image = np.zeros_like(batch["image"][:, ClipPicture.FIRST])
   face_region = batch["face_mask"].reshape(len(tasks), -1).astype(np.float32)
   face_mask = face_region.copy()
   for row, number in enumerate(tasks):
-    task = TASKS[number]
+    task = numbered(number)
     if named[row]:
-      mask[row] = batch["task_mask"][row]
-    elif task is Task.LIPSYNC:
-      mask[row] = batch["lipsync_mask"][row][..., None]
+      mask[row], slot = batch["task_mask"][row], 0  # one that fills all places
     else:
-      known = masks.known_frames(task, masks.TEMPORAL * (length - 1) + 1)
-      mask[row] = masks.mask_latents(known, (masks.SPATIAL * height8, masks.SPATIAL * width8))
-    if task is Task.T2V:
+      mask[row], slot = _mask(task, batch["lipsync_mask"][row]), task.slot
+      _check_stored(task, batch["masked_latents"].shape[1])
+    if task.given:
+      masked[row] = batch["masked_latents"][row, slot]
+    if task.clip_picture is not None:
+      image[row] = batch["image"][row, task.clip_picture]
+    if not task.finds_face:
       face_mask[row] = 1
-    else:
-      masked[row] = batch["masked_latents"][row, _MASKED.index(task)]
-      image[row] = batch["image"][row, _MOUTH_GREYED if task is Task.LIPSYNC else _FULL]
   kept = {name: batch[name] for name in ("latents", "text", "audio", "example")}
   return {**kept, "mask": mask, "masked_latents": masked, "image": image,
           "face_mask": face_mask, "face_region": face_region,
           "mouth_mask": batch["mouth_mask"].astype(np.float32), "task": tasks}
+
+
+def _mask(task: TaskSpec, lipsync_mask: np.ndarray) -> np.ndarray:
+  """The mask channels [f, h8, w8, 4] of a task, in a record for all tasks."""
+  length, *size8 = lipsync_mask.shape
+  known = task.known_frames(geometry.frames_of(length))
+  mask = masks.mask_latents(known, geometry.pixel_size(size8))
+  return mask * lipsync_mask[..., None] if task.redraws_mouth else mask
+
+
+def _check_stored(task: TaskSpec, places: int) -> None:
+  if not task.is_trainable:
+    raise InputError(f"Task {task.name} cannot be trained on records that are for all tasks; they do "
+                     "not hold what it knows of a clip. Give records that name it as their task.")
+  if task.slot is not None and task.slot >= places:
+    raise InputError(f"The dataset holds what {places} tasks know of a clip, {task.name} is not among "
+                     "them; prepare the clips again.")

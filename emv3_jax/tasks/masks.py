@@ -1,62 +1,16 @@
-"""What each task knows of the video, and the network's mask channels that say so.
+"""What is known of a video, and the network's mask channels that say so.
 
 One 36-channel input serves all tasks: 16 channels of noisy latent, 4 of mask, 16 of the masked
 video's latent. 1 means known.
 """
-
-import difflib
-import enum
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float32
 import numpy as np
 
-from emv3_jax.errors import InputError
-
-SPATIAL, TEMPORAL = 8, 4  # pixels and frames a latent cell
-LATENT_CHANNELS = 16
-
-
-class Task(enum.StrEnum):
-  """The four tasks, by the names of configs and command lines."""
-
-  T2V = "t2v"
-  I2V = "i2v"
-  FLF2V = "flf2v"
-  LIPSYNC = "lipsync"
-
-  @classmethod
-  def parse(cls, name: str) -> "Task":
-    """The task called `name`.
-
-    Raises:
-      InputError: no such task.
-    """
-    try:
-      return cls(name)
-    except ValueError:
-      known = [task.value for task in cls]
-      near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.0)[0]
-      raise InputError(f"Unknown task {name!r}; known: {', '.join(known)}. "
-                       f"Did you mean {near}?") from None
-
-
-TASKS = tuple(Task)  # the order of task numbers
-
-
-def known_frames(task: Task, frames: int) -> Bool[np.ndarray, "F"]:
-  """Which frames are known: T2V none, I2V the first, FLF2V the first and the last.
-
-  Raises:
-    ValueError: for lip-sync, which knows regions instead (`known_pixels`).
-  """
-  if task is Task.LIPSYNC:
-    raise ValueError("Lip-sync knows parts of every frame; use known_pixels.")
-  known = np.zeros(frames, bool)
-  known[:1] = task is not Task.T2V
-  known[-1:] |= task is Task.FLF2V
-  return known
+from emv3_jax import geometry
+from emv3_jax.geometry import CHANNELS, FRAMES, PIXELS
 
 
 def known_pixels(mouth: np.ndarray, frames: int) -> Bool[np.ndarray, "F H W"]:
@@ -89,20 +43,20 @@ def mask_latents(known: np.ndarray, size: tuple[int, int]) -> Float32[np.ndarray
     ValueError: F is not 4 k + 1, or the shapes do not fit.
   """
   height, width = size
-  if known.shape[0] % TEMPORAL != 1 or height % SPATIAL or width % SPATIAL:
+  if not geometry.is_clip_length(known.shape[0]) or height % PIXELS or width % PIXELS:
     raise ValueError(f"{known.shape[0]} frames of {size}: expected 4 k + 1 frames of multiples "
-                     f"of {SPATIAL} pixels.")
+                     f"of {PIXELS} pixels.")
   if known.ndim == 3 and known.shape[1:] != tuple(size):
     raise ValueError(f"Known pixels {known.shape} do not fit the size {size}.")
-  grid = height // SPATIAL, width // SPATIAL
-  grouped = np.concatenate([np.repeat(known[:1], TEMPORAL - 1, axis=0), known])
-  grouped = grouped.reshape(-1, TEMPORAL, *known.shape[1:])  # [f, 4] or [f, 4, H, W]
+  grid = geometry.latent_size(size)
+  grouped = np.concatenate([np.repeat(known[:1], FRAMES - 1, axis=0), known])
+  grouped = grouped.reshape(-1, FRAMES, *known.shape[1:])  # [f, 4] or [f, 4, H, W]
   if known.ndim == 1:
     cells = grouped[:, None, None, :]
   else:
-    cells = grouped.reshape(-1, TEMPORAL, grid[0], SPATIAL, grid[1], SPATIAL)
+    cells = grouped.reshape(-1, FRAMES, grid[0], PIXELS, grid[1], PIXELS)
     cells = cells.all(axis=(1, 3, 5))[..., None]
-  return np.broadcast_to(cells, (len(grouped), *grid, TEMPORAL)).astype(np.float32)
+  return np.broadcast_to(cells, (len(grouped), *grid, FRAMES)).astype(np.float32)
 
 
 def condition(mask, masked_latents=None) -> jax.Array:
@@ -119,6 +73,6 @@ def condition(mask, masked_latents=None) -> jax.Array:
     float32 [..., f, H8, W8, 20].
   """
   if masked_latents is None:
-    masked_latents = jnp.zeros((*mask.shape[:-1], LATENT_CHANNELS))
+    masked_latents = jnp.zeros((*mask.shape[:-1], CHANNELS))
   something_known = jnp.any(mask > 0, axis=(-4, -3, -2, -1), keepdims=True)
   return jnp.concatenate([mask, jnp.where(something_known, masked_latents, 0)], axis=-1)

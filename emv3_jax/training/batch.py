@@ -26,7 +26,7 @@ class Batch:
     audio: features, [b, 2 F, audio_dim] (preview) or [b, F, 5, audio_layers, audio_dim] (flash).
     face_mask: over tokens, where the audio acts.
     mouth_mask: for the loss.
-    task: positions in `tasks.masks.TASKS`, for metrics.
+    task: numbers of tasks, see `tasks.number`, for metrics.
     example: numbers of the records in their dataset.
     face_region: over tokens, the face, for the loss; None: `face_mask`.
     frame_mask: 0 where the loss does not look; None: 1 everywhere.

@@ -17,7 +17,7 @@ import numpy as np
 from emv3_jax.diffusion.randomness import Purpose, key_for
 from emv3_jax.errors import InputError
 from emv3_jax.limits import AMOUNT, BELOW_1, COUNT, LARGEST, SHARE, check_ranges
-from emv3_jax.tasks.masks import TASKS
+from emv3_jax.tasks import names
 
 Kind = Literal["sft", "ndpo", "dpo"]
 Start = Literal["ema", "online"]
@@ -45,12 +45,12 @@ class Mixture:
     if min(shares) < 0 or not sum(shares):
       raise InputError(f"Task mixture {dataclasses.asdict(self)}: shares must be 0 or more, and one "
                        "of them above 0.")
-    check_ranges("mixture", self, dict.fromkeys(("t2v", "i2v", "flf2v", "lipsync"), (0, LARGEST)))
+    check_ranges("mixture", self, dict.fromkeys(dataclasses.asdict(self), (0, LARGEST)))
 
   @property
   def probabilities(self) -> np.ndarray:
-    """float64 [4] in the order of TASKS, adding up to 1."""
-    shares = np.array([getattr(self, task.value) for task in TASKS], np.float64)
+    """float64, by the numbers of tasks, adding up to 1."""
+    shares = np.array([getattr(self, name, 0.0) for name in names()], np.float64)
     return shares / shares.sum()
 
 
@@ -129,6 +129,17 @@ class StagePosition(NamedTuple):
   stage: Stage
   index: int
   first_step: int
+  step: int
+
+  @property
+  def kind(self) -> Kind:
+    """What the step does."""
+    return self.stage.kind_of(self.step - self.first_step)
+
+  @property
+  def is_first(self) -> bool:
+    """Whether the stage begins with this step."""
+    return self.step == self.first_step
 
 
 def first_steps(stages: Sequence[Stage]) -> tuple[int, ...]:
@@ -146,13 +157,12 @@ def stage_position(stages: Sequence[Stage], step: int) -> StagePosition:
     raise InputError("The schedule has no stages; set `stages` or `schedule.preset`.")
   firsts = first_steps(stages)
   index = min(int(np.searchsorted(firsts, step, side="right")) - 1, len(stages) - 1)
-  return StagePosition(stages[index], index, firsts[index])
+  return StagePosition(stages[index], index, firsts[index], step)
 
 
 def kind_at(stages: Sequence[Stage], step: int) -> Kind:
   """What a step of the run does."""
-  position = stage_position(stages, step)
-  return position.stage.kind_of(step - position.first_step)
+  return stage_position(stages, step).kind
 
 
 def draw_tasks(seed: int, step: int, examples: np.ndarray, mixture: Mixture) -> np.ndarray:
@@ -167,7 +177,7 @@ def draw_tasks(seed: int, step: int, examples: np.ndarray, mixture: Mixture) -> 
     mixture: shares of the tasks.
 
   Returns:
-    int32 [b] positions in TASKS.
+    int32 [b] numbers of tasks, see `tasks.number`.
   """
   with jax.default_device(_host()):
     uniform = np.asarray(_uniforms(seed, step, np.asarray(examples, np.uint32)), np.float64)

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal, get_args
 
+from emv3_jax import tasks
 from emv3_jax.attention import backends
 from emv3_jax.components.config import ModelConfig, PrecisionConfig
 from emv3_jax.diffusion.flow import TAU_MAX, SigmaDensity
@@ -14,7 +15,6 @@ from emv3_jax.models.execution import Remat
 from emv3_jax.models.precision import Precision
 from emv3_jax.sampling.settings import SamplingConfig
 from emv3_jax.sharding import MeshConfig
-from emv3_jax.tasks.masks import Task
 from emv3_jax.training import curriculum
 from emv3_jax.training.curriculum import Stage
 
@@ -195,7 +195,7 @@ class NDPOConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ObjectiveConfig:
-  """The part of a config that decides what a step minimises, see `Config.objective`."""
+  """What a step minimises, see `Config.objective`."""
 
   seed: int
   loss: LossConfig
@@ -208,11 +208,9 @@ class PreviewConfig:
   """What is made of the average of the weights every train.preview_every steps.
 
   Attributes:
-    audio, image, prompt, task, face_box: of a clip to sample, as in `sampling.settings.Request`
-      (empty: not given); without audio none is.
+    audio, image, prompt, task, face_box: of a clip to sample, as in `Request`; without audio none.
     tokenizer: tokenizer.json to use; empty takes that of the folder with the other networks.
-    held_out: dataset of clips that are not trained on, for the loss by band of sigma and task;
-      empty measures none.
+    held_out: dataset of clips not trained on, for the loss by band of sigma and task; may be empty.
     batches: of it, at most, that the loss is the mean of; no clip counts twice.
   """
 
@@ -228,7 +226,7 @@ class PreviewConfig:
   def __post_init__(self):
     check_ranges("preview", self, {"batches": COUNT})
     paths.refuse_addresses(self, ("audio", "image", "tokenizer", "held_out"))
-    Task.parse(self.task)
+    tasks.of(self.task)
 
 
 @dataclasses.dataclass(frozen=True)

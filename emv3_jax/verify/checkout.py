@@ -4,14 +4,12 @@ import subprocess
 
 import torch
 
-from emv3_jax.verify.foreign import TRANSFORMER, VAE, load, made, released_transformer
+from emv3_jax.verify.foreign import RELEASED_CODE, VAE, load, made, released_transformer
 from emv3_jax.verify.libraries import Libraries, euler, wav2vec2_config
 from emv3_jax.verify.modules import Module, layer_outputs
 
 TEXT = "src.wan_text_encoder", "WanT5EncoderModel"
 IMAGE = "src.wan_image_encoder", "VisionTransformer"
-AUDIO = "src.wav2vec2", "Wav2Vec2Model"
-UNIPC = "src.fm_solvers_unipc", "FlowUniPCMultistepScheduler"
 
 
 class Checkout:
@@ -24,10 +22,8 @@ class Checkout:
   hears = True
 
   def __init__(self, folder: str, variant: str | None):
-    self._folder = folder
-    wanted = [VAE, TEXT, IMAGE, *([TRANSFORMER[variant]] if variant in TRANSFORMER else []),
-              *([AUDIO, UNIPC] if variant == "flash" else [])]
-    for module, name in wanted:
+    self._folder, self._code = folder, RELEASED_CODE.get(variant)
+    for module, name in (VAE, TEXT, IMAGE, *(self._code.classes if self._code else ())):
       load(folder, module, name)
 
   def versions(self):
@@ -42,7 +38,7 @@ class Checkout:
     def velocity(latents, known, tau, text, image, audio, face_mask):
       frames, tokens = latents.shape[2], latents.shape[2:].numel() // 4
       context = [list(text), audio, frames, face_mask]
-      if config.variant == "preview":
+      if RELEASED_CODE[config.variant].takes_gain:
         context.append(1.0)  # audio_scale
       return module(x=latents, t=tau, context=context, seq_len=tokens, clip_fea=image, y=known)
 
@@ -75,16 +71,16 @@ class Checkout:
     return Module(holder, "official", lambda pixels: holder.visual(pixels, use_31_block=True))
 
   def audio_encoder(self, config, variant):
-    if variant != "flash":  # the released preview code takes transformers' as it is
+    if self._code is None or self._code.audio_encoder is None:
       return Libraries().audio_encoder(config, variant)
-    module = load(self._folder, *AUDIO)(wav2vec2_config(config))
+    module = load(self._folder, *self._code.audio_encoder)(wav2vec2_config(config))
     return Module(module, "official", lambda waveform, frames: layer_outputs(
         module.encoder.layers, lambda: module(waveform, frames, return_dict=True)))
 
   def solver(self, settings):
     if settings.solver == "euler":
       return euler(settings)
-    solver = made(load(self._folder, *UNIPC), num_train_timesteps=1000,
+    solver = made(load(self._folder, *self._code.solver), num_train_timesteps=1000,
                   shift=settings.solver_shift, use_dynamic_shifting=False)
     solver.set_timesteps(settings.steps, device="cpu", shift=settings.shift)
     return solver

@@ -106,7 +106,7 @@ class Comparison:
   def _audio(self):
     theirs, ours = self._both("audio_encoder", lambda side: side.audio(self._inputs))
     self._add("wav2vec2", ours, theirs, NETWORK)
-    self._conditions.audio = inputs_lib.audio_features(theirs)
+    self._conditions.audio = inputs_lib.heard(self._inputs, theirs)
 
   def _vae(self):
     theirs, ours = self._both("vae encode", lambda side: side.encode(self._inputs.videos))

@@ -3,6 +3,7 @@
 Nothing here imports PyTorch itself.
 """
 
+import dataclasses
 import importlib
 import inspect
 import pathlib
@@ -10,9 +11,36 @@ import sys
 
 from emv3_jax.errors import InputError
 
-TRANSFORMER = {
-    "preview": ("src.wan_transformer3d_audio", "WanTransformerAudioMask3DModel"),
-    "flash": ("src.wan_transformer3d_audio_2512", "WanTransformerAudioMask3DModel")}
+
+@dataclasses.dataclass(frozen=True)
+class ReleasedCode:
+  """Where the released code of a variant is; each as (module, class).
+
+  Attributes:
+    transformer: its network.
+    takes_gain: whether that is called with the gain of the audio, too.
+    audio_encoder: its wav2vec2; None: it takes the library transformers' as it is.
+    solver: its UniPC; None: it takes diffusers' Euler.
+  """
+
+  transformer: tuple[str, str]
+  takes_gain: bool = False
+  audio_encoder: tuple[str, str] | None = None
+  solver: tuple[str, str] | None = None
+
+  @property
+  def classes(self) -> list[tuple[str, str]]:
+    return [place for place in (self.transformer, self.audio_encoder, self.solver) if place]
+
+
+RELEASED_CODE = {
+    "preview": ReleasedCode(
+        ("src.wan_transformer3d_audio", "WanTransformerAudioMask3DModel"), takes_gain=True),
+    "flash": ReleasedCode(
+        ("src.wan_transformer3d_audio_2512", "WanTransformerAudioMask3DModel"),
+        audio_encoder=("src.wav2vec2", "Wav2Vec2Model"),
+        solver=("src.fm_solvers_unipc", "FlowUniPCMultistepScheduler")),
+}
 VAE = "src.wan_vae", "AutoencoderKLWan"
 
 
@@ -39,7 +67,7 @@ def load(checkout: str, module: str, name: str) -> type:
 def released_transformer(checkout: str, config):
   """The released transformer (a PyTorch module) of a `TransformerConfig`."""
   return made(
-      load(checkout, *TRANSFORMER[config.variant]), model_type="i2v", patch_size=(1, 2, 2),
+      load(checkout, *RELEASED_CODE[config.variant].transformer), model_type="i2v", patch_size=(1, 2, 2),
       text_len=config.text_tokens, text_dim=config.text_dim, in_dim=config.in_channels,
       out_dim=config.out_channels, dim=config.dim, ffn_dim=config.ffn_dim,
       freq_dim=config.freq_dim, num_heads=config.num_heads, num_layers=config.num_layers,

@@ -5,16 +5,17 @@ import pathlib
 
 import numpy as np
 
+from emv3_jax import geometry, tasks, variants
 from emv3_jax.components.config import ModelConfig
-from emv3_jax.conditioning import audio as audio_lib
 from emv3_jax.conditioning import image as image_lib
 from emv3_jax.conditioning.text import Tokenizer
 from emv3_jax.diffusion.noise import initial_noise
 from emv3_jax.errors import InputError
+from emv3_jax.geometry import TOKEN
 from emv3_jax.io.image_files import load_image
 from emv3_jax.models import wav2vec2
-from emv3_jax.sampling.settings import RELEASED
 from emv3_jax.tasks import masks
+from emv3_jax.variants import Variant
 
 _ASSETS = pathlib.Path(__file__).parents[1] / "assets/tiny"
 PROMPT = " ".join(["A person is speaking to the camera, calm and friendly."] * 12)  # > 128 tokens
@@ -41,18 +42,18 @@ class Size:
   seed: int = 0
 
   def __post_init__(self):
-    if self.frames < 5 or self.frames % 4 != 1:
+    if self.frames < 5 or not geometry.is_clip_length(self.frames):
       raise InputError(f"--frames={self.frames}; wanted 4k + 1, at least 5.")
     for name in ("height", "width"):
       side = getattr(self, name)
-      if side < 32 or side % 16:
-        raise InputError(f"--{name}={side}; wanted a multiple of 16, at least 32.")
+      if side < 32 or side % TOKEN:
+        raise InputError(f"--{name}={side}; wanted a multiple of {TOKEN}, at least 32.")
     if self.steps < 2 or self.seed < 0:
       raise InputError(f"--steps={self.steps}, --seed={self.seed}; at least 2 steps and seed 0.")
 
   @property
   def latent(self) -> tuple[int, int, int]:
-    return (self.frames - 1) // 4 + 1, self.height // 8, self.width // 8
+    return geometry.latent_frames(self.frames), *geometry.latent_size((self.height, self.width))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Inputs:
     ids, mask: [2, m] int32 and bool: the prompt and the negative prompt of the released settings.
     pixels: [1, S, S, 3] for CLIP.
     waveform: [1, n] for wav2vec2.
-    resample: number of frames that wav2vec2's tokens are resampled to (flash), or None.
+    variant: of the transformer; preview where there is none.
     videos: [2, F, H, W, 3] in [-1, 1]: moving pictures, and one of which only the first is known.
     known_mask: [f, H8, W8, 4] mask channels of the latter.
     latents: [1, f, H8, W8, 16] for the VAE's decoder, and as the transformer's noisy latents.
@@ -75,12 +76,17 @@ class Inputs:
   mask: np.ndarray
   pixels: np.ndarray
   waveform: np.ndarray
-  resample: int | None
+  variant: Variant
   videos: np.ndarray
   known_mask: np.ndarray
   latents: np.ndarray
   noise: np.ndarray
   face_mask: np.ndarray | None
+
+  @property
+  def audio_options(self) -> dict:
+    """Options of the audio encoder's call."""
+    return self.variant.encoder_options(self.videos.shape[1])
 
 
 @dataclasses.dataclass
@@ -113,11 +119,12 @@ def make_inputs(config: ModelConfig, variant: str | None, tokenizer: pathlib.Pat
     tokenizer: file of the folder; token ids are drawn where there is none.
     size: of the comparison.
   """
+  hearing = variants.of(variant or "preview")
   draw = np.random.default_rng(size.seed)
   normal = lambda *shape: draw.standard_normal(shape, np.float32)
   text = config.text_encoder
   if tokenizer.exists():
-    negative = RELEASED[variant or "preview"]["negative_prompt"]
+    negative = hearing.settings["negative_prompt"]
     ids, mask = Tokenizer.load(tokenizer).tokenize([PROMPT, negative])
     used = -(-int(mask.sum(axis=1).max()) // TEXT_STEP) * TEXT_STEP
     ids, mask = ids[:, :used] % text.vocab_size, mask[:, :used]
@@ -130,20 +137,19 @@ def make_inputs(config: ModelConfig, variant: str | None, tokenizer: pathlib.Pat
   pixels = image_lib.clip_pixels(picture) if side == image_lib.CLIP_SIDE else normal(side, side, 3)
   first = image_lib.to_pixels(image_lib.resize_lanczos(picture, (size.height, size.width)))
   moving = np.stack([np.roll(first, 2 * frame, axis=1) for frame in range(size.frames)])
-  known = masks.known_frames(masks.Task.I2V, size.frames)
-  rows, columns = size.height // 16, size.width // 16
+  known = tasks.of("i2v").known(size.frames)
+  rows, columns = geometry.token_grid((size.height, size.width))
   face = np.zeros((rows, columns), np.float32)
   face[:-1, 1:] = 1
-  flash = variant == "flash"
   samples = wav2vec2.num_samples(2 * size.frames, config.audio_encoder)
   return Inputs(
       ids=ids, mask=mask, pixels=pixels[None], waveform=0.1 * normal(1, samples),
-      resample=size.frames if flash else None,
+      variant=hearing,
       videos=np.stack([moving, masks.masked_video(moving, known)]),
       known_mask=masks.mask_latents(known, (size.height, size.width)),
       latents=normal(1, *size.latent, config.vae.z_dim),
       noise=np.asarray(initial_noise(size.seed, *size.latent, config.vae.z_dim))[None],
-      face_mask=None if flash else face.reshape(1, -1))
+      face_mask=face.reshape(1, -1) if hearing.face_mask else None)
 
 
 def make_conditions(config: ModelConfig, inputs: Inputs, size: Size) -> Conditions:
@@ -152,10 +158,7 @@ def make_conditions(config: ModelConfig, inputs: Inputs, size: Size) -> Conditio
   normal = lambda *shape: draw.standard_normal(shape, np.float32)
   network = config.transformer
   text = lambda: normal(1, network.text_tokens, network.text_dim)
-  if network.variant == "flash":
-    audio = normal(1, size.frames, audio_lib.WINDOW, network.audio_layers, network.audio_dim)
-  else:
-    audio = normal(1, 2 * size.frames, network.audio_dim)
+  audio = normal(1, *variants.of(network.variant).input_shape(network, size.frames))
   return Conditions(
       prompt=text(), negative=text(), image=normal(1, network.image_tokens, network.image_dim),
       audio=audio, known=known_latents(inputs, normal(*inputs.latents.shape)))
@@ -173,7 +176,6 @@ def known_latents(inputs: Inputs, latents: np.ndarray) -> np.ndarray:
   return np.asarray(masks.condition(inputs.known_mask[None], latents))
 
 
-def audio_features(states: np.ndarray) -> np.ndarray:
-  """What the transformer hears of wav2vec2's states: [1, a, d] as they are, [1, F, l, d] in
-  windows."""
-  return states if states.ndim == 3 else audio_lib.flash_windows(states[0])[None]
+def heard(inputs: Inputs, states: np.ndarray) -> np.ndarray:
+  """What the transformer hears of wav2vec2's states [1, n, ...]."""
+  return inputs.variant.heard(states[0])[None]

@@ -6,6 +6,7 @@ import pathlib
 import jax
 import numpy as np
 
+from emv3_jax import geometry, variants
 from emv3_jax.components.config import COMPONENTS, PrecisionConfig
 from emv3_jax.io.model_card import ModelCard
 from emv3_jax.models import rope
@@ -13,7 +14,7 @@ from emv3_jax.models.precision import FLOAT32
 from emv3_jax.runtime import config as config_lib
 from emv3_jax.sampling.denoise import Conditions as SamplingConditions
 from emv3_jax.sampling.model import Model
-from emv3_jax.sampling.settings import RELEASED, Config
+from emv3_jax.sampling.settings import Config
 from emv3_jax.verify.inputs import Conditions, Inputs
 
 
@@ -31,7 +32,7 @@ class Ours:
   """
 
   def __init__(self, card: ModelCard, parts: list[str], steps: int, audio_gain: float):
-    released = RELEASED[card.variant if "transformer" in parts else "preview"]
+    released = variants.of(card.variant if "transformer" in parts else "preview").settings
     settings = {**released, "steps": steps, "audio_gain": audio_gain, "attention": "blocked",
                 "branches": "in_turn"}
     config = config_lib.build(Config, {
@@ -53,9 +54,8 @@ class Ours:
 
   def audio(self, inputs: Inputs) -> np.ndarray:
     """[1, a, dim], or for flash those of all layers, [1, F, l, dim]."""
-    static = {} if inputs.resample is None else {"frames": inputs.resample, "layers": "all"}
     with self.model.parameters("audio_encoder") as params:
-      return self.model.encode("audio_encoder", params, inputs.waveform, **static)
+      return self.model.encode("audio_encoder", params, inputs.waveform, **inputs.audio_options)
 
   def encode(self, videos: np.ndarray) -> np.ndarray:
     """Normalised latents [b, f, H8, W8, 16] of videos [b, F, H, W, 3]."""
@@ -85,7 +85,7 @@ class Ours:
   def _velocities(self, params, taus, inputs: Inputs, conditions: Conditions) -> np.ndarray:
     network, config = self.model.network("transformer"), self.config.transformer
     f, height, width = inputs.latents.shape[1:4]
-    table = rope.rope_table((f, height // 2, width // 2), config.head_dim)
+    table = rope.rope_table((f, *geometry.grid_of_latents((height, width))), config.head_dim)
 
     @jax.jit
     def run(params, sinusoid, given):

@@ -66,8 +66,9 @@ class Theirs:
 
   def audio(self, inputs: Inputs) -> np.ndarray:
     with self._module("audio_encoder", self._implementation.audio_encoder, self._variant) as run:
-      layers = run(torch.from_numpy(inputs.waveform), inputs.resample)
-      return (layers[-1] if inputs.resample is None else torch.stack(layers, dim=2)).numpy()
+      options = inputs.audio_options
+      layers = run(torch.from_numpy(inputs.waveform), options.get("frames"))
+      return (torch.stack(layers, dim=2) if options.get("layers") == "all" else layers[-1]).numpy()
 
   def encode(self, videos: np.ndarray) -> np.ndarray:
     with self._module("vae", self._implementation.vae) as run:
@@ -94,10 +95,10 @@ class Theirs:
       ]) if taus else None
       if not sample:
         return velocities, None
-      loop = self._flash if self._variant == "flash" else self._preview
+      loop = self._by_text_and_audio if inputs.variant.guided_by_text else self._by_audio
       return velocities, _last(loop(velocity, _first(inputs.noise), prompt, negative))
 
-  def _preview(self, velocity: Velocity, latents, prompt, negative) -> torch.Tensor:
+  def _by_text_and_audio(self, velocity: Velocity, latents, prompt, negative) -> torch.Tensor:
     """The loop of the released preview pipeline: guidance by text and by audio, both decaying, and
     a negative prompt that every one of the first steps multiplies again."""
     settings, solver = self._settings, self._implementation.solver(self._settings)
@@ -114,7 +115,7 @@ class Theirs:
       latents = solver.step(guided, tau, latents, return_dict=False)[0]
     return latents
 
-  def _flash(self, velocity: Velocity, latents, prompt, negative) -> torch.Tensor:
+  def _by_audio(self, velocity: Velocity, latents, prompt, negative) -> torch.Tensor:
     """The loop of the released flash pipeline: guidance by audio alone, of constant strength."""
     solver = self._implementation.solver(self._settings)
     for tau in solver.timesteps:

@@ -3,21 +3,13 @@ from fractions import Fraction
 from absl import logging
 import av
 import numpy as np
-import pyloudnorm
 import pytest
 import soundfile
-from transformers import Wav2Vec2FeatureExtractor
 
 from emv3_jax.conditioning import audio
 from emv3_jax.errors import InputError
+from emv3_jax.variants.preview import PREVIEW
 from tests import golden_data
-
-
-def tokens(samples):
-  """Frames that wav2vec2's convolutions make of `samples`."""
-  for kernel, stride in zip((10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2), strict=True):
-    samples = (samples - kernel) // stride + 1
-  return samples
 
 
 def write(tmp_path, samples, rate, subtype="FLOAT"):
@@ -30,44 +22,6 @@ def test_loading_matches_golden():
   voice = audio.load_voice(golden_data.path("wav2vec", "stereo_44k1.wav"))
   assert voice.samples.dtype == np.float32 and voice.seconds == 1.0
   golden_data.check("audio at 16 kHz", voice.samples, case["librosa_16k"], 1e-6)
-
-
-def test_loudness_matches_golden():
-  case = golden_data.load("wav2vec", "frontend")
-  want = case["loudness_normalised"]
-  golden_data.check("loudness", audio.normalise_loudness(case["librosa_16k"]), want, 1e-6)
-  golden_data.check("loudness", audio.flash_waveform(case["librosa_16k"], 25), want, 1e-6)
-  cut = audio.flash_waveform(case["librosa_16k"], 9)
-  np.testing.assert_array_equal(cut, audio.flash_waveform(case["librosa_16k"], 25)[:9 * 640])
-  padded = audio.flash_waveform(case["librosa_16k"], 29)
-  assert len(padded) == 29 * 640 and not padded[16000:].any()
-
-
-@golden_data.cases("wav2vec", "*.preview")
-def test_preview_normalisation_matches_golden(name):
-  case = golden_data.load("wav2vec", name)
-  raw, want = case["in.audio_raw"], case["in.input_values"][0]
-  got = audio.preview_waveform(raw, 25)
-  golden_data.check("preview waveform", got[:len(raw)], want, 1e-6)
-  assert len(got) == audio.padded_samples(25) and not got[len(raw):].any()
-
-
-@pytest.mark.parametrize("normalise", [True, False])
-def test_preview_waveform_is_the_feature_extractor_s(rng, normalise):
-  samples = (0.1 * rng.standard_normal(16_000) + 0.05).astype(np.float32)
-  library = Wav2Vec2FeatureExtractor(do_normalize=normalise)
-  want = library(samples, sampling_rate=16_000).input_values[0]
-  got = audio.preview_waveform(samples, 25, normalise)
-  np.testing.assert_allclose(got[:16_000], want, rtol=0, atol=1e-6)
-  assert np.array_equal(got[:16_000], samples) is not normalise
-
-
-def test_token_counts_match_golden():
-  counts = golden_data.load("wav2vec", "lengths").meta["samples->frames"]
-  assert {str(n): tokens(int(n)) for n in counts} == counts
-  for frames in (1, 5, 81, 113, 2001):
-    length = audio.padded_samples(frames)
-    assert (tokens(length), tokens(length - 1)) == (2 * frames, 2 * frames - 1)
 
 
 @pytest.mark.parametrize("rate, channels", [(8_000, 1), (96_000, 2), (16_000, 2), (22_050, 1)])
@@ -103,12 +57,6 @@ def test_sound_of_a_video(tmp_path):
   assert np.abs(voice.samples - wave[::3])[3000:-1000].max() < 0.03
 
 
-def test_silence_is_fine(tmp_path):
-  voice = audio.load_voice(write(tmp_path, np.zeros((16_000, 2)), 16_000))
-  assert not audio.preview_waveform(voice.samples, 25).any()
-  assert not audio.flash_waveform(voice.samples, 25).any()
-
-
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_samples_that_are_not_finite_are_refused(tmp_path, value):
   sound = np.zeros((16_000, 2))
@@ -124,7 +72,7 @@ def test_samples_beyond_all_scales_are_refused():
   with pytest.raises(InputError, match=r"samples up to 1e\+30, where full scale is 1"):
     audio.to_voice(sound, 16_000, "voice.wav")
   sound[4_000] = 2.0 ** 31  # integers kept as floats
-  assert np.isfinite(audio.preview_waveform(audio.to_voice(sound, 16_000, "voice.wav").samples, 25)).all()
+  assert np.isfinite(PREVIEW.waveform(audio.to_voice(sound, 16_000, "voice.wav").samples, 25)).all()
 
 
 def test_shorter_than_a_latent_frame_is_refused(tmp_path):
@@ -146,41 +94,6 @@ def test_num_frames_is_exact_for_whole_frames_at_any_rate():
       count = exact.numerator // exact.denominator
       assert audio.num_frames(count / rate) == frames
       assert audio.num_frames((count + 1) / rate) == frames + (count + 1 > exact)
-
-
-def test_sample_frames():
-  assert [audio.sample_frames(n) for n in (1, 2, 4, 5, 6, 81, 82)] == [1, 5, 5, 5, 9, 81, 85]
-
-
-def test_whole_clip_is_measured_before_it_is_cut(rng):
-  samples = np.concatenate([rng.standard_normal(8_000), 4 + np.zeros(8_000)]).astype(np.float32)
-  cut = audio.preview_waveform(samples, 5)
-  assert cut.mean() < -0.5  # the loud second half, which is cut away, set the mean
-  loud = audio.flash_waveform(samples, 5)
-  np.testing.assert_array_equal(loud, audio.flash_waveform(samples, 25)[:len(loud)])
-
-
-def test_loudness_target_and_its_exceptions(rng):
-  noise = (0.01 * rng.standard_normal(16_000)).astype(np.float32)
-  louder = audio.normalise_loudness(noise)
-  assert pyloudnorm.Meter(16_000).integrated_loudness(louder) == pytest.approx(-23, abs=1e-3)
-  np.testing.assert_array_equal(audio.normalise_loudness(noise[:6_000]), noise[:6_000])
-  faint = noise * np.float32(1e-6)
-  np.testing.assert_array_equal(audio.normalise_loudness(faint), faint)
-
-
-def test_flash_length_follows_the_reference_arithmetic():
-  assert len(audio.flash_waveform(np.zeros(100, np.float32), 201)) == 201 * 640 - 1
-  assert len(audio.flash_waveform(np.zeros(100, np.float32), 81)) == 81 * 640
-
-
-def test_flash_windows_repeat_the_ends():
-  features = np.arange(6, dtype=np.float32)[:, None, None] * np.ones((1, 2, 3), np.float32)
-  got = audio.flash_windows(features)
-  assert got.shape == (6, 5, 2, 3)
-  np.testing.assert_array_equal(got[..., 0, 0], [
-      [0, 0, 0, 1, 2], [0, 0, 1, 2, 3], [0, 1, 2, 3, 4], [1, 2, 3, 4, 5], [2, 3, 4, 5, 5],
-      [3, 4, 5, 5, 5]])
 
 
 def test_channels_that_cancel_leave_one(tmp_path, monkeypatch, rng):

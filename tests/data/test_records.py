@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from emv3_jax.conditioning.audio import flash_windows
 from emv3_jax.data import records
 from emv3_jax.errors import InputError
+from emv3_jax.variants.flash import FLASH
+from emv3_jax.variants.preview import PREVIEW
 from tests.data.windows import as_version_1, make_record
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 0), ("float16", 2e-3), ("bfloat16", 2e-2)])
 def test_round_trip(dtype, tolerance):
   record = make_record(7)
-  got = records.decode(records.encode(record, dtype))
+  got = records.decode(records.encode(record, dtype, PREVIEW))
   for field in dataclasses.fields(records.Record):
     value, wanted = getattr(got, field.name), getattr(record, field.name)
     if isinstance(wanted, np.ndarray):
@@ -31,7 +32,7 @@ def test_round_trip(dtype, tolerance):
 
 def test_a_record_for_one_task():
   record = make_record(5, task="flf2v")
-  got = records.decode(records.encode(record, "float32"))
+  got = records.decode(records.encode(record, "float32", PREVIEW))
   assert got.task == "flf2v" and got.lipsync_mask is None
   assert got.masked_latents.shape == (1, 2, 4, 6, 16) and got.image.shape == (1, 3, 5)
   np.testing.assert_array_equal(got.task_mask, record.task_mask)
@@ -39,14 +40,14 @@ def test_a_record_for_one_task():
 
 def test_version_1_is_still_read():
   record = make_record(3)
-  got = records.decode(as_version_1(records.encode(record, "float32")))
+  got = records.decode(as_version_1(records.encode(record, "float32", PREVIEW)))
   assert got.task == "" and got.task_mask is None and got.id == record.id
   for name in records.arrays_of(""):
     np.testing.assert_array_equal(getattr(got, name), getattr(record, name))
 
 
 def test_an_unknown_task_is_named():
-  data = records.encode(make_record(task="i2v"), "float32")
+  data = records.encode(make_record(task="i2v"), "float32", PREVIEW)
   metadata = {"schema": records.SCHEMA, "version": "2", "task": "v2v"}
   with pytest.raises(InputError, match="record is for task 'v2v'; known: t2v, i2v"):
     records.decode(save(load(data), metadata))
@@ -54,25 +55,26 @@ def test_an_unknown_task_is_named():
 
 def test_any_safetensors_reader_gets_the_arrays():
   record = make_record()
-  np.testing.assert_array_equal(load(records.encode(record, "float32"))["latents"], record.latents)
+  np.testing.assert_array_equal(load(records.encode(record, "float32", PREVIEW))["latents"], record.latents)
 
 
-def test_flash_windows_are_made_when_read():
+def test_flash_features_are_stored_with_their_context():
   record = make_record(2, variant="flash")
-  windows = flash_windows(record.audio)[2:-2]
-  got = records.decode(records.encode(record, "float32"))
-  np.testing.assert_array_equal(got.audio, windows)
-  np.testing.assert_array_equal(got.audio[0], record.audio[:5])
-  again = records.encode(dataclasses.replace(record, audio=windows), "float32")
-  np.testing.assert_array_equal(records.decode(again).audio, windows)
+  got = records.decode(records.encode(record, "float32", FLASH))
+  np.testing.assert_array_equal(got.audio, record.audio)
+  assert len(record.audio) == 5 + 4
+  with pytest.raises(ValueError, match="audio is .* for 5 frames of preview; expected 10 features"):
+    records.encode(record, "float32", PREVIEW)
+  with pytest.raises(InputError, match="damaged: .* 5 frames of preview; expected 10 features"):
+    records.decode(records.encode(record, "float32", FLASH), variant=PREVIEW)
 
 
 def test_a_value_too_large_for_float16_is_not_stored():
   record = make_record()
   record.text[0, 0] = 1e5
   with pytest.raises(InputError, match="text has values .* not finite in float16.*bfloat16"):
-    records.encode(record, "float16")
-  assert records.decode(records.encode(record, "bfloat16")).text[0, 0] > 9e4
+    records.encode(record, "float16", PREVIEW)
+  assert records.decode(records.encode(record, "bfloat16", PREVIEW)).text[0, 0] > 9e4
 
 
 @pytest.mark.parametrize("change", [
@@ -80,11 +82,11 @@ def test_a_value_too_large_for_float16_is_not_stored():
     {"face_mask": np.zeros((4, 6), np.uint8)}])
 def test_shapes_that_do_not_belong_together(change):
   with pytest.raises(ValueError, match=next(iter(change))):
-    records.encode(dataclasses.replace(make_record(), **change), "float32")
+    records.encode(dataclasses.replace(make_record(), **change), "float32", PREVIEW)
 
 
 def test_another_schema_is_named():
-  data = records.encode(make_record(), "float32")
+  data = records.encode(make_record(), "float32", PREVIEW)
   other = save(load(data), {"schema": "emv3_jax.window", "version": "3"})
   with pytest.raises(InputError,
                      match="record 3 has schema emv3_jax.window version 3; .* version 1 and 2"):
@@ -94,7 +96,7 @@ def test_another_schema_is_named():
 
 
 def test_missing_and_extra_arrays():
-  data = records.encode(make_record(), "float32")
+  data = records.encode(make_record(), "float32", PREVIEW)
   arrays = load(data)
   del arrays["text"]
   metadata = {"schema": records.SCHEMA, "version": str(records.VERSION)}
@@ -107,7 +109,7 @@ def test_missing_and_extra_arrays():
     lambda data: b"\xff" * 64])
 def test_damaged_bytes(spoil):
   with pytest.raises(InputError, match="damaged"):
-    records.decode(spoil(records.encode(make_record(), "float32")))
+    records.decode(spoil(records.encode(make_record(), "float32", PREVIEW)))
 
 
 def test_a_shard_whose_records_fail_leaves_nothing(tmp_path):

@@ -7,6 +7,7 @@ import json
 import numpy as np
 from safetensors.numpy import load, save
 
+from emv3_jax import variants
 from emv3_jax.data import index as index_lib
 from emv3_jax.data import records
 from emv3_jax.data.index import Bucket, Index, Shard
@@ -56,7 +57,7 @@ def write_dataset(folder, shards=((4, 0), (3, 0)), dtype: str = "float32",
       for _ in range(count):
         record = make_record(number, height=bucket.height, width=bucket.width,
                              variant=config.variant, task=task_of(number))
-        data = records.encode(record, dtype)
+        data = records.encode(record, dtype, variants.of(config.variant))
         encoded.append(as_version_1(data) if version == 1 else data)
         number += 1
     file = f"{index_lib.SHARDS}/{len(written):05d}.array_record"

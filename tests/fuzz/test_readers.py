@@ -13,6 +13,7 @@ from emv3_jax.errors import InputError
 from emv3_jax.io import model_card
 from emv3_jax.preparation import run, shards
 from emv3_jax.training.monitor import metrics
+from emv3_jax.variants.preview import PREVIEW
 from tests.data import windows
 from tests.fuzz.damage import other_header, spoilt
 
@@ -49,7 +50,7 @@ def test_a_record_s_header_that_nests_without_end_is_refused():
 
 
 def test_a_damaged_record_is_read_or_refused():
-  whole = [records.encode(windows.make_record(number, task=task), "float16")
+  whole = [records.encode(windows.make_record(number, task=task), "float16", PREVIEW)
            for number, task in enumerate(("", "i2v"))]
   refused = 0
   for seed in range(300):
@@ -80,5 +81,5 @@ def test_damaged_lines_of_metrics_are_dropped(tmp_path):
   path: pathlib.Path = tmp_path / "metrics.jsonl"
   good = b'{"step": 3}\n'
   path.write_bytes(good + b"[]\n3\n{}\n\xff\xfe\nnull\n" + DEEP.encode() + b'\n{"step": "4"}\n')
-  metrics.forget_after(path, 5)
+  metrics.drop_after(path, 5)
   assert path.read_bytes() == good

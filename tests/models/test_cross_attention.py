@@ -17,7 +17,7 @@ TAUS = np.array([0.0, 100.0, 250.0, 400.0, 500.0, 650.0, 800.0, 1000.0], np.floa
 @pytest.mark.parametrize("flash", [False, True])
 def test_experts_are_weighted_and_summed_before_the_output_projection(rng, flash):
   b, positions, f, d = 2, 4, 3, 8
-  cross = cdca.CrossAttention(d, 2, flash=flash, eps=1e-6, precision=FLOAT32, rngs=nnx.Rngs(0))
+  cross = cdca.CrossAttention(d, 2, biased_audio=flash, eps=1e-6, precision=FLOAT32, rngs=nnx.Rngs(0))
   normal = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
   if not flash:
     assert not np.any(cross.v_audio.kernel[...]) and not np.any(cross.k_audio.kernel[...])
@@ -37,7 +37,7 @@ def test_experts_are_weighted_and_summed_before_the_output_projection(rng, flash
 
 
 def test_padded_audio_takes_part_in_the_softmax():
-  cross = cdca.CrossAttention(8, 2, flash=False, eps=1e-6, precision=FLOAT32, rngs=nnx.Rngs(0))
+  cross = cdca.CrossAttention(8, 2, biased_audio=False, eps=1e-6, precision=FLOAT32, rngs=nnx.Rngs(0))
   cross.v_audio.kernel[...] = jnp.eye(8)
   tokens = jnp.zeros((1, 1, 4, 8)).at[:, :, 0].set(1.0)  # one token, three pads; all logits are 0
   context = cross.context(cdca.ContextTokens(tokens[0], tokens[0], tokens), ONE_DEVICE)

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from emv3_jax.components.config import ModelConfig
-from emv3_jax.conditioning.audio import flash_windows
 from emv3_jax.conditioning.text import Tokenizer
 from emv3_jax.data.pipeline import Dataset
 from emv3_jax.errors import InputError
@@ -29,6 +28,7 @@ from emv3_jax.sampling import clip as sampling
 from emv3_jax.sampling.inputs import read_inputs
 from emv3_jax.sampling.model import load
 from emv3_jax.sampling.settings import Request
+from emv3_jax.variants.flash import FLASH
 from tests.preparation.preparing import (
   ARGUMENTS,
   CONFIG,
@@ -97,8 +97,8 @@ def test_flash(flash, footage, tmp_path):
   whole = sampling.encode_audio(flash, inputs)[0]
   dataset = Dataset(tmp_path / "set", flash.config.model.transformer)
   for number, start in enumerate((0, 4, 8)):
-    close(dataset[number].audio, whole[start:start + 5])
-  assert not np.allclose(whole[4:9], flash_windows(whole[4:9, 2])), "context matters"
+    close(FLASH.heard_in_window(dataset[number].audio), whole[start:start + 5])
+  assert not np.allclose(whole[4:9], FLASH.windows(whole[4:9, 2])), "context matters"
 
 
 def test_the_empty_text(prepared, model):

@@ -19,7 +19,9 @@ from emv3_jax.preparation.framing import nearest_size
 from emv3_jax.preparation.made import make_record
 from emv3_jax.preparation.manifest import Clip
 from emv3_jax.preparation.settings import PrepareConfig
-from emv3_jax.tasks.masks import Task
+from emv3_jax.tasks import names, of
+from emv3_jax.variants.flash import FLASH
+from emv3_jax.variants.preview import PREVIEW
 
 SETTINGS = PrepareConfig(frames=5, stride=4, sizes=((32, 32),))
 
@@ -103,7 +105,7 @@ def test_parts_are_filled_with_their_last_item():
   assert [encoding._filled(part, 2) for part in encoding._parts(range(3), 2)] == [[0, 1], [2, 2]]
 
 
-@pytest.mark.parametrize("task", list(Task))
+@pytest.mark.parametrize("task", [of(name) for name in names()], ids=names())
 def test_a_record_of_a_made_clip(task):
   """Nine frames of which five are taken: of a mouth only where lip-sync draws one anew."""
   rng = np.random.default_rng(0)
@@ -114,12 +116,12 @@ def test_a_record_of_a_made_clip(task):
                          inputs=SimpleNamespace(face_mask=None))
   audio = rng.normal(size=(18, 8))
   record = make_record(clip, 5, np.zeros((2, 4, 4, 16)), known, np.zeros((1, 8)), np.zeros((3, 8)),
-                       audio)
+                       audio, PREVIEW)
   np.testing.assert_array_equal(record.audio, audio[:10])
   np.testing.assert_array_equal(record.masked_latents, known[None, ..., 4:])
-  assert record.task == task.value and record.face_mask.tolist() == [[1, 1], [1, 1]]
+  assert record.task == task.name and record.face_mask.tolist() == [[1, 1], [1, 1]]
   drawn = 1 - known[..., 0]
-  np.testing.assert_array_equal(record.mouth_mask, drawn if task is Task.LIPSYNC else 0 * drawn)
+  np.testing.assert_array_equal(record.mouth_mask, drawn if task.redraws_mouth else 0 * drawn)
   heard = make_record(clip, 5, record.latents, known, record.text, np.zeros((3, 8)),
-                      np.zeros((9, 5, 2, 8))).audio
-  assert heard.shape == (5, 5, 2, 8)
+                      np.arange(9.0)[:, None, None] * np.ones((2, 8)), FLASH).audio
+  assert heard.shape == (9, 2, 8) and heard[:, 0, 0].tolist() == [0, 0, 0, 1, 2, 3, 4, 5, 6]

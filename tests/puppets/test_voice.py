@@ -5,7 +5,8 @@ import pytest
 import soxr
 
 from emv3_jax.errors import InputError
-from emv3_jax.puppets.world.sentences import RATE, SPEECH_DIR, sentences, speech
+from emv3_jax.geometry import RATE
+from emv3_jax.puppets.world.sentences import SPEECH_DIR, sentences, speech
 from emv3_jax.puppets.world.voice import SPEECH_LEVEL, band_levels, level, mouth_curve
 
 FRAMES = 25

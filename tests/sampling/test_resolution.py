@@ -10,6 +10,7 @@ import pytest
 import soundfile
 
 import emv3_jax
+from emv3_jax import tasks, variants
 from emv3_jax.commands import sample as run_sample
 from emv3_jax.configs import tiny, train_sft_480p, train_tiny
 from emv3_jax.errors import InputError
@@ -19,7 +20,7 @@ from emv3_jax.runtime.config import build
 from emv3_jax.sampling import inputs, resolution
 from emv3_jax.sampling.model import load
 from emv3_jax.sampling.resolution import MUST_MATCH, RECOMMENDED, resolve
-from emv3_jax.sampling.settings import PRESETS, RELEASED, Request, SamplingConfig, field_names
+from emv3_jax.sampling.settings import Request, SamplingConfig, field_names, preset_of
 from emv3_jax.training import settings as training
 from emv3_jax.training.run.export import sampling_card
 from tests.sampling.conftest import TINY, tiny_config
@@ -59,9 +60,9 @@ def test_a_model_goes_by_its_own_name(tmp_path):
 def test_every_field_has_its_place():
   of_the_run = set(field_names()) - set(RECOMMENDED) - set(MUST_MATCH)
   assert of_the_run == {"attention", "branches", "token_blocks"}
-  assert all(set(values) == set(field_names()) for values in RELEASED.values())
-  assert PRESETS["paper"]["preview"]["text_scale"] == 3 and (
-      PRESETS["paper"]["preview"]["audio_scale"] == 9)
+  assert all(set(variants.of(name).settings) == set(field_names()) for name in variants.names())
+  paper = preset_of("paper", "preview")
+  assert (paper["text_scale"], paper["audio_scale"]) == (3, 9)
 
 
 def test_a_setting_that_must_match_the_training_is_held(tmp_path):
@@ -208,7 +209,7 @@ def test_print_config_names_origins(capsys):
 ])
 def test_what_would_not_be_used_is_refused(variant, settings, request_, said):
   with pytest.raises(InputError, match=said):
-    inputs._check_used(request_, variant == "flash",
+    inputs._check_used(request_, tasks.of(request_.task), variants.of(variant),
                        SamplingConfig(**settings).completed(variant))
   used = Request("a", task="lipsync", face_box="1,2,3,4", paste=False)
-  inputs._check_used(used, variant == "flash", SamplingConfig().completed(variant))
+  inputs._check_used(used, tasks.of("lipsync"), variants.of(variant), SamplingConfig().completed(variant))

@@ -4,29 +4,29 @@ import numpy as np
 import pytest
 
 from emv3_jax.data.pipeline import collate
-from emv3_jax.tasks import masks
-from emv3_jax.tasks.conditions import TASKS, assemble
-from emv3_jax.tasks.masks import Task
+from emv3_jax.tasks import masks, names, number, of
+from emv3_jax.tasks.conditions import assemble
+from emv3_jax.variants.preview import PREVIEW
 from tests.data.windows import CONFIG, make_record
 
 
 @pytest.fixture
 def batch():
-  return collate([make_record(n) for n in range(4)], np.arange(4), CONFIG.text_tokens)
+  return collate([make_record(n) for n in range(4)], np.arange(4), CONFIG.text_tokens, PREVIEW)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", names())
 def test_each_task_is_given_its_own(batch, task):
-  got = assemble(batch, [TASKS.index(task)] * 4)
-  if task is Task.LIPSYNC:
+  got = assemble(batch, [number(task)] * 4)
+  if task == "lipsync":
     want = np.repeat(batch["lipsync_mask"][..., None], 4, axis=-1).astype(np.float32)
   else:
-    want = np.broadcast_to(masks.mask_latents(masks.known_frames(task, 5), (32, 48)),
+    want = np.broadcast_to(masks.mask_latents(of(task).known(5), (32, 48)),
                            got["mask"].shape)
   np.testing.assert_array_equal(got["mask"], want)
-  masked = {Task.I2V: 0, Task.FLF2V: 1, Task.LIPSYNC: 2}
-  image = {Task.I2V: 0, Task.FLF2V: 0, Task.LIPSYNC: 1}
-  if task is Task.T2V:
+  masked = {"i2v": 0, "flf2v": 1, "lipsync": 2}
+  image = {"i2v": 0, "flf2v": 0, "lipsync": 1}
+  if task == "t2v":
     assert not got["masked_latents"].any() and not got["image"].any() and not got["mask"].any()
   else:
     np.testing.assert_array_equal(got["masked_latents"], batch["masked_latents"][:, masked[task]])
@@ -35,21 +35,21 @@ def test_each_task_is_given_its_own(batch, task):
 
 def test_examples_keep_apart(batch):
   mixed = assemble(batch, [2, 0, 3, 1])
-  for row, number in enumerate([2, 0, 3, 1]):
-    alone = assemble({name: array[row:row + 1] for name, array in batch.items()}, [number])
+  for row, place in enumerate([2, 0, 3, 1]):
+    alone = assemble({name: array[row:row + 1] for name, array in batch.items()}, [place])
     for name in mixed:
       np.testing.assert_array_equal(mixed[name][row:row + 1], alone[name], err_msg=name)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", names())
 def test_a_record_that_names_its_task_is_given_what_it_holds(task):
   own, other = make_record(1, task=task), make_record(2)
-  batch = collate([own, other], np.arange(2), CONFIG.text_tokens)
-  got = assemble(batch, [TASKS.index(Task.FLF2V), TASKS.index(Task.I2V)])
-  assert got["task"].tolist() == [TASKS.index(task), TASKS.index(Task.I2V)]
+  batch = collate([own, other], np.arange(2), CONFIG.text_tokens, PREVIEW)
+  got = assemble(batch, [number("flf2v"), number("i2v")])
+  assert got["task"].tolist() == [number(task), number("i2v")]
   np.testing.assert_array_equal(got["mask"][0], own.task_mask)
   np.testing.assert_array_equal(got["masked_latents"][1], other.masked_latents[0])
-  if task is Task.T2V:
+  if task == "t2v":
     assert (got["face_mask"][0] == 1).all() and not got["image"][0].any()
   else:
     np.testing.assert_array_equal(got["masked_latents"][0], own.masked_latents[0])

@@ -38,9 +38,8 @@ class Side:
     return self._result("image", 1, 257, 48)
 
   def audio(self, inputs):
-    if inputs.resample is None:
-      return self._result("audio", 1, 10, 48)
-    return self._result("audio", 1, inputs.resample, 2, 48)
+    frames = inputs.audio_options.get("frames")
+    return self._result("audio", *((1, 10, 48) if frames is None else (1, frames, 2, 48)))
 
   def encode(self, videos):
     assert videos.shape == (2, 5, 32, 48, 3) and np.abs(videos).max() <= 1

@@ -30,7 +30,7 @@ def test_both_variants_transformers_are_looked_for(checkout):
   for variant, file in (("preview", "wan_transformer3d_audio.py"),
                         ("flash", "wan_transformer3d_audio_2512.py")):
     with pytest.raises(InputError, match=f"there is no src/{file}"):
-      foreign.load(str(checkout), *foreign.TRANSFORMER[variant])
+      foreign.load(str(checkout), *foreign.RELEASED_CODE[variant].transformer)
 
 
 class Sized:

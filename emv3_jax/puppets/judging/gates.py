@@ -5,13 +5,14 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from emv3_jax.conditioning.audio import preview_waveform
+from emv3_jax.geometry import RATE
 from emv3_jax.io.pixels import to_uint8
 from emv3_jax.models.network import Network, Params
 from emv3_jax.puppets import world
 from emv3_jax.puppets.training.footage import Footage
 from emv3_jax.puppets.world import readers
-from emv3_jax.puppets.world.sentences import RATE, Sentence, speech
+from emv3_jax.puppets.world.sentences import Sentence, speech
+from emv3_jax.variants.preview import PREVIEW
 
 # Of the stages whose weights are kept; `vae` need not pass, it is where `wide` starts.
 WANTED = {"wide": {"opening_r": 0.95, "mouth_psnr": 28.0, "hand_psnr": 28.0},
@@ -61,7 +62,7 @@ def check_audio(network: Network, params: Params, known: Sequence[Sentence],
 
   def read(spoken: Sentence):
     samples = speech(spoken.name)
-    features = run(params, preview_waveform(samples, spoken.frames)[None])[0]
+    features = run(params, PREVIEW.waveform(samples, spoken.frames)[None])[0]
     features = np.asarray(features, np.float64).reshape(spoken.frames, -1)
     return features, world.mouth_curve(samples, RATE, spoken.frames)
 

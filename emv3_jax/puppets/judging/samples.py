@@ -13,11 +13,11 @@ import numpy as np
 from PIL import Image
 
 import emv3_jax
+from emv3_jax.geometry import RATE
 from emv3_jax.io.atomic import atomic_file
 from emv3_jax.puppets import world
 from emv3_jax.puppets.world.canvas import SIZE
 from emv3_jax.puppets.world.mp4 import box_around
-from emv3_jax.puppets.world.sentences import RATE
 from emv3_jax.sampling.clip import sample
 from emv3_jax.sampling.model import Model
 from emv3_jax.sampling.settings import Config, Request

@@ -5,11 +5,12 @@ import functools
 import librosa
 import numpy as np
 
-from emv3_jax.conditioning.audio import preview_waveform
+from emv3_jax.geometry import RATE
 from emv3_jax.io.resampling import resample
 from emv3_jax.puppets import world
 from emv3_jax.puppets.training.settings import AudioSettings, Phase
-from emv3_jax.puppets.world.sentences import RATE, SAMPLES_PER_FRAME, sentences, speech
+from emv3_jax.puppets.world.sentences import SAMPLES_PER_FRAME, sentences, speech
+from emv3_jax.variants.preview import PREVIEW
 
 _HOP = SAMPLES_PER_FRAME // 2  # samples a token: two tokens a video frame
 _WINDOW = 640  # samples behind a spectrum
@@ -48,7 +49,7 @@ def _draw(settings: AudioSettings, frames: int, rng: np.random.Generator) -> dic
   level = settings.hiss * rng.random() ** 3 * world.voice.SPEECH_LEVEL
   mel = log_mel(samples, settings.bands)
   noisy = samples + level * rng.standard_normal(len(samples), np.float32)
-  return {"waveform": preview_waveform(noisy.astype(np.float32), frames),
+  return {"waveform": PREVIEW.waveform(noisy.astype(np.float32), frames),
           "opening": opening[first:first + frames], "mel": mel}
 
 

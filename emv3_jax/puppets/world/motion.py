@@ -4,9 +4,9 @@ import dataclasses
 
 import numpy as np
 
+from emv3_jax.geometry import FPS
 from emv3_jax.puppets.world.canvas import Pose
 from emv3_jax.puppets.world.clips import ClipSpec
-from emv3_jax.puppets.world.voice import FPS
 
 HEAD = (32.0, 28.0)  # where the head rests
 NECK = (0.0, 18.0)  # what it turns about, from its own centre

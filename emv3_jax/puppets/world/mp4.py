@@ -8,13 +8,12 @@ import pathlib
 import numpy as np
 
 from emv3_jax.errors import InputError
+from emv3_jax.geometry import FPS, RATE
 from emv3_jax.io.atomic import atomic_file
 from emv3_jax.io.paths import refuse_address
 from emv3_jax.io.video_files import write_video
 from emv3_jax.puppets.world.clips import clip_spec
 from emv3_jax.puppets.world.render import Clip, render_clip
-from emv3_jax.puppets.world.sentences import RATE
-from emv3_jax.puppets.world.voice import FPS
 
 MANIFEST = "clips.jsonl"
 

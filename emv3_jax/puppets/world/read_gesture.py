@@ -8,9 +8,9 @@ the present one's (Gauss-Newton on grey levels, each frame from where the one be
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 
+from emv3_jax.geometry import FPS
 from emv3_jax.puppets.world.motion import HEAD, NECK
 from emv3_jax.puppets.world.read_hand import Hand
-from emv3_jax.puppets.world.voice import FPS
 
 CALM = "stays calm"
 # What a gesture moves, and the amplitude that it is drawn with: degrees and pixels.

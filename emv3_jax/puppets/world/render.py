@@ -4,11 +4,12 @@ import dataclasses
 
 import numpy as np
 
+from emv3_jax.geometry import RATE
 from emv3_jax.puppets.world import backdrop, face, hair, wardrobe
 from emv3_jax.puppets.world.canvas import SIZE, Canvas, Pose
 from emv3_jax.puppets.world.clips import ClipSpec, caption
 from emv3_jax.puppets.world.motion import Motion, motion
-from emv3_jax.puppets.world.sentences import RATE, SAMPLES_PER_FRAME, sentence, speech
+from emv3_jax.puppets.world.sentences import SAMPLES_PER_FRAME, sentence, speech
 from emv3_jax.puppets.world.voice import mouth_curve
 
 # Tints that a colour drift ends in; none turns towards the colour of the mouth.

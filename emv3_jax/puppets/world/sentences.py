@@ -11,11 +11,10 @@ import pathlib
 import numpy as np
 
 from emv3_jax.errors import InputError
+from emv3_jax.geometry import FPS, RATE
 from emv3_jax.io.audio_files import read_audio
 from emv3_jax.io.resampling import resample
-from emv3_jax.puppets.world.voice import FPS
 
-RATE = 16_000  # samples a second
 SAMPLES_PER_FRAME = RATE // FPS
 SPEECH_DIR = pathlib.Path(__file__).parents[2] / "assets" / "speech"
 

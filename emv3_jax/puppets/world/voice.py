@@ -6,8 +6,8 @@
 import numpy as np
 
 from emv3_jax.errors import InputError
+from emv3_jax.geometry import FPS
 
-FPS = 25
 SPEECH_LEVEL = 0.12  # `level` makes a tenth of a recording's levels exceed this
 
 _HOP = 100  # levels a second: four a video frame

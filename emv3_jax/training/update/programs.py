@@ -20,6 +20,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from emv3_jax import sharding
+from emv3_jax.attention import backends
 from emv3_jax.errors import InputError
 from emv3_jax.models.network import Params
 from emv3_jax.sharding import mesh as mesh_lib
@@ -57,7 +58,10 @@ class TrainPrograms:
     self.config = config
     self.mesh = sharding.make_mesh(config.mesh) if mesh is None else mesh
     self.stages = config.all_stages()
-    self.forward = Forward(config, self.mesh, platform)
+    self.forward = Forward(sharding.on_mesh(
+        config.model.transformer, self.mesh, precision=config.precision.transformer,
+        attention=config.mesh.attention, local=backends.select(config.train.attention, platform),
+        remat=config.train.remat))
     self.network = self.forward.network
     self.optimizer = make_optimizer(config.optimizer)
     self.jit = functools.partial(jax.jit, donate_argnums=0, compiler_options=compiler_options)
@@ -84,7 +88,7 @@ class TrainPrograms:
   def begin_stage(self, state: State, step: int) -> State:
     """Begins the stage whose first step is `step`, if one begins there; donates the state."""
     position = curriculum.stage_position(self.stages, step)
-    if not position.index or step != position.first_step:
+    if not position.index or not position.is_first:
       return state
     previous = self.stages[position.index - 1]
     begin = self.jit(
@@ -95,7 +99,7 @@ class TrainPrograms:
   def train_step_at(self, step: int) -> "TrainStep":
     """The program of a step of the run; the same object for steps that do the same."""
     position = curriculum.stage_position(self.stages, step)
-    kind, stage = position.stage.kind_of(step - position.first_step), position.stage
+    kind, stage = position.kind, position.stage
     key = kind, stage.train, state_lib.has_reference(stage, self.config.ndpo.reading)
     if key not in self._train_steps:
       function = make_train_step(self.config, self.forward, self.optimizer, kind, stage.train)

@@ -15,7 +15,7 @@ MUTANTS = [
          "test_path_runs_from_clean_to_noise_at_the_target_velocity"),
         ("the shift moves towards clean", "(1 + (shift - 1) * sigma)", "(shift - (shift - 1) * sigma)",
          "test_shift_moves_towards_noise_and_keeps_the_ends"),
-        ("tau is sigma", "TAU_MAX = 1000.0", "TAU_MAX = 1.0",
+        ("tau is sigma", "return TAU_MAX * sigma", "return sigma",
          "test_shift_moves_towards_noise_and_keeps_the_ends"),
         ("the mean of the density is ignored", "self.mean + self.std * jax", "self.std * jax",
          "test_density_quartiles"),

@@ -87,8 +87,8 @@ MUTANTS = [
          "test_ablations_silence_a_modality_in_its_phase"),
         ("all examples have one jitter", "jax.random.normal(key, (batch, taus.size))",
          "jax.random.normal(key, (1, taus.size)) * jnp.ones((batch, 1))", "test_jitter"),
-        ("jittered knots are not sorted", "jnp.sort(jnp.clip(moved, 0.0, MAX_TAU), axis=-1)",
-         "jnp.clip(moved, 0.0, MAX_TAU)", "test_jitter")),
+        ("jittered knots are not sorted", "jnp.sort(jnp.clip(moved, 0.0, TAU_MAX), axis=-1)",
+         "jnp.clip(moved, 0.0, TAU_MAX)", "test_jitter")),
 
     *of("emv3_jax/models/audio_projection.py", PROJECTION,
         ("windows reach three tokens beyond", "_EXPAND = 4", "_EXPAND = 3",

@@ -4,7 +4,7 @@ from tests.mutants.mutant import of
 
 SETTINGS, CLIP = "tests/sampling/test_settings.py", "tests/sampling/test_clip.py"
 INPUTS, RUNS = "tests/sampling/test_inputs.py", "tests/sampling/test_golden_runs.py"
-LIPSYNC, RESOLUTION = "tests/sampling/test_lipsync.py", "tests/sampling/test_resolution.py"
+RESOLUTION = "tests/sampling/test_resolution.py"
 JOBS, FINGERPRINT = "tests/sampling/test_jobs.py", "tests/sampling/test_fingerprint.py"
 OUTPUT, MANIFEST = "tests/sampling/test_output.py", "tests/sampling/test_manifest.py"
 AS_WRITTEN = f"{JOBS}::test_a_job_whose_files_are_not_as_written_is_made_again"
@@ -41,25 +41,7 @@ MUTANTS = [
         ("text guidance is always dynamic", "dynamic_text=settings.dynamic_text", "dynamic_text=True",
          "test_guidance_mixes_what_the_branches_predict")),
 
-    *of("emv3_jax/sampling/lipsync.py", LIPSYNC,
-        ("the seam lies on the region's edge", "picture.filter(ImageFilter.MinFilter(size))", "picture",
-         "test_the_seam_lies_inside_the_region"),
-        ("the seam is hard", "core.filter(ImageFilter.GaussianBlur(radius / 2))", "core",
-         "test_paste_keeps_the_source_outside_and_the_new_picture_inside"),
-        ("pixels outside change a little", "np.float32) / 255 * mouth", "np.float32) / 255",
-         "test_paste_keeps_the_source_outside_and_the_new_picture_inside"),
-        ("mixed pixels are cut off", "np.round(weight * new + (1 - weight) * old)",
-         "weight * new + (1 - weight) * old", "test_mixed_pixels_are_rounded"),
-        ("the region is that of the first frame", "if region is None or not np.array_equal(region, mouth[index]):",
-         "if region is None:", "test_paste_keeps_the_source_outside_and_the_new_picture_inside"),
-        ("old and new are swapped", "weight * new + (1 - weight) * old)", "weight * old + (1 - weight) * new)",
-         "test_paste_keeps_the_source_outside_and_the_new_picture_inside"),
-        ("large pictures have the seam of small ones", "max(1.0, min(frames.shape[1:3]) / 64)", "1.0",
-         "test_the_seam_grows_with_the_picture")),
-
     *of("emv3_jax/sampling/inputs.py", INPUTS,
-        ("the last frame is not held over the surplus", "video[frames - 1:], known[frames - 1:] =",
-         "video[-1:], known[-1:] =", f"{CLIP}::test_first_and_last_frame"),
         ("the sound is all of the file's", "else samples[:round(request.seconds * rate)]",
          "else samples", "test_seconds_cut_the_sound"),
         ("the mouth is found in the first frame", "looked_at = pictures[np.linspace(0, len(pictures) - 1, num=min(9, len(pictures)), dtype=int)]",
@@ -69,12 +51,12 @@ MUTANTS = [
          "test_a_video_s_face_is_all_that_it_covers"),
         ("CLIP sees the mouth", "masks.masked_video(video[:1], known[:1])[0]", "video[0]",
          "test_lipsync_gives_all_but_the_mouth"),
-        ("the mouth is known", "known, video = masks.known_pixels(mouth, sample_frames)",
-         "known, video = masks.known_pixels(0 * mouth, sample_frames)",
+        ("the mouth is known", "known = task.known(frames, sample_frames, mouth)",
+         "known = task.known(frames, sample_frames, 0 * mouth)",
          "test_lipsync_gives_all_but_the_mouth"),
         ("a short video is held to the end", "if len(read) < frames:", "if not len(read):",
          f"{CLIP}::test_lipsync_keeps_every_pixel_outside_the_mouth"),
-        ("flash has a face mask", "if original is not None and not flash:", "if original is not None:",
+        ("flash has a face mask", "if task.finds_face and variant.face_mask:", "if task.finds_face:",
          f"{CLIP}::test_flash"),
         ("the request's negative prompt is ignored", "settings.negative_prompt if request.negative_prompt is None",
          "settings.negative_prompt if True", "test_the_negative_prompt_of_the_request_goes_first"),
@@ -82,7 +64,7 @@ MUTANTS = [
          "config.seed", "test_the_seed_of_the_request_goes_first"),
         ("pictures that the task does not use are passed over", "if given and not needed:", "if False:",
          "test_pictures_that_the_task_does_not_use_are_refused"),
-        ("what is not used is passed over", "  _check_used(request, config.model", "  (request, config.model",
+        ("what is not used is passed over", "  _check_used(request, task,", "  (request, task,",
          "test_what_would_not_be_used_is_refused"),
         ("the size of the config is ignored", "if settings.height else", "if False else",
          "test_the_size_of_the_config_goes_first"),
@@ -96,7 +78,7 @@ MUTANTS = [
          "test_surplus_frames_are_dropped"),
         ("embeddings are taken from another tokenizer", "file_digest(model.tokenizer_path), config.model.transformer.text_tokens))",
          "config.model.transformer.text_tokens))", "test_embeddings_are_kept_by_tokenizer_and_encoder"),
-        ("paste is ignored", "== \"lipsync\" and request.paste is not False:", "== \"lipsync\":",
+        ("paste is ignored", "if finish is not None and request.paste is not False:", "if finish is not None:",
          "test_lipsync_keeps_every_pixel_outside_the_mouth"),
         ("padding stays behind the prompt", "hidden[row, mask[row, :used]]", "hidden[row]",
          "test_prompts_are_encoded_without_most_of_their_padding",
@@ -116,10 +98,11 @@ MUTANTS = [
          "test_a_setting_that_must_match_the_training_is_held"),
         ("settings that nobody knows are passed over", "if name not in known:", "if False:",
          "test_a_model_json_that_is_wrong"),
-        ("presets of another variant are taken", "if variant not in PRESETS[name]:", "if False:",
-         "test_presets_that_are_none"),
         ("the model's name is not told", "card.name if card is not None and card.name else config.name",
          "config.name", "test_a_model_goes_by_its_own_name")),
+    *of("emv3_jax/sampling/settings.py", RESOLUTION,
+        ("presets of another variant are taken", "if name not in found.presets:", "if False:",
+         "test_presets_that_are_none")),
     *of("emv3_jax/sampling/fingerprint.py", FINGERPRINT,
         ("the weights do not count", "used |= {f\"weights.{name}\": digest", "{f\"weights.{name}\": digest",
          "test_the_weights_of_each_network_count"),

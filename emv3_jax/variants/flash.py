@@ -1,0 +1,61 @@
+"""The flash model: all layers of wav2vec2 at one feature a video frame, in windows of five frames; no
+face mask, guidance by audio alone, few steps."""
+
+import warnings
+
+from jaxtyping import Float32
+import numpy as np
+
+from emv3_jax.geometry import FPS, RATE
+from emv3_jax.variants.preview import RELEASED_SETTINGS
+from emv3_jax.variants.variant import Variant
+
+TARGET_LUFS = -23.0
+WINDOW = 5  # video frames
+_CONTEXT = WINDOW // 2
+
+
+def normalise_loudness(samples: np.ndarray) -> np.ndarray:
+  """float32 [n] at 16 kHz scaled to -23 LUFS (ITU-R BS.1770), as the reference does it.
+
+  Unchanged where a loudness has no meaning: silence and what lies beyond 100 LUFS either way,
+  clips shorter than the meter's block of 0.4 s.
+  """
+  import pyloudnorm  # here, because it loads scipy.signal: a second that only flash needs
+
+  meter = pyloudnorm.Meter(RATE)
+  if len(samples) < meter.block_size * RATE:
+    return samples
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore", RuntimeWarning)  # mean of no blocks, for silence
+    loudness = meter.integrated_loudness(samples.astype(np.float64))
+  if not abs(loudness) <= 100:
+    return samples
+  return (10 ** ((TARGET_LUFS - loudness) / 20) * samples).astype(np.float32)
+
+
+def num_samples(frames: int) -> int:
+  """Samples of F / 25 s."""
+  return int(frames / FPS * RATE)  # the reference's arithmetic: a sample short for F = 201, 203, 402, ...
+
+
+def windows(features: np.ndarray) -> Float32[np.ndarray, "F 5 layers channels"]:
+  """Windows of five frames round each, repeating the first and the last frame at the ends.
+
+  Args:
+    features: float32 [F, layers, channels], wav2vec2's layers at one a video frame.
+  """
+  frames = len(features)
+  around = np.arange(frames)[:, None] + np.arange(WINDOW) - _CONTEXT
+  return features[around.clip(0, frames - 1)]
+
+
+FLASH = Variant(
+    name="flash", normalise=normalise_loudness, num_samples=num_samples,
+    encoder_options=lambda frames: {"frames": frames, "layers": "all"}, features_per_frame=1,
+    guidance="audio", face_mask=False, context=_CONTEXT, windows=windows,
+    condition_fields=("audio_layers",),
+    settings=RELEASED_SETTINGS | dict(
+        solver="unipc", steps=8, solver_shift=1.0, text_scale=6.0, audio_scale=3.0,
+        dynamic_text=False, dynamic_audio=False, neg_scale=1.0, neg_steps=-1, negative_prompt="",
+        max_frames=81))
