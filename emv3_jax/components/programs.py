@@ -34,7 +34,8 @@ def mesh_of(config: MeshConfig) -> Mesh:
     with start_up.part("devices"):
       devices = jax.devices()
   except (RuntimeError, AssertionError) as error:  # the latter where no plugin serves a platform
-    platforms = jax.config.jax_platforms
+    # JAX adds its options to the class when it is imported.
+    platforms = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
     raise InputError(f"JAX finds no device of JAX_PLATFORMS={platforms or ''}: it is not there, or "
                      "the JAX for it is not installed; leave JAX_PLATFORMS out to take what is "
                      "there.") from error
@@ -78,7 +79,7 @@ def encoder(net: Network, mesh: Mesh, static: tuple = ()) -> Callable:
 
 
 @functools.cache
-def vae_encode(net: Network, mesh: Mesh, size8: tuple[int, int], clips: int = 1) -> Callable:
+def vae_encode(net: Network, mesh: Mesh, size8: tuple[int, int], clips: int = 1) -> jax.stages.Wrapped:
   """A jitted `(params, video) -> latents`; the video comes split as `sharding.picture_sharding`
   says, the latents are whole on every device.
 
@@ -98,7 +99,7 @@ def vae_encode(net: Network, mesh: Mesh, size8: tuple[int, int], clips: int = 1)
 
 
 @functools.cache
-def vae_decode(net: Network, mesh: Mesh, size8: tuple[int, int], clips: int = 1) -> Callable:
+def vae_decode(net: Network, mesh: Mesh, size8: tuple[int, int], clips: int = 1) -> jax.stages.Wrapped:
   """A jitted `(params, latents) -> uint8 frames`; the latents come whole, the frames are split.
 
   Args: as `vae_encode`.
@@ -112,7 +113,7 @@ def vae_decode(net: Network, mesh: Mesh, size8: tuple[int, int], clips: int = 1)
 
 
 @functools.cache
-def vae_decode_group(net: Network, mesh: Mesh, size8: tuple[int, int], clips: int = 1) -> Callable:
+def vae_decode_group(net: Network, mesh: Mesh, size8: tuple[int, int], clips: int = 1) -> jax.stages.Wrapped:
   """A jitted `(params, latents, cached) -> (uint8 frames, cached)` of `VAE.decode_group`.
 
   Frames and cached frames are split as `sharding.picture_sharding` says; the cached ones that come

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import pathlib
+import typing
 
 from emv3_jax import geometry, variants
 from emv3_jax.attention import backends
@@ -104,10 +105,41 @@ class SamplingConfig:
         raise InputError(f"sampling.{name} is {side}; it must be a multiple of {TOKEN}, "
                          f"e.g. {max(TOKEN, round(side / TOKEN) * TOKEN)}.")
 
-  def completed(self, variant: str) -> "SamplingConfig":
+  def completed(self, variant: str) -> "Settings":
     """With the released settings of `variant` where nothing is said."""
-    return dataclasses.replace(self, **{
-        name: value for name, value in variants.of(variant).settings.items() if getattr(self, name) is None})
+    return typing.cast("Settings", dataclasses.replace(self, **{
+        name: value for name, value in variants.of(variant).settings.items() if getattr(self, name) is None}))
+
+
+if typing.TYPE_CHECKING:
+  @dataclasses.dataclass(frozen=True, kw_only=True)
+  class Settings(SamplingConfig):
+    """What `SamplingConfig.completed` gives, to type checkers: a `SamplingConfig` that leaves nothing open."""
+
+    solver: str
+    steps: int
+    shift: float
+    solver_shift: float
+    text_scale: float
+    audio_scale: float
+    dynamic_text: bool
+    dynamic_audio: bool
+    neg_scale: float
+    neg_steps: int
+    negative_prompt: str
+    audio_gain: float
+    allocation: str
+    riflex_k: int
+    attention: str
+    branches: str
+    token_blocks: int
+    max_frames: int
+    max_area: int
+    height: int
+    width: int
+    enlarge: int
+else:
+  Settings = SamplingConfig
 
 
 def field_names() -> tuple[str, ...]:
@@ -181,7 +213,7 @@ class Config:
     paths.refuse_addresses(self, ("checkpoint", "tokenizer", "prompt_cache", "program_cache", "face_detector"))
 
   @property
-  def settings(self) -> SamplingConfig:
+  def settings(self) -> Settings:
     """`sampling`, with the released settings of the variant where nothing is said."""
     return self.sampling.completed(self.model.transformer.variant)
 

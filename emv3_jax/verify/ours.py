@@ -102,5 +102,5 @@ class Ours:
     found = self.model.denoiser().run(params, self.model.whole(inputs.noise), SamplingConditions(
         text={"prompt": conditions.prompt, "negative": conditions.negative},
         image=conditions.image, audio=conditions.audio, known=self.model.whole(conditions.known),
-        face_mask=self.model.whole(inputs.face_mask)))
+        face_mask=None if inputs.face_mask is None else self.model.whole(inputs.face_mask)))
     return np.asarray(found, np.float32)

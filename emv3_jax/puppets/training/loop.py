@@ -7,8 +7,10 @@ that follows, so a run that was stopped and goes on ends with the same bits.
 from collections.abc import Callable
 import dataclasses
 import json
+import os
 import pathlib
 import time
+from typing import Any
 
 from absl import logging
 import jax
@@ -54,7 +56,7 @@ def optimizer(learning: Learning, steps: int) -> optax.GradientTransformation:
   return optax.chain(optax.clip_by_global_norm(learning.clip), rules[learning.rule]())
 
 
-def _as_matrices(params: Params):
+def _as_matrices(params: Any) -> Any:
   """How Muon sees kernels: from all that is summed over to the outputs. Vectors are left to Adam."""
   return jax.tree.map(
       lambda leaf: optax.contrib.MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1)
@@ -95,7 +97,9 @@ def train(state: State, step: Callable, batch_at: Callable[[int], dict], *, step
   """
   policy = ocp.training.preservation_policies.LatestN(KEPT)
   with (Preemption() as stop, ocp.training.Checkpointer(
-      folder / "checkpoints", preservation_policy=policy, cleanup_tmp_directories=True) as saved):
+      os.fspath(folder / "checkpoints"), cleanup_tmp_directories=True,
+      # Orbax's hints name two types of the same checkpoints.
+      preservation_policy=policy) as saved):  # pyright: ignore[reportArgumentType]
     if saved.latest is not None:
       state = saved.load(saved.latest.step, abstract_of(state))
     first = int(state["step"])
@@ -147,7 +151,7 @@ def restore_average(folder: pathlib.Path,
   """
   if not (folder / "checkpoints").exists():
     return None
-  with ocp.training.Checkpointer(folder / "checkpoints") as saved:
+  with ocp.training.Checkpointer(os.fspath(folder / "checkpoints")) as saved:
     if saved.latest is None:
       return None
     loaded = saved.load(saved.latest.step, abstract_of(start()))
