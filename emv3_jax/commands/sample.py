@@ -141,7 +141,8 @@ def open_model(config: Config, flags, said: Collection[str]) -> Model:
   """The model, before any of its networks is loaded. A program cache that the user chose has to work; the
   default one need not."""
   def open_here() -> Model:
-    program_cache.use(config.program_cache, required=config.program_cache != Config.program_cache)
+    program_cache.use(config.program_cache, limit_mib=config.program_cache_mib,
+                      required=config.program_cache != Config.program_cache)
     return load(flags.checkpoint, config, said=said)
 
   return processes.together(open_here)

@@ -69,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
   refuse_address(flags.export or "", "Model folder")
   profile = profile_steps(flags.profile_steps) if flags.profile_steps else None
   processes.join(flags, stop_at_steps=True)
-  program_cache.use(config.program_cache,
+  program_cache.use(config.program_cache, limit_mib=config.program_cache_mib,
                     required=config.program_cache != Config.program_cache)
   workdir = pathlib.Path(flags.workdir)
   if flags.export is not None:

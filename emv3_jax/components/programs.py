@@ -3,7 +3,6 @@
 Programs are shared by all models of a process whose configs agree, so that each compiles once.
 """
 
-from collections.abc import Callable
 import functools
 import math
 
@@ -59,12 +58,12 @@ def _network(name: str, config, precision) -> Network:
 
 @functools.cache
 def shardings(net: Network, name: str, mesh: Mesh) -> Params:
-  """Where the parameters of a component lie, as a tree like `net.abstract`."""
+  """Shardings of the parameters of a component, as a tree like `net.abstract`."""
   return sharding.param_shardings(net.abstract, mesh, name)
 
 
 @functools.cache
-def encoder(net: Network, mesh: Mesh, static: tuple = ()) -> Callable:
+def encoder(net: Network, mesh: Mesh, static: tuple = ()) -> jax.stages.Wrapped:
   """A jitted `(params, *arrays) -> states` of an encoder; the states are whole on every device.
 
   Args:

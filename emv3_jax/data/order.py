@@ -5,6 +5,9 @@ batches are cut from the stream one after the other, also across the border of t
 record is ever dropped, and after any number of batches two records of a bucket differ by one in how
 often they were seen, at most. Batches of different buckets take turns evenly, in proportion to their
 records: the k-th batch of a bucket of n records is due at (k + 1/2) / n, and batches come in that order.
+
+Written here because grain's mixing of datasets draws by weights and drops the rest of an epoch of each
+bucket; its own `index_shuffle` orders an epoch.
 """
 
 import functools

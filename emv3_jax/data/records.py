@@ -147,10 +147,11 @@ def _decode(data: bytes, where: str) -> Record:
   if set(header) != wanted:
     raise InputError(f"{where} holds {', '.join(sorted(header))}; expected "
                      f"{', '.join(sorted(wanted))}. Prepare the clips again.")
-  arrays = {name: _read_array(data, begin, entry, f"{where}, {name}")
+  fields: dict[str, Any] = {name: _read_array(data, begin, entry, f"{where}, {name}")
             for name, entry in header.items()}
-  fields: dict[str, Any] = {name: str(strings[name]) for name in _STRINGS}
-  return Record(**fields, **{name: int(metadata[name]) for name in _INTEGERS}, **arrays)
+  fields |= {name: str(strings[name]) for name in _STRINGS}
+  fields |= {name: int(metadata[name]) for name in _INTEGERS}
+  return Record(**fields)
 
 
 def readable() -> str:

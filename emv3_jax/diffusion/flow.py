@@ -33,7 +33,7 @@ def interpolate(clean: Num[AnyArray, "*shape"], noise: Num[AnyArray, "*shape"], 
 
 def velocity_target(clean: Num[AnyArray, "*shape"], noise: Num[AnyArray, "*shape"]
                     ) -> Float32[jax.Array, "*shape"]:
-  """What the network learns to predict at every sigma: noise - clean."""
+  """The velocity, target of the prediction at every sigma: noise - clean, float32."""
   return jnp.float32(noise) - jnp.float32(clean)
 
 

@@ -21,7 +21,7 @@ Scale = float | np.floating | Float[AnyArray, ""]
 
 
 class Branch(NamedTuple):
-  """What one branch of the network is conditioned on."""
+  """The conditions of one branch of the network."""
 
   text: str  # "prompt" or "negative"
   audio: str  # "voice" or "null" (zeros before the audio projection)

@@ -28,7 +28,7 @@ from emv3_jax.diffusion.schedules import Schedule
 
 
 class LambdaGrid(NamedTuple):
-  """Where a schedule's levels lie on the lambda axis.
+  """Levels of a schedule on the lambda axis; all float32, [steps + 1] or [steps].
 
   sigma = 1 lies at -infinity and sigma = 0 at +infinity; the formulas above keep their limits.
   """

@@ -15,7 +15,7 @@ from emv3_jax.geometry import TAU_MAX
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Schedule:
-  """Where the steps are.
+  """Noise levels and timesteps of the sampling steps.
 
   Attributes:
     taus: the network's timestep at each step, in (0, 1000]; whole numbers where

@@ -103,7 +103,8 @@ def register(spec: SolverSpec) -> None:
 
 
 def check_name(name: str) -> None:
-  """
+  """Checks the name of a solver.
+
   Raises:
     InputError: no such solver.
   """

@@ -27,7 +27,7 @@ _LATER_SLOTS = np.array([0, 1, 2, 2, 2, 2, 3, 4])  # flash: slot within that fra
 
 
 def preview_windows(num_tokens: int) -> Int32[np.ndarray, "f 17"]:
-  """Which audio tokens each latent frame attends to, as the released code cuts them.
+  """Indices of the audio tokens that each latent frame attends to, as in the released code.
 
   A latent frame's segment is centred on its four video frames and reaches 4 tokens either way; the
   window adds 4 more on both sides. The first frame's segment ends where the second's begins. What

@@ -1,4 +1,4 @@
-"""What the transformer is stacked of: its sizes, one layer, and the head after the last.
+"""The transformer's sizes, one of its layers, and the head after the last.
 
 A layer is one attention between two halves that work on every token by itself:
 

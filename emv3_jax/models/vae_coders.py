@@ -70,7 +70,7 @@ class VAEConfig:
 
   @property
   def steps_at_video_rate(self) -> int:
-    """How many of the encoder's steps come before the frame rate changes."""
+    """Number of the encoder's steps before the frame rate changes."""
     return (*self.temporal_downsample, True).index(True)
 
 

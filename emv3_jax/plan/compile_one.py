@@ -99,7 +99,7 @@ def _compile(lowered: jax.stages.Lowered, program: programs.Program):
 
 
 def needed_bytes(message: str) -> float | None:
-  """What a program needs that the TPU compiler rejects for it; None: rejected otherwise."""
+  """Bytes that a program needs, from the TPU compiler's refusal; None for other refusals."""
   needed = _NEEDED.search(message)
   if "RESOURCE_EXHAUSTED" not in message or needed is None:
     return None

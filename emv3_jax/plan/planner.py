@@ -129,7 +129,7 @@ def compile_programs(config: Config, window: programs.Window, target: targets.Ta
 
 
 def _step(config: Config, window: programs.Window) -> meshes.Step:
-  """What `meshes` wants to know of a step."""
+  """Sizes of a step, for `meshes`."""
   subject = subjects.of(config)
   return meshes.Step(config.model.transformer, subject.rows(config), window.positions,
                      window.latents[0], subject.trains)
@@ -159,7 +159,7 @@ def _ranked(target: targets.Target, step: meshes.Step, lines: Sequence[dict]) ->
 
 
 def _advice(config: Config, window: programs.Window, target: targets.Target, line: dict) -> str:
-  """What would fit instead of `line`: settings, and a mesh or a target, found by compiling them."""
+  """Settings, and a mesh or a target, that fit instead of `line`, found by compiling them."""
   excess = line["peak_gib"] - line["capacity_gib"]
   found = [_first_fitting(alternatives, window, line["program"]) for alternatives in (
       _other_settings(config, target, line), _other_machines(config, window, target, line))]

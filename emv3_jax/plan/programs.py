@@ -48,7 +48,7 @@ class Window:
 
 @dataclasses.dataclass(frozen=True)
 class Deployment:
-  """Where a program is to run: platform `cpu`, `gpu` or `tpu`, the mesh and its attention."""
+  """The devices of a program: platform `cpu`, `gpu` or `tpu`, mesh, and sizes of its axes."""
 
   platform: str
   mesh: Mesh
@@ -174,7 +174,8 @@ OF_PICTURES = ("vae_decode", "vae_encode")  # split over the mesh by rows and co
 
 
 def check_window(window: Window) -> None:
-  """
+  """Checks the size of a window.
+
   Raises:
     InputError: sides or frames that no clip can have.
   """

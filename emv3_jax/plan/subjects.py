@@ -1,4 +1,4 @@
-"""What a plan can be of: sampling with one config, or training with one."""
+"""Subjects of a plan: sampling with one config, or training with one."""
 
 from collections.abc import Callable
 import dataclasses

@@ -56,7 +56,7 @@ def read_settings(path: str | None, overrides: Sequence[str]
       values.prepare = ml_collections.ConfigDict(dataclasses.asdict(PrepareConfig()))
   config_lib.override(values, overrides, Config)
   networks = {name: value for name, value in values.items() if name != "prepare"}
-  settings = config_lib.build(PrepareConfig, values["prepare"], "config.prepare")
+  settings = config_lib.build(PrepareConfig, values.to_dict()["prepare"], "config.prepare")
   return values, config_lib.build(Config, networks) if path else None, settings
 
 
@@ -83,7 +83,8 @@ def main(arguments: Sequence[str]) -> int:
 def open_model(checkpoint: str | None, config: Config | None) -> Model:
   model = load(checkpoint or "", config, ENCODERS)
   folder = model.config.program_cache
-  program_cache.use(folder, required=folder != Config.program_cache)
+  program_cache.use(folder, limit_mib=model.config.program_cache_mib,
+                    required=folder != Config.program_cache)
   return model
 
 

@@ -2,6 +2,9 @@
 
 A config file holds `get_config()` returning an `ml_collections.ConfigDict`. Overrides are
 `--config.a.b=value`. Everything behind this module sees frozen dataclasses only.
+
+Written here because ml_collections builds no dataclasses from a ConfigDict, and its own flags name
+neither the nearest field nor the full path of a wrong value.
 """
 
 import ast

@@ -4,7 +4,7 @@ Everything that depends on the step but not on the latents (time sinusoids, guid
 modality weights) is tabulated on the host beforehand, so that one program serves all steps.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import functools
 import math
@@ -32,7 +32,7 @@ BLOCK_TOKENS = 8192  # tokens of a clip that the maps of a layer work on at a ti
 
 @dataclasses.dataclass(frozen=True)
 class Conditions:
-  """What a window is denoised under; b clips of one shape.
+  """Conditions of the denoising of a window; b clips of one shape.
 
   Attributes:
     text: dict `prompt` and, where a branch needs it, `negative`: float32 [b, text_tokens, text_dim],
@@ -43,7 +43,7 @@ class Conditions:
     face_mask: float32 [b, h*w], or None where audio acts everywhere.
   """
 
-  text: dict[str, AnyArray]
+  text: Mapping[str, AnyArray]
   image: AnyArray
   audio: AnyArray
   known: AnyArray

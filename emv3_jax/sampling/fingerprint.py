@@ -95,6 +95,7 @@ NOT_DECIDING = {
     "config.prompt_cache": "a place",
     "config.prompt_cache_mib": "disk only",
     "config.program_cache": "a place",
+    "config.program_cache_mib": "disk only",
     "config.keep_parts": "memory only",
     "config.mesh.data": "rounding only",
     "config.mesh.fsdp": "rounding only",

@@ -112,32 +112,32 @@ class SamplingConfig:
 
 
 if typing.TYPE_CHECKING:
-  @dataclasses.dataclass(frozen=True, kw_only=True)
+  @dataclasses.dataclass(frozen=True)
   class Settings(SamplingConfig):
     """What `SamplingConfig.completed` gives, to type checkers: a `SamplingConfig` that leaves nothing open."""
 
-    solver: str
-    steps: int
-    shift: float
-    solver_shift: float
-    text_scale: float
-    audio_scale: float
-    dynamic_text: bool
-    dynamic_audio: bool
-    neg_scale: float
-    neg_steps: int
-    negative_prompt: str
-    audio_gain: float
-    allocation: str
-    riflex_k: int
-    attention: str
-    branches: str
-    token_blocks: int
-    max_frames: int
-    max_area: int
-    height: int
-    width: int
-    enlarge: int
+    solver: str = ""
+    steps: int = 0
+    shift: float = 0.0
+    solver_shift: float = 0.0
+    text_scale: float = 0.0
+    audio_scale: float = 0.0
+    dynamic_text: bool = False
+    dynamic_audio: bool = False
+    neg_scale: float = 0.0
+    neg_steps: int = 0
+    negative_prompt: str = ""
+    audio_gain: float = 0.0
+    allocation: str = ""
+    riflex_k: int = 0
+    attention: str = ""
+    branches: str = ""
+    token_blocks: int = 0
+    max_frames: int = 0
+    max_area: int = 0
+    height: int = 0
+    width: int = 0
+    enlarge: int = 0
 else:
   Settings = SamplingConfig
 
@@ -188,6 +188,7 @@ class Config:
     mesh: how the work is split over all devices: the transformer by every axis, the encoders'
       weights and the VAE's pictures over all of them together; all 1 runs on the first device.
     program_cache: folder of compiled programs; empty turns the cache off.
+    program_cache_mib: what it may take; then it loses what was not used for longest.
     face_detector: ONNX file of OpenCV's YuNet; empty uses scikit-image's cascade.
     seed: seed of the noise when the request has none.
     keep_parts: keep every network loaded between uses instead of freeing it; for small models
@@ -200,6 +201,7 @@ class Config:
   prompt_cache: str = "~/.cache/emv3_jax/prompts"
   prompt_cache_mib: int = 2048
   program_cache: str = "~/.cache/emv3_jax/programs"
+  program_cache_mib: int = 4096
   face_detector: str = ""
   seed: int = 43
   keep_parts: bool = False
@@ -209,7 +211,8 @@ class Config:
   mesh: MeshConfig = MeshConfig()
 
   def __post_init__(self):
-    check_ranges("", self, {"seed": SEED, "prompt_cache_mib": AMOUNT})
+    check_ranges("", self, {"seed": SEED, "prompt_cache_mib": AMOUNT,
+                            "program_cache_mib": COUNT})
     paths.refuse_addresses(self, ("checkpoint", "tokenizer", "prompt_cache", "program_cache", "face_detector"))
 
   @property

@@ -120,7 +120,8 @@ def _mesh_axes(logical: str | None) -> tuple[str, ...]:
 
 
 def check_batch(mesh: AnyMesh, batch: int) -> None:
-  """
+  """Checks that a batch divides over the mesh.
+
   Raises:
     InputError: `batch` does not divide over data x fsdp.
   """
@@ -131,7 +132,8 @@ def check_batch(mesh: AnyMesh, batch: int) -> None:
 
 
 def check_heads(mesh: AnyMesh, heads: int, attention: Attention) -> None:
-  """
+  """Checks that attention heads divide over the mesh.
+
   Raises:
     InputError: `heads` do not divide over tensor or, in `ulysses`, over context x tensor.
   """
@@ -148,7 +150,8 @@ def check_heads(mesh: AnyMesh, heads: int, attention: Attention) -> None:
 
 
 def check_positions(mesh: AnyMesh, grid: tuple[int, int]) -> None:
-  """
+  """Checks that the token positions of a frame divide over the mesh.
+
   Args:
     mesh: the mesh.
     grid: (h, w) rows and columns of tokens in a frame; a token is 16 pixels wide and high.

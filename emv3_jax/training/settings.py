@@ -244,6 +244,7 @@ class Config:
       ends with; empty takes those of `checkpoint`.
     data: dataset folder.
     program_cache: folder of compiled programs; empty turns the cache off.
+    program_cache_mib: what it may take; then it loses what was not used for longest.
     ema_decay: of the moving average that runs through all stages; see `Stage.ema_decay`.
     precision: of the networks; training wants the transformer's parameters in float32.
     sampling: settings that the model folder of this run recommends, and previews are made with;
@@ -258,6 +259,7 @@ class Config:
   components: str = ""
   data: str = ""
   program_cache: str = "~/.cache/emv3_jax/programs"
+  program_cache_mib: int = 4096
   ema_decay: float = 0.9999
   model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
   precision: PrecisionConfig = dataclasses.field(
@@ -274,7 +276,8 @@ class Config:
   preview: PreviewConfig = PreviewConfig()
 
   def __post_init__(self):
-    check_ranges("", self, {"seed": SEED, "ema_decay": (0, BELOW_1)})
+    check_ranges("", self, {"seed": SEED, "ema_decay": (0, BELOW_1),
+                            "program_cache_mib": COUNT})
     paths.refuse_addresses(self, ("checkpoint", "components", "data", "program_cache"))
     if self.sampling.allocation not in (None, self.loss.allocation):
       raise InputError(f"sampling.allocation is {self.sampling.allocation!r}, loss.allocation "

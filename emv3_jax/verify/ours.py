@@ -40,7 +40,7 @@ class Ours:
         "sampling": settings}, str(card.folder))
     config = dataclasses.replace(config, precision=PrecisionConfig(
         **dict.fromkeys(COMPONENTS, FLOAT32)))
-    self.settings, self.config = config.sampling, config.model
+    self.settings, self.config = config.settings, config.model
     self.model = Model(config, pathlib.Path(card.folder), parts)
 
   def text(self, inputs: Inputs) -> np.ndarray:

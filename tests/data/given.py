@@ -2,18 +2,15 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
 
 from emv3_jax import sharding
 from emv3_jax.sampling import clip as clip_lib
 from emv3_jax.sampling.denoise import Conditions
-from emv3_jax.sharding import MeshConfig
-from emv3_jax.training.objectives import forward as forward_lib
 from emv3_jax.training.objectives.draws import Draws
+from emv3_jax.training.objectives.forward import Forward
 from tests.preparation.preparing import close
-from tests.training import tiny
 
 
 class _Network:
@@ -33,9 +30,8 @@ class _Network:
 def in_training(model, batch) -> dict:
   """What the forward pass of training gives the network of a batch."""
   given = _Network()
-  config = tiny.config_of(network=model.config.model.transformer)
-  forward = forward_lib.Forward(config, sharding.make_mesh(MeshConfig(), jax.devices()[:1]))
-  forward.transformer = dataclasses.replace(forward.transformer, network=given)
+  transformer = sharding.on_mesh(model.config.model.transformer)
+  forward = Forward(dataclasses.replace(transformer, network=given))
   zeros = np.zeros_like(batch.latents)
   forward.velocity(None, batch, Draws(np.float32([0.5]), zeros, None), rope=None)
   return {**given.context, "known": given.known, "face_mask": given.face_mask}

@@ -3,9 +3,9 @@
 import dataclasses
 import json
 
+import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from emv3_jax.errors import InputError
@@ -68,7 +68,7 @@ def test_wide_goes_on_where_the_vae_ended(tmp_path, monkeypatch):
   train_tiny.train(vae, "vae")
   step, average = train_tiny.restored(vae)
   assert step == 1
-  jax.tree.map(np.testing.assert_array_equal, wide.start(), average)
+  chex.assert_trees_all_equal(wide.start(), average)
   assert len(list((tmp_path / "vae").glob("puppets_crowd_0_2x17_*.npz"))) == 1
 
 

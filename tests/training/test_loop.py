@@ -8,6 +8,7 @@ import resource
 import shutil
 import signal
 
+import chex
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 import numpy as np
@@ -250,7 +251,7 @@ def test_negatives_beside_data(folder, tmp_path):
   loop.train(config, parts, programs)
   assert runs.told(parts) == runs.told(whole)
   found, wanted = runs.arrays(parts, 3), runs.arrays(whole, 3)
-  jax.tree.map(np.testing.assert_array_equal, found, wanted)
+  chex.assert_trees_all_equal(found, wanted)
   assert {"reference", "calibration"} < {name.split("'")[1] for name in found}
 
 

@@ -113,7 +113,8 @@ def _mouth_region(share: np.ndarray) -> np.ndarray:
   if inner.max() < 0.16:
     return np.zeros(share.shape, bool)
   row, column = divmod(int(inner.argmax()), inner.shape[1])
-  patches, _ = label(calm > max(0.15, 0.35 * inner.max()))
+  # scipy's hints take the number of patches for all.
+  patches, _ = label(calm > max(0.15, 0.35 * inner.max()))  # pyright: ignore[reportGeneralTypeIssues]
   return binary_dilation(patches == patches[row + 1, column + 4], np.ones((3, 3)), 2)
 
 

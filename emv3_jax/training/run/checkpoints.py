@@ -127,9 +127,12 @@ class Checkpoints:
     """What else `save` was given, once it is known that the run may go on from it; raises as `load`."""
     where = self.folder / str(step)
     with self._readable(step):
-      content = self._checkpointer.metadata(step).custom_metadata
+      content = self._content(step)
       self._check(content, self.run, step, f"Checkpoint {where}")
       return content
+
+  def _content(self, step: int) -> Any:
+    return self._checkpointer.metadata(step).custom_metadata
 
   def _read(self, step: int, abstract: State) -> tuple[State, dict]:
     content = self.check(step)

@@ -20,7 +20,7 @@ from emv3_jax.training.settings import Config
 # What may change when a run resumes: how it is run and watched, where things lie. None of it
 # changes what is learnt, but for the order of float32 sums (mesh, remat, accumulate, attention).
 MAY_CHANGE = re.compile(
-    r"name|program_cache|checkpoint|components|data|mesh\..*|preview\..*|sampling\..*"
+    r"name|program_cache|program_cache_mib|checkpoint|components|data|mesh\..*|preview\..*|sampling\..*"
     r"|train\.(steps|accumulate|remat|attention|log_every|checkpoint_every|preview_every|keep"
     r"|keep_every|data_threads|max_loss)|stages\.\d+\.negatives")
 
