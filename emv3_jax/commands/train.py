@@ -36,7 +36,7 @@ from emv3_jax.training.update.programs import TrainPrograms
 
 
 def make_parser() -> command_line.Parser:
-  parser = command_line.Parser(prog=as_called("emv3-train"), description=as_called(__doc__))
+  parser = command_line.Parser(prog=as_called("emv3-train"), description=as_called(__doc__ or ""))
   parser.add_argument("--config", required=True, help="config file, or name of a shipped config, e.g. train_tiny")
   parser.add_argument("--workdir", help="folder of the run: checkpoints, metrics, previews, model")
   parser.add_argument("--export", nargs="?", const="", metavar="DIR",

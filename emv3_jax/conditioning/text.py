@@ -7,6 +7,7 @@ import os
 import pathlib
 import time
 import typing
+from typing import Any
 
 from absl import logging
 from jaxtyping import Bool, Int32
@@ -116,7 +117,7 @@ def _from_sentencepiece(file: pathlib.Path) -> "transformers.PreTrainedTokenizer
   from transformers import T5Tokenizer
 
   # Published beside it: which further tokens there are. Else they are those of the file.
-  extra = {} if (file.parent / "tokenizer_config.json").is_file() else {"extra_ids": 0}
+  extra: dict[str, Any] = {} if (file.parent / "tokenizer_config.json").is_file() else {"extra_ids": 0}
   return T5Tokenizer.from_pretrained(file.parent, vocab_file=str(file), local_files_only=True, **extra)
 
 

@@ -5,7 +5,7 @@ network passes it through its layers and knows no mesh itself.
 """
 
 import dataclasses
-from typing import Literal, Protocol, TypeVar, get_args
+from typing import Literal, Protocol, TypeVar, get_args, runtime_checkable
 
 from flax import nnx
 import jax
@@ -25,6 +25,7 @@ REMAT_POLICIES = {
 _Module = TypeVar("_Module", bound=nnx.Module)
 
 
+@runtime_checkable
 class Constrain(Protocol):
   """Pins the sharding of an activation; the numbers stay the same."""
 
@@ -39,6 +40,7 @@ class Constrain(Protocol):
     ...
 
 
+@runtime_checkable
 class Gather(Protocol):
   """Gathers the parameters of a submodule where they are used, in the compute dtype."""
 

@@ -29,7 +29,7 @@ from emv3_jax.sampling.settings import Config
 
 
 def make_parser() -> command_line.Parser:
-  parser = command_line.Parser(prog=as_called("emv3-prepare"), description=as_called(__doc__))
+  parser = command_line.Parser(prog=as_called("emv3-prepare"), description=as_called(__doc__ or ""))
   parser.add_argument("--manifest", help="clips, one JSON object a line: id, video, prompt, face_box, "
                       "mouth_box; or id, video, report: a clip that the model made")
   parser.add_argument("--out", help="folder of the dataset")
@@ -56,7 +56,7 @@ def read_settings(path: str | None, overrides: Sequence[str]
       values.prepare = ml_collections.ConfigDict(dataclasses.asdict(PrepareConfig()))
   config_lib.override(values, overrides, Config)
   networks = {name: value for name, value in values.items() if name != "prepare"}
-  settings = config_lib.build(PrepareConfig, values.prepare, "config.prepare")
+  settings = config_lib.build(PrepareConfig, values.to_dict()["prepare"], "config.prepare")
   return values, config_lib.build(Config, networks) if path else None, settings
 
 

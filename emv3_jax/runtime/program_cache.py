@@ -120,12 +120,13 @@ def _announcer() -> Announcer:
   """The one of this process, which hears of every program."""
   announcer = Announcer()
   compiler = std_logging.getLogger(_COMPILER)
+  above = compiler.parent or std_logging.getLogger()
 
   def hear(record: std_logging.LogRecord) -> bool:
     """Lets through what would be without this."""
     if str(record.msg).startswith(_MISS):
       announcer.on_miss()
-    return record.levelno >= compiler.parent.getEffectiveLevel()
+    return record.levelno >= above.getEffectiveLevel()
 
   compiler.addFilter(hear)
   compiler.setLevel(std_logging.DEBUG)
@@ -183,7 +184,9 @@ def _remove_damaged(place: pathlib.Path, writable: bool) -> None:
 def _seal_when_compiled(place: pathlib.Path) -> None:
   """Writes the checksums of new entries whenever a program was compiled."""
   def seal(event: str, *_, **__):
-    if event == _COMPILED and jax.config.jax_compilation_cache_dir == str(place):
+    # JAX adds its options to the class when it is imported.
+    now = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    if event == _COMPILED and now == str(place):
       for entry in program_entries.in_folder(place):
         if not program_entries.is_sealed(entry):
           _seal(entry)

@@ -19,7 +19,7 @@ from emv3_jax.errors import InputError
 from emv3_jax.geometry import FPS
 from emv3_jax.io import audio_files, image_files, paths, video_files
 from emv3_jax.sampling import memory
-from emv3_jax.sampling.settings import PICTURES, Config, Request, SamplingConfig
+from emv3_jax.sampling.settings import PICTURES, Config, Request, Settings
 from emv3_jax.tasks import ClipPicture, TaskSpec, masks
 from emv3_jax.variants import Variant
 
@@ -91,6 +91,7 @@ def read_inputs(request: Request, config: Config, tokenizer_path: pathlib.Path,
   pictures, first, framing = _read_pictures(request, config, task, frames, sample_frames)
   face_mask = None
   if task.finds_face and variant.face_mask:
+    assert first is not None and framing is not None  # such a task is given a picture
     face_mask = _face_mask(request, config, task, first, framing)
   return Inputs(
       prompts=prompts, tokenizer=text_lib.Tokenizer.load(tokenizer_path),
@@ -153,11 +154,11 @@ def uses_face_box(task: TaskSpec, variant: Variant) -> bool:
   return task.redraws_mouth or task.finds_face and variant.face_mask
 
 
-def _guided_by_text(variant: Variant, settings: SamplingConfig) -> bool:
+def _guided_by_text(variant: Variant, settings: Settings) -> bool:
   return settings.text_scale > 1 and variant.guided_by_text
 
 
-def _check_used(request: Request, task: TaskSpec, variant: Variant, settings: SamplingConfig) -> None:
+def _check_used(request: Request, task: TaskSpec, variant: Variant, settings: Settings) -> None:
   """Refuses what would be read and then not used."""
   if request.negative_prompt is not None and not _guided_by_text(variant, settings):
     why = (f"there is no guidance at sampling.text_scale={settings.text_scale:g}"
@@ -194,15 +195,16 @@ def _read_pictures(request: Request, config: Config, task: TaskSpec, frames: int
     size = _set_size(config, task, sample_frames)
     return {"size": size, "video": np.zeros((sample_frames, *size, 3), np.float32),
             "known": task.known(frames, sample_frames), "picture": None}, None, None
-  framing = None
-  for given in task.given:
-    read = _read(request, given.input, frames, sample_frames)
-    if framing is None:
-      first, size = read, _size(config, *read.shape[1:3], sample_frames)
-      place = framing = framing_lib.for_sampling(*read.shape[1:3], size)
-      video, source = (np.zeros((sample_frames, *size, 3), kind) for kind in (np.float32, np.uint8))
-    else:
-      place = Framing(*read.shape[1:3], size, framing.crop[2:])
+  first = _read(request, task.given[0].input, frames, sample_frames)
+  _, height, width, _ = first.shape
+  size = _size(config, height, width, sample_frames)
+  framing = framing_lib.for_sampling(height, width, size)
+  video, source = (np.zeros((sample_frames, *size, 3), kind) for kind in (np.float32, np.uint8))
+  for index, given in enumerate(task.given):
+    read, place = first, framing
+    if index:
+      read = _read(request, given.input, frames, sample_frames)
+      place = Framing(read.shape[1], read.shape[2], size, framing.crop[2:])
     _tell_crop(getattr(request, given.input), place,
                "the size that is set" if place is framing else "the first image")
     picture = place.picture(read[0])
@@ -261,7 +263,9 @@ def _face_in_all(request: Request, config: Config, pictures: np.ndarray) -> face
   """The box around the faces of pictures [n, h, w, 3]."""
   detector, source = config.face_detector or None, request.face_box or "auto"
   if source != "auto":
-    return face_lib.parse_face_box(source, pictures[0], detector, optional=False)
+    box = face_lib.parse_face_box(source, pictures[0], detector, optional=False)
+    assert box is not None  # not optional
+    return box
   looked_at = pictures[np.linspace(0, len(pictures) - 1, num=min(9, len(pictures)), dtype=int)]
   boxes = [face_lib.detect_face(frame, detector) for frame in looked_at]
   around = dataclasses.replace(

@@ -50,8 +50,9 @@ def verify_weights(model: Model) -> None:
   Raises:
     InputError: they are not those that were written, or are not there to the end.
   """
-  if model.folder is not None:
-    processes.together(lambda: digests.verify_digests(model.folder))
+  folder = model.folder
+  if folder is not None:
+    processes.together(lambda: digests.verify_digests(folder))
 
 
 def run_jobs(model: Model, jobs: Sequence[Job], folder: str | pathlib.Path, *,
@@ -91,7 +92,7 @@ def run_jobs(model: Model, jobs: Sequence[Job], folder: str | pathlib.Path, *,
           logging.info("Line %d (%s) is done already.", job.line, job.name)
           skipped += 1
           continue
-        clip = sample(model, job.request, progress=progress)
+        clip = sample(model, job.to_make, progress=progress)
         processes.together(lambda clip=clip, video=video: output.write(clip, video, save_latents=save_latents))
       except Exception as error:  # a job is one of many: nothing in it may end the others
         failures.append(_failure(job, error))
@@ -147,7 +148,7 @@ def _is_done(model: Model, job: Job, video: pathlib.Path, save_latents: bool,
   """Process 0 looks, all know; tells why a clip that is there has to be made again."""
   def look() -> str | None:
     return output.reason_to_make(
-        video, lambda: fingerprint(model, job.request), save_latents=save_latents,
+        video, lambda: fingerprint(model, job.to_make), save_latents=save_latents,
         verify=verify) if processes.is_first() else None
 
   reason = processes.together(look)

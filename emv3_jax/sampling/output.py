@@ -71,6 +71,7 @@ def is_remnant(video: pathlib.Path) -> bool:
   full or a machine that went off leaves of a report. It tells nobody anything. Whole JSON, text of another form,
   and whatever has no video beside it is somebody's own.
   """
+  content, text = b"", ""
   try:
     content = report_path(video).read_bytes().strip(b"\0 \t\r\n") if video.is_file() else b"own"
     text = content.decode()

@@ -6,14 +6,15 @@ video's latent. 1 means known.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float, Float32
 import numpy as np
 
 from emv3_jax import geometry
+from emv3_jax.arrays import AnyArray
 from emv3_jax.geometry import CHANNELS, FRAMES, PIXELS
 
 
-def known_pixels(mouth: np.ndarray, frames: int) -> Bool[np.ndarray, "F H W"]:
+def known_pixels(mouth: Bool[np.ndarray, "*F H W"], frames: int) -> Bool[np.ndarray, "F H W"]:
   """Lip-sync: everything but the mouth region is known, in every frame.
 
   Args:
@@ -22,8 +23,8 @@ def known_pixels(mouth: np.ndarray, frames: int) -> Bool[np.ndarray, "F H W"]:
   return np.broadcast_to(~mouth.astype(bool), (frames, *mouth.shape[-2:]))
 
 
-def masked_video(video: np.ndarray, known: np.ndarray) -> Float32[np.ndarray, "F H W 3"]:
-  """Pixels of [F, H, W, 3] in [-1, 1] where known ([F] or [F, H, W]), 0.0 (mid grey) elsewhere."""
+def masked_video(video: Float[np.ndarray, "F H W 3"], known: Bool[np.ndarray, "F *size"]) -> Float32[np.ndarray, "F H W 3"]:
+  """Pixels in [-1, 1] where known ([F] or [F, H, W]), 0.0 (mid grey) elsewhere."""
   known = known.reshape(known.shape + (1,) * (video.ndim - known.ndim))
   return np.where(known, video, np.float32(0)).astype(np.float32)
 
@@ -55,22 +56,21 @@ def mask_latents(known: np.ndarray, size: tuple[int, int]) -> Float32[np.ndarray
     cells = grouped[:, None, None, :]
   else:
     cells = grouped.reshape(-1, FRAMES, grid[0], PIXELS, grid[1], PIXELS)
-    cells = cells.all(axis=(1, 3, 5))[..., None]
+    cells = np.asarray(cells.all(axis=(1, 3, 5)))[..., None]
   return np.broadcast_to(cells, (len(grouped), *grid, FRAMES)).astype(np.float32)
 
 
-def condition(mask, masked_latents=None) -> jax.Array:
+def condition(mask: Float32[AnyArray, "*b f H8 W8 4"],
+              masked_latents: Float[AnyArray, "*b f H8 W8 16"] | None = None
+              ) -> Float32[jax.Array, "*b f H8 W8 20"]:
   """The 20 condition channels: mask, then latents of the masked video. Runs under jit too.
 
   Where nothing at all is known (T2V, or the image dropped) the reference puts zeros for the
   masked latents, not the latents of a grey video.
 
   Args:
-    mask: float32 [..., f, H8, W8, 4].
-    masked_latents: float32 [..., f, H8, W8, 16], normalised mean latents; None stands for zeros.
-
-  Returns:
-    float32 [..., f, H8, W8, 20].
+    mask: 1 where known.
+    masked_latents: normalised mean latents; None stands for zeros.
   """
   if masked_latents is None:
     masked_latents = jnp.zeros((*mask.shape[:-1], CHANNELS))

@@ -15,8 +15,8 @@ WINDOW = 5  # video frames
 _CONTEXT = WINDOW // 2
 
 
-def normalise_loudness(samples: np.ndarray) -> np.ndarray:
-  """float32 [n] at 16 kHz scaled to -23 LUFS (ITU-R BS.1770), as the reference does it.
+def normalise_loudness(samples: Float32[np.ndarray, "n"]) -> Float32[np.ndarray, "n"]:
+  """Samples at 16 kHz scaled to -23 LUFS (ITU-R BS.1770), as the reference does it.
 
   Unchanged where a loudness has no meaning: silence and what lies beyond 100 LUFS either way,
   clips shorter than the meter's block of 0.4 s.
@@ -39,11 +39,12 @@ def num_samples(frames: int) -> int:
   return int(frames / FPS * RATE)  # the reference's arithmetic: a sample short for F = 201, 203, 402, ...
 
 
-def windows(features: np.ndarray) -> Float32[np.ndarray, "F 5 layers channels"]:
+def windows(features: Float32[np.ndarray, "F layers channels"]
+            ) -> Float32[np.ndarray, "F 5 layers channels"]:
   """Windows of five frames round each, repeating the first and the last frame at the ends.
 
   Args:
-    features: float32 [F, layers, channels], wav2vec2's layers at one a video frame.
+    features: wav2vec2's layers at one a video frame.
   """
   frames = len(features)
   around = np.arange(frames)[:, None] + np.arange(WINDOW) - _CONTEXT

@@ -1,5 +1,6 @@
 """The preview model: two wav2vec2 tokens a video frame, a face mask, guidance by text and by audio."""
 
+from jaxtyping import Float, Float32
 import numpy as np
 
 from emv3_jax.variants.variant import Variant
@@ -18,8 +19,8 @@ PAPER_SETTINGS = dict(text_scale=3.0, audio_scale=9.0, dynamic_text=False, dynam
                       neg_scale=1.0, neg_steps=0)
 
 
-def normalise(samples: np.ndarray) -> np.ndarray:
-  """float32 [n] of mean 0 and variance 1."""
+def normalise(samples: Float[np.ndarray, "n"]) -> Float32[np.ndarray, "n"]:
+  """Samples of mean 0 and variance 1."""
   return ((samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)).astype(np.float32)
 
 

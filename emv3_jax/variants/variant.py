@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 import dataclasses
 from typing import Any, Literal
 
+from jaxtyping import Float, Float32
 import numpy as np
 
 from emv3_jax.models.transformer_block import TransformerConfig
@@ -53,23 +54,26 @@ class Variant:
     """Whether text guidance and negative prompts apply."""
     return self.guidance == "text_audio"
 
-  def waveform(self, samples: np.ndarray, frames: int, normalise: bool = True) -> np.ndarray:
-    """Input of the audio encoder, float32 [num_samples(frames)]: the whole recording normalised, then
+  def waveform(self, samples: Float[np.ndarray, "n"], frames: int, normalise: bool = True
+               ) -> Float32[np.ndarray, "samples"]:
+    """Input of the audio encoder, `num_samples(frames)` long: the whole recording normalised, then
     cut or padded with zeros.
 
     Args:
-      samples: float32 [n] at 16 kHz.
+      samples: at 16 kHz.
       frames: video frames F.
       normalise: what the checkpoint's feature extractor says (`do_normalize`), where `follows_extractor`;
         without, the samples are taken as they are.
     """
     length = self.num_samples(frames)
-    level = self.normalise if normalise or not self.follows_extractor else np.float32
-    normal = level(samples)[:length]
+    normal = samples.astype(np.float32)
+    if normalise or not self.follows_extractor:
+      normal = self.normalise(samples)
+    normal = normal[:length]
     return np.pad(normal, (0, length - len(normal)))
 
-  def heard(self, features: np.ndarray) -> np.ndarray:
-    """What the network takes of the features [n, ...] of a whole clip: [n, ...]."""
+  def heard(self, features: Float[np.ndarray, "n *feature"]) -> Float[np.ndarray, "n *taken"]:
+    """What the network takes of the features of a whole clip."""
     return features if self.windows is None else self.windows(features)
 
   def cut(self, features: np.ndarray, start: int, frames: int) -> np.ndarray:

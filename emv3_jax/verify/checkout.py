@@ -22,7 +22,7 @@ class Checkout:
   hears = True
 
   def __init__(self, folder: str, variant: str | None):
-    self._folder, self._code = folder, RELEASED_CODE.get(variant)
+    self._folder, self._code = folder, RELEASED_CODE.get(variant or "")
     for module, name in (VAE, TEXT, IMAGE, *(self._code.classes if self._code else ())):
       load(folder, module, name)
 
@@ -64,11 +64,11 @@ class Checkout:
 
   def image_encoder(self, config):
     holder = torch.nn.Module()
-    holder.visual = made(
+    visual = holder.visual = made(
         load(self._folder, *IMAGE), image_size=config.image_size, patch_size=config.patch_size,
         dim=config.dim, mlp_ratio=config.mlp_ratio, num_heads=config.num_heads,
         num_layers=config.num_layers + 1, pool_type="token", activation="gelu", norm_eps=config.eps)
-    return Module(holder, "official", lambda pixels: holder.visual(pixels, use_31_block=True))
+    return Module(holder, "official", lambda pixels: visual(pixels, use_31_block=True))
 
   def audio_encoder(self, config, variant):
     if self._code is None or self._code.audio_encoder is None:
@@ -80,6 +80,7 @@ class Checkout:
   def solver(self, settings):
     if settings.solver == "euler":
       return euler(settings)
+    assert self._code is not None and self._code.solver is not None  # all others have one
     solver = made(load(self._folder, *self._code.solver), num_train_timesteps=1000,
                   shift=settings.solver_shift, use_dynamic_shifting=False)
     solver.set_timesteps(settings.steps, device="cpu", shift=settings.shift)

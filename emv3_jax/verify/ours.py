@@ -32,7 +32,7 @@ class Ours:
   """
 
   def __init__(self, card: ModelCard, parts: list[str], steps: int, audio_gain: float):
-    released = variants.of(card.variant if "transformer" in parts else "preview").settings
+    released = variants.of("transformer" in parts and card.variant or "preview").settings
     settings = {**released, "steps": steps, "audio_gain": audio_gain, "attention": "blocked",
                 "branches": "in_turn"}
     config = config_lib.build(Config, {
@@ -40,7 +40,7 @@ class Ours:
         "sampling": settings}, str(card.folder))
     config = dataclasses.replace(config, precision=PrecisionConfig(
         **dict.fromkeys(COMPONENTS, FLOAT32)))
-    self.settings, self.config = config.sampling, config.model
+    self.settings, self.config = config.settings, config.model
     self.model = Model(config, pathlib.Path(card.folder), parts)
 
   def text(self, inputs: Inputs) -> np.ndarray:
@@ -101,6 +101,7 @@ class Ours:
   def _sampled(self, params, inputs: Inputs, conditions: Conditions) -> np.ndarray:
     found = self.model.denoiser().run(params, self.model.whole(inputs.noise), SamplingConditions(
         text={"prompt": conditions.prompt, "negative": conditions.negative},
-        image=conditions.image, audio=conditions.audio, known=self.model.whole(conditions.known),
-        face_mask=self.model.whole(inputs.face_mask)))
+        image=conditions.image, audio=conditions.audio,
+        condition=self.model.whole(conditions.known),
+        face_mask=None if inputs.face_mask is None else self.model.whole(inputs.face_mask)))
     return np.asarray(found, np.float32)

@@ -2,7 +2,10 @@
 
 from collections.abc import Callable, Iterator
 import contextlib
+import math
 import time
+
+from emv3_jax import geometry
 
 RUNNING = 2  # steps that are started before the oldest has to be done
 
@@ -35,12 +38,12 @@ class Throughput:
       self._lead, self._counted_to = self._lead - 1, now
       return
     self._stalled += waited
-    self._seconds += now - self._counted_to
+    self._seconds += now - (now if self._counted_to is None else self._counted_to)
     self._counted_to = now
     b, f, height8, width8, _ = shape
     self._steps += 1
     self._clips += b
-    self._tokens += b * f * (height8 // 2) * (width8 // 2)
+    self._tokens += b * f * math.prod(geometry.grid_of_latents((height8, width8)))
     if self._operations:
       self._work += self._operations(step, shape)
 
