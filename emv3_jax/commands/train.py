@@ -7,7 +7,7 @@
 
 A run goes on from the newest checkpoint in its folder; the same command starts it and resumes it.
 SIGTERM to any of its processes, or Ctrl-C, stops it with a checkpoint and exit code 75; so does a
-stage whose dataset is not there yet: the commands that make it are told.
+stage whose dataset is not there yet: the commands that make it are printed.
 """
 
 from collections.abc import Sequence

@@ -82,7 +82,7 @@ def sample(model: Model, request: Request, *, progress: Callable | None = None) 
     image = encode_image(model, inputs)
   with report.part("vae_encode"):
     known = encode_known(model, inputs)
-  conditions = Conditions(text=text, image=image, audio=audio, known=known,
+  conditions = Conditions(text=text, image=image, audio=audio, condition=known,
                           face_mask=None if inputs.face_mask is None else inputs.face_mask[None])
   with report.part("transformer"):
     latents = denoise(model, inputs, conditions, progress or iter)
@@ -183,10 +183,10 @@ def encode_known(model: Model, inputs: Inputs) -> Float32[np.ndarray, "1 f H8 W8
 def denoise(model: Model, inputs: Inputs, conditions: Conditions, progress
             ) -> Float32[np.ndarray, "f H8 W8 c"]:
   """Latents of the window."""
-  frames, height8, width8 = conditions.known.shape[1:4]
+  frames, height8, width8 = conditions.condition.shape[1:4]
   noise = initial_noise(inputs.seed, frames, height8, width8, model.config.model.vae.z_dim)
   face_mask = conditions.face_mask
-  conditions = dataclasses.replace(conditions, known=model.whole(conditions.known),
+  conditions = dataclasses.replace(conditions, condition=model.whole(conditions.condition),
                                    face_mask=None if face_mask is None else model.whole(face_mask))
   with model.parameters("transformer") as params:
     latents = model.denoiser().run(params, model.whole(noise[None]), conditions, progress)

@@ -39,14 +39,14 @@ class Conditions:
       umT5 states cut to their length and padded with zeros.
     image: float32 [b, image_tokens, image_dim] CLIP states; zeros without a picture.
     audio: float32 [b, tokens, 768] (preview) or [b, F, 5, layers, 768] (flash).
-    known: float32 [b, f, H8, W8, 20] mask latents and masked-video latents.
+    condition: float32 [b, f, H8, W8, 20] mask latents and masked-video latents.
     face_mask: float32 [b, h*w], or None where audio acts everywhere.
   """
 
   text: Mapping[str, AnyArray]
   image: AnyArray
   audio: AnyArray
-  known: AnyArray
+  condition: AnyArray
   face_mask: AnyArray | None = None
 
 
@@ -121,7 +121,7 @@ class Denoiser:
         scale_now = negative_scales[i]
         context = self._project(params, *self._branch_inputs(conditions, scale_now))
       state = self._step(params, state, i, context, self.tables.tree(), table,
-                         conditions.known, conditions.face_mask)
+                         conditions.condition, conditions.face_mask)
     return state.x
 
   def trace_step(self, params: Params, noise, conditions: Conditions) -> jax.stages.Traced:
@@ -136,7 +136,7 @@ class Denoiser:
     like_noise = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=noise.sharding)
     return self._step.trace(params, jax.tree.map(like_noise, state), 0,
                             jax.tree.map(self._with_sharding, context),
-                            self.tables.tree(), self._rope_table(noise.shape), conditions.known,
+                            self.tables.tree(), self._rope_table(noise.shape), conditions.condition,
                             conditions.face_mask)
 
   def _with_sharding(self, keys: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
@@ -189,7 +189,7 @@ class Denoiser:
       return jax.lax.map(lambda conditions: project(*conditions), conditions)
     return project(*(x.reshape(-1, *x.shape[2:]) for x in conditions))
 
-  def _one_step(self, params, state, i, context, tables, table, known, face_mask):
+  def _one_step(self, params, state, i, context, tables, table, condition, face_mask):
     """Guided velocity at step i, then one solver step."""
     transformer = self.transformer
     model, latents = transformer.network.bind(params), state.x
@@ -202,7 +202,7 @@ class Denoiser:
       repeat = lambda x: None if x is None else jnp.tile(x, (copies,) + (1,) * (x.ndim - 1))
       same = lambda values: jnp.broadcast_to(values, (copies * b, *values.shape))
       *inputs, face, weights = transformer.pad((
-          repeat(latents), repeat(known), same(row["sinusoid"]), repeat(face_mask),
+          repeat(latents), repeat(condition), same(row["sinusoid"]), repeat(face_mask),
           same(row["modality_weights"])))
       out = model(*inputs, context, rope=table, face_mask=face, modality_weights=weights,
                   audio_gain=self.settings.audio_gain, execution=execution)

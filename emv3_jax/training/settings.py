@@ -16,7 +16,7 @@ from emv3_jax.models.precision import Precision
 from emv3_jax.sampling.settings import SamplingConfig
 from emv3_jax.sharding import MeshConfig
 from emv3_jax.training import curriculum
-from emv3_jax.training.curriculum import Stage
+from emv3_jax.training.curriculum import ScheduleConfig, Stage
 
 Optimizer = Literal["adamw", "lion", "muon", "sgd"]
 Reading = Literal["reference", "absolute"]
@@ -72,33 +72,6 @@ class TrainConfig:
     if self.batch % self.accumulate:
       raise InputError(f"train.batch is {self.batch}; it does not divide into train.accumulate "
                        f"{self.accumulate} parts.")
-
-
-@dataclasses.dataclass(frozen=True)
-class ScheduleConfig:
-  """A named schedule, for configs that list no stages of their own.
-
-  Attributes:
-    preset: a name of `curriculum.PRESETS`.
-    steps: of all its stages together.
-    learning_rate, warmup, decay, final_share, start, train: of every stage, see `Stage`.
-  """
-
-  preset: str = "paper"
-  steps: int = 10000
-  learning_rate: float = 1e-4
-  warmup: int = 0
-  decay: curriculum.Decay = "constant"
-  final_share: float = 0.0
-  start: curriculum.Start = "ema"
-  train: curriculum.Trained = "all"
-
-  def __post_init__(self):
-    check_ranges("schedule", self, {"steps": COUNT, **curriculum.RANGES})
-
-  def stages(self) -> tuple[Stage, ...]:
-    fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-    return curriculum.preset(fields.pop("preset"), fields.pop("steps"), **fields)
 
 
 @dataclasses.dataclass(frozen=True)

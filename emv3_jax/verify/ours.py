@@ -101,6 +101,7 @@ class Ours:
   def _sampled(self, params, inputs: Inputs, conditions: Conditions) -> np.ndarray:
     found = self.model.denoiser().run(params, self.model.whole(inputs.noise), SamplingConditions(
         text={"prompt": conditions.prompt, "negative": conditions.negative},
-        image=conditions.image, audio=conditions.audio, known=self.model.whole(conditions.known),
+        image=conditions.image, audio=conditions.audio,
+        condition=self.model.whole(conditions.known),
         face_mask=None if inputs.face_mask is None else self.model.whole(inputs.face_mask)))
     return np.asarray(found, np.float32)

@@ -42,7 +42,7 @@ def test_learns():
   loss = lambda params: audio.make_loss(NETWORK, SETTINGS)(params, held, 0)[0]
   slope = jax.jit(jax.value_and_grad(loss),
                   compiler_options={"xla_backend_optimization_level": 0})
-  params, losses = audio.start(NETWORK, SETTINGS), []
+  params, losses = audio.init_params(NETWORK, SETTINGS), []
   for _ in range(10):
     value, gradients = slope(params)
     losses.append(float(value))

@@ -28,7 +28,7 @@ def clips():
 
 @functools.cache
 def params():
-  return vae.start(NETWORK, seed=0)
+  return vae.init_params(NETWORK, seed=0)
 
 
 @jit

@@ -80,7 +80,7 @@ def test_a_run_waits_for_negatives_and_goes_on(folder, programs, negatives, tmp_
   negatives()
   assert loop.train(config_of(folder), waiting, programs) == DONE
   assert loop.train(config_of(folder), whole, programs) == DONE
-  assert runs.told(waiting) == runs.told(whole)
+  assert runs.records(waiting) == runs.records(whole)
   chex.assert_trees_all_equal(runs.arrays(waiting, 6), runs.arrays(whole, 6))
 
   shutil.rmtree(folder / "negatives")  # of a stage that has ended: not needed any more

@@ -121,7 +121,7 @@ class Checkpoints:
       InputError: it is of a run with another config or dataset, or cannot be read.
     """
     state, content = self._read(step, abstract)
-    return state, [StepMetrics(**row) for row in content["rows"]]
+    return state, [StepMetrics(**row) for row in content.get("rows", ())]
 
   def check(self, step: int) -> Any:
     """What else `save` was given, once it is known that the run may go on from it; raises as `load`."""
@@ -132,7 +132,7 @@ class Checkpoints:
       return content
 
   def _content(self, step: int) -> Any:
-    return self._checkpointer.metadata(step).custom_metadata
+    return self._checkpointer.metadata(step).custom_metadata or {}
 
   def _read(self, step: int, abstract: State) -> tuple[State, dict]:
     content = self.check(step)
