@@ -92,7 +92,8 @@ def test_what_is_lost_is_lost_to_the_network():
 
   batch = tiny.batch_of(range(3))
   forward = Errors(errors)
-  objective = losses.sft_objective(forward, config.objective, jnp.int32(0), tiny.EMPTY_TEXT, ROPE)
+  objective = losses.sft_objective(forward, config.objective, jnp.int32(0),
+                                   jnp.asarray(tiny.EMPTY_TEXT), ROPE)
   objective({}, {"batch": batch})
   np.testing.assert_array_equal(seen["text"][:, :2], np.stack([tiny.EMPTY_TEXT] * 3))
   assert not np.any(seen["text"][:, 2:]) and not np.any(seen["audio"])
