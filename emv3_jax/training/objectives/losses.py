@@ -22,7 +22,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
 
 from emv3_jax import geometry
 from emv3_jax.arrays import AnyArray
@@ -39,14 +38,14 @@ Objective = Callable[[Params, Batches], tuple[jax.Array, ByExample]]
 
 
 def sft_objective(forward: Forward, config: ObjectiveConfig, step: jax.Array,
-                  empty_text: Float[AnyArray, "m text_dim"], rope: RopeTable, which: str = "batch") -> Objective:
+                  empty_text: AnyArray, rope: RopeTable, which: str = "batch") -> Objective:
   """Flow matching on a batch of the data.
 
   Args:
     forward: the network as the run applies it.
     config: seed, sigma's density, weights of regions, dropout.
     step: int32 scalar.
-    empty_text: umT5 states of the empty string.
+    empty_text: [m, text_dim] umT5 states of the empty string.
     rope: of the latents' size.
     which: name of the batch to take.
 
