@@ -66,10 +66,9 @@ class Variant:
         without, the samples are taken as they are.
     """
     length = self.num_samples(frames)
-    normal = samples.astype(np.float32)
-    if normalise or not self.follows_extractor:
-      normal = self.normalise(samples)
-    normal = normal[:length]
+    as_they_are = lambda samples: samples.astype(np.float32)
+    level = self.normalise if normalise or not self.follows_extractor else as_they_are
+    normal = level(samples)[:length]
     return np.pad(normal, (0, length - len(normal)))
 
   def heard(self, features: Float[np.ndarray, "n *feature"]) -> Float[np.ndarray, "n *taken"]:
