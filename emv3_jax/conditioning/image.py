@@ -9,9 +9,9 @@ from PIL import Image
 from emv3_jax.errors import InputError
 from emv3_jax.geometry import TOKEN
 
-CLIP_SIDE = 224
-CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
-CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+CLIP_VISION_SIDE = 224
+CLIP_VISION_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
+CLIP_VISION_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 
 
 def sample_size(height: int, width: int, max_area: int = 768 * 768) -> tuple[int, int]:
@@ -54,7 +54,7 @@ def to_pixels(image: np.ndarray) -> np.ndarray:
   return image.astype(np.float32) / np.float32(255) * np.float32(2) - np.float32(1)
 
 
-def clip_pixels(image: np.ndarray) -> Float32[np.ndarray, "224 224 3"]:
+def clip_vision_pixels(image: np.ndarray) -> Float32[np.ndarray, "224 224 3"]:
   """Pixels as the CLIP image encoder wants them.
 
   The reference squeezes the whole image to 224x224 by bicubic interpolation with a = -0.75,
@@ -65,9 +65,9 @@ def clip_pixels(image: np.ndarray) -> Float32[np.ndarray, "224 224 3"]:
     image: uint8 [H, W, 3], or float pixels in [-1, 1] of the same shape (a masked frame).
   """
   unit = image / 255.0 if image.dtype == np.uint8 else image * 0.5 + 0.5
-  rows, columns = (_cubic_matrix(side, CLIP_SIDE) for side in image.shape[:2])
+  rows, columns = (_cubic_matrix(side, CLIP_VISION_SIDE) for side in image.shape[:2])
   unit = np.einsum("yh,hwc,xw->yxc", rows, unit, columns, optimize=True)
-  return ((unit - CLIP_MEAN) / CLIP_STD).astype(np.float32)
+  return ((unit - CLIP_VISION_MEAN) / CLIP_VISION_STD).astype(np.float32)
 
 
 def _cubic_matrix(size_in: int, size_out: int, a: float = -0.75) -> np.ndarray:

@@ -50,12 +50,12 @@ class Record:
     task: the only task that the record is for, by its name, for a clip that the
       model made: its conditions are those that it was made under. Empty: any task.
     latents: the VAE's normalised mean of the video.
-    masked_latents: likewise of what each of `tasks.stored()` knows of it, the rest mid grey; with a
+    masked_latents: likewise of what each of `tasks.precomputed()` knows of it, the rest mid grey; with a
       task, of what was known (n = 1), zeros for t2v.
     mouth_mask: 1 where a cell holds a part of the mouth; for losses.
     face_mask: 1 for tokens (2x2 cells) of the face, where the audio acts.
     text: umT5 states of the caption without padding.
-    image: CLIP states of the pictures of `tasks.ClipPicture`; with a task, those that it was given
+    image: CLIP states of the pictures of `tasks.ReferenceImage`; with a task, those that it was given
       (k = 1).
     audio: features as `Variant.cut` leaves them: preview [2F, dim], flash [F + 4, layers, dim].
     lipsync_mask: 1 where lip-sync knows a cell, 0 where it draws it anew; None with a task.
@@ -79,7 +79,7 @@ class Record:
   task_mask: UInt8[np.ndarray, "f h8 w8 4"] | None = None
 
 
-def arrays_of(task: str) -> tuple[str, ...]:
+def array_names(task: str) -> tuple[str, ...]:
   """Names of the arrays of a record for `task`, or for any task ("")."""
   return ("latents", "masked_latents", "task_mask" if task else "lipsync_mask", "mouth_mask",
           "face_mask", "text", "image", "audio")
@@ -97,8 +97,8 @@ def encode(record: Record, dtype: str, variant: Variant) -> bytes:
     InputError: a value that is not finite in `dtype`.
     ValueError: shapes that do not belong together.
   """
-  _check_shapes(record, variant, len(tasks.stored()))
-  arrays = {name: np.asarray(getattr(record, name)) for name in arrays_of(record.task)}
+  _check_shapes(record, variant, len(tasks.precomputed()))
+  arrays = {name: np.asarray(getattr(record, name)) for name in array_names(record.task)}
   for name, array in arrays.items():
     if array.dtype != np.uint8:
       with np.errstate(over="ignore"):
@@ -124,7 +124,7 @@ def decode(data: bytes, where: str = "record", variant: Variant | None = None) -
   """
   try:
     record = _decode(data, where)
-    _check_shapes(record, variant, min(len(record.masked_latents), len(tasks.stored())))
+    _check_shapes(record, variant, min(len(record.masked_latents), len(tasks.precomputed())))
   except InputError:
     raise
   except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:  # of any JSON
@@ -139,7 +139,7 @@ def _decode(data: bytes, where: str) -> Record:
   if found not in [(SCHEMA, str(version)) for version in READABLE]:
     raise InputError(f"{where} has schema {found[0]} version {found[1]}; {readable()}")
   strings = {"task": "", **metadata}
-  task, wanted = strings["task"], set(arrays_of(strings["task"]))
+  task, wanted = strings["task"], set(array_names(strings["task"]))
   if task and task not in tasks.names():
     raise InputError(f"{where} is for task {task!r}; known: {', '.join(tasks.names())}. Prepare the "
                      "clips again.")
@@ -206,7 +206,7 @@ def _check_shapes(record: Record, variant: Variant | None, slots: int) -> None:
   wanted = {"masked_latents": (kinds, *record.latents.shape), "mouth_mask": (f, h8, w8),
             "face_mask": geometry.grid_of_latents((h8, w8)), "lipsync_mask": (f, h8, w8),
             "task_mask": (f, h8, w8, geometry.FRAMES)}
-  for name in arrays_of(record.task):
+  for name in array_names(record.task):
     shape = np.shape(getattr(record, name))
     if shape != wanted.get(name, shape):
       raise ValueError(f"{name} is {shape}, expected {wanted[name]}.")

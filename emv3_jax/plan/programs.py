@@ -117,7 +117,7 @@ def _conditions(net: TransformerConfig, window: Window, array: Callable) -> Cond
       text={"prompt": array((1, net.text_tokens, net.text_dim))},
       image=array((1, net.image_tokens, net.image_dim)), 
       audio=array((1, *variant.input_shape(net, window.frames))),
-      known=array((1, f, height8, width8, net.in_channels - net.out_channels)),
+      condition_latents=array((1, f, height8, width8, net.in_channels - net.out_channels)),
       face_mask=array((1, window.positions)) if variant.face_mask else None)
 
 

@@ -108,8 +108,8 @@ def encode_pictures(model: Model, clips: Sequence[MadeClip], frames: int
     for clip in clips:
       inputs = _read_inputs(clip.made, model)
       # The VAE looks back only: what is cut off does not change the rest.
-      inputs = dataclasses.replace(inputs, video=inputs.video[:frames], known=inputs.known[:frames])
-      yield _latents(model, params, clip, frames), clip_lib.encode_known(model, inputs)[0]
+      inputs = dataclasses.replace(inputs, video=inputs.video[:frames], known=inputs.condition_mask[:frames])
+      yield _latents(model, params, clip, frames), clip_lib.encode_condition(model, inputs)[0]
 
 
 def make_record(clip: MadeClip, frames: int, latents: np.ndarray, known: np.ndarray,
@@ -118,7 +118,7 @@ def make_record(clip: MadeClip, frames: int, latents: np.ndarray, known: np.ndar
   mask = known[..., :FRAMES].astype(np.uint8)
   tokens, task = geometry.token_grid(clip.size), clip.made.task
   face = clip.inputs.face_mask
-  mouth = 1 - mask[..., 0] if task.redraws_mouth else np.zeros_like(mask[..., 0])
+  mouth = 1 - mask[..., 0] if task.inpaints_mouth else np.zeros_like(mask[..., 0])
   return Record(
       id=clip.clip.id, index=0, start=0, caption=clip.clip.prompt, source=clip.made.video,
       task=task.name, latents=latents, masked_latents=known[None, ..., FRAMES:],
@@ -157,10 +157,10 @@ def _check_window(clip: Clip, made: MadeBy, settings: PrepareConfig,
       advice += ", or sample it with --save_latents, which keeps the frames that were dropped"
     raise InputError(f"Video {clip.video} is too short: it has {made.frames} frames, a window takes "
                      f"{settings.frames}; {advice}.")
-  for given in made.task.given:
-    if given.input != "video" and given.frames(made.frames, sampled).stop > settings.frames:
+  for item in made.task.condition_inputs:
+    if item.request_field != "video" and item.frames(made.frames, sampled).stop > settings.frames:
       raise InputError(f"Video {clip.video} is too long: of its {made.frames} frames a window takes "
-                       f"{settings.frames}, without the {given.input.replace('_image', ' picture')} that "
+                       f"{settings.frames}, without the {item.request_field.replace('_image', ' picture')} that "
                        f"{made.task.name} was given; set --config.prepare.frames={sampled}.")
 
 

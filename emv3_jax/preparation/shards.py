@@ -184,7 +184,7 @@ def _variant(model: Model) -> Variant:
 def _record(clip: Footage, window: Window, settings: PrepareConfig, latents: np.ndarray,
             text: np.ndarray, image: np.ndarray, audio: np.ndarray) -> Record:
   cells = lambda region: masks.mask_latents(
-      masks.known_pixels(region, settings.frames), clip.framing.size)[..., 0].astype(np.uint8)
+      masks.outside_mouth(region, settings.frames), clip.framing.size)[..., 0].astype(np.uint8)
   return Record(
       id=clip.clip.id, index=window.index, start=window.start, caption=clip.clip.prompt,
       source=clip.digest, latents=latents[0], masked_latents=latents[1:],

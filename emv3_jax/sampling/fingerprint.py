@@ -23,10 +23,10 @@ from emv3_jax.io.digests import file_digest
 from emv3_jax.models.cross_attention import ALLOCATIONS
 from emv3_jax.sampling.inputs import uses_face_box
 from emv3_jax.sampling.model import Model
-from emv3_jax.sampling.settings import PICTURES, Request
+from emv3_jax.sampling.settings import VISUAL_INPUTS, Request
 from emv3_jax.tasks import TaskSpec
 
-VERSION = 1  # of the form of `ingredients`
+VERSION = 1  # of the form of `entries`
 NUMERICS = 2  # to be raised when the code makes other pixels or another sound of the same
 
 
@@ -83,13 +83,13 @@ VALUES: dict[str, str | tuple[str, ...]] = {
 
 # Files whose contents count: entry -> path of the field that names the file.
 FILES = {
-    **_fields("file", "request", " ".join(("audio", *PICTURES))),
+    **_fields("file", "request", " ".join(("audio", *VISUAL_INPUTS))),
     "file.face_detector": "config.face_detector",
     "file.tokenizer": "config.tokenizer",
 }
 
 # Fields that do not decide what a clip is, and why.
-NOT_DECIDING = {
+EXCLUDED = {
     "config.name": "a name",
     "config.checkpoint": "a place; the weights have digests",
     "config.prompt_cache": "a place",
@@ -117,16 +117,16 @@ def fingerprint(model: Model, request: Request) -> str:
     InputError: a file of the request or a network cannot be read, a network is not in the model
       folder, or there is no such task.
   """
-  return digest_of(ingredients(model, request))
+  return digest_of(entries(model, request))
 
 
 def digest_of(found: dict) -> str:
-  """sha256, in hex, of `ingredients`."""
+  """sha256, in hex, of `entries`."""
   text = json.dumps(found, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
   return hashlib.sha256(text.encode()).hexdigest()
 
 
-def ingredients(model: Model, request: Request) -> dict[str, Any]:
+def entries(model: Model, request: Request) -> dict[str, Any]:
   """What the fingerprint is the digest of: a flat, JSON-able dict.
 
   Raises:
@@ -165,7 +165,7 @@ def networks(model: Model) -> dict[str, str]:
   return {name: model.digest(name) for name in COMPONENTS}
 
 
-def for_report(model: Model, request: Request) -> dict[str, Any]:
+def provenance(model: Model, request: Request) -> dict[str, Any]:
   """What a report says of where its clip comes from; nothing where a network is not in the model
   folder, but the caller's.
 
@@ -175,7 +175,7 @@ def for_report(model: Model, request: Request) -> dict[str, Any]:
   digests = networks(model)
   if not all(digests.values()):
     return {}
-  found = ingredients(model, request)
+  found = entries(model, request)
   return {"fingerprint": digest_of(found), "fingerprint_version": VERSION, "networks": digests,
           "tokenizer": found["file.tokenizer"]}
 
@@ -214,7 +214,7 @@ def _unused(found: dict, task: TaskSpec) -> set[str]:
   unused |= {"max_area"} if found["height"] else {"height", "width"}
   if task.finish is None:
     unused.add("paste")
-  unused |= {f"file.{name}" for name in PICTURES if name not in task.inputs}
+  unused |= {f"file.{name}" for name in VISUAL_INPUTS if name not in task.inputs}
   if not uses_face_box(task, variant):
     unused.add("face_box")
   if "face_box" in unused or found["face_box"] != "auto" or not found["file.face_detector"]:

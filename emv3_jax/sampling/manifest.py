@@ -14,9 +14,9 @@ from emv3_jax.io import manifests, paths
 from emv3_jax.runtime import config as config_lib
 from emv3_jax.sampling import output
 from emv3_jax.sampling.inputs import check_files, check_request, named_files
-from emv3_jax.sampling.settings import PICTURES, Config, Request
+from emv3_jax.sampling.settings import VISUAL_INPUTS, Config, Request
 
-_PATHS = ("audio", *PICTURES)
+_PATHS = ("audio", *VISUAL_INPUTS)
 _LONGEST_MADE_NAME = 80  # bytes, of the part that is made of a file's name
 
 

@@ -76,7 +76,7 @@ class Model(Networks):
       raise InputError(f"{error} Set one with --config.sampling.height and "
                        "--config.sampling.width, or choose another --config.mesh.context.") from error
 
-  def hint_of_face(self, size: tuple[int, int]) -> str:
+  def face_box_hint(self, size: tuple[int, int]) -> str:
     """Where a puppet's face is in a picture of `size` (height, width) that shows it as the small default's
     own portrait does, in whose middle it is; "" of other models. Detectors know no drawings."""
     if self.config.name != DEFAULT:

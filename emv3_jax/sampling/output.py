@@ -40,7 +40,7 @@ def check_video_path(path: str | pathlib.Path,
   for file in paths_of(path):
     paths.check_output(file, inputs)
   report = report_path(path)
-  if report.exists() and not is_report(report) and not is_remnant(video=path):
+  if report.exists() and not is_report(report) and not is_truncated_report(video=path):
     raise InputError(f"{report} is in the way: it is no report of a clip, and would be replaced; move it, "
                      "or choose another name.")
   return path
@@ -66,7 +66,7 @@ def is_report(path: pathlib.Path) -> bool:
   return report is not None and "config" in report and bool({"fingerprint", "request"} & report.keys())
 
 
-def is_remnant(video: pathlib.Path) -> bool:
+def is_truncated_report(video: pathlib.Path) -> bool:
   """Whether the JSON beside a video that is there is empty, or JSON whose end is missing: what a disk that was
   full or a machine that went off leaves of a report. It tells nobody anything. Whole JSON, text of another form,
   and whatever has no video beside it is somebody's own.
@@ -148,7 +148,7 @@ def write(clip: Clip, video: str | pathlib.Path, *, save_latents: bool = False) 
 
 def _remove_report(video: pathlib.Path) -> None:
   """What it tells of is about to be replaced."""
-  if report_path(video).exists() and is_remnant(video):
+  if report_path(video).exists() and is_truncated_report(video):
     logging.warning("%s was empty or cut short; it is written anew with its clip.", report_path(video))
   try:
     report_path(video).unlink(missing_ok=True)

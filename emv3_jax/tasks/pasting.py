@@ -1,14 +1,14 @@
-"""Lip-sync output: the source's own pixels outside the mouth region, with a soft seam."""
+"""Post-processing of lip-sync: pixels of the source outside the mouth region, with a soft seam."""
 
 import numpy as np
 from PIL import Image, ImageFilter
 
 
 def feathered(mouth: np.ndarray, radius: float) -> np.ndarray:
-  """Weight of the new picture: 1 well inside the mouth region, 0 outside it.
+  """Computes the weight of the generated picture: 1 well inside the mouth region, 0 outside it.
 
   Args:
-    mouth: bool [H, W], True where the mouth is redrawn.
+    mouth: bool [H, W], True where the mouth is inpainted.
     radius: width of the seam in pixels; the seam lies inside the region, so that no pixel
       outside of it changes.
 

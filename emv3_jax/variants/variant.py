@@ -92,7 +92,7 @@ class Variant:
     """Features that a record of a window of `frames` video frames holds."""
     return self.features_per_frame * frames + 2 * self.context
 
-  def heard_in_window(self, stored: np.ndarray) -> np.ndarray:
+  def window_input(self, stored: np.ndarray) -> np.ndarray:
     """What the network takes of a window, from what `cut` made of it."""
     heard = self.heard(stored)
     return heard[self.context:len(heard) - self.context]

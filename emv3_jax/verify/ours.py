@@ -91,7 +91,7 @@ class Ours:
     def run(params, sinusoid, given):
       model = network.bind(params)
       context = model.project(given["prompt"], given["image"], given["audio"])
-      return model(inputs.latents, given["known"], sinusoid, context, rope=table,
+      return model(inputs.latents, given["condition_latents"], sinusoid, context, rope=table,
                    face_mask=inputs.face_mask, audio_gain=self.settings.audio_gain)
 
     given = dataclasses.asdict(conditions)
@@ -101,6 +101,7 @@ class Ours:
   def _sampled(self, params, inputs: Inputs, conditions: Conditions) -> np.ndarray:
     found = self.model.denoiser().run(params, self.model.whole(inputs.noise), SamplingConditions(
         text={"prompt": conditions.prompt, "negative": conditions.negative},
-        image=conditions.image, audio=conditions.audio, known=self.model.whole(conditions.known),
+        image=conditions.image, audio=conditions.audio,
+        condition_latents=self.model.whole(conditions.condition_latents),
         face_mask=self.model.whole(inputs.face_mask)))
     return np.asarray(found, np.float32)

@@ -25,8 +25,8 @@ class _Network:
   def embed_context(self, text, image, audio, execution):
     self.context = {"text": text, "image": image, "audio": audio}
 
-  def __call__(self, x, known, sinusoid, context, *, face_mask, **options):
-    self.known, self.face_mask = known, face_mask
+  def __call__(self, x, condition_latents, sinusoid, context, *, face_mask, **options):
+    self.condition_latents, self.face_mask = condition_latents, face_mask
     return x
 
 
@@ -38,7 +38,7 @@ def in_training(model, batch) -> dict:
   forward.transformer = dataclasses.replace(forward.transformer, network=given)
   zeros = np.zeros_like(batch.latents)
   forward.velocity(None, batch, Draws(np.float32([0.5]), zeros, None), rope=None)
-  return {**given.context, "known": given.known, "face_mask": given.face_mask}
+  return {**given.context, "condition_latents": given.condition_latents, "face_mask": given.face_mask}
 
 
 class _Stopped(Exception):
@@ -59,7 +59,7 @@ def in_sampling(model, request, monkeypatch) -> Conditions:
 def check_same(training: dict, sampling: Conditions, variant: str) -> None:
   """Checks that all conditions of a clip agree."""
   close(training["text"], sampling.text["prompt"])
-  for name in ("image", "audio", "known"):
+  for name in ("image", "audio", "condition_latents"):
     close(training[name], getattr(sampling, name))
   if variant == "flash":
     assert training["face_mask"] is None and sampling.face_mask is None

@@ -132,7 +132,7 @@ def test_what_a_batch_holds(dataset):
 
 
 def test_finish_sees_the_number_of_the_batch(dataset):
-  batches = dataset.batches(4, seed=1, finish=lambda step, batch: {"step": step, **batch})
+  batches = dataset.batches(4, seed=1, transform=lambda step, batch: {"step": step, **batch})
   batches.set_state(dataset.state_at(3))
   assert [batch["step"] for batch in take(batches, 3)] == [3, 4, 5]
 

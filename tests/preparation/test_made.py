@@ -73,7 +73,7 @@ def sampled(model, request: Request, video: pathlib.Path, save_latents: bool = F
 
   def denoise(model, inputs, conditions, progress):
     given.append(conditions)
-    return rng.standard_normal((*conditions.known.shape[1:4], 16)).astype(np.float32)
+    return rng.standard_normal((*conditions.condition_latents.shape[1:4], 16)).astype(np.float32)
 
   def decode(model, latents):
     frames = rng.integers(0, 256, (4 * len(latents) - 3, 4, 4, 3), np.uint8)
@@ -160,7 +160,7 @@ def test_a_longer_clip_is_cut_to_the_window(made):
   inputs = made_lib.read_made(line, SETTINGS, made.model).inputs
   variant = variants.of(made.model.config.model.transformer.variant)
   whole = clip_lib.encode_audio(made.model, inputs)[0]
-  close(variant.heard_in_window(record.audio), whole[:5 * variant.features_per_frame])
+  close(variant.window_input(record.audio), whole[:5 * variant.features_per_frame])
   assert inputs.sample_frames == 9 and not np.allclose(record.audio, shorter.audio)
 
 

@@ -97,7 +97,7 @@ def test_flash(flash, footage, tmp_path):
   whole = sampling.encode_audio(flash, inputs)[0]
   dataset = Dataset(tmp_path / "set", flash.config.model.transformer)
   for number, start in enumerate((0, 4, 8)):
-    close(FLASH.heard_in_window(dataset[number].audio), whole[start:start + 5])
+    close(FLASH.window_input(dataset[number].audio), whole[start:start + 5])
   assert not np.allclose(whole[4:9], FLASH.windows(whole[4:9, 2])), "context matters"
 
 

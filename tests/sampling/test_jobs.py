@@ -74,7 +74,7 @@ class Manifest:
       raise self.errors[request.prompt]
     frames = np.zeros((5, 16, 16, 3), np.uint8)
     report = {"seed": 1, "config": {"name": "tiny", "sampling": {"enlarge": 1}}, "request": {},
-              **fingerprint.for_report(model, request)}
+              **fingerprint.provenance(model, request)}
     return Clip(frames=frames, fps=25, sound=(np.zeros((3200, 1), np.float32), 16000),
                 latents=np.zeros((2, 2, 2, 16), np.float32), report=report)
 

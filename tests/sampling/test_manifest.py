@@ -47,7 +47,7 @@ def test_paths_are_relative_to_the_manifest(tmp_path):
     (f'{{"audio": "a.wav", "seed": {"[" * 900}{"]" * 900}}}', "expected int"),
     ('{"audio": "a.wav", "seed": -1}', "seed is -1; it must be 0 or more"),
     ('{"audio": "a.wav", "seed": 4294967296}', "seed is 4294967296; it must be at most 4294967295"),
-    ('{"audio": "a.wav", "seconds": 0}', "no length of time; give a number above 0"),
+    ('{"audio": "a.wav", "seconds": 0}', "not a length of time; give a number above 0"),
     ('{"audio": "a.wav", "face_box": [1, 2, 3]}', "expected str"),
     ('{"audio": "a.wav", "face_box": [1, 2, 3, 1e999]}', "expected str"),
     ('{"audio": "a.wav", "face_box": [1, 2, 3, true]}', "expected str"),
@@ -180,7 +180,7 @@ def test_all_is_looked_at_before_the_first_job(folder, line, said):
 
 def test_what_would_not_be_used_is_told_beforehand(folder):
   lipsync = {**LIPSYNC, "name": "y", "face_box": "none"}
-  assert "lipsync must know where the mouth is" in faults(folder, JOB, lipsync)[1]
+  assert "lipsync needs the position of the mouth" in faults(folder, JOB, lipsync)[1]
   assert "a .npy file or auto." in faults(folder, {**lipsync, "face_box": "nose"})[0]
   bad = {**JOB, "negative_prompt": "bad hands"}
   assert faults(folder, bad) == [""]

@@ -210,6 +210,6 @@ def test_print_config_names_origins(capsys):
 def test_what_would_not_be_used_is_refused(variant, settings, request_, said):
   with pytest.raises(InputError, match=said):
     inputs._check_used(request_, tasks.of(request_.task), variants.of(variant),
-                       SamplingConfig(**settings).completed(variant))
+                       SamplingConfig(**settings).with_defaults(variant))
   used = Request("a", task="lipsync", face_box="1,2,3,4", paste=False)
-  inputs._check_used(used, tasks.of("lipsync"), variants.of(variant), SamplingConfig().completed(variant))
+  inputs._check_used(used, tasks.of("lipsync"), variants.of(variant), SamplingConfig().with_defaults(variant))

@@ -43,7 +43,7 @@ def conditions_of() -> Conditions:
   """Text is 1 for the prompt and 2 for the negative one, the voice 3."""
   states = lambda value: np.full((1, 4, 2), value, np.float32)
   return Conditions(text={"prompt": states(1), "negative": states(2)}, image=states(0),
-                    audio=states(3), known=np.zeros((*SHAPE[:-1], 20), np.float32),
+                    audio=states(3), condition_latents=np.zeros((*SHAPE[:-1], 20), np.float32),
                     face_mask=np.ones((1, 6), np.float32))
 
 

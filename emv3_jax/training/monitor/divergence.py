@@ -5,7 +5,7 @@ import pathlib
 
 from emv3_jax.io.atomic import write_json
 from emv3_jax.runtime import processes
-from emv3_jax.tasks import numbered
+from emv3_jax.tasks import by_number
 from emv3_jax.training.input.sources import Sources
 from emv3_jax.training.monitor.metrics import Row
 
@@ -43,7 +43,7 @@ def _clips(row: Row, sources: Sources) -> dict:
     record = source.dataset[number]
     told = {name: _plain(values[place]) for name, values in by_example.items()}
     clips.append({"record": int(number), "id": record.id, "window": record.index, **told,
-                  "task": numbered(by_example["task"][place]).name})
+                  "task": by_number(by_example["task"][place]).name})
   return {"dataset": source.folder, "batch": clips}
 
 

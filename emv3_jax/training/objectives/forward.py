@@ -9,7 +9,7 @@ from emv3_jax.attention import backends
 from emv3_jax.diffusion import flow
 from emv3_jax.models.network import Network, Params
 from emv3_jax.models.rope import RopeTable, time_sinusoid_on_device
-from emv3_jax.tasks.masks import condition
+from emv3_jax.tasks.masks import condition_latents
 from emv3_jax.training.batch import Batch
 from emv3_jax.training.objectives.draws import Draws
 from emv3_jax.training.settings import Config
@@ -53,7 +53,7 @@ class Forward:
     x = flow.interpolate(batch.latents, draws.noise, draws.sigma)
     context = model.embed_context(batch.text, batch.image, batch.audio, execution)
     return model(
-        x, condition(batch.mask, batch.masked_latents),
+        x, condition_latents(batch.mask, batch.masked_latents),
         time_sinusoid_on_device(flow.tau(draws.sigma), net.freq_dim), context, rope=rope,
         face_mask=batch.face_mask if variants.of(net.variant).face_mask else None,
         modality_weights=draws.weights, execution=execution)

@@ -41,7 +41,7 @@ MUTANTS = [
         ("CLIP's cubic has a = -0.5", "a: float = -0.75", "a: float = -0.5", "test_clip_pixels_match_golden"),
         ("CLIP's centres are corners", "(np.arange(size_out, dtype=np.float32) + 0.5) - 0.5",
          "np.arange(size_out, dtype=np.float32)", "test_clip_pixels_match_golden"),
-        ("CLIP's overshoot is cut off", "return ((unit - CLIP_MEAN)", "return ((unit.clip(0, 1) - CLIP_MEAN)",
+        ("CLIP's overshoot is cut off", "return ((unit - CLIP_VISION_MEAN)", "return ((unit.clip(0, 1) - CLIP_VISION_MEAN)",
          "test_clip_pixels_overshoot_and_keep_constants"),
         ("edge pixels wrap round", "neighbours.clip(0, size_in - 1)", "neighbours % size_in",
          "test_clip_pixels_match_golden")),

@@ -60,7 +60,7 @@ MUTANTS = [
         ("weights are not compared", "if told and told != model.digest(name):", "if False:", "test_reports_that_do_not_fit"),
         ("the whole clip's sound is in the record", "audio=variant.cut(audio, 0, frames))", "audio=audio)",
          f"{PARTS}::test_a_record_of_a_made_clip"),
-        ("every task draws a mouth", "if task.redraws_mouth else np.zeros_like(mask[..., 0])", "",
+        ("every task draws a mouth", "if task.inpaints_mouth else np.zeros_like(mask[..., 0])", "",
          f"{PARTS}::test_a_record_of_a_made_clip")),
     *of("emv3_jax/preparation/shards.py", PARTS,
         ("a cut shard is kept", "(folder / note.shard.file).stat().st_size == note.shard.bytes",
