@@ -24,7 +24,7 @@ from emv3_jax.training.monitor.divergence import Diverged
 
 ROOT = pathlib.Path(__file__).parents[1]
 SAMPLE = [f"--config={ROOT}/configs/tiny.py", "--config.program_cache=", "--checkpoint=untrained"]
-TRAIN = [f"--config={ROOT}/configs/train_tiny.py", "--config.program_cache="]
+TRAIN = [f"--config={ROOT}/configs/train_tiny.py", "--config.program_cache=", "--config.mesh.data=8"]
 
 
 def _raise(error):

@@ -28,8 +28,11 @@ from emv3_jax.runtime import config as config_lib
 from emv3_jax.runtime.command_names import as_called
 from emv3_jax.training import loop
 from emv3_jax.training.monitor.divergence import Diverged
+from emv3_jax.training.monitor.previews import Previews
 from emv3_jax.training.run.dataset_commands import commands_for
+from emv3_jax.training.run.export import export_newest
 from emv3_jax.training.settings import Config
+from emv3_jax.training.update.programs import TrainPrograms
 
 
 def make_parser() -> command_line.Parser:
@@ -70,12 +73,14 @@ def main(arguments: Sequence[str]) -> int:
                     required=config.program_cache != Config.program_cache)
   workdir = pathlib.Path(flags.workdir)
   if flags.export is not None:
-    loop.export(config, workdir, pathlib.Path(flags.export) if flags.export else None)
+    export_newest(config, workdir, pathlib.Path(flags.export) if flags.export else None)
     return 0
+  programs = processes.together(lambda: TrainPrograms(config))
   devices = jax.devices()
   throughput = utilisation.throughput_of(config, devices[0].device_kind, len(devices))
   try:
-    outcome = loop.train(config, workdir, throughput=throughput, profile=profile)
+    outcome = loop.train(config, workdir, programs, make_previews=Previews,
+                         throughput=throughput, profile=profile)
   except Diverged as error:
     sys.stderr.write(f"{error}\n")
     return 1

@@ -172,8 +172,8 @@ def _window_records(model: Model, settings: PrepareConfig, footage: Sequence[Foo
 def _made_records(model: Model, settings: PrepareConfig, clips: Sequence[MadeClip], texts: dict,
                   states: dict) -> Iterator[Record]:
   pictures = made_lib.encode_pictures(model, clips, settings.frames)
-  for clip, (latents, known) in zip(clips, pictures, strict=True):
-    yield made_lib.make_record(clip, settings.frames, latents, known, texts[clip.clip.prompt],
+  for clip, (latents, condition) in zip(clips, pictures, strict=True):
+    yield made_lib.make_record(clip, settings.frames, latents, condition, texts[clip.clip.prompt],
                                *states[clip], _variant(model))
 
 

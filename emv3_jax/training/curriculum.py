@@ -129,6 +129,17 @@ class StagePosition(NamedTuple):
   stage: Stage
   index: int
   first_step: int
+  step: int
+
+  @property
+  def kind(self) -> Kind:
+    """What the step does."""
+    return self.stage.kind_of(self.step - self.first_step)
+
+  @property
+  def is_first(self) -> bool:
+    """Whether the stage begins with this step."""
+    return self.step == self.first_step
 
 
 def first_steps(stages: Sequence[Stage]) -> tuple[int, ...]:
@@ -146,13 +157,12 @@ def stage_position(stages: Sequence[Stage], step: int) -> StagePosition:
     raise InputError("The schedule has no stages; set `stages` or `schedule.preset`.")
   firsts = first_steps(stages)
   index = min(int(np.searchsorted(firsts, step, side="right")) - 1, len(stages) - 1)
-  return StagePosition(stages[index], index, firsts[index])
+  return StagePosition(stages[index], index, firsts[index], step)
 
 
 def kind_at(stages: Sequence[Stage], step: int) -> Kind:
   """What a step of the run does."""
-  position = stage_position(stages, step)
-  return position.stage.kind_of(step - position.first_step)
+  return stage_position(stages, step).kind
 
 
 def draw_tasks(seed: int, step: int, examples: np.ndarray, mixture: Mixture) -> np.ndarray:

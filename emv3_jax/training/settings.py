@@ -195,7 +195,7 @@ class NDPOConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ObjectiveConfig:
-  """The part of a config that decides what a step minimises, see `Config.objective`."""
+  """What a step minimises, see `Config.objective`."""
 
   seed: int
   loss: LossConfig
@@ -208,11 +208,9 @@ class PreviewConfig:
   """What is made of the average of the weights every train.preview_every steps.
 
   Attributes:
-    audio, image, prompt, task, face_box: of a clip to sample, as in `sampling.settings.Request`
-      (empty: not given); without audio none is.
+    audio, image, prompt, task, face_box: of a clip to sample, as in `Request`; without audio none.
     tokenizer: tokenizer.json to use; empty takes that of the folder with the other networks.
-    held_out: dataset of clips that are not trained on, for the loss by band of sigma and task;
-      empty measures none.
+    held_out: dataset of clips not trained on, for the loss by band of sigma and task; may be empty.
     batches: of it, at most, that the loss is the mean of; no clip counts twice.
   """
 

@@ -94,8 +94,8 @@ def test_processes_share_a_global_batch(dataset):
 
 
 def test_threads_change_nothing(dataset):
-  one = take(dataset.batches(5, seed=1, threads=1, ahead=1), 9)
-  many = take(dataset.batches(5, seed=1, threads=6, ahead=9), 9)
+  one = take(dataset.batches(5, seed=1, threads=1, prefetch=1), 9)
+  many = take(dataset.batches(5, seed=1, threads=6, prefetch=9), 9)
   for left, right in zip(one, many, strict=True):
     jax.tree.map(np.testing.assert_array_equal, left, right)
 

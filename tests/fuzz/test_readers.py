@@ -81,5 +81,5 @@ def test_damaged_lines_of_metrics_are_dropped(tmp_path):
   path: pathlib.Path = tmp_path / "metrics.jsonl"
   good = b'{"step": 3}\n'
   path.write_bytes(good + b"[]\n3\n{}\n\xff\xfe\nnull\n" + DEEP.encode() + b'\n{"step": "4"}\n')
-  metrics.forget_after(path, 5)
+  metrics.drop_after(path, 5)
   assert path.read_bytes() == good

@@ -25,7 +25,7 @@ from emv3_jax.sampling import output
 from emv3_jax.sampling.settings import Request
 from emv3_jax.tasks import names
 from emv3_jax.training.curriculum import Mixture, Stage
-from emv3_jax.training.input.prefetch import finished
+from emv3_jax.training.input.prefetch import make_batch
 from tests.data.given import check_same, in_training
 from tests.preparation.preparing import SMALL, close, prepare, rows_of, write_manifest
 
@@ -125,7 +125,7 @@ def test_a_negative_has_the_conditions_that_it_was_sampled_under(made, name, mon
   """Whatever the stage's mixture says."""
   record, config = record_of(made, name), made.model.config.model.transformer
   batch = collate([record], np.arange(1), config.text_tokens, variants.of(config.variant))
-  batch = finished(0, 0, Stage("negatives", 1, Mixture(i2v=1.0, lipsync=1.0)), batch)
+  batch = make_batch(0, 0, Stage("negatives", 1, Mixture(i2v=1.0, lipsync=1.0)), batch)
   assert names()[batch.task[0]] == record.task == name and record.caption == f"a puppet, {name}"
   check_same(in_training(made.model, batch), made.conditions[name], config.variant)
 

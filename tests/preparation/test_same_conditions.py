@@ -12,7 +12,7 @@ from emv3_jax.io import video_files
 from emv3_jax.sampling.settings import Request
 from emv3_jax.tasks import names
 from emv3_jax.training.curriculum import Mixture, Stage
-from emv3_jax.training.input.prefetch import finished
+from emv3_jax.training.input.prefetch import make_batch
 from tests.data.given import check_same, in_sampling, in_training
 from tests.preparation.preparing import close, prepare, rows_of, write_manifest
 
@@ -52,7 +52,7 @@ def test_training_and_sampling_agree(prepared, row, task, monkeypatch):
                     **{name: row[name] for name in pictures})
   want = in_sampling(model, request, monkeypatch)
   stage = Stage("one", 1, Mixture(**{task: 1.0}))
-  got = in_training(model, finished(0, 0, stage, next(dataset.batches(1, seed=0))))
+  got = in_training(model, make_batch(0, 0, stage, next(dataset.batches(1, seed=0))))
   check_same(got, want, variant)
   assert np.any(got["condition_latents"]) == np.any(got["image"]) == (task != "t2v")
   assert np.any(got["audio"]) and np.any(got["text"])

@@ -98,7 +98,7 @@ def test_a_training_batch():
 
 def test_what_records_do_not_hold_is_not_trained():
   batch = collate([make_record(1)], np.arange(1), CONFIG.text_tokens, PREVIEW)
-  with pytest.raises(InputError, match="holds what 3 tasks know of a clip, middle is not among them"):
+  with pytest.raises(InputError, match="holds the masked latents of 3 tasks, but not those of middle"):
     assemble(batch, [tasks.number("middle")])
   tasks.unregister("middle")
   tasks.register(dataclasses.replace(MIDDLE, slot=None))
@@ -120,7 +120,7 @@ def test_what_cannot_be_registered():
     tasks.register(TaskSpec("i2v"))
   with pytest.raises(ValueError, match="slot 7; the next free one is 4"):
     tasks.register(TaskSpec("other", slot=7))
-  with pytest.raises(ValueError, match="redraws the mouth"):
+  with pytest.raises(ValueError, match="inpaints the mouth"):
     TaskSpec("other", postprocess=lambda frames, source, mouth: frames)
   with pytest.raises(ValueError, match="lipsync was not the last"):
     tasks.unregister("lipsync")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from emv3_jax.errors import InputError
-from emv3_jax.training.monitor.metrics import Row
+from emv3_jax.training.monitor.metrics import StepMetrics
 from emv3_jax.training.run import run_config
 from emv3_jax.training.run.checkpoints import Checkpoints
 from tests.training import tiny
@@ -20,13 +20,13 @@ def saved(tmp_path):
   abstract = jax.tree.map(
       lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), state)
   with of_run(tmp_path) as checkpoints:
-    checkpoints.save(4, state, [Row(4, "sft", {"loss": 0.5})])
+    checkpoints.save(4, state, [StepMetrics(4, "sft", {"loss": 0.5})])
   return tmp_path, state, abstract
 
 
 def of_run(folder, writing=True, **fields) -> Checkpoints:
   config = tiny.config_of(**fields)
-  return Checkpoints(folder, config, run_config.describe(config, {}), writing)
+  return Checkpoints(folder, run_config.describe(config, {}), keep=2, writing=writing)
 
 
 def test_a_state_comes_back_with_its_rows(saved):
@@ -35,7 +35,7 @@ def test_a_state_comes_back_with_its_rows(saved):
     assert checkpoints.latest == 4
     found, rows = checkpoints.load(4, abstract)
   jax.tree.map(np.testing.assert_array_equal, found, state)
-  assert rows == [Row(4, "sft", {"loss": 0.5})]
+  assert rows == [StepMetrics(4, "sft", {"loss": 0.5})]
 
 
 def test_the_average_is_loaded_alone(saved):

@@ -61,7 +61,7 @@ def test_the_share_by_hand_on_eight_devices(tmp_path):
   programs = tiny.programs_of(config)
   state = {"params": tiny.params_on(programs), "ema": tiny.params_on(programs)}
   start, begun = StageStart(tmp_path, programs), tiny.params_of(programs.network)
-  start.keep(0, state, programs.stages[0])
+  start.save(0, state, programs.stages[0])
   state["params"], state["ema"] = tiny.params_on(programs, 2), tiny.params_on(programs, 3)
   change = {kind: np.concatenate([
       np.ravel(leaf - named_leaves(begun)[name])
@@ -74,12 +74,12 @@ def test_the_share_by_hand_on_eight_devices(tmp_path):
 
   online = Stage("b", 5, start="online")
   state["ema"] = tiny.params_on(programs, 4)
-  start.keep(5, state, online)
+  start.save(5, state, online)
   state["params"], state["ema"] = jax.tree.map(lambda a: a + 1, (state["params"], state["ema"]))
   assert start.share(5, state) == pytest.approx(1.0, rel=1e-5)
   there = lambda: sorted(path.name for path in (tmp_path / "stage_start").iterdir())
   assert there() == ["0", "5"], "a run that is killed may go back to the stage before"
-  start.forget_before(5)
+  start.remove_before(5)
   assert there() == ["5"]
 
 
@@ -103,7 +103,7 @@ def cycle(tmp_path_factory):
 def test_a_run_says_what_its_average_holds(cycle, caplog):
   config, programs, workdir = cycle
   with caplog.at_level(std_logging.WARNING):
-    assert loop.train(config, workdir, programs=programs).step == 110
+    assert loop.train(config, workdir, programs).step == 110
   shares = {line["stage"]: line["ema_share"] for line in runs.told(workdir) if "ema_share" in line}
   ends = [line["step"] for line in runs.told(workdir) if "ema_share" in line]
   assert ends == [45, 90, 100, 110] and list(shares) == [stage.name for stage in config.stages]
@@ -127,14 +127,14 @@ def test_resumed_within_a_stage_it_says_the_same(cycle, tmp_path):
   """Also where it had come to the next stage, and the newest checkpoint is from before."""
   config, programs, workdir = cycle
   upto = lambda steps: dataclasses.replace(config, train=dataclasses.replace(config.train, steps=steps))
-  loop.train(upto(30), tmp_path, programs=programs)
+  loop.train(upto(30), tmp_path, programs)
   with pytest.raises(RuntimeError, match="dies"):
-    loop.train(upto(50), tmp_path, programs=programs, throughput=Dies())
+    loop.train(upto(50), tmp_path, programs, throughput=Dies())
   kept = lambda: sorted(path.name for path in (tmp_path / "stage_start").iterdir())
   assert kept() == ["0", "45"]
-  loop.train(upto(50), tmp_path, programs=programs)
-  loop.train(config, workdir, programs=programs)  # where that is not done yet
+  loop.train(upto(50), tmp_path, programs)
+  loop.train(config, workdir, programs)  # where that is not done yet
   share = lambda folder: [line["ema_share"] for line in runs.told(folder) if line["step"] == 45]
   assert share(tmp_path) == share(workdir)
-  loop.train(upto(52), tmp_path, programs=programs)
+  loop.train(upto(52), tmp_path, programs)
   assert kept() == ["45"], "a checkpoint was whole beyond 45"

@@ -27,8 +27,10 @@ from emv3_jax.training.monitor import previews
 from emv3_jax.training.monitor.divergence import Diverged
 from emv3_jax.training.monitor.metrics import BANDS
 from emv3_jax.training.monitor.throughput import Throughput
+from emv3_jax.training.run.export import export_newest
 from emv3_jax.training.run.lock import locked
 from emv3_jax.training.settings import NDPOConfig, PreviewConfig
+from emv3_jax.training.update.programs import TrainPrograms
 from tests.data import windows
 from tests.training import runs, tiny
 
@@ -69,7 +71,7 @@ class AtStep(Throughput):
 
 def test_a_whole_run(folder, programs, tmp_path):
   config = runs.config_of(folder, steps=7, log_every=2, checkpoint_every=3)
-  assert loop.train(config, tmp_path, programs=programs, profile=(4, 6)) == loop.Outcome(7, False)
+  assert loop.train(config, tmp_path, programs, profile=(4, 6)) == loop.Outcome(7, False)
   lines = runs.told(tmp_path)
   assert [line["step"] for line in lines] == [2, 4, 6]
   assert {line["stage"] for line in lines} == {"base"}
@@ -88,12 +90,12 @@ def test_a_whole_run(folder, programs, tmp_path):
 
   # A killed run may not have come to write it.
   shutil.rmtree(tmp_path / "model")
-  assert loop.train(config, tmp_path, programs=programs).step == 7
+  assert loop.train(config, tmp_path, programs).step == 7
   assert "transformer" in read_model_card(tmp_path / "model").components
 
 
 def test_one_program_for_all_steps(folder, programs, tmp_path):
-  loop.train(runs.config_of(folder, steps=12), tmp_path, programs=programs)
+  loop.train(runs.config_of(folder, steps=12), tmp_path, programs)
   assert {line["stage"] for line in runs.told(tmp_path)} == {"base", "all"}
   assert programs.train_step_at(0) is programs.train_step_at(11)
   assert tiny.num_compiled(programs.train_step_at(0)) == 1
@@ -104,7 +106,7 @@ def test_signals_stop_with_a_checkpoint(folder, programs, tmp_path, number):
   before = signal.getsignal(number)
   ask = AtStep(2, lambda: os.kill(os.getpid(), number))
   config = runs.config_of(folder, steps=50, checkpoint_every=0)
-  assert loop.train(config, tmp_path, programs=programs, throughput=ask) == loop.Outcome(3, True)
+  assert loop.train(config, tmp_path, programs, throughput=ask) == loop.Outcome(3, True)
   assert runs.saved_steps(tmp_path) == [3] and not (tmp_path / "model").exists()
   assert signal.getsignal(number) is before
 
@@ -116,7 +118,7 @@ def test_asked_before_the_first_step(folder, programs, tmp_path, monkeypatch):
 
   start = loop.initial_params
   monkeypatch.setattr(loop, "initial_params", slow)
-  assert loop.train(runs.config_of(folder), tmp_path, programs=programs) == loop.Outcome(0, True)
+  assert loop.train(runs.config_of(folder), tmp_path, programs) == loop.Outcome(0, True)
   assert runs.saved_steps(tmp_path) == []
 
 
@@ -126,28 +128,28 @@ def test_a_second_interrupt_does_not_wait(folder, programs, tmp_path):
     os.kill(os.getpid(), signal.SIGINT)
 
   with pytest.raises(KeyboardInterrupt):
-    loop.train(runs.config_of(folder), tmp_path, programs=programs, throughput=AtStep(1, twice))
+    loop.train(runs.config_of(folder), tmp_path, programs, throughput=AtStep(1, twice))
 
 
 def test_resumed_lines_are_those_of_an_unbroken_run(folder, programs, tmp_path):
   whole, parts = tmp_path / "whole", tmp_path / "parts"
-  loop.train(runs.config_of(folder, steps=9), whole, programs=programs)
+  loop.train(runs.config_of(folder, steps=9), whole, programs)
   for steps in (4, 5, 9):  # inside of lines of 3 steps
-    loop.train(runs.config_of(folder, steps=steps), parts, programs=programs)
+    loop.train(runs.config_of(folder, steps=steps), parts, programs)
   assert runs.told(parts) == runs.told(whole)
 
 
 def test_divergence_leaves_the_batch_and_the_checkpoint(folder, programs, tmp_path, monkeypatch):
-  loop.train(runs.config_of(folder, steps=1), tmp_path, programs=programs)
-  start = loop.Run.start
+  loop.train(runs.config_of(folder, steps=1), tmp_path, programs)
+  start = loop.Run.initialize
 
   def spoilt(run, checkpoints):
     state, step = start(run, checkpoints)
     return {**state, "params": jax.tree.map(lambda leaf: leaf * np.nan, state["params"])}, step
 
-  monkeypatch.setattr(loop.Run, "start", spoilt)
+  monkeypatch.setattr(loop.Run, "initialize", spoilt)
   with pytest.raises(Diverged, match="in step 2 loss is nan"):
-    loop.train(runs.config_of(folder, steps=9, checkpoint_every=1), tmp_path, programs=programs)
+    loop.train(runs.config_of(folder, steps=9, checkpoint_every=1), tmp_path, programs)
   left = json.loads((tmp_path / "diverged_2.json").read_text())
   assert left["loss"] == "nan" and left["why"] == "loss is nan" and len(left["batch"]) == 4
   for clip in left["batch"]:
@@ -157,31 +159,31 @@ def test_divergence_leaves_the_batch_and_the_checkpoint(folder, programs, tmp_pa
 
 def test_too_large_a_loss_stops(folder, programs, tmp_path):
   with pytest.raises(Diverged, match="above train.max_loss 0.5"):
-    loop.train(runs.config_of(folder, max_loss=0.5), tmp_path, programs=programs)
+    loop.train(runs.config_of(folder, max_loss=0.5), tmp_path, programs)
   assert runs.saved_steps(tmp_path) == []
 
 
 def test_one_run_in_a_folder(folder, programs, tmp_path):
   with (locked(tmp_path), pytest.raises(InputError, match=f'at work in.*"pid": {os.getpid()}')):
-    loop.train(runs.config_of(folder), tmp_path, programs=programs)
+    loop.train(runs.config_of(folder), tmp_path, programs)
   with locked(tmp_path):  # the file is still there, nobody holds it
     pass
 
 
-def test_a_folder_that_cannot_be_used(folder, tmp_path):
+def test_a_folder_that_cannot_be_used(folder, programs, tmp_path):
   (tmp_path / "file").touch()
   with pytest.raises(InputError, match="cannot be used"):
-    loop.train(runs.config_of(folder), tmp_path / "file")
+    loop.train(runs.config_of(folder), tmp_path / "file", programs)
 
 
 def test_another_config_is_refused(folder, programs, tmp_path):
   config = runs.config_of(folder, steps=2, log_every=1)
-  loop.train(config, tmp_path, programs=programs)
+  loop.train(config, tmp_path, programs)
   stage = dataclasses.replace(config.stages[0], learning_rate=0.5)
   other = dataclasses.replace(config, seed=8, ema_decay=0.5, stages=(stage, config.stages[1]),
                               train=dataclasses.replace(config.train, batch=2))
   with pytest.raises(InputError) as refused:
-    loop.train(other, tmp_path, programs=programs)
+    loop.train(other, tmp_path, programs)
   for field in ("seed: 7 != 8", "ema_decay: 0.9 != 0.5", "stages.0.learning_rate: 0.0001 != 0.5",
                 "train.batch: 4 != 2"):
     assert field in str(refused.value)
@@ -189,44 +191,44 @@ def test_another_config_is_refused(folder, programs, tmp_path):
   windows.write_dataset(tmp_path / "data", shards=((6, 0),))
   with pytest.raises(InputError, match="dataset.data: "):
     loop.train(dataclasses.replace(config, data=str(tmp_path / "data")), tmp_path,
-               programs=programs)
+               programs)
 
   may = dataclasses.replace(config, name="n", train=dataclasses.replace(
       config.train, steps=3, log_every=3, keep=5, max_loss=7.0))
-  assert loop.train(may, tmp_path, programs=programs).step == 3
+  assert loop.train(may, tmp_path, programs).step == 3
 
 
 def test_a_full_disk_is_told_and_leaves_the_last_checkpoint(folder, programs, tmp_path, monkeypatch):
-  loop.train(runs.config_of(folder, steps=2), tmp_path, programs=programs)
+  loop.train(runs.config_of(folder, steps=2), tmp_path, programs)
   with monkeypatch.context() as patch:
     patch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 1000))
     with pytest.raises(InputError, match=r"1,000 free\); .*checkpoints/2 is whole"):
-      loop.train(runs.config_of(folder, steps=3), tmp_path, programs=programs)
+      loop.train(runs.config_of(folder, steps=3), tmp_path, programs)
   limits = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # what is written fails midway
   try:
     with pytest.raises(InputError, match="checkpoints/3 could not be written .*checkpoints/2 is"):
-      loop.train(runs.config_of(folder, steps=3), tmp_path, programs=programs)
+      loop.train(runs.config_of(folder, steps=3), tmp_path, programs)
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
   assert runs.saved_steps(tmp_path) == [2]
-  assert loop.train(runs.config_of(folder, steps=3), tmp_path, programs=programs).step == 3
+  assert loop.train(runs.config_of(folder, steps=3), tmp_path, programs).step == 3
 
 
 def test_a_damaged_checkpoint_is_told(folder, programs, tmp_path):
-  loop.train(runs.config_of(folder, steps=2), tmp_path, programs=programs)
+  loop.train(runs.config_of(folder, steps=2), tmp_path, programs)
   for path in (tmp_path / "checkpoints" / "2" / "state").rglob("manifest.ocdbt"):
     path.write_bytes(b"")
   with pytest.raises(InputError, match="checkpoints/2 cannot be read"):
-    loop.train(runs.config_of(folder, steps=3), tmp_path, programs=programs)
+    loop.train(runs.config_of(folder, steps=3), tmp_path, programs)
 
 
 def test_batches_that_do_not_divide(folder, tmp_path):
   config = dataclasses.replace(runs.config_of(folder), mesh=MeshConfig(data=3))
   with pytest.raises(InputError, match="batch of 4 does not divide over data 3"):
-    loop.train(config, tmp_path, programs=tiny.programs_of(config))
+    loop.train(config, tmp_path, tiny.programs_of(config))
   with pytest.raises(InputError, match="takes 3 devices, there are 8"):
-    loop.train(config, tmp_path)
+    TrainPrograms(config)
 
 
 def test_negatives_beside_data(folder, tmp_path):
@@ -235,7 +237,7 @@ def test_negatives_beside_data(folder, tmp_path):
   config = dataclasses.replace(runs.config_of(folder, (stage,), steps=3, log_every=1),
                                ndpo=NDPOConfig(beta=1.0, sft_weight=0.5))
   programs, whole, parts = tiny.programs_of(config), tmp_path / "whole", tmp_path / "parts"
-  loop.train(config, whole, programs=programs)
+  loop.train(config, whole, programs)
   first, second, _ = runs.told(whole)
   assert first["kind"] == "ndpo" and first["stage"] == "unlearn"
   assert first["d"] == pytest.approx(first["d_ref"], rel=1e-6)
@@ -244,8 +246,8 @@ def test_negatives_beside_data(folder, tmp_path):
 
   # Weights and average have left the reference when the run is stopped.
   short = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=2))
-  loop.train(short, parts, programs=programs)
-  loop.train(config, parts, programs=programs)
+  loop.train(short, parts, programs)
+  loop.train(config, parts, programs)
   assert runs.told(parts) == runs.told(whole)
   found, wanted = runs.arrays(parts, 3), runs.arrays(whole, 3)
   jax.tree.map(np.testing.assert_array_equal, found, wanted)
@@ -262,7 +264,7 @@ def test_nothing_else_moves_between_host_and_device(folder, programs, tmp_path, 
   take = loop.Prefetcher.take
   monkeypatch.setattr(loop.Prefetcher, "take", on_the_host)
   with pytest.raises(RuntimeError, match="Disallowed host-to-device transfer"):
-    loop.train(runs.config_of(folder, log_every=1), tmp_path, programs=programs)
+    loop.train(runs.config_of(folder, log_every=1), tmp_path, programs)
   assert runs.last_line(tmp_path) == 0 and runs.saved_steps(tmp_path) == []
 
 
@@ -282,7 +284,7 @@ def test_clips_of_the_average(folder, programs, tmp_path, monkeypatch):
   monkeypatch.setattr(previews, "ClipPreview", Sampler)
   config = dataclasses.replace(runs.config_of(folder, steps=4, preview_every=2),
                                preview=PreviewConfig(audio="voice.wav"))
-  loop.train(config, tmp_path, programs=programs)
+  loop.train(config, tmp_path, programs, make_previews=previews.Previews)
   assert sorted(path.name for path in (tmp_path / "previews").glob("*.mp4")) == [
       "00000002.mp4", "00000004.mp4"]
   assert len(read_video(tmp_path / "previews/00000004.mp4").frames) == 3
@@ -295,7 +297,7 @@ def test_clips_of_the_average(folder, programs, tmp_path, monkeypatch):
 def test_held_out_clips(folder, programs, tmp_path):
   preview = PreviewConfig(held_out=str(folder / "data"), batches=2)
   config = dataclasses.replace(runs.config_of(folder, steps=4, preview_every=2), preview=preview)
-  loop.train(config, tmp_path, programs=programs)
+  loop.train(config, tmp_path, programs, make_previews=previews.Previews)
   first, second = map(json.loads, (tmp_path / "held_out.jsonl").read_text().splitlines())
   assert (first["step"], second["step"]) == (2, 4)
   assert 0 < second["loss"] != first["loss"]
@@ -309,13 +311,14 @@ def test_held_out_clips(folder, programs, tmp_path):
 
 def test_export_without_checkpoints(folder, tmp_path):
   with pytest.raises(InputError, match="holds no checkpoints"):
-    loop.export(runs.config_of(folder), tmp_path)
+    export_newest(runs.config_of(folder), tmp_path)
 
 
 def test_previews_of_nothing(folder, programs, tmp_path):
   with pytest.raises(InputError, match="nothing to make"):
-    loop.train(runs.config_of(folder, preview_every=1), tmp_path, programs=programs)
+    loop.train(runs.config_of(folder, preview_every=1), tmp_path, programs,
+               make_previews=previews.Previews)
   config = dataclasses.replace(runs.config_of(folder, preview_every=1), checkpoint="untrained",
                                preview=PreviewConfig(audio="voice.wav"))
   with pytest.raises(InputError, match="needs the other networks"):
-    loop.train(config, tmp_path, programs=programs)
+    loop.train(config, tmp_path, programs, make_previews=previews.Previews)

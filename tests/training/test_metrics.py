@@ -10,16 +10,16 @@ from tensorboardX.proto import event_pb2
 
 from emv3_jax.errors import InputError
 from emv3_jax.training.monitor import metrics
-from emv3_jax.training.monitor.metrics import Pending, Row
+from emv3_jax.training.monitor.metrics import PendingMetrics, StepMetrics
 from emv3_jax.training.monitor.tensorboard import TensorBoard
 
 
 def row(step, kind="sft", **values):
-  return Row(step, kind, {"loss": 1.0, "grad_norm": 1.0, **values})
+  return StepMetrics(step, kind, {"loss": 1.0, "grad_norm": 1.0, **values})
 
 
 def test_means_by_task_and_band():
-  told = metrics.line([
+  told = metrics.summarize([
       row(1, loss=2.0, learning_rate=0.1, error=[1.0, 3.0], task=[0, 1], sigma=[0.1, 0.9]),
       row(2, loss=4.0, learning_rate=0.2, error=[3.0, 5.0], task=[1, 3], sigma=[0.2, 1.0])])
   assert told == {
@@ -29,7 +29,7 @@ def test_means_by_task_and_band():
 
 
 def test_kinds_are_told_apart():
-  told = metrics.line([
+  told = metrics.summarize([
       row(1, loss=2.0, error=[2.0], task=[1], sigma=[0.5]),
       row(2, "ndpo", loss=0.5, d=[3.0], d_ref=[1.0], task=[1], sigma=[0.5], positive_error=[4.0],
           positive_task=[3], positive_sigma=[0.7])])
@@ -56,14 +56,14 @@ def test_faults(kind, values, fault):
 
 
 def test_pending_reads_up_to_a_step():
-  pending = Pending()
+  pending = PendingMetrics()
   for step in (1, 2, 3):
     pending.add(step, "sft", {"loss": jnp.float32(step), "error": jnp.arange(2.0)})
   pending.wait(1)
   assert [found.step for found in pending.read(2)] == [1, 2]
   last, = pending.read(3)
-  assert last == Row(3, "sft", {"loss": 3.0, "error": [0.0, 1.0]})
-  assert Row(**json.loads(json.dumps(vars(last)))) == last
+  assert last == StepMetrics(3, "sft", {"loss": 3.0, "error": [0.0, 1.0]})
+  assert StepMetrics(**json.loads(json.dumps(vars(last)))) == last
 
 
 def test_event_files_are_tensorboard_s(tmp_path):
@@ -104,7 +104,7 @@ def test_a_full_disk_is_told(tmp_path, full):
 def test_lines_after_a_checkpoint_are_forgotten(tmp_path):
   path = tmp_path / "metrics.jsonl"
   path.write_text('{"step": 3, "loss": 1}\n{"step": 6, "loss": 2}\n{"step": 9, "lo')
-  metrics.forget_after(path, 5)
+  metrics.drop_after(path, 5)
   assert path.read_text() == '{"step": 3, "loss": 1}\n'
   with metrics.Writer(tmp_path, 5) as writer:
     writer.write({"step": 6, "loss": 0.5})

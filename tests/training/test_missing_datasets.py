@@ -18,9 +18,10 @@ from emv3_jax.models.network import named_leaves
 from emv3_jax.runtime import processes
 from emv3_jax.runtime.config import build
 from emv3_jax.training import loop
-from emv3_jax.training.curriculum import Stage
-from emv3_jax.training.input.sources import Need
+from emv3_jax.training.curriculum import Stage, stage_position
+from emv3_jax.training.input.sources import RequiredDataset
 from emv3_jax.training.run.dataset_commands import commands_for, shipped
+from emv3_jax.training.run.export import export_newest
 from emv3_jax.training.settings import Config, NDPOConfig
 from tests.data import windows
 from tests.training import runs, tiny
@@ -59,16 +60,16 @@ def negatives(folder):
 
 def test_a_run_waits_for_negatives_and_goes_on(folder, programs, negatives, tmp_path, caplog):
   waiting, whole = tmp_path / "waiting", tmp_path / "whole"
-  missing = Need(str(folder / "negatives"), 1, "hands", negative=True)
+  missing = RequiredDataset(str(folder / "negatives"), 1, "hands", negative=True)
   for _ in range(2):  # a second start finds them missing still
     with caplog.at_level(std_logging.WARNING):
-      assert loop.train(config_of(folder), waiting, programs=programs) == loop.Outcome(
+      assert loop.train(config_of(folder), waiting, programs) == loop.Outcome(
           2, True, missing)
     assert f"stages.1 ('hands') takes its negatives from {folder / 'negatives'}" in caplog.text
     caplog.clear()
   assert runs.saved_steps(waiting) == [2] and runs.last_line(waiting) == 2
 
-  loop.export(config_of(folder), waiting, tmp_path / "model", programs)
+  export_newest(config_of(folder), waiting, tmp_path / "model", programs)
   found = named_leaves(load_component(tmp_path / "model", "transformer", programs.network.abstract))
   saved = runs.arrays(waiting, 2)
   for part in ("ema", "params"):
@@ -77,13 +78,13 @@ def test_a_run_waits_for_negatives_and_goes_on(folder, programs, negatives, tmp_
     assert all(same) if part == "ema" else not all(same), "the average is exported, not the weights"
 
   negatives()
-  assert loop.train(config_of(folder), waiting, programs=programs) == DONE
-  assert loop.train(config_of(folder), whole, programs=programs) == DONE
+  assert loop.train(config_of(folder), waiting, programs) == DONE
+  assert loop.train(config_of(folder), whole, programs) == DONE
   assert runs.told(waiting) == runs.told(whole)
   jax.tree.map(np.testing.assert_array_equal, runs.arrays(waiting, 6), runs.arrays(whole, 6))
 
   shutil.rmtree(folder / "negatives")  # of a stage that has ended: not needed any more
-  assert loop.train(config_of(folder, steps=7), whole, programs=programs).step == 7
+  assert loop.train(config_of(folder, steps=7), whole, programs).step == 7
 
 
 def test_negatives_may_come_while_the_run_is_at_work(folder, programs, negatives, tmp_path):
@@ -93,7 +94,7 @@ def test_negatives_may_come_while_the_run_is_at_work(folder, programs, negatives
       if step == 1:
         negatives()
 
-  assert loop.train(config_of(folder), tmp_path, programs=programs, throughput=Late()) == DONE
+  assert loop.train(config_of(folder), tmp_path, programs, throughput=Late()) == DONE
 
 
 def test_what_is_there_is_checked_at_once(folder, programs, negatives, tmp_path):
@@ -102,34 +103,34 @@ def test_what_is_there_is_checked_at_once(folder, programs, negatives, tmp_path)
   index["conditions"]["audio_dim"] += 1
   (folder / "negatives/index.json").write_text(json.dumps(index))
   with pytest.raises(InputError, match="negatives was prepared for another model.*audio_dim"):
-    loop.train(config_of(folder), tmp_path, programs=programs)
+    loop.train(config_of(folder), tmp_path, programs)
 
 
 def test_a_first_stage_that_unlearns_needs_no_data(folder, negatives, tmp_path, monkeypatch):
   """Its negatives come from the weights that the run starts from."""
-  monkeypatch.setattr(loop.Run, "after", lambda *_: None)
+  monkeypatch.setattr(loop.Run, "after_step", lambda *_: None)
   monkeypatch.setattr(loop.Run, "step",
                       lambda _, state, step, batches: (batches.take(step), state)[1])
   config = dataclasses.replace(config_of(folder, log_every=9), stages=stages_of(folder)[1:],
                                data=str(tmp_path / "data"))
   programs = tiny.programs_of(config)
-  outcome = loop.train(config, tmp_path / "w", programs=programs)
+  outcome = loop.train(config, tmp_path / "w", programs)
   assert (outcome.step, outcome.missing.folder) == (0, str(folder / "negatives"))
-  loop.export(config, tmp_path / "w", tmp_path / "model", programs)
+  export_newest(config, tmp_path / "w", tmp_path / "model", programs)
   negatives()
-  outcome = loop.train(config, tmp_path / "w", programs=programs)
-  assert (outcome.step, outcome.missing) == (2, Need(config.data, 1, "learn", negative=False))
+  outcome = loop.train(config, tmp_path / "w", programs)
+  assert (outcome.step, outcome.missing) == (2, RequiredDataset(config.data, 1, "learn", negative=False))
   windows.write_dataset(tmp_path / "data")
-  assert loop.train(config, tmp_path / "w", programs=programs).step == 4
+  assert loop.train(config, tmp_path / "w", programs).step == 4
 
 
 def test_processes_agree(folder, programs, monkeypatch, tmp_path):
   """What is missing on another host only is missing here too."""
-  run = loop.Run(config_of(folder), tmp_path, loop.Throughput(), programs)
+  run = loop.Run(config_of(folder), tmp_path, programs, None, loop.Throughput())
   assert run.missing(0) is None
   monkeypatch.setattr(processes, "anywhere", lambda flag: True)
   monkeypatch.setattr(processes, "together", lambda act: act())
-  assert run.missing(0) == Need(str(folder / "data"), 0, "learn", negative=False)
+  assert run.missing(0) == RequiredDataset(str(folder / "data"), 0, "learn", negative=False)
 
 
 def command_line_of(folder, tmp_path, **fields) -> list[str]:
@@ -139,7 +140,7 @@ def command_line_of(folder, tmp_path, **fields) -> list[str]:
 
 
 def test_the_command_line_says_how_to_go_on(folder, tmp_path, caplog, monkeypatch):
-  missing = Need(str(tmp_path / "da ta"), 1, "hands", negative=True)
+  missing = RequiredDataset(str(tmp_path / "da ta"), 1, "hands", negative=True)
   monkeypatch.setattr(loop, "train", lambda *_, **__: loop.Outcome(2, True, missing))
   with caplog.at_level(std_logging.INFO):
     assert run_train.main(command_line_of(folder, tmp_path)) == 75
@@ -156,7 +157,7 @@ def test_a_run_does_not_begin_without_its_data(folder, tmp_path):
 def test_negatives_are_prepared_as_the_data_are(folder):
   """In windows of their length and sizes, where these are not the default ones."""
   command = ["python", "run_train.py", "--config=c.py", "--workdir=w"]
-  told = commands_for(Need("neg", 1, "hands", True), config_of(folder), pathlib.Path("w"), command)
+  told = commands_for(RequiredDataset("neg", 1, "hands", True), config_of(folder), pathlib.Path("w"), command)
   assert told.splitlines()[1:] == [
       "  python run_train.py --config=c.py --workdir=w --export=w/stage_1/model",
       "  python run_sample.py --config=configs/SAMPLING.py --checkpoint=w/stage_1/model "
@@ -179,9 +180,9 @@ def test_negatives_of_other_weights_are_told(folder, programs, negatives, tmp_pa
                                              made_by, warned):
   index = json.loads((negatives() / "index.json").read_text())
   (folder / "negatives/index.json").write_text(json.dumps({**index, "made_by": made_by}))
-  run = loop.Run(config_of(folder), tmp_path, loop.Throughput(), programs)
-  monkeypatch.setattr(run.stage_start, "keep", lambda *_: None)
+  run = loop.Run(config_of(folder), tmp_path, programs, None, loop.Throughput())
+  monkeypatch.setattr(run.stage_start, "save", lambda *_: None)
   monkeypatch.setattr(run.stage_start, "digest", {2: "this"}.get)
   with caplog.at_level(std_logging.WARNING):
-    run._begin_stage({}, 2)
+    run.save_stage_start({}, stage_position(run.stages, 2))
   assert ("stages.1 ('hands')" in caplog.text and "other weights (other)" in caplog.text) == warned

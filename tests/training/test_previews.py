@@ -92,7 +92,7 @@ def test_held_out_lines_by_band_and_task(rng):
   cells = rng.normal(size=(4, 500, 3)) * (1, 2, 3) * np.array([1, 1, 2, 2])[:, None, None] + 1
   moments = np.stack([cells.mean(axis=1), np.square(cells).mean(axis=1)], axis=1)
   error, task = np.arange(20.0).reshape(4, 5), np.array([1, 1, 3, 3])
-  told = previews._line(error, task, moments)
+  told = previews._means(error, task, moments)
   assert told["loss"] == error.mean() and told["loss/sigma_0.2-0.4"] == error[:, 1].mean()
   assert told["loss/i2v"] == error[:2].mean() and told["loss/lipsync"] == error[2:].mean()
   assert told["linear/sigma_0.2-0.4"] == pytest.approx(float(flow.linear_error(cells, 0.3)), rel=1e-5)

@@ -12,7 +12,7 @@ from emv3_jax.errors import InputError
 from emv3_jax.sharding import MeshConfig
 from emv3_jax.sharding import mesh as mesh_lib
 from emv3_jax.training.curriculum import Mixture, Stage, draw_tasks
-from emv3_jax.training.input.prefetch import Prefetcher, finished, local_rows
+from emv3_jax.training.input.prefetch import Prefetcher, local_rows, make_batch
 from emv3_jax.training.input.sources import Sources
 from emv3_jax.training.settings import NDPOConfig
 from emv3_jax.variants.preview import PREVIEW
@@ -38,10 +38,10 @@ def config_of(folder, sft_weight=0.0, kind="ndpo"):
     (0.0, [0, 1, 2, 3, 4, 5, 5, 6, 7, 7]), (0.5, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9])])
 def test_batches_are_taken_one_after_the_other(folder, sft_weight, data):
   sources = Sources(config_of(folder, sft_weight))
-  assert [sources.number(step, sources.data) for step in range(10)] == data
+  assert [sources.batch_index(step, sources.data) for step in range(10)] == data
   negatives = sources.of_step(5)
   assert negatives.stage == 1 and sources.of_step(4).stage is None
-  assert [sources.number(step, negatives) for step in range(10)] == [0] * 6 + [1, 1, 1, 2]
+  assert [sources.batch_index(step, negatives) for step in range(10)] == [0] * 6 + [1, 1, 1, 2]
 
 
 def batch_sharding(**sizes):
@@ -64,11 +64,11 @@ def test_batches_on_the_mesh(folder):
     assert batches._queue.empty(), "it reads to the end and no further"
   assert learnt.positives is None and unlearnt.positives is not None
   for batch, step in ((learnt.batch, 4), (unlearnt.batch, 5)):
-    np.testing.assert_array_equal(batch.example, sources.examples(step))
-    for row, example in enumerate(sources.examples(step)):
+    np.testing.assert_array_equal(batch.example, sources.record_numbers(step))
+    for row, example in enumerate(sources.record_numbers(step)):
       np.testing.assert_array_equal(batch.latents[row], windows.make_record(example).latents)
     assert batch.latents.sharding.is_equivalent_to(target, 5)
-  want = sources.data.order.records(sources.number(5, sources.data))
+  want = sources.data.order.records(sources.batch_index(5, sources.data))
   np.testing.assert_array_equal(unlearnt.positives.example, want)
 
 
@@ -82,8 +82,8 @@ def test_pairs_are_of_one_record(folder):
   with Prefetcher(config, sources, batch_sharding(), first=0, end=4) as batches:
     for step in range(4):
       pair = batches.take(step)
-      np.testing.assert_array_equal(pair.positives.example, sources.examples(step))
-      for row, example in enumerate(sources.examples(step)):
+      np.testing.assert_array_equal(pair.positives.example, sources.record_numbers(step))
+      for row, example in enumerate(sources.record_numbers(step)):
         np.testing.assert_array_equal(pair.positives.latents[row],
                                       windows.make_record(example).latents)
 
@@ -122,7 +122,7 @@ def test_negatives_keep_their_task_and_pairs_have_one(folder, tmp_path):
   np.testing.assert_array_equal(made.batch.example, made.positives.example)
   other = collate([windows.make_record(1, task="i2v")], np.arange(1), 8, PREVIEW)
   with pytest.raises(InputError, match="record 0 .* for the tasks i2v and lipsync; a pair needs one"):
-    finished(0, 0, pairs, collate([windows.make_record(1, task="lipsync")], np.arange(1), 8, PREVIEW), other)
+    make_batch(0, 0, pairs, collate([windows.make_record(1, task="lipsync")], np.arange(1), 8, PREVIEW), other)
 
 
 def test_rows_of_a_process_need_not_lie_together():
@@ -173,7 +173,7 @@ def test_datasets_are_told_apart_by_their_stage(folder):
   assert told["negatives"].keys() == {"0", "1", "2"} and "data" not in told
   assert told["negatives"]["0"] == told["negatives"]["2"] != told["negatives"]["1"]
   assert [len(sources.of_step(step).dataset) for step in range(6)] == [3, 3, 2, 2, 3, 3]
-  assert [sources.number(step, sources.of_step(step)) for step in range(6)] == [0, 1] * 3
+  assert [sources.batch_index(step, sources.of_step(step)) for step in range(6)] == [0, 1] * 3
   same = dataclasses.replace(config, stages=(stage(folder / "negatives" / ".." / "data"),))
   with pytest.raises(InputError, match=r"stages.0 \('data'\) takes its negatives from .* is the data"):
     Sources(same)

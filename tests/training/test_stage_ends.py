@@ -9,7 +9,8 @@ import pytest
 from emv3_jax.data.index import INDEX
 from emv3_jax.training import loop
 from emv3_jax.training.curriculum import Stage
-from emv3_jax.training.input.sources import Need, Sources
+from emv3_jax.training.input.sources import RequiredDataset, Sources
+from emv3_jax.training.monitor.reporting import Reporter
 from emv3_jax.training.run import stage_start
 from emv3_jax.training.settings import NDPOConfig
 from emv3_jax.training.update.state import has_reference
@@ -20,8 +21,10 @@ STAGES = (Stage("learn", 4), Stage("tasks", 4), Stage("hands", 4, kind="ndpo", n
 
 def run_of(**fields) -> SimpleNamespace:
   """A run of STAGES as far as a method of `loop.Run` looks at it."""
-  return SimpleNamespace(**{"programs": SimpleNamespace(stages=STAGES), "share": None, "due": None,
-                            "throughput": loop.Throughput(), "config": tiny.config_of(*STAGES), **fields})
+  config, throughput = tiny.config_of(*STAGES), loop.Throughput()
+  reporter = Reporter(config.train, 12, STAGES, throughput, None, None)
+  return SimpleNamespace(**{"stages": STAGES, "reporter": reporter, "throughput": throughput,
+                            "config": config, **fields})
 
 
 @pytest.mark.parametrize("step, share, warned", [
@@ -32,16 +35,16 @@ def test_the_share_is_that_of_the_stage_that_ended(step, share, warned, caplog):
   asked = []
   run = run_of(stage_start=SimpleNamespace(share=lambda first, _: asked.append(first) or share))
   with caplog.at_level(std_logging.WARNING):
-    loop.Run.after(run, step, {})
-  assert (asked, run.share, run.due) == ([step - 4], share, step)
+    loop.Run.after_step(run, step, {})
+  assert (asked, run.reporter.ema_share, run.reporter.due) == ([step - 4], share, step)
   assert ("The average holds" in caplog.text) == warned == ("stages.2 ('hands')" in caplog.text)
 
 
 def test_within_a_stage_lines_are_due_in_turn():
   run, due = run_of(), []
   for step in (5, 19, 20):
-    loop.Run.after(run, step, {})
-    due.append(run.due)
+    loop.Run.after_step(run, step, {})
+    due.append(run.reporter.due)
   assert run.config.train.log_every == 10 and due == [None, None, 20]
 
 
@@ -49,8 +52,7 @@ def test_within_a_stage_lines_are_due_in_turn():
 def test_beginnings_are_kept_that_the_newest_whole_checkpoint_goes_back_to(latest, forgotten):
   """Not those that the checkpoint needs which is only about to be written."""
   found, saved = [], []
-  run = run_of(read_metrics=lambda _: None, rows=[],
-               stage_start=SimpleNamespace(forget_before=found.append))
+  run = run_of(stage_start=SimpleNamespace(remove_before=found.append))
   checkpoints = SimpleNamespace(newest=latest, latest=latest, wait=lambda: None,
                                 save=lambda step, *_: saved.append(step))
   loop.Run.save(run, checkpoints, 10, {})
@@ -58,9 +60,9 @@ def test_beginnings_are_kept_that_the_newest_whole_checkpoint_goes_back_to(lates
 
 
 def test_a_run_that_waits_has_stopped(caplog):
-  need = Need("hands", 2, "hands", negative=True)
+  need = RequiredDataset("hands", 2, "hands", negative=True)
   with caplog.at_level(std_logging.WARNING):
-    assert loop._waiting(tiny.config_of(*STAGES), 8, need) == loop.Outcome(8, True, need)
+    assert loop._stopped_without(need, 12, 8) == loop.Outcome(8, True, need)
   assert "Stopped at step 8 of 12: stages.2 ('hands') takes its negatives from hands" in caplog.text
 
 
@@ -83,18 +85,18 @@ def test_what_is_missing_is_told_in_order(tmp_path):
   sources = Sources(config_of(tmp_path, Stage("learn", 4), unlearn, pairs, sft_weight=0.5))
   data, negatives = str(tmp_path / "data"), str(tmp_path / "hands")
   for index, name in enumerate(("learn", "hands", "hands")):
-    assert sources.missing(index) == Need(data, index, name, negative=False)
-  assert sources.needs(2)[1:] == [Need(negatives, 2, "hands", negative=True)]
+    assert sources.missing(index) == RequiredDataset(data, index, name, negative=False)
+  assert sources.required(2)[1:] == [RequiredDataset(negatives, 2, "hands", negative=True)]
   alone = Sources(config_of(tmp_path, unlearn))
-  assert alone.missing(0) == Need(negatives, 0, "hands", negative=True)
+  assert alone.missing(0) == RequiredDataset(negatives, 0, "hands", negative=True)
   assert sources.made_by(0) == alone.made_by(0) == "" and "data" not in sources.digests()
-  assert [str(need) for need in sources.needs(1)] == [
+  assert [str(need) for need in sources.required(1)] == [
       f"stages.1 ('hands') learns from {data}",
       f"stages.1 ('hands') takes its negatives from {negatives}"]
 
 
 def test_a_folder_without_an_index_is_no_dataset(tmp_path):
-  need = Need(str(tmp_path), 0, "learn", negative=False)
+  need = RequiredDataset(str(tmp_path), 0, "learn", negative=False)
   assert not need.is_there()
   (tmp_path / INDEX).touch()
   assert need.is_there()
@@ -131,15 +133,15 @@ def test_weights_that_stay_have_no_share(tmp_path, monkeypatch):
   leaf, still = jnp.arange(3, dtype=jnp.float32), jnp.ones(2)
   state = lambda params, ema: {"params": {"a": params, "b": still}, "ema": {"a": ema, "b": still}}
   start = stage_start.StageStart(tmp_path, programs)
-  start.keep(0, state(leaf, leaf + 5), STAGES[0])
-  start.keep(0, state(leaf, leaf), STAGES[0])
+  start.save(0, state(leaf, leaf + 5), STAGES[0])
+  start.save(0, state(leaf, leaf), STAGES[0])
   assert start.share(0, state(leaf, leaf)) is None and start.share(4, state(leaf, leaf)) is None
   assert start.share(0, state(leaf + 4, leaf + 1)) == 0.25
-  start.keep(4, state(leaf + 4, leaf + 1), Stage("on", 4, start="online"))
+  start.save(4, state(leaf + 4, leaf + 1), Stage("on", 4, start="online"))
   assert start.share(4, state(leaf + 6, leaf + 2)) == 0.5
   for first, there in ((4, ["4"]), (5, [])):
-    start.forget_before(first)
+    start.remove_before(first)
     assert sorted(path.name for path in (tmp_path / stage_start.FOLDER).iterdir()) == there
   start.remove()
   assert not (tmp_path / stage_start.FOLDER).exists()
-  start.forget_before(9)  # there is nothing to forget
+  start.remove_before(9)  # there is nothing to forget

@@ -98,7 +98,7 @@ def test_states_of_version_0_1_had_a_reference_they_did_not_use(tmp_path):
   abstract = lambda *names: {
       name: jax.ShapeDtypeStruct((3,), np.float32, sharding=whole) for name in names}
   config = tiny.config_of()
-  with Checkpoints(tmp_path, config, run_config.describe(config, {})) as checkpoints:
+  with Checkpoints(tmp_path, run_config.describe(config, {}), keep=2) as checkpoints:
     checkpoints.save(4, state, ())
     checkpoints.wait()
     found, _ = checkpoints.load(4, abstract("params"))

@@ -1,7 +1,7 @@
 """Batches on the mesh, made ahead in a thread: records read, tasks drawn, rows put on the devices.
 
-A step's tasks are drawn by (seed, step, record), but for records that name their own. So neither where a run was stopped nor the number
-of processes nor threads change a batch; see `training.input.sources` for which records are in it.
+A step's tasks are drawn by (seed, step, record), but for records that name their own. So neither
+where a run was stopped nor the number of processes nor threads change a batch; see `training.input.sources` for which records are in it.
 """
 
 import dataclasses
@@ -112,18 +112,18 @@ class Prefetcher:
 
   def _make(self, step: int) -> StepBatch:
     sources = self._sources
-    stage, kind = (curriculum.stage_position(sources.stages, step).stage,
-                   curriculum.kind_at(sources.stages, step))
+    position = curriculum.stage_position(sources.stages, step)
+    stage, kind = position.stage, position.kind
     records, positives = self._next(sources.of_step(step), step), None
     if kind == "dpo":
       positives = sources.data.records(records["example"])
-    elif kind == "ndpo" and sources.learns_beside_negatives(stage):
+    elif kind == "ndpo" and sources.uses_positives(stage):
       positives = self._next(sources.data, step)
-    finish = lambda records, others: to_mesh(
-        finished(self._config.seed, step, stage, records, others if kind == "dpo" else None),
+    to_batch = lambda records, others: to_mesh(
+        make_batch(self._config.seed, step, stage, records, others if kind == "dpo" else None),
         self._target, self._config.train.batch)
-    return StepBatch(step, finish(records, positives),
-                     None if positives is None else finish(positives, records))
+    return StepBatch(step, to_batch(records, positives),
+                     None if positives is None else to_batch(positives, records))
 
   def _next(self, source: Source, step: int) -> pipeline.Batch:
     """This process's rows of the records that `step` takes from a source."""
@@ -131,12 +131,12 @@ class Prefetcher:
       iterator = source.dataset.batches(
           self._config.train.batch, seed=self._config.seed, rows=self._rows,
           threads=self._config.train.data_threads)
-      iterator.set_state(source.dataset.state_at(self._sources.number(step, source)))
+      iterator.set_state(source.dataset.state_at(self._sources.batch_index(step, source)))
       self._iterators[source] = iterator
     return next(self._iterators[source])
 
 
-def finished(seed: int, step: int, stage: Stage, records: pipeline.Batch,
+def make_batch(seed: int, step: int, stage: Stage, records: pipeline.Batch,
              pair: pipeline.Batch | None = None) -> Batch:
   """Records as a training batch of `step`.
 

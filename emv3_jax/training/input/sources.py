@@ -51,7 +51,7 @@ class Source:
 
 
 @dataclasses.dataclass(frozen=True)
-class Need:
+class RequiredDataset:
   """A dataset that a stage takes from.
 
   Attributes:
@@ -119,30 +119,30 @@ class Sources:
       raise InputError(f"{where} takes its negatives from {stage.negatives}, which is the data that "
                        "the run learns from; give them a folder of their own.")
 
-  def needs(self, index: int) -> list[Need]:
+  def required(self, index: int) -> list[RequiredDataset]:
     """The datasets that stage `index` takes from."""
-    stage, needs = self.stages[index], []
+    stage, required = self.stages[index], []
     if needs_data(self._config, stage):
-      needs.append(Need(self._config.data, index, stage.name, negative=False))
+      required.append(RequiredDataset(self._config.data, index, stage.name, negative=False))
     if stage.kind != "sft":
-      needs.append(Need(stage.negatives, index, stage.name, negative=True))
-    return needs
+      required.append(RequiredDataset(stage.negatives, index, stage.name, negative=True))
+    return required
 
-  def missing(self, index: int) -> Need | None:
+  def missing(self, index: int) -> RequiredDataset | None:
     """A dataset that stage `index` takes from and that is not there yet; opens those that are.
 
     Raises:
       InputError: one that is there cannot be used.
     """
     found = None
-    for need in self.needs(index):
-      is_open = index in self._negatives if need.negative else self.data is not None
-      if not is_open and not need.is_there():
-        found = found or need
-      elif not is_open and need.negative:
-        self._negatives[index] = self._open(need.folder, index)
+    for dataset in self.required(index):
+      is_open = index in self._negatives if dataset.negative else self.data is not None
+      if not is_open and not dataset.is_there():
+        found = found or dataset
+      elif not is_open and dataset.negative:
+        self._negatives[index] = self._open(dataset.folder, index)
       elif not is_open:
-        self.data = self._open(need.folder, None)
+        self.data = self._open(dataset.folder, None)
     if found is None and self.stages[index].kind == "dpo":
       self._check_pairs(index)
     return found
@@ -175,32 +175,32 @@ class Sources:
       return self.data
     return self._negatives[curriculum.stage_position(self.stages, step).index]
 
-  def learns_beside_negatives(self, stage: Stage) -> bool:
-    """Whether ndpo steps of the stage learn a batch of the data too."""
+  def uses_positives(self, stage: Stage) -> bool:
+    """Whether ndpo steps of the stage take a batch of the data beside the negatives."""
     return stage.kind == "ndpo" and self._config.ndpo.sft_weight > 0
 
-  def number(self, step: int, source: Source) -> int:
+  def batch_index(self, step: int, source: Source) -> int:
     """How many batches the steps before `step` take from a source."""
     position = curriculum.stage_position(self.stages, step)
-    return sum(self._taken(index, stage.steps, source)
+    return sum(self._batches_taken(index, stage.steps, source)
                for index, stage in enumerate(self.stages[:position.index])
-               ) + self._taken(position.index, step - position.first_step, source)
+               ) + self._batches_taken(position.index, step - position.first_step, source)
 
-  def _taken(self, index: int, steps: int, source: Source) -> int:
+  def _batches_taken(self, index: int, steps: int, source: Source) -> int:
     """Likewise of the first `steps` steps of a stage."""
     stage = self.stages[index]
     special = 0 if stage.kind == "sft" else steps // stage.every
     if source.stage is not None:
       return special if index == source.stage else 0
-    return steps if self.learns_beside_negatives(stage) else steps - special
+    return steps if self.uses_positives(stage) else steps - special
 
-  def examples(self, step: int) -> np.ndarray:
+  def record_numbers(self, step: int) -> np.ndarray:
     """uint32 [b]: the record numbers of the batch of a step, those of all processes."""
     source = self.of_step(step)
-    return source.order.records(self.number(step, source))
+    return source.order.records(self.batch_index(step, source))
 
   def digests(self) -> dict:
     """Identity of the data, and of the negatives by number of the stage, as far as they are there."""
-    told: dict = {"negatives": {str(index): source.digest()
-                                for index, source in sorted(self._negatives.items())}}
-    return told if self.data is None else {"data": self.data.digest(), **told}
+    digests: dict = {"negatives": {str(index): source.digest()
+                                   for index, source in sorted(self._negatives.items())}}
+    return digests if self.data is None else {"data": self.data.digest(), **digests}

@@ -1,4 +1,4 @@
-"""What a run leaves behind when its loss goes wrong."""
+"""Divergence of a run, and the report of the step where it happened."""
 
 import math
 import pathlib
@@ -7,15 +7,15 @@ from emv3_jax.io.atomic import write_json
 from emv3_jax.runtime import processes
 from emv3_jax.tasks import by_number
 from emv3_jax.training.input.sources import Sources
-from emv3_jax.training.monitor.metrics import Row
+from emv3_jax.training.monitor.metrics import StepMetrics
 
 
 class Diverged(Exception):
   """Training cannot go on: loss or gradients are not finite, or the loss is too large."""
 
 
-def diverged(row: Row, fault: str, sources: Sources, workdir: pathlib.Path) -> Diverged:
-  """Writes WORKDIR/diverged_STEP.json: the step's numbers, and its clips with theirs.
+def diverged(row: StepMetrics, fault: str, sources: Sources, workdir: pathlib.Path) -> Diverged:
+  """Writes WORKDIR/diverged_STEP.json: the step's numbers, and its clips.
 
   Args:
     row: metrics of the step.
@@ -29,24 +29,24 @@ def diverged(row: Row, fault: str, sources: Sources, workdir: pathlib.Path) -> D
   path = workdir / f"diverged_{row.step}.json"
   if processes.is_first():
     write_json(path, {"step": row.step, "why": fault,
-                      **{name: _plain(value) for name, value in row.values.items()
+                      **{name: _json_number(value) for name, value in row.values.items()
                          if not isinstance(value, list)}, **_clips(row, sources)})
   return Diverged(f"Stopped: in step {row.step} {fault}. Its batch is listed in {path}; the newest "
                   "checkpoint is from before it. Lower the learning rate, or leave the clips out.")
 
 
-def _clips(row: Row, sources: Sources) -> dict:
-  source, numbers = sources.of_step(row.step - 1), sources.examples(row.step - 1)
+def _clips(row: StepMetrics, sources: Sources) -> dict:
+  source, numbers = sources.of_step(row.step - 1), sources.record_numbers(row.step - 1)
   by_example = {name: values for name, values in row.values.items() if isinstance(values, list)}
   clips = []
-  for place, number in enumerate(numbers):
+  for index, number in enumerate(numbers):
     record = source.dataset[number]
-    told = {name: _plain(values[place]) for name, values in by_example.items()}
-    clips.append({"record": int(number), "id": record.id, "window": record.index, **told,
-                  "task": by_number(by_example["task"][place]).name})
+    values = {name: _json_number(values[index]) for name, values in by_example.items()}
+    clips.append({"record": int(number), "id": record.id, "window": record.index, **values,
+                  "task": by_number(by_example["task"][index]).name})
   return {"dataset": source.folder, "batch": clips}
 
 
-def _plain(value: float) -> float | str:
+def _json_number(value: float) -> float | str:
   """JSON has no NaN."""
   return value if math.isfinite(value) else str(value)

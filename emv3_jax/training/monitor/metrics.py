@@ -1,8 +1,8 @@
-"""What a run reports: means over the steps since the last line, by task and by band of sigma.
+"""Metrics of a run: means over the steps since the last record, by task and by band of sigma.
 
 A step's metrics stay on the devices while the next steps are started, and are read when they are
-there. Those of a line that is not yet due go into a checkpoint, so that a run that is resumed
-writes the lines that it would have written.
+there. Those of a record that is not yet due go into a checkpoint, so that a run that is resumed
+writes the records that it would have written.
 """
 
 from collections.abc import Sequence
@@ -24,18 +24,18 @@ from emv3_jax.training.monitor.tensorboard import TensorBoard
 BANDS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # of sigma
 _LAST = ("learning_rate", "ema_decay")  # of which the last value is reported
 _LABELS = ("task", "sigma")
-_WATCHED = ("d", "d_positive", "positive_error")  # errors of steps whose loss is none
-_ERRORS = ("error", "d")  # by example, of sft and of negative DPO; told by task and sigma
+_WATCHED = ("d", "d_positive", "positive_error")  # errors in steps whose loss is not an error
+_ERRORS = ("error", "d")  # by example, of sft and of negative DPO; grouped by task and sigma
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class StepMetrics:
   """Metrics of one step, on the host.
 
   Attributes:
     step: number of steps done with it.
     kind: of the step.
-    values: numbers, and lists of b numbers for what is told by example.
+    values: numbers, and lists of b numbers for metrics by example.
   """
 
   step: int
@@ -53,14 +53,14 @@ class Row:
     return None
 
   def _errors(self) -> dict[str, float]:
-    """Mean errors of the velocity. That of an sft step is its loss; other losses are none."""
+    """Mean errors of the velocity. That of an sft step is its loss; other losses are not errors."""
     if self.kind == "sft":
       return {"loss": self.values["loss"]}
     return {name: float(np.mean(self.values[name])) for name in _WATCHED if name in self.values}
 
 
-class Pending:
-  """Metrics of steps whose numbers were not read yet."""
+class PendingMetrics:
+  """Metrics that are still on the devices."""
 
   def __init__(self):
     self._steps: list[tuple[int, Kind, dict[str, jax.Array]]] = []
@@ -76,52 +76,51 @@ class Pending:
     if len(self._steps) > running:
       jax.block_until_ready(self._steps[-1 - running][2]["loss"])
 
-  def read(self, last: int) -> list[Row]:
-    """Rows of the steps up to `last` that were not read before; waits for them."""
+  def read(self, last: int) -> list[StepMetrics]:
+    """Metrics of the steps up to `last` that were not read before; waits for them."""
     due = [entry for entry in self._steps if entry[0] <= last]
     self._steps = self._steps[len(due):]
-    return [Row(step, kind, {name: np.asarray(array.addressable_data(0)).tolist()
+    return [StepMetrics(step, kind, {name: np.asarray(array.addressable_data(0)).tolist()
                              for name, array in metrics.items()})
             for step, kind, metrics in due]
 
 
-def line(rows: Sequence[Row]) -> dict[str, float]:
-  """Means over rows; means of errors over the examples of each task and band of sigma too.
+def summarize(rows: Sequence[StepMetrics]) -> dict[str, float]:
+  """Means over steps; means of errors over the examples of each task and band of sigma too.
 
-  `loss` is the mean over all steps; where steps of several kinds are among them, `loss/KIND` is that
-  of a kind. Names with a slash belong to the group before it: `loss/i2v`, `loss/sigma_0.0-0.2`.
+  `loss` is the mean over all steps; where they are of several kinds, `loss/KIND` is that of a kind. Names with a slash belong to the group before it: `loss/i2v`, `loss/sigma_0.0-0.2`.
   """
-  told: dict[str, float] = {}
+  means: dict[str, float] = {}
   for name in dict.fromkeys(name for row in rows for name in row.values):
     if not name.endswith(_LABELS) and name != "error":  # whose mean is the loss
       values = [row.values[name] for row in rows if name in row.values]
-      told[name] = float(values[-1] if name in _LAST else np.mean(values))
+      means[name] = float(values[-1] if name in _LAST else np.mean(values))
   kinds = {row.kind for row in rows}
   if len(kinds) > 1:
     for kind in sorted(kinds):
-      told[f"loss/{kind}"] = float(np.mean([row.values["loss"] for row in rows
+      means[f"loss/{kind}"] = float(np.mean([row.values["loss"] for row in rows
                                             if row.kind == kind]))
   for prefix in ("", "positive_"):
     for name in _ERRORS:
       found = [row.values for row in rows if prefix + name in row.values]
       if found:
         group = prefix + ("loss" if name == "error" else name)
-        told |= _by_label(group, *(np.concatenate([values[prefix + of] for values in found])
+        means |= _by_label(group, *(np.concatenate([values[prefix + of] for values in found])
                                    for of in (name, *_LABELS)))
-  return told
+  return means
 
 
 def _by_label(group: str, errors: np.ndarray, tasks: np.ndarray,
               sigmas: np.ndarray) -> dict[str, float]:
-  told = {}
+  means = {}
   for number, task in enumerate(names()):
     if (tasks == number).any():
-      told[f"{group}/{task}"] = float(errors[tasks == number].mean())
+      means[f"{group}/{task}"] = float(errors[tasks == number].mean())
   bands = np.clip(np.searchsorted(BANDS, sigmas, side="right") - 1, 0, len(BANDS) - 2)
   for number in np.unique(bands):
-    told[f"{group}/sigma_{BANDS[number]}-{BANDS[number + 1]}"] = float(
+    means[f"{group}/sigma_{BANDS[number]}-{BANDS[number + 1]}"] = float(
         errors[bands == number].mean())
-  return told
+  return means
 
 
 class Writer:
@@ -129,7 +128,7 @@ class Writer:
 
   Args:
     workdir: the run's folder.
-    step: the step that the run goes on from: lines of later steps are dropped.
+    step: the step that the run resumes from: records of later steps are dropped.
 
   Raises:
     InputError: the disk is full; from `write` and at the end too.
@@ -138,8 +137,8 @@ class Writer:
   def __init__(self, workdir: pathlib.Path, step: int):
     self._workdir, self._events = workdir, workdir / "tensorboard"
     for name in ("metrics", "held_out"):
-      forget_after(workdir / f"{name}.jsonl", step)
-    with _written(self._events):
+      drop_after(workdir / f"{name}.jsonl", step)
+    with _checked_writing(self._events):
       self._tensorboard = TensorBoard(self._events, step)
 
   def __enter__(self) -> "Writer":
@@ -147,25 +146,25 @@ class Writer:
 
   def __exit__(self, kind, *_) -> None:
     # An error is on its way already: one of TensorBoard's would hide it.
-    with contextlib.suppress(OSError) if kind else _written(self._events):
+    with contextlib.suppress(OSError) if kind else _checked_writing(self._events):
       self._tensorboard.close()
 
-  def write(self, told: dict, name: str = "metrics") -> None:
-    """Appends a line to NAME.jsonl; its floats go to TensorBoard too."""
+  def write(self, record: dict, name: str = "metrics") -> None:
+    """Appends a record to NAME.jsonl; its floats go to TensorBoard too."""
     path = self._workdir / f"{name}.jsonl"
-    with _written(path), path.open("a", encoding="utf-8") as file:
-      file.write(json.dumps(told) + "\n")
-    with _written(self._events):
-      for tag, value in told.items():
+    with _checked_writing(path), path.open("a", encoding="utf-8") as file:
+      file.write(json.dumps(record) + "\n")
+    with _checked_writing(self._events):
+      for tag, value in record.items():
         if isinstance(value, float):
           tag = tag if name == "metrics" else f"{name}/{tag}"
-          self._tensorboard.add_scalar(tag, value, told["step"])
+          self._tensorboard.add_scalar(tag, value, record["step"])
       self._tensorboard.flush()
 
 
 @contextlib.contextmanager
-def _written(path: pathlib.Path):
-  """Says what could not be written."""
+def _checked_writing(path: pathlib.Path):
+  """Raises InputError with the name of what could not be written."""
   try:
     yield
   except OSError as error:
@@ -173,12 +172,12 @@ def _written(path: pathlib.Path):
                      "run the same command again.") from error
 
 
-def forget_after(path: pathlib.Path, step: int) -> None:
-  """Drops lines of steps after `step`, and what a killed process left unfinished."""
+def drop_after(path: pathlib.Path, step: int) -> None:
+  """Drops records of steps after `step`, and what a killed process left unfinished."""
   if not path.exists():
     return
   kept = []
-  with _written(path):
+  with _checked_writing(path):
     content = path.read_bytes()
   for text in content.decode(errors="replace").splitlines():
     try:

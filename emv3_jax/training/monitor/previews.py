@@ -1,4 +1,4 @@
-"""What the average of the weights can do so far: a sampled clip, and its loss on held-out clips.
+"""Previews of the average of the weights: a sampled clip, and its loss on held-out clips.
 
 WORKDIR/previews/STEP.mp4   the clip of config.preview, made by the sampling code
 WORKDIR/held_out.jsonl      mean squared error of the velocity by band of sigma and by task, on the cells
@@ -32,7 +32,7 @@ from emv3_jax.sampling.resolution import resolve_config
 from emv3_jax.tasks import names
 from emv3_jax.training.batch import Batch
 from emv3_jax.training.curriculum import Mixture, Stage
-from emv3_jax.training.input.prefetch import finished, local_rows, to_mesh
+from emv3_jax.training.input.prefetch import local_rows, make_batch, to_mesh
 from emv3_jax.training.input.sources import Source
 from emv3_jax.training.monitor.metrics import BANDS, Writer
 from emv3_jax.training.objectives.draws import draw
@@ -74,10 +74,10 @@ class Previews:
       InputError: the disk is full.
     """
     if self._held_out is not None:
-      told = {"step": step, **self._held_out.measure(average)}
+      record = {"step": step, **self._held_out.measure(average)}
       if writer is not None:
-        writer.write(told, "held_out")
-        logging.info("Held-out loss after step %d: %.4f.", step, told["loss"])
+        writer.write(record, "held_out")
+        logging.info("Held-out loss after step %d: %.4f.", step, record["loss"])
     if self._clip is not None:
       clip = self._clip.sample(average)
       if writer is not None:
@@ -141,19 +141,19 @@ class HeldOut:
             "moments": jnp.stack([moment(batch.latents), moment(batch.latents ** 2)], axis=1)}
 
   def measure(self, average: Params) -> dict[str, float]:
-    """The line of held_out.jsonl for `average`; every process calls this."""
+    """The record of held_out.jsonl for `average`; every process calls this."""
     mesh, local = self._target.mesh, local_rows(self._target, self._rows)
     found: dict[str, list[np.ndarray]] = {"error": [], "task": [], "moments": []}
     for numbers, new in self._batches:
-      batch = finished(self._config.seed, 0, _ALL_TASKS, self._source.records(numbers[local]))
+      batch = make_batch(self._config.seed, 0, _ALL_TASKS, self._source.records(numbers[local]))
       batch = to_mesh(batch, self._target, self._rows)
       rope = sharding.replicate(self._forward.rope(batch.latents.shape), mesh)
       by_sigma = jax.device_get([self._run(average, batch, sharding.replicate(sigma, mesh), rope)
                                  for sigma in _MIDDLES])
-      found["error"].append(np.stack([told["error"][new] for told in by_sigma], axis=1))
+      found["error"].append(np.stack([of_sigma["error"][new] for of_sigma in by_sigma], axis=1))
       for name in ("task", "moments"):
         found[name].append(by_sigma[0][name][new])
-    return _line(**{name: np.concatenate(arrays) for name, arrays in found.items()})
+    return _means(**{name: np.concatenate(arrays) for name, arrays in found.items()})
 
 
 def first_seen(order: Order, records: int, batches: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -174,19 +174,19 @@ def first_seen(order: Order, records: int, batches: int) -> list[tuple[np.ndarra
   return found
 
 
-def _line(error: np.ndarray, task: np.ndarray, moments: np.ndarray) -> dict[str, float]:
+def _means(error: np.ndarray, task: np.ndarray, moments: np.ndarray) -> dict[str, float]:
   """Means of errors [n, bands] of n examples, and those of the best linear guess beside them."""
   everything, bands = np.full(len(task), True), range(len(_MIDDLES))
   groups = {f"sigma_{low}-{high}": (everything, [band])
             for band, (low, high) in enumerate(zip(BANDS[:-1], BANDS[1:], strict=True))}
   groups |= {name: (task == number, bands) for number, name in enumerate(names())
              if (task == number).any()}
-  told = {"loss": float(error.mean(dtype=np.float64))}
+  means = {"loss": float(error.mean(dtype=np.float64))}
   for name, (rows, of) in groups.items():
     mean, square = moments[rows].mean(axis=0, dtype=np.float64)
     spread = np.sqrt(np.maximum(square - mean ** 2, 0))
     cells = np.stack([mean - spread, mean + spread])  # two that have the mean and variance of all
-    told[f"loss/{name}"] = float(error[rows][:, of].mean(dtype=np.float64))
-    told[f"linear/{name}"] = float(np.mean([flow.linear_error(cells, _MIDDLES[band])
+    means[f"loss/{name}"] = float(error[rows][:, of].mean(dtype=np.float64))
+    means[f"linear/{name}"] = float(np.mean([flow.linear_error(cells, _MIDDLES[band])
                                             for band in of]))
-  return told
+  return means

@@ -1,4 +1,4 @@
-"""How fast a run is: steps, clips and tokens a second, waiting for data, use of the devices."""
+"""Throughput of a run: steps, clips and tokens a second, input stalls, utilisation of the devices."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -8,7 +8,7 @@ RUNNING = 2  # steps that are started before the oldest has to be done
 
 
 class Throughput:
-  """Counts between two lines of metrics.
+  """Counts between two records of metrics.
 
   The first steps, which compile or are only started, checkpoints and previews are left out.
 
@@ -17,13 +17,13 @@ class Throughput:
       its floating-point operations; None reports no utilisation.
     peak: operations a second of all devices of the run.
     lead: steps that are started before the first one has to be done: the time from one start to the
-      next says nothing of them.
+      next does not measure them.
   """
 
   def __init__(self, operations: Callable[[int, tuple[int, ...]], int] | None = None,
                peak: float = 0.0, lead: int = RUNNING):
     self._operations, self._peak, self._lead = operations, peak, lead
-    self._known: float | None = None  # up to when time was counted
+    self._counted_to: float | None = None  # time up to which was counted
     self._seconds = self._stalled = self._waited = 0.0
     self._steps = self._clips = self._tokens = self._work = 0
 
@@ -32,11 +32,11 @@ class Throughput:
     now, waited = time.perf_counter(), stalled - self._waited
     self._waited = stalled
     if self._lead > 0:
-      self._lead, self._known = self._lead - 1, now
+      self._lead, self._counted_to = self._lead - 1, now
       return
     self._stalled += waited
-    self._seconds += now - self._known
-    self._known = now
+    self._seconds += now - self._counted_to
+    self._counted_to = now
     b, f, height8, width8, _ = shape
     self._steps += 1
     self._clips += b
@@ -51,19 +51,19 @@ class Throughput:
     try:
       yield
     finally:
-      if self._known is not None:
-        self._known += time.perf_counter() - start
+      if self._counted_to is not None:
+        self._counted_to += time.perf_counter() - start
 
   def read(self) -> dict[str, float]:
     """Figures since the last call; none where no step was counted."""
     if not self._steps:
       return {}
     seconds = max(self._seconds, 1e-9)
-    told = {"seconds_per_step": self._seconds / self._steps, "clips_per_second": self._clips / seconds,
+    figures = {"seconds_per_step": self._seconds / self._steps, "clips_per_second": self._clips / seconds,
             "tokens_per_second": self._tokens / seconds,
             "input_stall_share": min(1.0, self._stalled / seconds)}
     if self._operations and self._peak:
-      told["flops_utilisation"] = self._work / seconds / self._peak
+      figures["flops_utilisation"] = self._work / seconds / self._peak
     self._seconds = self._stalled = 0.0
     self._steps = self._clips = self._tokens = self._work = 0
-    return told
+    return figures

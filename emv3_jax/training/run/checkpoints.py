@@ -1,11 +1,11 @@
 """Checkpoints of a run: WORKDIR/checkpoints/STEP, written by Orbax while the run goes on.
 
 A checkpoint is there whole or not at all. It holds the state, and as its metadata the config, the
-datasets' digests, versions, the position in the data and the metrics of a line that is not due yet.
+datasets' digests, versions, the position in the data and the metrics of a record that is not due yet.
 It is restored on any mesh and number of processes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import contextlib
 import dataclasses
 import pathlib
@@ -17,9 +17,8 @@ from orbax.checkpoint import v1 as ocp
 
 from emv3_jax.errors import InputError
 from emv3_jax.models.network import Params
-from emv3_jax.training.monitor.metrics import Row
+from emv3_jax.training.monitor.metrics import StepMetrics
 from emv3_jax.training.run import run_config
-from emv3_jax.training.settings import Config
 from emv3_jax.training.update.state import State
 
 FOLDER = "checkpoints"
@@ -31,8 +30,11 @@ class Checkpoints:
 
   Args:
     workdir: the run's folder.
-    config: what is kept.
-    run: `run_config.describe` of the run.
+    run: `run_config.describe` of the run, or another description that `check` knows.
+    keep: number of newest checkpoints to keep.
+    keep_every: checkpoints at multiples of it are kept too; 0 keeps no others.
+    check: called with a checkpoint's metadata, `run`, its step and its name before it is loaded;
+      raises InputError where the run may not resume from it.
     writing: whether this is the run itself, which also removes what a killed one left unfinished;
       else parts of a state can be loaded.
 
@@ -41,12 +43,15 @@ class Checkpoints:
     run: as given; what the next checkpoint says.
   """
 
-  def __init__(self, workdir: pathlib.Path, config: Config, run: dict, writing: bool = True):
-    self.folder, self.run, self._saving = workdir / FOLDER, run, None
+  def __init__(self, workdir: pathlib.Path, run: dict, keep: int, keep_every: int = 0,
+               check: Callable[[dict, dict, int, str], None] = run_config.check,
+               writing: bool = True):
+    self.folder, self.run, self._check = workdir / FOLDER, run, check
+    self._saving: int | None = None
     policies = ocp.training.preservation_policies
-    kept = [policies.LatestN(config.train.keep)]
-    if config.train.keep_every:
-      kept.append(policies.EveryNSteps(config.train.keep_every))
+    kept = [policies.LatestN(keep)]
+    if keep_every:
+      kept.append(policies.EveryNSteps(keep_every))
     context = ocp.Context()
     context.pytree.loading.partial_load = not writing
     self._checkpointer = ocp.training.Checkpointer(
@@ -74,19 +79,19 @@ class Checkpoints:
     newest = self._checkpointer.latest
     return None if newest is None else newest.step
 
-  def save(self, step: int, state: State, rows: Sequence[Row]) -> None:
+  def save(self, step: int, state: State, rows: Sequence[StepMetrics] = ()) -> None:
     """Starts to write the state after `step` steps; it may be donated afterwards.
 
     Args:
       step: number of steps done.
       state: on the mesh.
-      rows: metrics of steps that no line was written of.
+      rows: metrics of steps that no record was written of.
 
     Raises:
       InputError: this one or the one before cannot be written, most likely on a full disk.
     """
     self.wait()
-    with self._told(step):
+    with self._checked_writing(step):
       self._check_space(state)
       self._saving = step
       self._checkpointer.save_async(step, state, force=True, custom_metadata={
@@ -97,11 +102,11 @@ class Checkpoints:
     """Waits for the checkpoint that is being written; raises as `save`."""
     if self._saving is not None:
       step, self._saving = self._saving, None
-      with self._told(step):
+      with self._checked_writing(step):
         self._checkpointer.wait()
       logging.info("Wrote %s.", self.folder / str(step))
 
-  def load(self, step: int, abstract: State) -> tuple[State, list[Row]]:
+  def load(self, step: int, abstract: State) -> tuple[State, list[StepMetrics]]:
     """The state after `step` steps, and what else `save` was given.
 
     Args:
@@ -112,14 +117,14 @@ class Checkpoints:
       InputError: it is of a run with another config or dataset, or cannot be read.
     """
     state, content = self._read(step, abstract)
-    return state, [Row(**row) for row in content["rows"]]
+    return state, [StepMetrics(**row) for row in content["rows"]]
 
   def check(self, step: int) -> dict:
     """What else `save` was given, once it is known that the run may go on from it; raises as `load`."""
     where = self.folder / str(step)
     with self._readable(step):
       content = self._checkpointer.metadata(step).custom_metadata
-      run_config.check(content, self.run, step, f"Checkpoint {where}")
+      self._check(content, self.run, step, f"Checkpoint {where}")
       return content
 
   def _read(self, step: int, abstract: State) -> tuple[State, dict]:
@@ -160,7 +165,7 @@ class Checkpoints:
       raise OSError(f"it needs {needed:,} bytes, the disk has {free:,} free")
 
   @contextlib.contextmanager
-  def _told(self, step: int):
+  def _checked_writing(self, step: int):
     """Says which checkpoint is still there when one cannot be written."""
     try:
       yield

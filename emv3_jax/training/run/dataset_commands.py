@@ -1,4 +1,4 @@
-"""The commands that make a dataset which a run waits for."""
+"""The commands that make a dataset which a run lacks."""
 
 import importlib
 import pathlib
@@ -8,14 +8,14 @@ from emv3_jax.data import index as index_lib
 from emv3_jax.preparation.settings import PrepareConfig
 from emv3_jax.runtime import config as config_lib
 from emv3_jax.runtime.command_names import as_called, config_name
-from emv3_jax.training.input.sources import Need
+from emv3_jax.training.input.sources import RequiredDataset
 from emv3_jax.training.settings import Config
 
 SAMPLING_CONFIGS = ("tiny", "echomimic_v3_preview", "echomimic_v3_flash")  # of configs/
 
 
-def commands_for(missing: Need, config: Config, workdir: pathlib.Path, command: list[str]) -> str:
-  """The commands that make a dataset that the run waits for.
+def commands_for(missing: RequiredDataset, config: Config, workdir: pathlib.Path, command: list[str]) -> str:
+  """The commands that make a dataset that the run lacks.
 
   Args:
     missing: the dataset.
@@ -23,19 +23,19 @@ def commands_for(missing: Need, config: Config, workdir: pathlib.Path, command: 
     workdir: its folder.
     command: that the run was started with.
   """
-  kept = config.components or config.checkpoint
-  place = workdir / f"stage_{missing.stage}"
-  model = place / "model" if missing.negative else pathlib.Path(kept)
-  manifest = place / "clips.jsonl" if missing.negative else "clips.jsonl"
+  folder = workdir / f"stage_{missing.stage}"
+  model = (folder / "model" if missing.negative
+           else pathlib.Path(config.components or config.checkpoint))
+  manifest = folder / "clips.jsonl" if missing.negative else "clips.jsonl"
   prepare = [*as_called("emv3-prepare").split(), *prepare_settings(config),
              f"--checkpoint={model}", f"--manifest={manifest}", f"--out={missing.folder}"]
   if not missing.negative:
     return f"Clips become a dataset (docs/data.md) by\n  {shlex.join(prepare)}"
   sample = [*as_called("emv3-sample").split(), f"--config={config_name(shipped(config) or 'SAMPLING')}",
-            f"--checkpoint={model}", f"--manifest={place / 'jobs.jsonl'}", "--save_latents",
-            f"--out={place / 'clips'}"]
+            f"--checkpoint={model}", f"--manifest={folder / 'jobs.jsonl'}", "--save_latents",
+            f"--out={folder / 'clips'}"]
   commands = [[*command, f"--export={model}"], sample, prepare, command]
-  return (f"Its negatives are sampled from the average of the weights: write {place / 'jobs.jsonl'}, "
+  return (f"Its negatives are sampled from the average of the weights: write {folder / 'jobs.jsonl'}, "
           f"and then {manifest} with the clips that show the stage's issue (docs/stages.md).\n  "
           + "\n  ".join(map(shlex.join, commands)))
 

@@ -6,15 +6,20 @@ import pathlib
 from absl import logging
 
 from emv3_jax.components.config import COMPONENTS
+from emv3_jax.errors import InputError
 from emv3_jax.io.checkpoints import save_component, write_tokenizer
 from emv3_jax.io.component_links import link_component
 from emv3_jax.io.model_card import TRANSFORMER, SamplingCard, read_model_card
 from emv3_jax.models.network import Params
 from emv3_jax.runtime import processes
 from emv3_jax.sampling.resolution import RECOMMENDED
+from emv3_jax.training.run import run_config
+from emv3_jax.training.run.checkpoints import FOLDER, Checkpoints
 from emv3_jax.training.run.initialization import UNTRAINED
 from emv3_jax.training.settings import Config
+from emv3_jax.training.update.programs import TrainPrograms
 
+MODEL = "model"  # in the run's folder
 OTHERS = tuple(name for name in COMPONENTS if name != TRANSFORMER)
 
 
@@ -75,11 +80,11 @@ def export_model(config: Config, average: Params, step: int, folder: pathlib.Pat
       logging.warning("%s has a transformer only: the config names no model folder with the other "
                       "networks; set --config.components=DIR.", folder)
     else:
-      _take_over(source, folder)
+      _link_others(source, folder)
     logging.info("Wrote the average of the weights after %d steps to %s.", step, folder)
 
 
-def _take_over(source: pathlib.Path, folder: pathlib.Path) -> None:
+def _link_others(source: pathlib.Path, folder: pathlib.Path) -> None:
   present = read_model_card(source).components
   for name in OTHERS:
     if name in present:
@@ -90,3 +95,29 @@ def _take_over(source: pathlib.Path, folder: pathlib.Path) -> None:
   tokenizer = source / "tokenizer" / "tokenizer.json"
   if tokenizer.exists():
     write_tokenizer(folder, tokenizer)
+
+
+def export_newest(config: Config, workdir: pathlib.Path, folder: pathlib.Path | None = None,
+                  programs: TrainPrograms | None = None) -> None:
+  """Writes the average of the weights of the newest checkpoint as a model folder.
+
+  Args:
+    config: the run's.
+    workdir: its folder; a run may be at work there.
+    folder: the model folder; None takes WORKDIR/model.
+    programs: of the same schedule and network; None makes them.
+
+  Raises:
+    InputError: there is no checkpoint, it is of another config, or the folder cannot be written.
+  """
+  if not (workdir / FOLDER).is_dir():
+    raise InputError(f"{workdir} holds no checkpoints; give the --workdir of a run.")
+  check_components(config)
+  programs = programs or TrainPrograms(config)
+  description = run_config.describe(config, {})  # no dataset matters, and none need be there
+  with Checkpoints(workdir, description, config.train.keep, writing=False) as checkpoints:
+    step = checkpoints.latest
+    if step is None:
+      raise InputError(f"{workdir} holds no whole checkpoint yet.")
+    average = checkpoints.load_average(step, programs.abstract_state(step)["ema"])
+  export_model(config, average, step, folder or workdir / MODEL)

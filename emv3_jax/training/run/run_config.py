@@ -1,4 +1,4 @@
-"""What a checkpoint says of the run that wrote it, and whether a run may go on from it."""
+"""Description of a run in its checkpoints, and whether a run may resume from one."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -17,7 +17,7 @@ from emv3_jax.training.curriculum import Stage
 from emv3_jax.training.input.sources import needs_data
 from emv3_jax.training.settings import Config
 
-# What may be another when a run goes on: how it is run and watched, where things lie. None of it
+# What may change when a run resumes: how it is run and watched, where things lie. None of it
 # changes what is learnt, but for the order of float32 sums (mesh, remat, accumulate, attention).
 MAY_CHANGE = re.compile(
     r"name|program_cache|checkpoint|components|data|mesh\..*|preview\..*|sampling\..*"
@@ -44,16 +44,16 @@ def describe(config: Config, datasets: dict) -> dict:
 
 
 def check(found: dict, wanted: dict, step: int, where: str) -> None:
-  """Checks that a run described by `wanted` may go on from a checkpoint of `found` after `step` steps.
+  """Checks that a run described by `wanted` may resume from a checkpoint of `found` after `step` steps.
 
-  Stages that have not begun may be others, and their datasets. Other versions of packages are told
-  in a warning.
+  Stages that have not started may differ, and their datasets. Other versions of packages are warned
+  of.
 
   Raises:
     InputError: a field of the config or a dataset differs; names all of them.
   """
   before, now = _config_of(found["config"]), _config_of(wanted["config"])
-  if before is None:  # of a release with other fields, which are told as differences
+  if before is None:  # of a release with other fields, which are listed as differences
     faults = config_lib.differences(found["config"], wanted["config"])
   else:
     faults = [*config_lib.differences(_without_stages(before), _without_stages(now)),
@@ -94,36 +94,36 @@ def _without_stages(config: Config) -> dict:
   return {name: value for name, value in fields.items() if name not in ("stages", "schedule")}
 
 
-def _begun(stages: Sequence[Stage], step: int) -> int:
-  """How many stages have begun after `step` steps; the first one has from the start."""
+def _num_started(stages: Sequence[Stage], step: int) -> int:
+  """How many stages have started after `step` steps; the first one has from the beginning."""
   return curriculum.stage_position(stages, max(step - 1, 0)).index + 1
 
 
 def _stage_faults(before: Sequence[Stage], now: Sequence[Stage], step: int) -> list[str]:
-  """Stages that have begun and are others now."""
-  begun = _begun(before, step)
-  if len(now) < begun:
-    return [f"stages: {begun} of them have begun; the config has {len(now)}"]
+  """Stages that have started and are others now."""
+  started = _num_started(before, step)
+  if len(now) < started:
+    return [f"stages: {started} of them have begun; the config has {len(now)}"]
   by_number = lambda stages: {str(index): dataclasses.asdict(stage)
-                              for index, stage in enumerate(stages[:begun])}
+                              for index, stage in enumerate(stages[:started])}
   faults = config_lib.differences(by_number(before), by_number(now), "stages")
-  if not faults and _begun(now, step) > begun:
-    first = curriculum.first_steps(now)[begun]
-    faults = [f"stages.{begun}: begins at step {first}, which the run has passed: it went on with "
-              f"stages.{begun - 1}"]
+  if not faults and _num_started(now, step) > started:
+    first = curriculum.first_steps(now)[started]
+    faults = [f"stages.{started}: begins at step {first}, which the run has passed: it went on with "
+              f"stages.{started - 1}"]
   return faults
 
 
 def _dataset_faults(before: Config, found: dict, wanted: dict, step: int) -> list[str]:
-  """Datasets of stages that have begun which are others now. What is not there is not compared: a
+  """Datasets of stages that have started which are others now. What is not there is not compared: a
   stage that needs it waits for it, one that has ended does not need it."""
   stages = before.all_stages()
-  begun, faults = stages[:_begun(stages, step)], []
+  started, faults = stages[:_num_started(stages, step)], []
   found = _by_number(stages, found)
   pairs = [("data", "data", found, wanted)] if any(
-      needs_data(before, stage) for stage in begun) else []
+      needs_data(before, stage) for stage in started) else []
   pairs += [(str(index), f"stages.{index}.negatives ({stage.name})", found["negatives"],
-             wanted.get("negatives", {})) for index, stage in enumerate(begun)]
+             wanted.get("negatives", {})) for index, stage in enumerate(started)]
   for key, name, left, right in pairs:
     if key in left and key in right:
       faults += config_lib.differences(left[key], right[key], f"dataset.{name}")

@@ -1,4 +1,4 @@
-"""What a stage began with, kept on disk to its end: how much of its change the average holds.
+"""State at the start of a stage, saved on disk to its end: how much of its change the average holds.
 
 WORKDIR/stage_start/STEP/ema      the average before the stage's first step, an Orbax checkpoint
 WORKDIR/stage_start/STEP/params   the weights, where they are not the average
@@ -34,7 +34,7 @@ BATCH_BYTES = 256 << 20  # of leaves that are read together; a larger one comes 
 
 
 class StageStart:
-  """Of the stage that is run; every process calls all methods.
+  """Saved starts of the stages of a run; every process calls all methods.
 
   Args:
     workdir: the run's folder.
@@ -46,18 +46,18 @@ class StageStart:
     whole = jax.NamedSharding(programs.mesh, jax.P())
     self._sums = programs.jit(_sums, donate_argnums=(), out_shardings=whole)
 
-  def keep(self, step: int, state: State, stage: Stage) -> None:
+  def save(self, step: int, state: State, stage: Stage) -> None:
     """Writes what `stage`, whose first step is `step`, starts with.
 
-    What earlier stages began with stays: a run that is killed may go on within one of them.
+    Starts of earlier stages stay: a run that is killed may resume within one of them.
 
     Raises:
       InputError: the disk is full.
     """
-    kept = ("ema", "params") if stage.start == "online" and step else ("ema",)
+    names = ("ema", "params") if stage.start == "online" and step else ("ema",)
     self._remove(self._folder / str(step))
     try:
-      for name in kept:
+      for name in names:
         with ocp.Context():
           ocp.save(self._folder / str(step) / name, state[name])
     except (OSError, ValueError, RuntimeError) as error:
@@ -69,14 +69,13 @@ class StageStart:
     """Of the average that the stage from step `step` on starts with: what `made_by` calls weights."""
     return component_digest(self._folder / str(step) / "ema")
 
-  def forget_before(self, first: int) -> None:
-    """Removes what the stages before the one from step `first` on began with: the run never goes
-    back to them."""
+  def remove_before(self, first: int) -> None:
+    """Removes the starts of stages before the one from step `first` on: no run resumes there."""
     folders = self._folder.iterdir() if self._folder.is_dir() else ()
     self._remove(*(path for path in folders if path.name.isdecimal() and int(path.name) < first))
 
   def remove(self) -> None:
-    """Removes all that was kept."""
+    """Removes all that was saved."""
     self._remove(self._folder)
 
   def _remove(self, *folders: pathlib.Path) -> None:
@@ -89,10 +88,10 @@ class StageStart:
     """The share of what the stage from step `first` on has changed that the average holds.
 
     Returns:
-      None where the weights are what they were, or nothing was kept: by a release up to 0.1.
+      None where the weights are what they were, or nothing was saved: by a release up to 0.1.
 
     Raises:
-      InputError: what was kept cannot be read.
+      InputError: what was saved cannot be read.
     """
     path = self._folder / str(first)
     kinds = [kind for kind in ("ema", "params") if ocp.is_orbax_checkpoint(path / kind)]
@@ -102,11 +101,11 @@ class StageStart:
     along = length = 0.0
     try:
       for names in _batches(state["params"]):
-        begun = {"params": None, **{kind: _read(path / kind, names, state[kind]) for kind in kinds}}
-        begun["params"] = begun["params"] or begun["ema"]
+        start = {"params": None, **{kind: _read(path / kind, names, state[kind]) for kind in kinds}}
+        start["params"] = start["params"] or start["ema"]
         now = {kind: {name: named_leaves(state[kind])[name] for name in names}
                for kind in ("params", "ema")}
-        parts = jax.device_get(self._sums(begun, now))
+        parts = jax.device_get(self._sums(start, now))
         along, length = along + float(parts[0]), length + float(parts[1])
     except (OSError, ValueError, KeyError) as error:
       raise InputError(f"{path} cannot be read ({(str(error).splitlines() or ['?'])[0][:300]}); "
@@ -115,7 +114,7 @@ class StageStart:
 
 
 def _read(path: pathlib.Path, names: list[str], like: Params) -> dict[str, jax.Array]:
-  """Those leaves of what was kept, by name, each where its like lies."""
+  """Those leaves of what was saved, by name, each where its like lies."""
   wanted = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
             for name, leaf in named_leaves(like).items() if name in names}
   context = ocp.Context()
@@ -137,11 +136,11 @@ def _batches(params: Params) -> Iterator[list[str]]:
   yield names
 
 
-def _sums(begun: dict, now: dict) -> tuple[jax.Array, jax.Array]:
+def _sums(start: dict, now: dict) -> tuple[jax.Array, jax.Array]:
   """<D average, D weights> and <D weights, D weights> of some leaves, float32."""
   change = lambda kind: jax.tree.map(
       lambda new, old: new.astype(jnp.float32) - old.astype(new.dtype).astype(jnp.float32),
-      now[kind], begun[kind])
+      now[kind], start[kind])
   weights, average = change("params"), change("ema")
   dot = lambda a, b: sum(jnp.sum(a[name] * b[name]) for name in a)
   return dot(average, weights), dot(weights, weights)

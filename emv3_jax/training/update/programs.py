@@ -84,7 +84,7 @@ class TrainPrograms:
   def begin_stage(self, state: State, step: int) -> State:
     """Begins the stage whose first step is `step`, if one begins there; donates the state."""
     position = curriculum.stage_position(self.stages, step)
-    if not position.index or step != position.first_step:
+    if not position.index or not position.is_first:
       return state
     previous = self.stages[position.index - 1]
     begin = self.jit(
@@ -95,7 +95,7 @@ class TrainPrograms:
   def train_step_at(self, step: int) -> "TrainStep":
     """The program of a step of the run; the same object for steps that do the same."""
     position = curriculum.stage_position(self.stages, step)
-    kind, stage = position.stage.kind_of(step - position.first_step), position.stage
+    kind, stage = position.kind, position.stage
     key = kind, stage.train, state_lib.has_reference(stage, self.config.ndpo.reading)
     if key not in self._train_steps:
       function = make_train_step(self.config, self.forward, self.optimizer, kind, stage.train)
