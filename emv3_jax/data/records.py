@@ -57,7 +57,7 @@ class Record:
     text: umT5 states of the caption without padding.
     image: CLIP states of the pictures of `tasks.ReferenceImage`; with a task, those that it was given
       (k = 1).
-    audio: features as `Variant.cut` leaves them: preview [2F, dim], flash [F + 4, layers, dim].
+    audio: features as `Variant.crop_features` leaves them: preview [2F, dim], flash [F + 4, layers, dim].
     lipsync_mask: 1 where lip-sync knows a cell, 0 where it draws it anew; None with a task.
     task_mask: with a task, the network's mask channels: 1 where known; else None.
   """

@@ -52,7 +52,7 @@ def encode_sounds(model: Model, footage: Sequence[Footage], settings: PrepareCon
   Sound of up to `sound_frames` is encoded whole, exactly as sampling does with that recording.
 
   Returns:
-    features as `Variant.cut` leaves them, e.g. preview [2F, dim].
+    features as `Variant.crop_features` leaves them, e.g. preview [2F, dim].
   """
   features, variant = [], variants.of(model.config.model.transformer.variant)
   with model.parameters("audio_encoder") as params:
@@ -60,14 +60,14 @@ def encode_sounds(model: Model, footage: Sequence[Footage], settings: PrepareCon
       heard = audio_lib.num_frames(clip.voice.seconds)
       if heard <= settings.sound_frames:
         whole = _features(model, params, clip.voice.samples, geometry.sample_frames(heard))
-        features += [variant.cut(whole, window.start, settings.frames) for window in clip.windows]
+        features += [variant.crop_features(whole, window.start, settings.frames) for window in clip.windows]
         continue
       for window in clip.windows:
         middle = window.start + settings.frames // 2 - settings.sound_frames // 2
         first = min(max(middle, 0), heard - settings.sound_frames)
         samples = clip.voice.samples[_sample(first):_sample(first + settings.sound_frames)]
         around = _features(model, params, samples, settings.sound_frames)
-        features.append(variant.cut(around, window.start - first, settings.frames))
+        features.append(variant.crop_features(around, window.start - first, settings.frames))
   return features
 
 

@@ -126,7 +126,7 @@ def make_record(clip: MadeClip, frames: int, latents: np.ndarray, condition: np.
       task=task.name, latents=latents, masked_latents=condition[None, ..., FRAMES:],
       task_mask=mask, mouth_mask=mouth,
       face_mask=(np.ones(tokens) if face is None else face.reshape(tokens)).astype(np.uint8),
-      text=text, image=image[None], audio=variant.cut(audio, 0, frames))
+      text=text, image=image[None], audio=variant.crop_features(audio, 0, frames))
 
 
 def _check_model(made: MadeBy, model: Model) -> None:

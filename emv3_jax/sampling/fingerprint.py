@@ -212,7 +212,7 @@ def _unused(found: dict, task: TaskSpec) -> set[str]:
   if found["solver"] == "euler":
     unused.add("solver_shift")
   unused |= {"max_area"} if found["height"] else {"height", "width"}
-  if task.finish is None:
+  if task.postprocess is None:
     unused.add("paste")
   unused |= {f"file.{name}" for name in VISUAL_INPUTS if name not in task.inputs}
   if not uses_face_box(task, variant):

@@ -138,7 +138,7 @@ def check_request(request: Request, config: Config) -> None:
   _check_pictures(request, task)
   _check_used(request, task, variants.of(config.model.transformer.variant), config.settings)
   if request.face_box not in (None, "auto", "none") and not request.face_box.endswith(".npy"):
-    face_lib.numbers(request.face_box, optional=not task.inpaints_mouth)
+    face_lib.parse_numbers(request.face_box, optional=not task.inpaints_mouth)
   if request.face_box == "none" and task.inpaints_mouth:
     raise InputError(f"Task {task.name} needs the position of the mouth; pass --face_box=y1,y2,x1,x2 or "
                      "auto.")

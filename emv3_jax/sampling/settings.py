@@ -106,7 +106,7 @@ class SamplingConfig:
         raise InputError(f"sampling.{name} is {side}; it must be a multiple of {TOKEN}, "
                          f"e.g. {max(TOKEN, round(side / TOKEN) * TOKEN)}.")
 
-  def completed(self, variant: str) -> "SamplingConfig":
+  def with_defaults(self, variant: str) -> "SamplingConfig":
     """Returns these settings with the released settings of `variant` in place of None."""
     return dataclasses.replace(self, **{
         name: value for name, value in variants.of(variant).settings.items() if getattr(self, name) is None})

@@ -79,7 +79,7 @@ def test_sizes_have_orders_of_their_own():
 @pytest.mark.parametrize("counts", [(1,), (7, 3), (1, 100), (5, 5, 5), (0, 4, 0, 9), (13, 2, 31)])
 def test_every_step_has_its_turn(counts):
   order = Order(np.repeat(np.arange(len(counts)), counts), 2, seed=None)
-  turns = [order._turn(step) for step in range(200)]
+  turns = [order._batch_of_step(step) for step in range(200)]
   for place in set(place for place, _ in turns):
     assert [turn for where, turn in turns if where == place] == list(
         range(sum(where == place for where, _ in turns)))

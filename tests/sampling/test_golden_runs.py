@@ -48,7 +48,7 @@ def conditions_of(case: golden_data.Case) -> Conditions:
   mask = case.arrays.get("in.ip_mask")
   return Conditions(
       text={ours: text(theirs) for ours, theirs in names.items()}, image=case["clip_context"],
-      audio=case["in.audio_embeds"], known=channels_last(known),
+      audio=case["in.audio_embeds"], condition_latents=channels_last(known),
       face_mask=None if mask is None else mask[:1])
 
 

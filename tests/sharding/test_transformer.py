@@ -90,7 +90,7 @@ def test_collectives_of_a_layer(net, attention, token_blocks, tmp_path, capfd):
     context = model.project(conditions["text"]["prompt"], conditions["image"],
                             conditions["audio"], sharded.execution)
     sinusoid = jax.numpy.asarray(time_sinusoid(np.full(len(noise), 400.0), tiny.CONFIG.freq_dim))
-    return model(noise, conditions["known"], sinusoid, context, rope=sharded.rope(noise.shape),
+    return model(noise, conditions["condition_latents"], sinusoid, context, rope=sharded.rope(noise.shape),
                  face_mask=conditions["face_mask"], execution=sharded.execution)
 
   lowered = jax.jit(velocity).lower(sharded.abstract, *_abstract_inputs(mesh, 2, net))

@@ -102,7 +102,7 @@ def test_what_records_do_not_hold_is_not_trained():
     assemble(batch, [tasks.number("middle")])
   tasks.unregister("middle")
   tasks.register(dataclasses.replace(MIDDLE, slot=None))
-  with pytest.raises(InputError, match="middle cannot be trained on records that are for all tasks"):
+  with pytest.raises(InputError, match="middle cannot be trained on records that serve all tasks"):
     assemble(batch, [tasks.number("middle")])
 
 

@@ -58,7 +58,7 @@ MUTANTS = [
         ("frames that were dropped are there", "held = made.frames if latents is None else sampled", "held = sampled",
          "test_reports_that_do_not_fit"),
         ("weights are not compared", "if told and told != model.digest(name):", "if False:", "test_reports_that_do_not_fit"),
-        ("the whole clip's sound is in the record", "audio=variant.cut(audio, 0, frames))", "audio=audio)",
+        ("the whole clip's sound is in the record", "audio=variant.crop_features(audio, 0, frames))", "audio=audio)",
          f"{PARTS}::test_a_record_of_a_made_clip"),
         ("every task draws a mouth", "if task.inpaints_mouth else np.zeros_like(mask[..., 0])", "",
          f"{PARTS}::test_a_record_of_a_made_clip")),
