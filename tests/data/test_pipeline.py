@@ -197,7 +197,7 @@ def test_records_for_one_task_and_for_all_in_a_batch(tmp_path):
 
 
 def test_no_dataset(tmp_path):
-  with pytest.raises(InputError, match="no dataset: it has no index.json"):
+  with pytest.raises(InputError, match="not a dataset: it has no index.json"):
     Dataset(tmp_path)
 
 

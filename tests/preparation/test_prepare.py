@@ -170,7 +170,7 @@ def test_a_changed_clip_makes_its_shard_anew(footage, model, tmp_path):
 
 
 def test_a_lost_shard_is_made_again(footage, model, tmp_path, monkeypatch):
-  """Until then the folder is no dataset."""
+  """Until then the folder is not a dataset."""
   rows = rows_of(footage)[:2]
   manifest = write_manifest(tmp_path / "clips.jsonl", rows)
   prepare(model, manifest, tmp_path / "set", shard_clips=1)

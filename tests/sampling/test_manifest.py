@@ -124,7 +124,7 @@ def test_names_are_made_of_file_names(tmp_path, audio, name):
 def test_lines_of_one_name_fail_and_no_others(tmp_path):
   jobs = read(tmp_path, *[{"name": name, "audio": "a"} for name in ("x", "y", "x", "x")])
   assert [job.line for job in jobs if job.fault] == [1, 3, 4]
-  assert jobs[0].fault == "lines 1, 3, 4 all make 'x'; give each a name of its own"
+  assert jobs[0].fault == "lines 1, 3, 4 all write 'x'; give each its own name"
 
 
 def test_unusable_manifests(tmp_path):
@@ -209,7 +209,7 @@ def test_sources_are_not_written_over_by_any_line(folder):
   (folder / "hard.mp4").hardlink_to(folder / "v.mp4")
   assert "hard.mp4 is the input" in faults(folder, {**LIPSYNC, "name": "hard"}, out=out)[0]
   of_another = faults(folder, {**JOB, "name": "v"}, LIPSYNC, out=out)
-  assert "v.mp4 is read by line 2, and would be replaced" in of_another[0] and not of_another[1]
+  assert "v.mp4 is read by line 2 and would be replaced" in of_another[0] and not of_another[1]
   (folder / "v.json").write_text('{"config": {}, "request": {}}')  # v.mp4 was made before, by line 1
   assert faults(folder, {**JOB, "name": "v"}, LIPSYNC, out=out) == ["", ""]
 
