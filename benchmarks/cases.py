@@ -1,4 +1,4 @@
-"""What is timed: the sizes of each case, the same for every side."""
+"""Cases that are timed: their sizes, the same for every side."""
 
 import dataclasses
 

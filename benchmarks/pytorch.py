@@ -1,4 +1,4 @@
-"""What both PyTorch sides share."""
+"""Helpers of both PyTorch sides."""
 
 from collections.abc import Callable
 

@@ -15,6 +15,7 @@ import json
 import os
 import pathlib
 import sys
+from typing import Any
 
 from absl import logging
 import jax
@@ -33,7 +34,7 @@ from .sources import find
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-  parser = command_line.Parser(prog=as_called("emv3-convert"), description=as_called(__doc__))
+  parser = command_line.Parser(prog=as_called("emv3-convert"), description=as_called(__doc__ or ""))
   parser.add_argument("paths", nargs="+", metavar="PATH", help="SOURCE DEST, SOURCE, or DIR FILE")
   mode = parser.add_mutually_exclusive_group()
   mode.add_argument("--inspect", action="store_true", help="show what SOURCE is, write nothing")
@@ -68,7 +69,7 @@ def _given_config(text: str) -> dict:
   return _tuples(content)
 
 
-def _tuples(value):
+def _tuples(value: Any) -> Any:
   if isinstance(value, dict):
     return {name: _tuples(part) for name, part in value.items()}
   return tuple(map(_tuples, value)) if isinstance(value, list) else value
@@ -97,13 +98,14 @@ def run(options: argparse.Namespace) -> tuple[list[str], list[InputError]]:
 def main(arguments: list[str] | None = None) -> int:
   if "JAX_PLATFORMS" not in os.environ:
     jax.config.update("jax_platforms", "cpu")  # nothing here computes
-  said, options = io.StringIO(), None
+  said, options = io.StringIO(), argparse.Namespace(paths=[])
   # Where a disk fills up, Orbax logs and prints tracebacks of its threads beside the error it
   # raises; they would bury the message.
   logging.set_verbosity(logging.FATAL)
   command_line.quieten_asyncio()
   for stream in (sys.stdout, sys.stderr):  # names in files may be what no terminal shows
-    stream.reconfigure(errors="backslashreplace")
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors="backslashreplace")
   try:
     options = parse(arguments)
     with contextlib.redirect_stderr(said):

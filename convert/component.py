@@ -105,14 +105,14 @@ class Component:
     for name in sorted(given.keys() - known):
       raise InputError(f"{self.name} has no config field {name}; known: {', '.join(sorted(known))}.")
     try:
-      told = self.sizes(match, beside) | given
+      told = {**self.sizes(match, beside), **given}
     except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
       raise InputError(f"{self.name}: its shapes, or the config.json beside it, are of no such network "
                        f"({str(error)[:150]}).\nGive the checkpoint as published.") from error
     if "variant" in known and layout.variant in ("preview", "flash"):
       told["variant"] = layout.variant
     if self.head_dim and told["num_heads"] is None and told["dim"]:
-      told["num_heads"] = self._released_heads(told["dim"])
+      told["num_heads"] = self._released_heads(told["dim"], self.head_dim)
     fields = {name: value for name, value in told.items() if value is not None}
     self._check_types(fields)
     try:
@@ -128,7 +128,7 @@ class Component:
 
   def _check_types(self, fields: Mapping[str, Any]) -> None:
     """Config files and options are written by hand: what is not a size is named here."""
-    defaults = {field.name: field.default for field in dataclasses.fields(self.config)}
+    defaults: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(self.config)}
     for name, value in fields.items():
       wanted = type(defaults[name])
       fits = (isinstance(value, tuple) and all(_is_a(type(defaults[name][0]), part) for part in value)
@@ -137,17 +137,17 @@ class Component:
         what = (f"a list of type {type(defaults[name][0]).__name__}" if wanted is tuple
                 else f"a value of type {wanted.__name__}")
         raise InputError(f"{self.name}: config field {name} is {str(repr(value))[:80]}, wanted {what}.")
-      if wanted is int and not 0 < value <= MAX_SIZE or (
-          name == "num_layers" and value > MAX_LAYERS):
+      if isinstance(value, int) and (wanted is int and not 0 < value <= MAX_SIZE
+                                     or name == "num_layers" and value > MAX_LAYERS):
         raise InputError(f"{self.name}: config field {name} is {str(value)[:30]}, which is no size of this "
                          "network.")
 
-  def _released_heads(self, dim: int) -> int:
-    if dim % self.head_dim:
+  def _released_heads(self, dim: int, width: int) -> int:
+    if dim % width:
       raise InputError(f"{self.name}: shapes do not tell the number of heads of width {dim} "
-                       f"(released: {self.head_dim} a head).\nPut the config.json beside the file, "
+                       f"(released: {width} a head).\nPut the config.json beside the file, "
                        """or give it: --config_json='{"num_heads": N}'""")
-    return dim // self.head_dim
+    return dim // width
 
 
 def _is_a(wanted: type, value) -> bool:

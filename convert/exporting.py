@@ -57,7 +57,8 @@ def export(folder: pathlib.Path, file: pathlib.Path, component: str = "transform
   for name, leaf in rows.items():
     for layer, theirs in enumerate(leaf.names(stored[name].shape[0])):
       parts.setdefault(theirs, []).append((leaf, layer if leaf.stacked else ...))
-  header, end = {"__metadata__": {"format": "pt"}}, 0
+  header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
+  end = 0
   for theirs, ((leaf, _), *_) in parts.items():
     ours = stored[leaf.ours]
     shape = leaf.their_shape(ours.shape[1:] if leaf.stacked else ours.shape)

@@ -34,7 +34,7 @@ def inspect_source(source: Source, component: str, given: Mapping[str, Any],
     raise next(iter((*faults, *strangers)), None) or InputError(
         f"{source.name} has no {component}; found: "
         f"{', '.join(sorted({plan.component.name for plan in plans})) or 'a tokenizer'}.")
-  rows = [HEAD]
+  rows: list[tuple[str, ...]] = [HEAD]
   for plan in shown:
     rows.append((plan.component.name, plan.layout.variant or "", plan.layout.name,
                  str(len(plan.tensors)), f"{plan.num_params:,}", plan.dtype, str(sum(plan.unused.values())),

@@ -104,7 +104,7 @@ def _sizes(match: Match, beside: Mapping) -> dict:
   return dict(
       base_dim=base,
       z_dim=match.size("from_latents.bias", -1),
-      multipliers=tuple(width // base for width in stages) if base and all(stages) else None,
+      multipliers=tuple(width // base for width in stages if width) if base and all(stages) else None,
       temporal_downsample=tuple(step in match.shapes for step in steps)
       if any(step in match.shapes for step in steps) else None,
       latent_mean=tuple(beside["latents_mean"]) if "latents_mean" in beside else None,

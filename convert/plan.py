@@ -94,10 +94,10 @@ class Plan:
 
   def _stacked(self, leaf: Leaf, shape, dtype: str, counts: NotFinite) -> LazyArray:
     names = leaf.names(shape[0])
-    dtype = np.dtype(self.tensors[names[0]].dtype if dtype == "keep" else dtype)
+    stored = np.dtype(self.tensors[names[0]].dtype if dtype == "keep" else dtype)
 
     def make():
-      array = np.empty(shape, dtype)
+      array = np.empty(shape, stored)
       layers = array if leaf.stacked else array[None]
       for layer, name in zip(layers, names, strict=True):
         tensor = self.tensors[name].make()
@@ -106,7 +106,7 @@ class Plan:
         counts.look(name, tensor, layer)
       return array
 
-    return LazyArray(tuple(shape), dtype, make)
+    return LazyArray(tuple(shape), stored, make)
 
 
 def identify(checkpoint: Checkpoint, component: str = "auto",

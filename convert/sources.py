@@ -109,8 +109,8 @@ def _in_folder(source: str, path: pathlib.Path) -> Source:
     if tokenizer_file(folder).is_file() and folder.name in ("umt5-xxl", "tokenizer"):
       tokenizers.append(tokenizer_file(folder))
   unfinished = [file.name for file in _unfinished(path)]
+  names = ", ".join(unfinished[:LISTED]) + ", ..." * (len(unfinished) > LISTED)
   if unfinished:
-    names = ", ".join(unfinished[:LISTED]) + ", ..." * (len(unfinished) > LISTED)
     notes.append(f"warning: {path} has downloads that were not finished: {names}")
   if not checkpoints and not tokenizers:
     why = (f"its downloads were not finished: {names}.\nDownload it again." if unfinished else
@@ -177,7 +177,8 @@ def _checkpoints(folder: pathlib.Path, root: pathlib.Path, notes: list[str]) -> 
       continue
     files = _all_parts(file)
     taken.update(files)
-    name = file.name if len(files) == 1 else f"{PART.fullmatch(file.name)['stem']}{file.suffix}"
+    part = PART.fullmatch(file.name)
+    name = f"{part['stem']}{file.suffix}" if part and len(files) > 1 else file.name
     if name not in found:  # parts that an index does not name are of an older download
       found[name] = _checkpoint(where(file.name), files, folder)
   for name in list(found):

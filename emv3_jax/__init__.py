@@ -7,9 +7,8 @@
   emv3_jax.write(clip, "clip.mp4")
 """
 
-import pathlib
-
 from emv3_jax.errors import InputError
+from emv3_jax.runtime import checkout
 from emv3_jax.sampling.clip import Clip, sample
 from emv3_jax.sampling.model import Model, load
 from emv3_jax.sampling.output import write
@@ -19,6 +18,4 @@ __version__ = "0.1.0"
 
 __all__ = ["Clip", "Config", "InputError", "Model", "Request", "load", "sample", "write"]
 
-# A wheel carries configs/ and convert/ within this package; in a checkout they lie beside it.
-if not (pathlib.Path(__file__).parent / "configs").exists():
-  __path__.append(str(pathlib.Path(__file__).parents[1]))
+checkout.add_folders_beside()

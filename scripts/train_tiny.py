@@ -56,7 +56,7 @@ class VAEStage:
     # As a training runs it; `plain` is how sampling does.
     self.network = vae_network.network(tiny.MODEL.vae, conv="taps", fine_frames=4)
     self.plain = vae_network.network(tiny.MODEL.vae)
-    self.start = lambda: vae.start(self.network, settings.seed)
+    self.init_params = lambda: vae.init_params(self.network, settings.seed)
     self.loss = vae.make_loss(self.network, settings)
 
   def batches(self):
@@ -64,7 +64,7 @@ class VAEStage:
     phases = self.settings.phases
     return lambda step: footage.batch(clips, self.settings, phase_at(phases, step), step)
 
-  def finish(self, average: Params) -> Params:
+  def final_params(self, average: Params) -> Params:
     """The weights to keep: latents normalised."""
     encode = jax.jit(lambda params, video: self.plain.bind(params).encode(video))
     clips = self._clips(self.settings.split, self.settings.clips).frames[:STATISTICS]
@@ -87,7 +87,7 @@ class WideStage(VAEStage):
 
   def __init__(self, folder: pathlib.Path, settings: VAESettings):
     super().__init__(folder, settings)
-    self.start = lambda: restored(open_stage("vae", folder.parent))[1]
+    self.init_params = lambda: restored(open_stage("vae", folder.parent))[1]
 
 
 class AudioStage:
@@ -96,14 +96,14 @@ class AudioStage:
   def __init__(self, folder: pathlib.Path, settings: AudioSettings):
     self.folder, self.settings = folder, settings
     self.network = wav2vec2.network(tiny.MODEL.audio_encoder)
-    self.start = lambda: audio.start(self.network, settings)
+    self.init_params = lambda: audio.init_params(self.network, settings)
     self.loss = audio.make_loss(self.network, settings)
 
   def batches(self):
     phases = self.settings.phases
     return lambda step: speech.batch(self.settings, phase_at(phases, step), step)
 
-  def finish(self, average: Params) -> Params:
+  def final_params(self, average: Params) -> Params:
     return average["encoder"]
 
   def check(self, params: Params) -> dict[str, float]:
@@ -121,17 +121,17 @@ def open_stage(name: str, workdir: pathlib.Path):
   return make(workdir / name, settings())
 
 
-def fresh_state(stage) -> loop.State:
-  return loop.fresh(stage.start(), stage.settings.learning, stage.settings.steps)
+def initial_state(stage) -> loop.State:
+  return loop.initial_state(stage.init_params(), stage.settings.learning, stage.settings.steps)
 
 
 def restored(stage) -> tuple[int, Params]:
   """Steps done and the average of the weights.
 
   Raises:
-    InputError: the stage has not begun.
+    InputError: the stage has no checkpoint.
   """
-  found = loop.restore_average(stage.folder, lambda: fresh_state(stage))
+  found = loop.restore_average(stage.folder, lambda: initial_state(stage))
   if found is None:
     raise InputError(f"{stage.folder} holds no checkpoint; train that stage first.")
   return found
@@ -141,16 +141,16 @@ def trained(stage) -> tuple[int, Params]:
   """Steps done and the weights to keep.
 
   Raises:
-    InputError: the stage has not begun.
+    InputError: the stage has no checkpoint.
   """
   step, average = restored(stage)
-  return step, stage.finish(average)
+  return step, stage.final_params(average)
 
 
 def train(stage, name: str) -> None:
   settings = stage.settings
   step = loop.make_step(stage.loss, settings.learning, settings.steps)
-  loop.train(fresh_state(stage), step, stage.batches(), steps=settings.steps,
+  loop.train(initial_state(stage), step, stage.batches(), steps=settings.steps,
              folder=stage.folder, save_every=SAVE_EVERY[name])
 
 

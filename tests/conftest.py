@@ -13,6 +13,7 @@ import pytest
 
 from tests import golden_data
 from tests.compiler import QUICK_FLAGS
+import tests.type_checks  # noqa: F401 (the hook of jaxtyping looks it up in the package)
 
 
 def pytest_addoption(parser):

@@ -27,7 +27,7 @@ def test_sizes_of_a_picture():
 
 
 # What the rooms below the networks' own arithmetic may not spell out again.
-_AGAIN = re.compile(r"\) // 4 \+ 1|4 \* \(\w+ - 1\) \+ 1|(height|width|size\[\d\]) // (8|16)|\b8 \* (height|width)"
+_AGAIN = re.compile(r"\) // 4 \+ 1|4 \* \(\w+ - 1\) \+ 1|height8? // (2|8|16)|width // (8|16)|size\[\d\] // (8|16)|\b8 \* (height|width)"
                     r"|= (25|16_000|16000|1000\.0)(  #.*)?$|% 4 (!=|==) 1|side % 16", re.MULTILINE)
 _PACKAGE = pathlib.Path(geometry.__file__).parent
 

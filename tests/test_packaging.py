@@ -1,8 +1,10 @@
 """The source archive and the wheel that is built from it: one package, whose commands work from any folder."""
 
 import email
+import importlib.util
 import os
 import pathlib
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -161,3 +163,11 @@ def test_commands_are_written_as_they_are_called(monkeypatch, tmp_path):
     assert command_names.as_called("emv3-sample") == "emv3-sample" and command_names.config_name("tiny") == "tiny"
   monkeypatch.setattr(command_names, "_CHECKOUT", tmp_path / "run_sample.py")
   assert command_names.as_called("emv3-sample") == "emv3-sample" and command_names.config_name("tiny") == "tiny"
+
+
+def test_only_the_folders_beside_a_checkout_become_parts_of_the_package():
+  names = [module.name for module in pkgutil.walk_packages(emv3_jax.__path__, "emv3_jax.")]
+  assert "emv3_jax.runtime.checkout" in names and len(names) == len(set(names)) < 1000
+  assert importlib.util.find_spec("emv3_jax.configs") and importlib.util.find_spec("emv3_jax.convert.plan")
+  for outside in ("tests", "emv3_jax", "benchmarks"):
+    assert importlib.util.find_spec(f"emv3_jax.{outside}") is None

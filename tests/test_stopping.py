@@ -113,7 +113,7 @@ def test_a_part_of_the_default_stops_with_a_checkpoint(tmp_path):
 
   train(whole, STEPS)
   with pytest.raises(Stopped, match="after step 5 of 7"):
-    loop.train(loop.fresh({"w": jnp.zeros(3)}, LEARNING, STEPS),
+    loop.train(loop.initial_state({"w": jnp.zeros(3)}, LEARNING, STEPS),
                loop.make_step(loss, LEARNING, STEPS), asked, steps=STEPS, folder=parted,
                save_every=100, log_every=1)
   train(parted, STEPS)

@@ -24,6 +24,7 @@ import importlib
 from absl import flags, logging
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from emv3_jax.attention.local import Attend, attend_blocked, attend_xla
 from emv3_jax.attention.splash import attend_splash
@@ -62,8 +63,9 @@ class Backend:
   refuses: Callable[[jax.Array, jax.Array], str | None] = lambda q, k: None
   refusals: tuple[type[Exception], ...] = ()
 
-  def __call__(self, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """q [b, s, n, k], k and v [b, m, n, k] -> [b, s, n, k].
+  def __call__(self, q: Float[jax.Array, "b s n k"], k: Float[jax.Array, "b m n k"],
+               v: Float[jax.Array, "b m n k"]) -> Float[jax.Array, "b s n k"]:
+    """Attention of every query to every key, the output in the dtype of `q`.
 
     Raises:
       InputError: dtype, shape or machine that the backend does not serve.
@@ -92,9 +94,8 @@ def _attend_cudnn(q, k, v):
     return attend(q, k, v)
   # JAX refuses its gradient for odd lengths, such as CLIP's 257 tokens.
   even = lambda x: jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)))
-  lengths = dict(query_seq_lengths=jnp.full(b, s, jnp.int32),
-                 key_value_seq_lengths=jnp.full(b, m, jnp.int32))
-  return attend(even(q), even(k), even(v), **lengths)[:, :s]
+  return attend(even(q), even(k), even(v), query_seq_lengths=jnp.full(b, s, jnp.int32),
+                key_value_seq_lengths=jnp.full(b, m, jnp.int32))[:, :s]
 
 
 def _refuses_xla(q, k):

@@ -9,12 +9,16 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
+
+from emv3_jax.arrays import AnyArray
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
-def _softmax_average(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-  """q [b, s, k], k and v [b, m, k] of one head; all logits at once."""
+def _softmax_average(q: Float[AnyArray, "b s k"], k: Float[AnyArray, "b m k"],
+                     v: Float[AnyArray, "b m k"]) -> Float[jax.Array, "b s k"]:
+  """Attention of one head; all logits at once."""
   # bfloat16 products are exact in float32; float32 ones need HIGHEST on accelerators.
   einsum = functools.partial(
       jnp.einsum, preferred_element_type=jnp.float32,
@@ -26,12 +30,15 @@ def _softmax_average(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
   return (out / weights.sum(-1, keepdims=True)).astype(q.dtype)
 
 
-def attend_xla(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+def attend_xla(q: Float[AnyArray, "b s n k"], k: Float[AnyArray, "b m n k"],
+               v: Float[AnyArray, "b m n k"]) -> Float[jax.Array, "b s n k"]:
   """All logits of all heads at once: s * m * n numbers, for small inputs and as the reference."""
   return jax.vmap(_softmax_average, in_axes=2, out_axes=2)(q, k, v)
 
 
-def attend_blocked(q: jax.Array, k: jax.Array, v: jax.Array, *, block: int = 256) -> jax.Array:
+def attend_blocked(q: Float[AnyArray, "b s n k"], k: Float[AnyArray, "b m n k"],
+                   v: Float[AnyArray, "b m n k"], *, block: int = 256
+                   ) -> Float[jax.Array, "b s n k"]:
   """One head and one block of queries at a time, so that the logits stay in cache.
 
   Memory beyond inputs and output is b * block * m numbers, in the backward pass too: it recomputes
@@ -53,7 +60,8 @@ def attend_blocked(q: jax.Array, k: jax.Array, v: jax.Array, *, block: int = 256
   return out.transpose(2, 1, 3, 0, 4).reshape(b, blocks * block, n, d)[:, :s]
 
 
-def attend_by_frame(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+def attend_by_frame(q: Float[AnyArray, "b s n k"], k: Float[AnyArray, "b f m n k"],
+                    v: Float[AnyArray, "b f m n k"]) -> Float[jax.Array, "b s n k"]:
   """Each token attends to the few keys of its own latent frame.
 
   With tokens space-major the frame axis is never split over devices, so this needs no collective.

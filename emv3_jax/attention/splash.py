@@ -4,13 +4,17 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int
+
+from emv3_jax.arrays import AnyArray
 
 LANES = 128
 BLOCK = 512  # tokens; 1024 does not fit the vector memory of every TPU in the backward pass
 
 
-def attend_splash(q: jax.Array, k: jax.Array, v: jax.Array, *, block: int = BLOCK,
-                  interpret: bool = False) -> jax.Array:
+def attend_splash(q: Float[AnyArray, "b s n k"], k: Float[AnyArray, "b m n k"],
+                  v: Float[AnyArray, "b m n k"], *, block: int = BLOCK,
+                  interpret: bool = False) -> Float[jax.Array, "b s n k"]:
   """Unmasked attention, softmax and accumulation in float32, memory linear in the tokens.
 
   Lengths are padded here to whole blocks, of which segment ids keep the padding out, and heads to
@@ -37,7 +41,8 @@ def attend_splash(q: jax.Array, k: jax.Array, v: jax.Array, *, block: int = BLOC
   if q.shape[2] != s or k.shape[2] != m:
     segments = SegmentIds(q=_segment_ids(s, q.shape[2]), kv=_segment_ids(m, k.shape[2]))
   attend = functools.partial(_kernel(block_q, block_kv, interpret), segment_ids=segments)
-  out = jax.vmap(attend)(q, k, v)
+  # Without residuals the kernel returns the output alone.
+  out: jax.Array = jax.vmap(attend)(q, k, v)  # pyright: ignore[reportAssignmentType]
   return jnp.moveaxis(out[:, :, :s, :width], 1, 2)
 
 
@@ -56,14 +61,14 @@ def _kernel(block_q: int, block_kv: int, interpret: bool):
       residual_checkpoint_name=None, mask_function=None, interpret=interpret)
 
 
-def _heads_first(x: jax.Array, block: int) -> jax.Array:
+def _heads_first(x: Float[AnyArray, "b s n k"], block: int) -> Float[jax.Array, "b n s2 k2"]:
   """[b, s, n, k] -> [b, n, s', k'], s' whole blocks and k' whole lanes, zeros added."""
   _, length, _, width = x.shape
   padding = ((0, 0), (0, 0), (0, _up(length, block) - length), (0, _up(width, LANES) - width))
   return jnp.pad(jnp.moveaxis(x, 2, 1), padding)
 
 
-def _segment_ids(length: int, padded: int) -> jax.Array:
+def _segment_ids(length: int, padded: int) -> Int[jax.Array, "padded"]:
   """0 for tokens, 1 for padding, which then attends to itself: no row is without keys."""
   return (jnp.arange(padded) >= length).astype(jnp.int32)
 

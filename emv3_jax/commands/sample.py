@@ -36,7 +36,7 @@ _OF_REQUEST = [field.name for field in dataclasses.fields(Request)]
 
 
 def make_parser() -> command_line.Parser:
-  parser = command_line.Parser(prog=as_called("emv3-sample"), description=as_called(__doc__))
+  parser = command_line.Parser(prog=as_called("emv3-sample"), description=as_called(__doc__ or ""))
   parser.add_argument("--config", required=True, help="config file, or name of a shipped config, e.g. tiny")
   parser.add_argument("--checkpoint", help="model folder; default: the config's")
   parser.add_argument("--out", help="video to write, or folder with --manifest")
@@ -83,13 +83,12 @@ def main(arguments: Sequence[str]) -> int:
     logging.set_verbosity(1)
   if flags.print_config or flags.plan:
     config, found = resolution.resolve_config(config, find_card(flags.checkpoint, config), overridden)
-  if flags.print_config:
+    if flags.plan and not flags.print_config:
+      return plan.run(config, flags)
     origins = {f"sampling.{name}": origin for name, origin in found.origins.items()}
     command_line.print_config(dataclasses.asdict(config), dataclasses.asdict(Config("")), overrides,
                               origins)
     return 0
-  if flags.plan:
-    return plan.run(config, flags)
   if flags.mesh:
     axes = " ".join(f"--config.mesh.{part}" for part in flags.mesh[0].split(","))
     raise InputError(f"--mesh goes with --plan; to sample on such a mesh write {axes}.")
@@ -142,7 +141,8 @@ def open_model(config: Config, flags, overridden: Collection[str]) -> Model:
   """The model, before any of its networks is loaded. A program cache that the user chose has to work; the
   default one need not."""
   def open_here() -> Model:
-    program_cache.use(config.program_cache, required=config.program_cache != Config.program_cache)
+    program_cache.use(config.program_cache, limit_mib=config.program_cache_mib,
+                      required=config.program_cache != Config.program_cache)
     return load(flags.checkpoint, config, overridden=overridden)
 
   return processes.together(open_here)

@@ -7,7 +7,7 @@
 
 A run goes on from the newest checkpoint in its folder; the same command starts it and resumes it.
 SIGTERM to any of its processes, or Ctrl-C, stops it with a checkpoint and exit code 75; so does a
-stage whose dataset is not there yet: the commands that make it are told.
+stage whose dataset is not there yet: the commands that make it are printed.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ from emv3_jax.training.update.programs import TrainPrograms
 
 
 def make_parser() -> command_line.Parser:
-  parser = command_line.Parser(prog=as_called("emv3-train"), description=as_called(__doc__))
+  parser = command_line.Parser(prog=as_called("emv3-train"), description=as_called(__doc__ or ""))
   parser.add_argument("--config", required=True, help="config file, or name of a shipped config, e.g. train_tiny")
   parser.add_argument("--workdir", help="folder of the run: checkpoints, metrics, previews, model")
   parser.add_argument("--export", nargs="?", const="", metavar="DIR",
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
   refuse_address(flags.export or "", "Model folder")
   profile = profile_steps(flags.profile_steps) if flags.profile_steps else None
   processes.join(flags, stop_at_steps=True)
-  program_cache.use(config.program_cache,
+  program_cache.use(config.program_cache, limit_mib=config.program_cache_mib,
                     required=config.program_cache != Config.program_cache)
   workdir = pathlib.Path(flags.workdir)
   if flags.export is not None:

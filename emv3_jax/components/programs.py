@@ -58,7 +58,7 @@ def _network(name: str, config, precision) -> Network:
 
 @functools.cache
 def shardings(net: Network, name: str, mesh: Mesh) -> Params:
-  """Where the parameters of a component lie, as a tree like `net.abstract`."""
+  """Shardings of the parameters of a component, as a tree like `net.abstract`."""
   return sharding.param_shardings(net.abstract, mesh, name)
 
 

@@ -5,6 +5,9 @@ batches are taken from the stream, also across the end of an epoch. So no record
 any number of batches the visits of two records of one bucket differ by at most one. Batches of different
 buckets are interleaved evenly, in proportion to their numbers of records: the k-th batch of a bucket of n
 records has the rank (k + 1/2) / n, and batches come in the order of their ranks.
+
+This is not grain's mixing of datasets, which draws by weights and drops the rest of each bucket's epoch;
+grain's `index_shuffle` orders an epoch.
 """
 
 import functools

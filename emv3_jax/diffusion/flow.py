@@ -6,30 +6,39 @@ sigma from 0 (clean) to 1 (noise). The network's timestep is tau = 1000 sigma.
 """
 
 import dataclasses
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
+from jaxtyping import Float, Float32, Num
+import numpy as np
 
+from emv3_jax.arrays import AnyArray
 from emv3_jax.errors import InputError
 from emv3_jax.geometry import TAU_MAX
 from emv3_jax.limits import LARGEST, check_ranges
 
 DENSITIES = ("uniform", "logit_normal")
 
+_Sigma = TypeVar("_Sigma", float, np.floating, np.ndarray, jax.Array)
 
-def interpolate(clean: ArrayLike, noise: ArrayLike, sigma: ArrayLike) -> jax.Array:
-  """x_sigma, with `sigma` [b] for `clean` and `noise` [b, ...]; float32."""
+
+def interpolate(clean: Num[AnyArray, "*shape"], noise: Num[AnyArray, "*shape"], sigma: ArrayLike
+                ) -> Float32[jax.Array, "*shape"]:
+  """x_sigma, with `sigma` [b] for `clean` and `noise` [b, ...], or one sigma for all."""
   sigma = _per_example(sigma, jnp.ndim(clean))
   return (1 - sigma) * jnp.float32(clean) + sigma * jnp.float32(noise)
 
 
-def velocity_target(clean: ArrayLike, noise: ArrayLike) -> jax.Array:
-  """What the network learns to predict at every sigma: noise - clean, float32."""
+def velocity_target(clean: Num[AnyArray, "*shape"], noise: Num[AnyArray, "*shape"]
+                    ) -> Float32[jax.Array, "*shape"]:
+  """The velocity, target of the prediction at every sigma: noise - clean, float32."""
   return jnp.float32(noise) - jnp.float32(clean)
 
 
-def linear_error(clean: jax.Array, sigma: ArrayLike) -> jax.Array:
+def linear_error(clean: Num[AnyArray, "*shape c"], sigma: float | Float[AnyArray, ""]
+                 ) -> Float32[jax.Array, ""]:
   """Error of the best guess of the velocity that is linear in x_sigma, each channel on its own.
 
   The least-squares (Wiener) predictor, which knows the channels' means and variances and nothing
@@ -48,13 +57,18 @@ def linear_error(clean: jax.Array, sigma: ArrayLike) -> jax.Array:
   return jnp.mean(1 + variance - covariance ** 2 / spread)
 
 
-def tau(sigma: ArrayLike) -> ArrayLike:
+def tau(sigma: _Sigma) -> _Sigma:
   """The network's timestep: 1000 sigma, in [0, 1000]."""
   return TAU_MAX * sigma
 
 
-def shift_sigma(sigma: ArrayLike, shift: ArrayLike) -> ArrayLike:
-  """Moves sigmas towards noise: shift sigma / (1 + (shift - 1) sigma); keeps 0 and 1."""
+def shift_sigma(sigma: _Sigma, shift: Any) -> _Sigma:
+  """Moves sigmas towards noise: shift sigma / (1 + (shift - 1) sigma); keeps 0 and 1.
+
+  Args:
+    sigma: in [0, 1].
+    shift: a number above 0, in the precision that is wanted.
+  """
   return shift * sigma / (1 + (shift - 1) * sigma)
 
 
@@ -82,8 +96,8 @@ class SigmaDensity:
           f"Sigma density: std is {self.std} and shift is {self.shift}; both must be above 0.")
     check_ranges("sigma", self, {"mean": (-100, 100), "std": (1e-6, 1000), "shift": (1e-3, LARGEST)})
 
-  def draw(self, key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
-    """Sigmas of `shape`, float32 in [0, 1]; a pure function of `key`."""
+  def draw(self, key: jax.Array, shape: tuple[int, ...] = ()) -> Float32[jax.Array, "*shape"]:
+    """Sigmas of `shape` in [0, 1]; a pure function of `key`."""
     if self.name == "uniform":
       sigma = jax.random.uniform(key, shape)
     else:

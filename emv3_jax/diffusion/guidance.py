@@ -10,17 +10,18 @@ import dataclasses
 import math
 from typing import NamedTuple
 
-import jax
-from jax.typing import ArrayLike
+from jaxtyping import Float, Float32
 import numpy as np
 
+from emv3_jax.arrays import AnyArray
 from emv3_jax.errors import InputError
 
 MODES = ("text_audio", "audio")
+Scale = float | np.floating | Float[AnyArray, ""]
 
 
 class Branch(NamedTuple):
-  """What one branch of the network is conditioned on."""
+  """The conditions of one branch of the network."""
 
   text: str  # "prompt" or "negative"
   audio: str  # "voice" or "null" (zeros before the audio projection)
@@ -32,21 +33,23 @@ FULL = Branch("prompt", "voice")
 
 
 class Scales(NamedTuple):
-  """Guidance of every step; each [steps] float32, on the host."""
+  """Guidance of every step, on the host."""
 
-  text: np.ndarray
-  audio: np.ndarray
-  negative: np.ndarray  # factor on the negative prompt's encoder output
+  text: Float32[np.ndarray, "steps"]
+  audio: Float32[np.ndarray, "steps"]
+  negative: Float32[np.ndarray, "steps"]  # factor on the negative prompt's encoder output
 
 
-def combine(un: ArrayLike, text: ArrayLike, full: ArrayLike,
-            text_scale: ArrayLike, audio_scale: ArrayLike) -> ArrayLike:
-  """Three-branch guidance; arrays of one shape."""
+def combine(un: Float[AnyArray, "*shape"], text: Float[AnyArray, "*shape"],
+            full: Float[AnyArray, "*shape"], text_scale: Scale, audio_scale: Scale
+            ) -> Float[AnyArray, "*shape"]:
+  """Three-branch guidance."""
   return un + text_scale * (text - un) + audio_scale * (full - text)
 
 
-def combine_audio(text: ArrayLike, full: ArrayLike, audio_scale: ArrayLike) -> ArrayLike:
-  """Two-branch guidance of flash; arrays of one shape."""
+def combine_audio(text: Float[AnyArray, "*shape"], full: Float[AnyArray, "*shape"],
+                  audio_scale: Scale) -> Float[AnyArray, "*shape"]:
+  """Two-branch guidance of flash."""
   return text + audio_scale * (full - text)
 
 
@@ -56,15 +59,13 @@ def dynamic_scale(scale: float, i: int, steps: int) -> float:
   return scale / 2 * (1 + (1 - math.cos(math.pi * ((steps - i) / steps) ** 5)) / 2)
 
 
-def negative_prompt_scales(neg_scale: float, neg_steps: int, steps: int) -> np.ndarray:
+def negative_prompt_scales(neg_scale: float, neg_steps: int, steps: int
+                           ) -> Float32[np.ndarray, "steps"]:
   """Factors on the negative prompt's encoder output in the released preview script.
 
   Every step up to and including `neg_steps` multiplies the embedding that the step before left, and
   nothing undoes it: 1.5 and 2 give 1.5, 2.25, 3.375 and 3.375 to the end. The factor acts before
   padding and before the network's text projection. 1 switches it off.
-
-  Returns:
-    [steps] float32.
   """
   multiplied = np.minimum(np.arange(steps), neg_steps) + 1
   return np.power(float(neg_scale), multiplied).astype(np.float32)
@@ -126,12 +127,12 @@ class Guidance:
                   over_steps(self.audio_scale, self.dynamic_audio),
                   negative_prompt_scales(self.neg_scale, self.neg_steps, steps))
 
-  def mix(self, velocities: jax.Array | np.ndarray, text_scale: ArrayLike,
-          audio_scale: ArrayLike) -> ArrayLike:
+  def mix(self, velocities: Float[AnyArray, "branches *shape"], text_scale: Scale,
+          audio_scale: Scale) -> Float[AnyArray, "*shape"]:
     """Guided velocity of a step.
 
     Args:
-      velocities: [branches, ...], one for each of `branches`.
+      velocities: one for each of `branches`.
       text_scale: g of the step.
       audio_scale: g_a of the step.
     """
@@ -140,8 +141,10 @@ class Guidance:
     if len(velocities) == 1:
       return velocities[0]
     if self.mode == "audio":
-      return combine_audio(*velocities, audio_scale)
-    return combine(*velocities, text_scale, audio_scale)
+      text, full = velocities
+      return combine_audio(text, full, audio_scale)
+    un, text, full = velocities
+    return combine(un, text, full, text_scale, audio_scale)
 
 
 PREVIEW = Guidance()

@@ -20,20 +20,22 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
+from jaxtyping import Float32, Num
 import numpy as np
 
+from emv3_jax.arrays import AnyArray
 from emv3_jax.diffusion.schedules import Schedule
 
 
 class LambdaGrid(NamedTuple):
-  """Where a schedule's levels lie on the lambda axis; all float32, [steps + 1] or [steps].
+  """Levels of a schedule on the lambda axis; all float32, [steps + 1] or [steps].
 
   sigma = 1 lies at -infinity and sigma = 0 at +infinity; the formulas above keep their limits.
   """
 
-  sigmas: np.ndarray
-  alphas: np.ndarray
-  widths: np.ndarray  # h of each step
+  sigmas: Float32[np.ndarray, "steps+1"]
+  alphas: Float32[np.ndarray, "steps+1"]
+  widths: Float32[np.ndarray, "steps"]  # h of each step
 
   @classmethod
   def of(cls, schedule: Schedule) -> "LambdaGrid":
@@ -44,11 +46,11 @@ class LambdaGrid(NamedTuple):
     return cls(sigmas, alphas, np.diff(lambdas))
 
   @property
-  def keep(self) -> np.ndarray:
+  def keep(self) -> Float32[np.ndarray, "steps"]:
     """Share of x_s in x_t."""
     return self.sigmas[1:] / self.sigmas[:-1]
 
-  def slopes(self) -> np.ndarray:
+  def slopes(self) -> Float32[np.ndarray, "steps"]:
     """Weight of (m_0 - m_1) in each step's average; 0 in the first and the last step."""
     slopes = np.zeros_like(self.widths)
     for i in range(1, len(slopes) - 1):
@@ -72,12 +74,12 @@ class DPMSolverPP:
     self._gain = -(grid.alphas[1:] * (np.exp(-grid.widths) - 1))
     self._slope = grid.slopes()
 
-  def init(self, x: ArrayLike) -> DPMState:
+  def init(self, x: Num[AnyArray, "*shape"]) -> DPMState:
     x = jnp.asarray(x, jnp.float32)
     return DPMState(x, jnp.zeros_like(x))
 
-  def step(self, state: DPMState, i: ArrayLike,
-           velocity: ArrayLike) -> tuple[jax.Array, DPMState]:
+  def step(self, state: DPMState, i: ArrayLike, velocity: Num[AnyArray, "*shape"]
+           ) -> tuple[Float32[jax.Array, "*shape"], DPMState]:
     at = lambda table: jnp.asarray(table)[i]
     clean = state.x - at(self._sigmas) * jnp.float32(velocity)
     average = clean + at(self._slope) * (clean - state.clean)
@@ -104,27 +106,28 @@ class UniPC:
     self._slope = grid.slopes()
     self._past, self._present = _corrector_weights(grid.widths)
 
-  def init(self, x: ArrayLike) -> UniPCState:
+  def init(self, x: Num[AnyArray, "*shape"]) -> UniPCState:
     x = jnp.asarray(x, jnp.float32)
     return UniPCState(x, x, jnp.zeros_like(x), jnp.zeros_like(x))
 
-  def step(self, state: UniPCState, i: ArrayLike,
-           velocity: ArrayLike) -> tuple[jax.Array, UniPCState]:
+  def step(self, state: UniPCState, i: ArrayLike, velocity: Num[AnyArray, "*shape"]
+           ) -> tuple[Float32[jax.Array, "*shape"], UniPCState]:
     at = lambda table, i=i: jnp.asarray(table)[i]
     clean = state.x - at(self._sigmas) * jnp.float32(velocity)
 
-    last = jnp.maximum(i - 1, 0)
+    last = jnp.maximum(jnp.asarray(i) - 1, 0)
     average = (state.clean + at(self._past) * (state.clean - state.earlier)
                + at(self._present) * (clean - state.clean))
     corrected = at(self._keep, last) * state.start + at(self._gain, last) * average
-    start = jnp.where(i > 0, corrected, state.x)
+    start = jnp.where(jnp.asarray(i) > 0, corrected, state.x)
 
     average = clean + at(self._slope) * (clean - state.clean)
     x = at(self._keep) * start + at(self._gain) * average
     return x, UniPCState(x, start, clean, state.clean)
 
 
-def _corrector_weights(widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _corrector_weights(widths: Float32[np.ndarray, "steps"]
+                       ) -> tuple[Float32[np.ndarray, "steps"], Float32[np.ndarray, "steps"]]:
   """Weights in the average of (m_0 - m_1) and of (m_t - m_0), when step i corrects step i - 1.
 
   They solve UniPC's order conditions: with B = exp(-h) - 1, psi_1 = -B / h - 1 and

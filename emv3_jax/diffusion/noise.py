@@ -2,12 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float32
 
 from emv3_jax.diffusion.randomness import Purpose, key_for
 from emv3_jax.geometry import CHANNELS
 
 
-def initial_noise(seed: int, frames: int, height: int, width: int, channels: int = CHANNELS) -> jax.Array:
+def initial_noise(seed: int, frames: int, height: int, width: int, channels: int = CHANNELS
+                  ) -> Float32[jax.Array, "f H8 W8 c"]:
   """Standard normal latents, each latent frame drawn from (seed, its index) alone.
 
   A longer clip therefore starts from the same noise as a shorter one, and so does another window
@@ -20,9 +22,6 @@ def initial_noise(seed: int, frames: int, height: int, width: int, channels: int
     height: latent rows H/8.
     width: latent columns W/8.
     channels: latent channels.
-
-  Returns:
-    [f, H/8, W/8, channels] float32.
 
   Raises:
     InputError: the seed is out of range.

@@ -6,6 +6,7 @@ shift acts more than once, on different quantities; the numbers below follow the
 
 import dataclasses
 
+from jaxtyping import Float, Float32
 import numpy as np
 
 from emv3_jax.diffusion.flow import shift_sigma
@@ -14,16 +15,16 @@ from emv3_jax.geometry import TAU_MAX
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Schedule:
-  """Where the steps are.
+  """Noise levels and timesteps of the sampling steps.
 
   Attributes:
-    taus: [steps] float32, the network's timestep at each step, in (0, 1000]; whole numbers where
+    taus: the network's timestep at each step, in (0, 1000]; whole numbers where
       the reference truncates.
-    sigmas: [steps + 1] float32, falling, sigmas[i] before and sigmas[i + 1] after step i; ends at 0.
+    sigmas: falling, sigmas[i] before and sigmas[i + 1] after step i; ends at 0.
   """
 
-  taus: np.ndarray
-  sigmas: np.ndarray
+  taus: Float32[np.ndarray, "steps"]
+  sigmas: Float32[np.ndarray, "steps+1"]
 
   @property
   def steps(self) -> int:
@@ -65,9 +66,9 @@ def dpmpp_schedule(steps: int, shift: float, config_shift: float) -> Schedule:
   return Schedule(_whole_taus(levels), _to_zero(levels))
 
 
-def _whole_taus(levels: np.ndarray) -> np.ndarray:
+def _whole_taus(levels: Float[np.ndarray, "steps"]) -> Float32[np.ndarray, "steps"]:
   return (levels * TAU_MAX).astype(np.int64).astype(np.float32)
 
 
-def _to_zero(levels: np.ndarray) -> np.ndarray:
+def _to_zero(levels: Float[np.ndarray, "steps"]) -> Float32[np.ndarray, "steps+1"]:
   return np.append(levels, 0).astype(np.float32)

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
+from jaxtyping import Float32, Num
 
+from emv3_jax.arrays import AnyArray
 from emv3_jax.diffusion import multistep, schedules
 from emv3_jax.errors import InputError
 
@@ -24,14 +26,16 @@ class Solver(Protocol):
 
   schedule: schedules.Schedule
 
-  def init(self, x: ArrayLike) -> Any:
+  def init(self, x: Num[AnyArray, "*shape"]) -> Any:
     """State before the first step.
 
     Args:
       x: noise of any shape; read as float32.
     """
+    ...
 
-  def step(self, state: Any, i: ArrayLike, velocity: ArrayLike) -> tuple[jax.Array, Any]:
+  def step(self, state: Any, i: ArrayLike, velocity: Num[AnyArray, "*shape"]
+           ) -> tuple[Float32[jax.Array, "*shape"], Any]:
     """One step.
 
     Args:
@@ -42,6 +46,7 @@ class Solver(Protocol):
     Returns:
       the latents at sigma `schedule.sigmas[i + 1]`, float32, and the state that also holds them.
     """
+    ...
 
 
 class EulerState(NamedTuple):
@@ -54,11 +59,11 @@ class Euler:
   def __init__(self, schedule: schedules.Schedule):
     self.schedule = schedule
 
-  def init(self, x: ArrayLike) -> EulerState:
+  def init(self, x: Num[AnyArray, "*shape"]) -> EulerState:
     return EulerState(jnp.asarray(x, jnp.float32))
 
-  def step(self, state: EulerState, i: ArrayLike,
-           velocity: ArrayLike) -> tuple[jax.Array, EulerState]:
+  def step(self, state: EulerState, i: ArrayLike, velocity: Num[AnyArray, "*shape"]
+           ) -> tuple[Float32[jax.Array, "*shape"], EulerState]:
     sigmas = jnp.asarray(self.schedule.sigmas)
     x = state.x + (sigmas[i + 1] - sigmas[i]) * jnp.float32(velocity)
     return x, EulerState(x)
@@ -98,7 +103,8 @@ def register(spec: SolverSpec) -> None:
 
 
 def check_name(name: str) -> None:
-  """
+  """Checks the name of a solver.
+
   Raises:
     InputError: no such solver.
   """

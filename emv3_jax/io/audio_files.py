@@ -4,6 +4,8 @@ import os
 
 from absl import logging
 import av
+from av.container import InputContainer
+from av.error import FFmpegError
 from jaxtyping import Float32
 import numpy as np
 
@@ -51,26 +53,31 @@ def read_audio(path: str | os.PathLike) -> tuple[Float32[np.ndarray, "n channels
     begin = None
     if tracks.moving_pictures(container):
       begin = tracks.pictures_begin(path)
-    for last, stream in zip([False] * (len(streams) - 1) + [True], streams, strict=True):
-      try:
-        pieces = _decode(container, stream, path)
-        break
-      except av.error.FFmpegError:
-        if last:
-          raise
-        container.seek(0)
+    stream, pieces = _first_decoded(container, streams, path)
     if stream is not sounds[0]:
       logging.warning("%s: sound track %d of %d is used, the first that can be decoded.", path,
                       list(sounds).index(stream) + 1, len(sounds))
     pieces = _checked_length(container, stream, pieces, path)
-    return (sound_timeline.lay(pieces, float(stream.time_base), begin, path), pieces[0].rate)
+    return sound_timeline.lay(pieces, float(tracks.tick(stream)), begin, path), pieces[0].rate
 
 
-def _decode(container: av.container.InputContainer, stream: av.AudioStream, path) -> list[Piece]:
+def _first_decoded(container: InputContainer, streams: list[av.AudioStream],
+                   path) -> tuple[av.AudioStream, list[Piece]]:
+  """The first track that decodes, and its pieces; raises what `_decode` raises for the last."""
+  *others, last = streams
+  for stream in others:
+    try:
+      return stream, _decode(container, stream, path)
+    except FFmpegError:
+      container.seek(0)
+  return last, _decode(container, last, path)
+
+
+def _decode(container: InputContainer, stream: av.AudioStream, path) -> list[Piece]:
   """All of one track. The frames' rate counts, not the stream's: HE-AAC headers declare half of it.
 
   Raises:
-    av.error.FFmpegError: a packet cannot be decoded, and it is no tag between joined files.
+    FFmpegError: a packet cannot be decoded, and it is no tag between joined files.
     InputError: there is no sample.
   """
   pieces, packets, refused = [], 0, []
@@ -80,7 +87,7 @@ def _decode(container: av.container.InputContainer, stream: av.AudioStream, path
       for frame in packet.decode():
         if frame.samples:
           pieces.append(Piece(tracks.frame_seconds(frame), _channels(frame), frame.sample_rate))
-    except av.error.FFmpegError as error:
+    except FFmpegError as error:
       refused.append(error)
       if container.format.name not in TAGGED_FORMATS:
         raise
@@ -94,7 +101,8 @@ def _decode(container: av.container.InputContainer, stream: av.AudioStream, path
   return pieces
 
 
-def _checked_length(container, stream, pieces: list[Piece], path) -> list[Piece]:
+def _checked_length(container: InputContainer, stream: av.AudioStream, pieces: list[Piece],
+                    path) -> list[Piece]:
   """Compares the time from the track's start to the end of its last piece with what is declared.
 
   Raises:
@@ -103,7 +111,7 @@ def _checked_length(container, stream, pieces: list[Piece], path) -> list[Piece]
   expected, last = _declared_seconds(container, stream, path), pieces[-1]
   found = sum(piece.length for piece in pieces)
   if last.seconds is not None and stream.start_time is not None:
-    found = max(last.seconds + last.length - float(stream.start_time * stream.time_base), found)
+    found = max(last.seconds + last.length - float(stream.start_time * tracks.tick(stream)), found)
   if found < expected - DURATION_SLACK:
     raise InputError(f"Audio {path} is cut short: {found:.2f} s found, {expected:.2f} s declared in"
                      " its header; save it again.")
@@ -113,20 +121,20 @@ def _checked_length(container, stream, pieces: list[Piece], path) -> list[Piece]
   return pieces
 
 
-def _channels(frame: av.AudioFrame) -> np.ndarray:
-  """float32 [n, channels]; two, where more are not in the places that are usual for so many."""
+def _channels(frame: av.AudioFrame) -> Float32[np.ndarray, "n channels"]:
+  """A decoded frame's samples; two channels, where more are not in the places that are usual for so many."""
   samples, names = _to_float(frame), [channel.name for channel in frame.layout.channels]
   if len(names) < 3 or "NONE" in names or downmix.is_usual(names):
     return samples
   return downmix.to_stereo(samples, names)
 
 
-def _to_float(frame: av.AudioFrame) -> np.ndarray:
-  """float32 [n, channels] of a decoded frame in any sample format."""
+def _to_float(frame: av.AudioFrame) -> Float32[np.ndarray, "n channels"]:
+  """Samples of a decoded frame in any sample format."""
   if frame.format.is_planar and frame.layout.nb_channels >= 8:  # PyAV reads past the eighth plane
     packed = av.AudioResampler(frame.format.packed.name, frame.layout.name, frame.sample_rate)
     frame = packed.resample(frame)[0]
-  data = frame.to_ndarray()
+  data: np.ndarray = frame.to_ndarray()
   data = data.T if frame.format.is_planar else data.reshape(-1, frame.layout.nb_channels)
   if data.dtype == np.uint8:  # unsigned, silence at 128
     data = (data.astype(np.float32) - 128) / 128
@@ -135,7 +143,7 @@ def _to_float(frame: av.AudioFrame) -> np.ndarray:
   return data.astype(np.float32)
 
 
-def _declared_seconds(container, stream, path) -> float:
+def _declared_seconds(container: InputContainer, stream: av.AudioStream, path) -> float:
   """Length that the file's header promises, 0 where there is none to rely on.
 
   FFmpeg believes a WAV header only as far as the file goes, so the size in the header is read
@@ -144,13 +152,14 @@ def _declared_seconds(container, stream, path) -> float:
   """
   kind = container.format.name
   if kind.startswith("matroska"):  # declares one length for all its tracks, the longest one's
-    alone = len(container.streams) == 1 and container.duration is not None
-    return container.duration / av.time_base if alone else 0.0
+    if len(container.streams) > 1 or container.duration is None:
+      return 0.0
+    return container.duration / av.time_base
   if stream.duration is None or kind in ("aac", "ogg"):
     return 0.0
   with open(path, "rb") as file:
     head = file.read(1 << 20)
-  seconds = float(stream.duration * stream.time_base)
+  seconds = float(stream.duration * tracks.tick(stream))
   if kind == "mp3":  # of joined files the first one's frames; FFmpeg then guesses
     return min(seconds, _frames_told(head) * stream.codec_context.frame_size / stream.rate)
   if kind == "wav" and head.startswith(b"RIFF") and stream.bit_rate:

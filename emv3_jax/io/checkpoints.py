@@ -149,7 +149,7 @@ def load_component(folder: str | os.PathLike, name: str, abstract: Params, *, sh
                                                               for leaf in batch.values()))
     try:
       with start_up.part("read"), context:
-        loaded |= named_leaves(ocp.load(path, nested(batch)))
+        loaded |= named_leaves(ocp.load(os.fspath(path), nested(batch)))
     except (OSError, ValueError) as error:
       raise unreadable(path, error) from error
     return_memory()

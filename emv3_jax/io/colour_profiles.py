@@ -26,7 +26,8 @@ def to_srgb(image: Image.Image, profile: bytes | None, path) -> Image.Image:
     return image
   try:
     found = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-    space = found.profile.xcolor_space.strip()
+    # PIL's hints take the profile for the file that it came from.
+    space = found.profile.xcolor_space.strip()  # pyright: ignore[reportAttributeAccessIssue]
     alpha = image.getchannel("A") if image.mode in ("LA", "RGBA") else None
     fitting = _fitting(image, space)
     if fitting is None:
@@ -39,6 +40,7 @@ def to_srgb(image: Image.Image, profile: bytes | None, path) -> Image.Image:
     logging.warning("%s: its colour profile cannot be used (%s); its colours are taken for sRGB.", path,
                     error)
     return image
+  assert result is not None  # it is where a new picture is asked for
   if alpha is not None:
     result.putalpha(alpha)
   return result

@@ -6,15 +6,18 @@ import functools
 import os
 import pathlib
 import re
+from typing import Any
 
 import av
+from av.container import InputContainer
+from av.error import FFmpegError
 from av.format import Flags
 
 from emv3_jax.errors import InputError
 
 # Before release 19 tags that are not UTF-8, as older programs write them, are an error unless
 # something else is asked for; since then this is what it does.
-_TAGS = {"metadata_errors": "surrogateescape"} if int(av.__version__.split(".")[0]) < 19 else {}
+_TAGS: dict[str, Any] = {"metadata_errors": "surrogateescape"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 # Formats whose content names further files or addresses. FFmpeg knows them by their content,
 # whatever a file is called. Those that open devices or patterns of names carry a flag of their own.
@@ -43,7 +46,7 @@ class _OpenedFile:
 
 
 @contextlib.contextmanager
-def open_container(path: str | os.PathLike, kind: str) -> Iterator[av.container.InputContainer]:
+def open_container(path: str | os.PathLike, kind: str) -> Iterator[InputContainer]:
   """A media file for reading. Bytes in tags that are no UTF-8 become lone surrogates.
 
   FFmpeg may use no protocol and no format that names other files, so that nothing else is opened,
@@ -70,7 +73,7 @@ def open_container(path: str | os.PathLike, kind: str) -> Iterator[av.container.
         file, options={"protocol_whitelist": "none", "format_whitelist": _formats()},
         **_TAGS) as container:
       yield container
-  except av.error.FFmpegError as error:
+  except FFmpegError as error:
     _refuse_playlist(path, kind)
     raise InputError(f"{kind} {path} cannot be decoded ({error.strerror or error}).\n"
                      f"It is no {what}, or it is damaged; save it again.") from error

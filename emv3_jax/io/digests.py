@@ -64,8 +64,8 @@ def _of_array(array: np.ndarray) -> tuple[str, list[int], str]:
   return str(array.dtype), list(array.shape), hashlib.sha256(_bytes(array)).hexdigest()
 
 
-def _bytes(array: np.ndarray) -> np.ndarray:
-  return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+def _bytes(array: np.ndarray) -> memoryview:
+  return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def weights_digest(card: ModelCard, name: str) -> str:

@@ -99,7 +99,7 @@ def _factor(file: Image.Image, path) -> int:
 
 
 def _check_memory(file: Image.Image, path) -> None:
-  a_pixel = _BYTES_OF_FORMAT.get(file.format) or _BYTES.get(file.mode, 4)
+  a_pixel = _BYTES_OF_FORMAT.get(file.format or "") or _BYTES.get(file.mode, 4)
   needed, there = file.width * file.height * a_pixel, machine.memory()
   if needed > there:
     raise InputError(f"Image {path} is {file.width}x{file.height} pixels, which take {needed / 2**30:.1f} GiB while "
@@ -136,7 +136,7 @@ def _reduced_band(band: Image.Image, factor: int) -> Image.Image:
   return band.reduce(factor)
 
 
-def _eight_bit_rgb(image: Image.Image, profile: bytes | None, path) -> np.ndarray:
+def _eight_bit_rgb(image: Image.Image, profile: bytes | None, path) -> UInt8[np.ndarray, "H W 3"]:
   if image.mode.startswith("I;16"):
     image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
   if image.mode in ("I", "F"):

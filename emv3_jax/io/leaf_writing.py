@@ -5,6 +5,7 @@ import contextlib
 import ctypes
 import dataclasses
 import math
+import os
 import pathlib
 import shutil
 
@@ -50,11 +51,11 @@ def write_leaves(path: pathlib.Path, params: Params, dtype) -> set[str]:
     arrays = {name: _materialise(leaf, dtype) for name, leaf in batch.items()}
     dtypes |= {str(array.dtype) for array in arrays.values()}
     with context, disk_errors():
-      ocp.partial.save(path, nested(arrays))
+      ocp.partial.save(os.fspath(path), nested(arrays))
     del arrays
     return_memory()
   with context, disk_errors():
-    ocp.partial.finalize(path)
+    ocp.partial.finalize(os.fspath(path))
   marker = path / "commit_success.txt"
   if jax.process_index() == 0 and marker.exists():
     # Orbax writes into it where the folder lay, which is nothing to hand on with the weights.
@@ -64,10 +65,10 @@ def write_leaves(path: pathlib.Path, params: Params, dtype) -> set[str]:
   return dtypes
 
 
-def _storage(path, leaf) -> ocp.options.ArrayOptions.Saving.StorageOptions:
+def _storage(key, value) -> ocp.options.ArrayOptions.Saving.StorageOptions:
   """Chunks: a layer of stacked leaves, some rows of embedding tables, else blocks."""
-  name = param_name(path)
-  stacked = is_stacked(name) and len(leaf.shape) > 1
+  name = param_name(key)
+  stacked = is_stacked(name) and len(value.shape) > 1
   table = name.endswith(".embedding") and not stacked
   return ocp.options.ArrayOptions.Saving.StorageOptions(
       chunk_byte_size=ROWS_BYTES if table else CHUNK_BYTES, shard_axes=(0,) if stacked else None)

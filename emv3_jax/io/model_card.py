@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import pathlib
+from typing import Any
 
 from emv3_jax.errors import InputError
 from emv3_jax.io.atomic import write_json
@@ -180,7 +181,7 @@ def measure(folder: pathlib.Path) -> tuple[int, int]:
   return len(sizes), sum(sizes)
 
 
-def _tuples(value):
+def _tuples(value: Any) -> Any:
   """JSON lists as tuples, so that a config built from them is hashable."""
   if isinstance(value, dict):
     return {key: _tuples(item) for key, item in value.items()}

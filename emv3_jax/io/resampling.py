@@ -1,9 +1,11 @@
 """Resampling of sound, by librosa with soxr in high quality, as `librosa.load` does it."""
 
+from jaxtyping import Float
 import numpy as np
 
 
-def resample(samples: np.ndarray, rate: float, to: float, *, fit: bool = False) -> np.ndarray:
+def resample(samples: Float[np.ndarray, "n *channels"], rate: float, to: float, *,
+             fit: bool = False) -> Float[np.ndarray, "n2 *channels"]:
   """Sound at another rate.
 
   Args:

@@ -1,8 +1,9 @@
 """Decoded pieces of sound laid where their time stamps say: holes filled, overlaps cut."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
 
+from jaxtyping import Float32
 import numpy as np
 
 from emv3_jax.errors import InputError
@@ -30,7 +31,7 @@ class Piece:
   """
 
   seconds: float | None
-  samples: np.ndarray
+  samples: Float32[np.ndarray, "n channels"]
   rate: int
 
   @property
@@ -38,7 +39,8 @@ class Piece:
     return len(self.samples) / self.rate
 
 
-def lay(pieces: Sequence[Piece], tick: float, origin: float | None, path) -> np.ndarray:
+def lay(pieces: Sequence[Piece], tick: float, origin: float | None, path
+        ) -> Float32[np.ndarray, "n channels"]:
   """One recording at the rate of the first piece and with as many channels as the piece with most.
 
   Args:
@@ -101,7 +103,10 @@ def _running_length(pieces: Sequence[Piece]) -> np.ndarray:
   """Seconds from the first sample to the end of each piece; whole samples are added, not seconds."""
   lengths = np.array([len(piece.samples) for piece in pieces], np.float64)
   rates = np.array([piece.rate for piece in pieces])
-  return sum(np.cumsum(np.where(rates == rate, lengths, 0)) / rate for rate in set(rates.tolist()))
+  ends = np.zeros_like(lengths)
+  for rate in set(rates.tolist()):
+    ends += np.cumsum(np.where(rates == rate, lengths, 0)) / rate
+  return ends
 
 
 def _step(ahead: np.ndarray, tolerance: float) -> float:
@@ -114,7 +119,8 @@ def _step(ahead: np.ndarray, tolerance: float) -> float:
   return 0.0
 
 
-def _runs(pieces: Sequence[Piece], begins: Sequence[float], rate: int, channels: int):
+def _runs(pieces: Sequence[Piece], begins: Sequence[float], rate: int, channels: int
+          ) -> Iterator[tuple[float, Float32[np.ndarray, "n channels"]]]:
   """(seconds, float32 [n, channels]) of pieces that follow each other without a step."""
   first = 0
   for i in range(1, len(pieces) + 1):
@@ -133,7 +139,8 @@ def _runs(pieces: Sequence[Piece], begins: Sequence[float], rate: int, channels:
     first = i
 
 
-def _widened(samples: np.ndarray, channels: int) -> np.ndarray:
+def _widened(samples: Float32[np.ndarray, "n few"], channels: int
+             ) -> Float32[np.ndarray, "n channels"]:
   """One channel goes to all; of several the others are silent."""
   if samples.shape[1] == channels:
     return samples

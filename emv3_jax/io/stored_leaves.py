@@ -5,11 +5,12 @@ Orbax keeps each leaf as a zarr3 array under its dotted name in one OCDBT store.
 without its neighbours: a text encoder larger than memory runs layer by layer.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import math
 import os
 import pathlib
+from typing import Any
 
 from absl import logging
 import jax
@@ -48,7 +49,7 @@ class StoredLeaf:
   def __getitem__(self, index) -> np.ndarray:
     return self.start(index)()
 
-  def start(self, index=...):
+  def start(self, index: Any = ...) -> Callable[[], np.ndarray]:
     """Begins reading in the background; the result waits for the array and returns it."""
     future = self._store[index].read()
 
@@ -80,10 +81,11 @@ class StoredLeaf:
     rows = max(1, self.shape[0] * PIECE_BYTES // size)
     pieces = [slice(start, min(start + rows, self.shape[0]))
               for start in range(0, self.shape[0], rows)]
-    reading = self.start(pieces[0])
-    for following in (*pieces[1:], None):
-      finish, reading = reading, following and self.start(following)
-      yield finish()
+    finish = self.start(pieces[0])
+    for following in pieces[1:]:
+      finished, finish = finish, self.start(following)
+      yield finished()
+    yield finish()
 
 
 class ComponentStream:
@@ -175,7 +177,7 @@ def stored_leaves(component: pathlib.Path) -> dict[str, jax.ShapeDtypeStruct]:
   """
   try:
     with _quiet_orbax():
-      tree = ocp.metadata(component).metadata
+      tree = ocp.metadata(os.fspath(component)).metadata
   except (OSError, ValueError) as error:
     raise unreadable(component, error) from error
   if tree is None:

@@ -1,29 +1,44 @@
 """Which tracks of a media file are moving pictures, and when its pictures begin."""
 
+from collections.abc import Sequence
+import fractions
 import os
+from typing import TypeVar
 
 import av
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.frame import Frame
+from av.packet import Packet
+from av.stream import Disposition, Stream
 
 from emv3_jax.io.containers import open_container
 
+_Stream = TypeVar("_Stream", bound=Stream)
 
-def moving_pictures(container: av.container.InputContainer) -> list[av.VideoStream]:
+
+def moving_pictures(container: InputContainer) -> list[av.VideoStream]:
   """Tracks of pictures that move: no cover of an album, no still picture."""
   if container.format.name == "image2" or container.format.name.endswith("_pipe"):
     return []
   return [stream for stream in container.streams.video
-          if not stream.disposition & av.stream.Disposition.attached_pic]
+          if not stream.disposition & Disposition.attached_pic]
 
 
-def decodable(streams: list) -> list:
+def decodable(streams: Sequence[_Stream]) -> list[_Stream]:
   """Those that FFmpeg has a decoder for, in their order."""
   return [stream for stream in streams if stream.codec_context is not None]
 
 
-def frame_seconds(frame: av.frame.Frame) -> float | None:
+def tick(timed: Stream | Packet | Frame) -> fractions.Fraction:
+  """Seconds between two time stamps; 0 where the container does not say."""
+  return timed.time_base or fractions.Fraction(0)
+
+
+def frame_seconds(frame: Frame) -> float | None:
   """Time stamp of a decoded frame; None where its container has none."""
   stamp = frame.dts if frame.pts is None else frame.pts
-  return None if stamp is None else float(stamp * frame.time_base)
+  return None if stamp is None else float(stamp * tick(frame))
 
 
 def pictures_begin(path: str | os.PathLike) -> float | None:
@@ -37,9 +52,9 @@ def pictures_begin(path: str | os.PathLike) -> float | None:
       try:
         for frame in container.decode(stream):
           return frame_seconds(frame) or 0.0
-      except av.error.FFmpegError:  # it is the sound that is read; its place is told in the header
+      except FFmpegError:  # it is the sound that is read; its place is told in the header
         continue
     for stream in tracks:
       if stream.start_time is not None:
-        return float(stream.start_time * stream.time_base)
+        return float(stream.start_time * tick(stream))
   return None

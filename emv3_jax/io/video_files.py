@@ -1,7 +1,7 @@
 """Video files in: anything that FFmpeg decodes."""
 
 import collections
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 import contextlib
 import dataclasses
 import fractions
@@ -11,6 +11,7 @@ import os
 
 from absl import logging
 import av
+from av.container import InputContainer
 from jaxtyping import UInt8
 import numpy as np
 
@@ -75,7 +76,7 @@ def stream_video(path: str | os.PathLike, fps: float = FPS) -> Iterator[UInt8[np
 
 
 def _upright_frames(path: str | os.PathLike, fps: float | None
-                    ) -> Iterator[tuple[np.ndarray, float]]:
+                    ) -> Generator[tuple[UInt8[np.ndarray, "H W 3"], float], None, None]:
   """(frame uint8 [H, W, 3], average rate of the file)."""
   with open_container(path, "Video") as container:
     moving = tracks.moving_pictures(container)
@@ -95,7 +96,8 @@ def _upright_frames(path: str | os.PathLike, fps: float | None
     frames = _at_constant_rate(timed, fps) if fps else (f for _, f in timed if f is not None)
     shape, last, picture = None, None, None
     for frame in frames:
-      picture = picture if frame is last else _to_rgb(frame, aspect, path)  # repeats convert once
+      if picture is None or frame is not last:  # repeats convert once
+        picture = _to_rgb(frame, aspect, path)
       last, shape = frame, shape or picture.shape
       if picture.shape != shape:
         raise InputError(f"Video {path} changes its size on the way, from {_size(shape)} to "
@@ -109,7 +111,7 @@ def _size(shape: tuple[int, ...]) -> str:
   return f"{shape[1]}x{shape[0]}"
 
 
-def _timed_frames(container: av.container.InputContainer, stream: av.VideoStream, rate: float,
+def _timed_frames(container: InputContainer, stream: av.VideoStream, rate: float,
                   path: str | os.PathLike) -> Iterator[tuple[float, av.VideoFrame | None]]:
   """(seconds since the first frame, frame), then (end of the last frame, None).
 
@@ -123,29 +125,30 @@ def _timed_frames(container: av.container.InputContainer, stream: av.VideoStream
       raise InputError(f"Video {path} is damaged or cut short at "
                        f"{reach[stream.index]:.2f} s; save it again.")
     if packet.pts is not None:
-      seconds = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+      seconds = float((packet.pts + (packet.duration or 0)) * tracks.tick(packet))
       reach[packet.stream.index] = max(reach[packet.stream.index], seconds)
     if packet.stream is not stream:
       continue
-    for frame in packet.decode():
+    for frame in stream.decode(packet):
       stamp = tracks.frame_seconds(frame)
       seconds = shown / rate if stamp is None else stamp
       first = seconds if first is None else first
       yield seconds - first, frame
-      end = seconds - first + (float(frame.duration * frame.time_base) or 1 / rate)
+      end = seconds - first + (float(frame.duration * tracks.tick(frame)) or 1 / rate)
       shown += 1
   _check_whole(container, stream, reach, path)
   yield end, None
 
 
-def _check_whole(container: av.container.InputContainer, stream: av.VideoStream,
+def _check_whole(container: InputContainer, stream: av.VideoStream,
                  reach: dict[int, float], path: str | os.PathLike) -> None:
   """Compares the end of the last packet with the length that the header promises."""
   if container.format.name.startswith("matroska"):  # declares the length of its longest track
     found, declared = max(reach.values(), default=0.0), (container.duration or 0) / av.time_base
   else:
-    found = reach[stream.index] - float((stream.start_time or 0) * stream.time_base)
-    declared = float((stream.duration or 0) * stream.time_base)
+    tick = tracks.tick(stream)
+    found = reach[stream.index] - float((stream.start_time or 0) * tick)
+    declared = float((stream.duration or 0) * tick)
   if found < declared - DURATION_SLACK:
     raise InputError(f"Video {path} is cut short: {found:.2f} s found, {declared:.2f} s declared "
                      "in its header; save it again.")
@@ -183,7 +186,7 @@ def _pixel_aspect(stream: av.VideoStream, path: str | os.PathLike) -> fractions.
 
 
 def _to_rgb(frame: av.VideoFrame, aspect: fractions.Fraction,
-            path: str | os.PathLike) -> np.ndarray:
+            path: str | os.PathLike) -> UInt8[np.ndarray, "H W 3"]:
   """uint8 [H, W, 3], upright, of square pixels: the side that is short of pixels is enlarged."""
   height, width = frame.height, frame.width
   height, width = round(height * max(1 / aspect, 1)), round(width * max(aspect, 1))

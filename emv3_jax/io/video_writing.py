@@ -6,8 +6,9 @@ import json
 import os
 
 import av
+from av.container import OutputContainer
 from av.video.reformatter import ColorRange, Colorspace
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 import numpy as np
 
 from emv3_jax.geometry import FPS
@@ -58,13 +59,14 @@ def write_video(path: str | os.PathLike, frames: Iterable[np.ndarray], *, fps: i
     begin = 0
     for i, frame in enumerate(itertools.chain([first], frames)):
       container.mux(video_stream.encode(_to_yuv(_checked(frame, first.shape), i)))
-      if sound:
+      if sound and audio_stream:
         samples, rate = sound
         end = round((i + 1) * rate / fps)
         container.mux(audio_stream.encode(_audio_frame(samples, rate, begin, end)))
         begin = end
-    for stream in container.streams:
-      container.mux(stream.encode(None))
+    for stream in (video_stream, audio_stream):
+      if stream is not None:
+        container.mux(stream.encode(None))
 
 
 def _checked(frame: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -81,7 +83,7 @@ def _size(shape: tuple[int, ...]) -> str:
   return f"{shape[1]}x{shape[0]}"
 
 
-def _add_h264(container: av.container.OutputContainer, first: np.ndarray, fps: int) -> av.VideoStream:
+def _add_h264(container: OutputContainer, first: np.ndarray, fps: int) -> av.VideoStream:
   stream = container.add_stream("libx264", rate=fps, options={"crf": str(CRF)})
   context = stream.codec_context
   context.height, context.width = _checked(first, first.shape).shape[:2]
@@ -99,8 +101,8 @@ def _to_yuv(frame: np.ndarray, index: int) -> av.VideoFrame:
   return picture
 
 
-def _for_aac(samples: np.ndarray, rate: int) -> tuple[np.ndarray, int]:
-  """float32 [n, 1 or 2] in [-1, 1] at a rate of AAC."""
+def _for_aac(samples: np.ndarray, rate: int) -> tuple[Float32[np.ndarray, "n channels"], int]:
+  """One or two channels in [-1, 1] at a rate of AAC."""
   samples = np.asarray(samples, np.float32)
   samples = samples[:, None] if samples.ndim == 1 else samples
   if samples.ndim != 2 or not samples.shape[1]:
@@ -115,7 +117,7 @@ def _for_aac(samples: np.ndarray, rate: int) -> tuple[np.ndarray, int]:
   return np.clip(samples, -1, 1), rate
 
 
-def _add_aac(container: av.container.OutputContainer, samples: np.ndarray,
+def _add_aac(container: OutputContainer, samples: np.ndarray,
              rate: int) -> av.AudioStream:
   channels = samples.shape[1]
   stream = container.add_stream("aac", rate=rate, layout=("mono", "stereo")[channels - 1])

@@ -12,6 +12,7 @@ from typing import Any
 from flax import nnx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int32
 import numpy as np
 
 from emv3_jax.models.norms import LayerNorm
@@ -25,8 +26,8 @@ _LATER_FRAMES = np.array([0, 0, 0, 1, 2, 3, 3, 3])  # flash: frame within the gr
 _LATER_SLOTS = np.array([0, 1, 2, 2, 2, 2, 3, 4])  # flash: slot within that frame's window
 
 
-def preview_windows(num_tokens: int) -> np.ndarray:
-  """Which audio tokens each latent frame attends to, as the released code cuts them.
+def preview_windows(num_tokens: int) -> Int32[np.ndarray, "f 17"]:
+  """Indices of the audio tokens that each latent frame attends to, as in the released code.
 
   A latent frame's segment is centred on its four video frames and reaches 4 tokens either way; the
   window adds 4 more on both sides. The first frame's segment ends where the second's begins. What
@@ -37,7 +38,7 @@ def preview_windows(num_tokens: int) -> np.ndarray:
     num_tokens: a, number of wav2vec2 tokens, about 50 per second.
 
   Returns:
-    int32 [f, 17] token indices, PAD = -1, with f = (a // 2 - 1) // 4 + 1 latent frames.
+    Token indices, PAD = -1, with f = (a // 2 - 1) // 4 + 1 latent frames.
 
   Raises:
     ValueError: fewer than 10 tokens, that is less than two latent frames.
@@ -71,8 +72,8 @@ class PreviewAudioProjection(nnx.Module):
         kernel_init=nnx.initializers.xavier_uniform(), rngs=rngs)
     self.norm = LayerNorm(dim, eps=1e-5, precision=precision)
 
-  def __call__(self, audio: jax.Array) -> jax.Array:
-    """audio: [b, a, audio_dim] wav2vec2 tokens; returns [b, f, 17, d].
+  def __call__(self, audio: Float[jax.Array, "b a audio_dim"]) -> Float[jax.Array, "b f 17 d"]:
+    """Tokens of each latent frame, of wav2vec2's tokens.
 
     Padding is exact zeros put in after the projection; null audio is zeros before it, which
     become the norm's bias.
@@ -123,8 +124,9 @@ class FlashAudioProjection(nnx.Module):
     self.norm = LayerNorm(dim, eps=1e-5, precision=precision)
     self.tokens = tokens
 
-  def __call__(self, audio: jax.Array) -> jax.Array:
-    """audio: [b, F, 5, layers, audio_dim]; returns [b, f, tokens, d]."""
+  def __call__(self, audio: Float[jax.Array, "b F 5 layers audio_dim"]
+               ) -> Float[jax.Array, "b f tokens d"]:
+    """Tokens of each latent frame, of the windows of each video frame."""
     first, later = (jax.lax.collapse(t, 2) for t in flash_windows(audio))
     hidden = nnx.relu(jnp.concatenate([self.proj1(first), self.proj1_vf(later)], axis=1))
     hidden = nnx.relu(self.proj2(hidden))

@@ -10,6 +10,7 @@ import dataclasses
 from flax import nnx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float32
 
 from emv3_jax.attention.local import attend_xla
 from emv3_jax.errors import InputError
@@ -59,8 +60,7 @@ class Block(nnx.Module):
     self.norm2 = LayerNorm(config.dim, eps=config.eps, precision=precision)
     self.ffn = FeedForward(config.dim, config.mlp_ratio * config.dim, precision, rngs=rngs)
 
-  def __call__(self, x):
-    """x [b, m, d] float32 -> [b, m, d] float32."""
+  def __call__(self, x: Float32[jax.Array, "b m d"]) -> Float32[jax.Array, "b m d"]:
     with jax.named_scope("attention"):
       x = x + self.attn(self.norm1(x))
     with jax.named_scope("ffn"):
@@ -86,14 +86,14 @@ class CLIPVision(nnx.Module):
     self.config = config
     self.precision = precision
 
-  def __call__(self, pixels):
+  def __call__(self, pixels: jax.Array) -> Float32[jax.Array, "b m d"]:
     """Encodes images.
 
     Args:
       pixels: [b, image_size, image_size, 3] float32, normalised with CLIP's mean and deviation.
 
     Returns:
-      Class token and patch tokens after the last block, [b, num_tokens, dim] float32.
+      Class token and patch tokens after the last block, m = num_tokens.
 
     Raises:
       ValueError: `pixels` has another shape.
@@ -110,5 +110,5 @@ class CLIPVision(nnx.Module):
     return x
 
 
-def network(config: CLIPVisionConfig, precision: Precision = FLOAT32) -> Network:
+def network(config: CLIPVisionConfig, precision: Precision = FLOAT32) -> Network[CLIPVision]:
   return Network(lambda rngs: CLIPVision(config, precision, rngs=rngs))

@@ -11,26 +11,28 @@ import functools
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 _NUMBERS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}  # by axes of space
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...],
+def convolve(x: Float[jax.Array, "b *space i"], kernel: Float[jax.Array, "*taps i o"], strides: tuple[int, ...],
              padding: tuple[tuple[int, int], ...],
-             precision: lax.Precision | None = None) -> jax.Array:
+             precision: lax.Precision | None = None) -> Float[jax.Array, "b *space2 o"]:
   """Convolution along one or two axes.
 
   Args:
-    x: [b, *space, i].
-    kernel: [*taps, i, o].
+    x: of any number of channels i.
+    kernel: a tap for each offset.
     strides: one for each axis of space.
     padding: zeros (before, after) each axis of space.
     precision: of the products.
-
-  Returns:
-    [b, *space', o].
   """
+  return _with_gradients(x, kernel, strides, padding, precision)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _with_gradients(x, kernel, strides, padding, precision):
   return _convolve(x, kernel, strides, padding, precision)
 
 
@@ -55,7 +57,7 @@ def _backward(strides, padding, precision, saved, slope):
   return lax.platform_dependent(*saved, slope, cpu=written, default=derived)
 
 
-convolve.defvjp(_forward, _backward)
+_with_gradients.defvjp(_forward, _backward)
 
 
 def _slope_of_input(shape: Sequence[int], kernel, slope, strides, padding, precision):

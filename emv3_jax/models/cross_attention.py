@@ -14,8 +14,10 @@ from typing import NamedTuple
 from flax import nnx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Float32
 import numpy as np
 
+from emv3_jax.arrays import AnyArray
 from emv3_jax.attention.local import attend_by_frame
 from emv3_jax.geometry import TAU_MAX
 from emv3_jax.models.execution import ExecutionConfig
@@ -34,9 +36,9 @@ class ContextTokens(NamedTuple):
     audio: [b, f, m, d], the tokens of each latent frame.
   """
 
-  text: jax.Array
-  image: jax.Array
-  audio: jax.Array
+  text: Float[jax.Array, "b m d"]
+  image: Float[jax.Array, "b m2 d"]
+  audio: Float[jax.Array, "b f m3 d"]
 
   @property
   def frames(self) -> int:
@@ -94,28 +96,30 @@ class CrossAttention(nnx.Module):
 
     def expert(x, key, norm, value):
       axes = ("batch", *(None,) * (x.ndim - 2), "heads", None)
-      return tuple(execution.constrain(self._heads(t), *axes) for t in (norm(key(x)), value(x)))
+      place = lambda t: execution.constrain(self._heads(t), *axes)
+      return place(norm(key(x))), place(value(x))
 
     return Context(
         text=expert(tokens.text, self.k, self.norm_k, self.v),
         image=expert(tokens.image, self.k_img, self.norm_k_img, self.v_img),
         audio=expert(tokens.audio, self.k_audio, self.norm_k_audio, self.v_audio))
 
-  def __call__(self, x: jax.Array, context: Context, *, face_mask: jax.Array | None,
-               audio_gain: float | jax.Array, modality_weights: jax.Array | None,
-               execution: ExecutionConfig) -> jax.Array:
+  def __call__(self, x: Float[jax.Array, "b s d"], context: Context, *,
+               face_mask: Float[jax.Array, "b positions"] | None, audio_gain: float | jax.Array,
+               modality_weights: Float32[jax.Array, "b 3"] | None, execution: ExecutionConfig
+               ) -> Float[jax.Array, "b s d"]:
     """The injected conditions, to be added to the residual stream.
 
     Args:
-      x: [b, s, d] normed video tokens, space-major.
+      x: normed video tokens, space-major.
       context: this layer's keys and values.
-      face_mask: [b, s / f] factor on the audio expert's output, any real value; None is 1.
+      face_mask: at each of the s / f positions of a frame a factor on the audio expert's output, any real value; None is 1.
       audio_gain: factor on the audio expert's output.
-      modality_weights: [b, 3] float32, W(c, tau) of MODALITIES; None is 1, as the released weights.
+      modality_weights: W(c, tau) of MODALITIES; None is 1, as the released weights.
       execution: how the network is run; keys and values are on every shard of the tokens.
 
     Returns:
-      [b, s, d] in the dtype of `x`.
+      In the dtype of `x`.
     """
     shared = self._heads(self.norm_q(self.q(x)))
     shared = execution.constrain(shared, "batch", "length", "heads", None)
@@ -195,8 +199,8 @@ class PhaseKnots(NamedTuple):
   taus: tuple[jax.Array, ...]
   weights_at: tuple[jax.Array, ...]
 
-  def weights(self, tau: jax.Array) -> jax.Array:
-    """W(c, tau): tau [b] in [0, 1000] -> float32 [b, 3], in the order of MODALITIES."""
+  def weights(self, tau: Float[AnyArray, "b"]) -> Float32[jax.Array, "b 3"]:
+    """W(c, tau) of tau in [0, 1000], in the order of MODALITIES."""
     tau = jnp.asarray(tau, jnp.float32)
     return jnp.stack([_piecewise_linear(tau, *curve)
                       for curve in zip(self.taus, self.weights_at, strict=True)], axis=-1)
@@ -215,8 +219,8 @@ class PhaseAllocation:
     return PhaseKnots(tuple(jnp.asarray(taus) for taus, _ in curves),
                       tuple(jnp.asarray(weights) for _, weights in curves))
 
-  def weights(self, tau: jax.Array) -> jax.Array:
-    """W(c, tau): tau [b] in [0, 1000] -> float32 [b, 3], in the order of MODALITIES."""
+  def weights(self, tau: Float[AnyArray, "b"]) -> Float32[jax.Array, "b 3"]:
+    """W(c, tau) of tau in [0, 1000], in the order of MODALITIES."""
     return self.knots().weights(tau)
 
   def jittered(self, key: jax.Array, std: float, batch: int) -> PhaseKnots:

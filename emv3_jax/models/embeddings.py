@@ -3,6 +3,7 @@
 from flax import nnx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from emv3_jax.geometry import CELLS
 from emv3_jax.models.execution import ONE_DEVICE, ExecutionConfig
@@ -22,7 +23,7 @@ class ImageEmbedding(nnx.Module):
     self.down = linear(image_dim, dim, precision, rngs, kernel_init=XAVIER)
     self.norm_out = LayerNorm(dim, eps=1e-5, precision=precision)
 
-  def __call__(self, image: jax.Array) -> jax.Array:
+  def __call__(self, image: Float[jax.Array, "b m image_dim"]) -> Float[jax.Array, "b m d"]:
     return self.norm_out(self.down(gelu_erf(self.up(self.norm_in(image)))))
 
 
@@ -36,8 +37,9 @@ class PatchEmbedding(nnx.Module):
     self.bias = nnx.Param(jnp.zeros(dim, precision.param_dtype))
     self.precision = precision
 
-  def __call__(self, x: jax.Array, execution: ExecutionConfig = ONE_DEVICE) -> jax.Array:
-    """x: [b, f, H8, W8, in_channels]; returns [b, s, d] in the compute dtype, space-major."""
+  def __call__(self, x: Float[jax.Array, "b f H8 W8 c"], execution: ExecutionConfig = ONE_DEVICE
+               ) -> Float[jax.Array, "b s d"]:
+    """Tokens in the compute dtype, space-major."""
     b, f, height, width, c = x.shape
     dtype = self.precision.compute_dtype
     x = x.astype(dtype).reshape(b, f, height // 2, 2, width // 2, 2, c)

@@ -4,6 +4,7 @@ import functools
 
 from flax import nnx
 import jax
+from jaxtyping import Float
 
 from emv3_jax.attention.local import Attend
 from emv3_jax.models.precision import Precision
@@ -20,7 +21,7 @@ class SelfAttention(nnx.Module):
     self.num_heads = num_heads
     self.attend = attend
 
-  def __call__(self, x):
+  def __call__(self, x: Float[jax.Array, "b m d"]) -> Float[jax.Array, "b m d"]:
     """[b, m, d] -> [b, m, d] in `precision.compute`."""
     split = lambda t: t.reshape(*t.shape[:2], self.num_heads, -1)
     out = self.attend(split(self.q(x)), split(self.k(x)), split(self.v(x)))
@@ -34,6 +35,6 @@ class FeedForward(nnx.Module):
     self.up = linear(dim, hidden, precision, rngs)
     self.down = linear(hidden, dim, precision, rngs)
 
-  def __call__(self, x):
+  def __call__(self, x: Float[jax.Array, "b m d"]) -> Float[jax.Array, "b m d"]:
     """[b, m, d] -> [b, m, d] in `precision.compute`."""
     return self.down(jax.nn.gelu(self.up(x), approximate=False))

@@ -1,11 +1,11 @@
-"""How a network is run: its attention, where arrays lie on a mesh, what is recomputed.
+"""Configuration of a network's execution: attention, sharding, rematerialisation.
 
 The defaults run a network on one device. `emv3_jax.sharding.on_mesh` makes the object for a mesh; a
 network passes it through its layers and knows no mesh itself.
 """
 
 import dataclasses
-from typing import Literal, Protocol, TypeVar, get_args
+from typing import Literal, Protocol, TypeVar, get_args, runtime_checkable
 
 from flax import nnx
 import jax
@@ -25,11 +25,13 @@ REMAT_POLICIES = {
 _Module = TypeVar("_Module", bound=nnx.Module)
 
 
+@runtime_checkable
 class Constrain(Protocol):
   """Pins the sharding of an activation; the numbers stay the same."""
 
   def __call__(self, array: jax.Array, /, *logical_axes: str | None) -> jax.Array:
-    """
+    """Returns the array, constrained.
+
     Args:
       array: the activation.
       *logical_axes: a name for each of its axes (batch, length, heads, mlp; of the VAE's pictures
@@ -38,11 +40,13 @@ class Constrain(Protocol):
     ...
 
 
+@runtime_checkable
 class Gather(Protocol):
   """Gathers the parameters of a submodule where they are used, in the compute dtype."""
 
   def __call__(self, module: _Module, path: str, /) -> _Module:
-    """
+    """Returns the submodule, its parameters whole.
+
     Args:
       module: the submodule, its parameters as they are stored.
       path: dotted name of the submodule in the network, e.g. `blocks.cross_attn`.
@@ -62,7 +66,7 @@ def ungathered(module: _Module, path: str, /) -> _Module:
 
 @dataclasses.dataclass(frozen=True)
 class ExecutionConfig:
-  """How the transformer is run; the outputs are the same up to rounding.
+  """Settings of the transformer's execution; the outputs are the same up to rounding.
 
   Attributes:
     attend: self-attention; on a mesh it also moves tokens between devices.

@@ -7,12 +7,14 @@ only place that knows both forms.
 
 from collections.abc import Callable
 import math
+from typing import Any, Generic, TypeVar
 
 from flax import nnx
 import jax
 import numpy as np
 
-Params = dict[str, "Params | jax.Array"]
+Params = dict[str, Any]  # nested; leaves are arrays, or what stands for one: shapes, leaves on disk
+_Module = TypeVar("_Module", bound=nnx.Module)
 
 
 def param_name(path) -> str:
@@ -55,14 +57,14 @@ def check_params(params: Params, abstract: Params) -> None:
     raise ValueError("Parameters do not fit the network:\n  " + "\n  ".join(sorted(faults)))
 
 
-class Network:
+class Network(Generic[_Module]):
   """An NNX module seen from outside: abstract parameters, initialisation, binding.
 
   Args:
     make: builds the module from `nnx.Rngs`; called once abstractly, no array is allocated.
   """
 
-  def __init__(self, make: Callable[[nnx.Rngs], nnx.Module]):
+  def __init__(self, make: Callable[[nnx.Rngs], _Module]):
     self._make = make
     self._graphdef, state = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
     self.abstract: Params = nnx.to_pure_dict(state)
@@ -94,7 +96,7 @@ class Network:
     return jax.tree_util.tree_unflatten(
         tree, [draw(index, *named) for index, named in enumerate(leaves)])
 
-  def bind(self, params: Params) -> nnx.Module:
+  def bind(self, params: Params) -> _Module:
     """The module with `params`; names and shapes are checked (at trace time: free under jit).
 
     Raises:

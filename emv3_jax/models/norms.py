@@ -3,18 +3,20 @@
 from flax import nnx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Float32
 
 from emv3_jax.models.precision import Precision
 
 
-def standardize(x: jax.Array, eps: float) -> jax.Array:
-  """(x - mean) / sqrt(var + eps) over the last axis, in and out of float32."""
+def standardize(x: Float[jax.Array, "*axes d"], eps: float) -> Float32[jax.Array, "*axes d"]:
+  """(x - mean) / sqrt(var + eps) over the last axis, in float32."""
   x = x.astype(jnp.float32)
   x = x - x.mean(-1, keepdims=True)
   return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + eps)
 
 
-def modulated_norm(x: jax.Array, shift: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
+def modulated_norm(x: Float[jax.Array, "b s d"], shift: Float32[jax.Array, "b 1 d"],
+                   scale: Float32[jax.Array, "b 1 d"], eps: float) -> Float[jax.Array, "b s d"]:
   """Layer norm without parameters, then `* (1 + scale) + shift`, all in float32.
 
   Args:
@@ -36,7 +38,7 @@ class LayerNorm(nnx.Module):
     self.bias = nnx.Param(jnp.zeros(dim, precision.param_dtype))
     self.eps = eps
 
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: Float[jax.Array, "*axes d"]) -> Float[jax.Array, "*axes d"]:
     """x: [..., dim]; returns the dtype of `x`."""
     scale, bias = (p[...].astype(jnp.float32) for p in (self.scale, self.bias))
     return (standardize(x, self.eps) * scale + bias).astype(x.dtype)
@@ -53,7 +55,7 @@ class RMSNorm(nnx.Module):
     self.scale = nnx.Param(jnp.ones(dim, precision.param_dtype))
     self.eps = eps
 
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: Float[jax.Array, "*axes d"]) -> Float[jax.Array, "*axes d"]:
     """x: [..., dim]; returns the dtype of `x`."""
     x32 = x.astype(jnp.float32)
     y = x32 * jax.lax.rsqrt(jnp.square(x32).mean(-1, keepdims=True) + self.eps)

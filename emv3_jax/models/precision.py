@@ -1,4 +1,4 @@
-"""Which dtypes a network keeps and computes in."""
+"""The dtypes that a network keeps its parameters in and computes in."""
 
 import dataclasses
 

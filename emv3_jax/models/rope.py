@@ -8,11 +8,14 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Float32, Num
 import numpy as np
+
+from emv3_jax.arrays import AnyArray
 
 THETA = 10000.0
 
-RopeTable = tuple[np.ndarray | jax.Array, np.ndarray | jax.Array]
+RopeTable = tuple[Float32[AnyArray, "s pairs"], Float32[AnyArray, "s pairs"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +77,7 @@ def rope_table(grid: tuple[int, int, int], head_dim: int,
   return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
 
 
-def apply_rope(x: jax.Array, table: RopeTable) -> jax.Array:
+def apply_rope(x: Float[AnyArray, "b s n k"], table: RopeTable) -> Float[jax.Array, "b s n k"]:
   """Rotates the interleaved pairs (2i, 2i+1) of each head, in float32.
 
   Args:
@@ -114,7 +117,7 @@ def _angular_speeds(dim: int) -> np.ndarray:
   return THETA ** -(np.arange(half, dtype=np.float64) / half)
 
 
-def time_sinusoid(tau, dim: int) -> np.ndarray:
+def time_sinusoid(tau: Num[AnyArray, "*shape"] | float, dim: int) -> Float32[np.ndarray, "*shape d"]:
   """Sinusoid of the timestep, computed in float64 on the host.
 
   Args:
@@ -128,7 +131,8 @@ def time_sinusoid(tau, dim: int) -> np.ndarray:
   return np.concatenate([np.cos(angles), np.sin(angles)], axis=-1).astype(np.float32)
 
 
-def time_sinusoid_on_device(tau: jax.Array, dim: int) -> jax.Array:
+def time_sinusoid_on_device(tau: Num[AnyArray, "*shape"], dim: int
+                            ) -> Float32[jax.Array, "*shape d"]:
   """`time_sinusoid` of timesteps drawn on the device (training), in float32: up to 6e-5 rad off."""
   angles = tau.astype(jnp.float32)[..., None] * _angular_speeds(dim).astype(np.float32)
   return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)

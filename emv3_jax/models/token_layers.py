@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 import functools
+from typing import Any
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from emv3_jax.models.execution import ONE_DEVICE, ExecutionConfig
 from emv3_jax.models.precision import Precision
@@ -19,7 +21,7 @@ def linear(inputs: int, outputs: int, precision: Precision, rngs: nnx.Rngs, **op
                     **options)
 
 
-def by_token_blocks(fn: Callable, tokens, blocks: int, shards: int = 1):
+def by_token_blocks(fn: Callable[[Any], Any], tokens: Any, blocks: int, shards: int = 1) -> Any:
   """`fn(tokens)` a block of tokens at a time, so that its temporaries are a block's.
 
   Args:
@@ -63,7 +65,8 @@ class MLP(nnx.Module):
     self.down = linear(dims[1], dims[2], precision, rngs, kernel_init=kernel_init)
     self.activation = activation
 
-  def __call__(self, x: jax.Array, execution: ExecutionConfig = ONE_DEVICE) -> jax.Array:
+  def __call__(self, x: Float[jax.Array, "*axes inputs"], execution: ExecutionConfig = ONE_DEVICE
+               ) -> Float[jax.Array, "*axes outputs"]:
     """[..., inputs] -> [..., outputs]; on a mesh [b, s, inputs], the hidden axis split over mlp."""
     hidden = self.activation(self.up(x))
     return self.down(execution.constrain(hidden, "batch", "length", "mlp"))

@@ -14,13 +14,14 @@ from flax import nnx
 import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
+from jaxtyping import Float, Float32
 
+from emv3_jax.arrays import AnyArray
 from emv3_jax.models.cross_attention import Context, ContextTokens
 from emv3_jax.models.embeddings import PATCH, ImageEmbedding, PatchEmbedding
 from emv3_jax.models.execution import ATTENTION, ONE_DEVICE, REMAT_POLICIES, ExecutionConfig
 from emv3_jax.models.network import Network
 from emv3_jax.models.precision import FLOAT32, Precision
-from emv3_jax.models.rope import RopeTable
 from emv3_jax.models.token_layers import MLP, XAVIER, by_token_blocks, gelu_tanh, linear
 from emv3_jax.models.transformer_block import Block, Head, TransformerConfig
 
@@ -49,7 +50,7 @@ class Transformer(nnx.Module):
     self.head = Head(config, precision, rngs=rngs)
     self.config = config
 
-  def embed_context(self, text: jax.Array, image: jax.Array, audio: jax.Array,
+  def embed_context(self, text: AnyArray, image: AnyArray, audio: AnyArray,
                     execution: ExecutionConfig = ONE_DEVICE) -> ContextTokens:
     """Embeds the conditions.
 
@@ -80,12 +81,12 @@ class Transformer(nnx.Module):
       x = execution.constrain(x, "batch", *(None,) * (x.ndim - 1))
       return execution.gather(getattr(self, name), name)(x)
 
-    text = embed("text_embedding", jnp.pad(text, ((0, 0), (0, padding), (0, 0))))
+    tokens = embed("text_embedding", jnp.pad(text, ((0, 0), (0, padding), (0, 0))))
     # Layer norms return the dtype they were given: enter in the compute dtype.
-    return ContextTokens(text, embed("image_embedding", image.astype(text.dtype)),
-                         embed("audio_projection", audio.astype(text.dtype)))
+    return ContextTokens(tokens, embed("image_embedding", jnp.asarray(image, tokens.dtype)),
+                         embed("audio_projection", jnp.asarray(audio, tokens.dtype)))
 
-  def project(self, text: jax.Array, image: jax.Array, audio: jax.Array,
+  def project(self, text: AnyArray, image: AnyArray, audio: AnyArray,
               execution: ExecutionConfig = ONE_DEVICE) -> Context:
     """Cross-attention keys and values of every layer, computed once a clip.
 
@@ -99,26 +100,27 @@ class Transformer(nnx.Module):
 
     return jax.lax.scan(layer, None, self.blocks)[1]
 
-  def time_modulation(self, sinusoid: jax.Array, execution: ExecutionConfig = ONE_DEVICE
-                      ) -> tuple[jax.Array, jax.Array]:
-    """sinusoid [b, freq_dim] -> e [b, d] for the head, e0 [b, 6, d] for the blocks, float32."""
+  def time_modulation(self, sinusoid: Float[AnyArray, "b freq_dim"],
+                      execution: ExecutionConfig = ONE_DEVICE
+                      ) -> tuple[Float32[jax.Array, "b d"], Float32[jax.Array, "b 6 d"]]:
+    """Of the timestep's sinusoid: e for the head, e0 for the blocks."""
     # Few numbers, whole everywhere: products with split float32 weights, which stay where they are.
     whole = lambda x: execution.constrain(x, None, None)
     e = whole(self.time_embedding(whole(sinusoid.astype(jnp.float32))))
     e0 = whole(self.time_projection(nnx.silu(e)))
     return e, e0.reshape(-1, 6, self.config.dim)
 
-  def embed(self, latents: jax.Array, condition: jax.Array,
-            execution: ExecutionConfig = ONE_DEVICE) -> jax.Array:
+  def embed(self, latents: Float[AnyArray, "b f H8 W8 c"], condition: Float[AnyArray, "b f H8 W8 c2"],
+            execution: ExecutionConfig = ONE_DEVICE) -> Float[jax.Array, "b s d"]:
     """Tokens of the input video.
 
     Args:
-      latents: [b, f, H8, W8, 16] noisy latents.
-      condition: [b, f, H8, W8, 20], 4 mask channels (1 = known) and the masked video's latents.
+      latents: 16 channels of noisy latents.
+      condition: 4 mask channels (1 = known) and 16 of the masked video's latents.
       execution: how the network is run.
 
     Returns:
-      [b, s, d] in the compute dtype, tokens space-major (h w f).
+      In the compute dtype, tokens space-major (h w f).
 
     Raises:
       ValueError: channels do not add up, or H8 or W8 is odd.
@@ -132,25 +134,25 @@ class Transformer(nnx.Module):
     return patch_embedding(jnp.concatenate([latents, condition], axis=-1), execution)
 
   def run_blocks(
-      self, x: jax.Array, e0: jax.Array, context: Context | ContextTokens, *, rope: RopeTable,
-      face_mask: jax.Array | None = None, audio_gain: float | jax.Array = 1.0,
-      modality_weights: jax.Array | None = None,
-      execution: ExecutionConfig = ONE_DEVICE) -> jax.Array:
+      self, x: Float[jax.Array, "b s d"], e0: Float32[AnyArray, "b 6 d"],
+      context: Context | ContextTokens, *, rope: tuple[AnyArray, AnyArray],
+      face_mask: Float[AnyArray, "b positions"] | None = None,
+      audio_gain: float | jax.Array = 1.0,
+      modality_weights: Float32[AnyArray, "b 3"] | None = None,
+      execution: ExecutionConfig = ONE_DEVICE) -> Float[jax.Array, "b s d"]:
     """The stack of blocks; its output minus its input is what TeaCache keeps.
 
     Args:
-      x: [b, s, d] tokens, space-major.
-      e0: [b, 6, d] float32.
+      x: tokens, space-major.
+      e0: of `time_modulation`.
       context: of `project` (keys and values ready), or of `embed_context` (keys and values computed
         in each block and step: less memory in training).
       rope: (cos, sin) of `rope_table`, each [s, k/2].
-      face_mask: [b, h * w] factor on the audio expert's output, the same in every frame.
+      face_mask: at each of the h * w positions a factor on the audio expert's output, the same in
+        every frame.
       audio_gain: another factor on it (the released `audio_scale`).
-      modality_weights: [b, 3] float32, PhDA's W(c, tau) of text, image, audio; None is 1.
+      modality_weights: PhDA's W(c, tau) of text, image, audio; None is 1.
       execution: how the network is run.
-
-    Returns:
-      [b, s, d].
 
     Raises:
       ValueError: token counts that do not fit each other.
@@ -167,7 +169,7 @@ class Transformer(nnx.Module):
       raise ValueError(f"{positions} token positions do not divide into token_blocks {blocks}"
                        f" x length_shards {shards}.")
     by_blocks = functools.partial(by_token_blocks, blocks=blocks, shards=shards)
-    rope = tuple(jnp.asarray(table)[None] for table in rope)
+    cos, sin = (jnp.asarray(table)[None] for table in rope)
 
     def body(x, layer):
       block, layer_context = layer
@@ -187,7 +189,7 @@ class Transformer(nnx.Module):
             modality_weights=modality_weights, execution=execution)
 
       with jax.named_scope("self_attention"):
-        q, k, v = by_blocks(pre_attention, (x, *rope))
+        q, k, v = by_blocks(pre_attention, (x, cos, sin))
         y = execution.constrain(execution.attend(q, k, v), "batch", "length", "heads", None)
         y = checkpoint_name(y, ATTENTION)
       return by_blocks(post_attention, (x, y, face_mask)), None
@@ -198,9 +200,10 @@ class Transformer(nnx.Module):
     with jax.named_scope("blocks"):
       return jax.lax.scan(body, x, (self.blocks, context if cached else None))[0]
 
-  def run_head(self, x: jax.Array, e: jax.Array, grid: tuple[int, int, int],
-               execution: ExecutionConfig = ONE_DEVICE) -> jax.Array:
-    """Tokens x [b, s, d] of grid (f, h, w) -> velocity [b, f, H8, W8, out_channels] float32."""
+  def run_head(self, x: Float[jax.Array, "b s d"], e: Float32[jax.Array, "b d"],
+               grid: tuple[int, int, int], execution: ExecutionConfig = ONE_DEVICE
+               ) -> Float32[jax.Array, "b f H8 W8 c"]:
+    """The velocity of tokens of grid (f, h, w)."""
     f, h, w = grid
     with jax.named_scope("head"):
       # Few numbers a token from here on; positions of one shard need not be a rectangle.
@@ -209,22 +212,21 @@ class Transformer(nnx.Module):
       return jnp.einsum("bhwfpqc->bfhpwqc", y).reshape(
           -1, f, PATCH[1] * h, PATCH[2] * w, self.config.out_channels)
 
-  def __call__(self, latents: jax.Array, condition: jax.Array, sinusoid: jax.Array,
-               context: Context | ContextTokens, *, rope: RopeTable,
-               face_mask: jax.Array | None = None, audio_gain: float | jax.Array = 1.0,
-               modality_weights: jax.Array | None = None,
-               execution: ExecutionConfig = ONE_DEVICE) -> jax.Array:
+  def __call__(self, latents: Float[AnyArray, "b f H8 W8 c"],
+               condition: Float[AnyArray, "b f H8 W8 c2"], sinusoid: Float[AnyArray, "b freq_dim"],
+               context: Context | ContextTokens, *, rope: tuple[AnyArray, AnyArray],
+               face_mask: Float[AnyArray, "b positions"] | None = None,
+               audio_gain: float | jax.Array = 1.0,
+               modality_weights: Float32[AnyArray, "b 3"] | None = None,
+               execution: ExecutionConfig = ONE_DEVICE) -> Float32[jax.Array, "b f H8 W8 c"]:
     """Predicts the velocity, noise - clean.
 
     Args:
-      latents: [b, f, H8, W8, 16] noisy latents; H8, W8 = pixels / 8, even.
-      condition: [b, f, H8, W8, 20], 4 mask channels (1 = known) and the masked video's latents.
-      sinusoid: [b, freq_dim] of the timestep tau in [0, 1000], from `time_sinusoid`.
+      latents: 16 channels of noisy latents; H8, W8 = pixels / 8, even.
+      condition: 4 mask channels (1 = known) and 16 of the masked video's latents.
+      sinusoid: of the timestep tau in [0, 1000], from `time_sinusoid`.
       context: the conditions, from `project` or `embed_context`.
       rope, face_mask, audio_gain, modality_weights, execution: of `run_blocks`.
-
-    Returns:
-      [b, f, H8, W8, 16] float32.
 
     Raises:
       ValueError: shapes that do not fit each other or the config.
@@ -239,6 +241,6 @@ class Transformer(nnx.Module):
     return self.run_head(x, e, (f, height // PATCH[1], width // PATCH[2]), execution)
 
 
-def network(config: TransformerConfig, precision: Precision = FLOAT32) -> Network:
+def network(config: TransformerConfig, precision: Precision = FLOAT32) -> Network[Transformer]:
   """The transformer as abstract parameters, initialisation and binding."""
   return Network(lambda rngs: Transformer(config, precision, rngs=rngs))

@@ -1,4 +1,4 @@
-"""What the transformer is stacked of: its sizes, one layer, and the head after the last.
+"""The transformer's sizes, one of its layers, and the head after the last.
 
 A layer is one attention between two halves that work on every token by itself:
 
@@ -7,11 +7,13 @@ A layer is one attention between two halves that work on every token by itself:
   x = x + W_o y * gate; x + CDCA; x + FFN * gate   post
 """
 
+from collections.abc import Sequence
 import dataclasses
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Float32
 
 from emv3_jax.errors import InputError
 from emv3_jax.limits import ABOVE_0, CHANNELS, WIDEST, check_ranges
@@ -23,6 +25,10 @@ from emv3_jax.models.norms import LayerNorm, RMSNorm, modulated_norm
 from emv3_jax.models.precision import Precision
 from emv3_jax.models.rope import RopeTable, apply_rope
 from emv3_jax.models.token_layers import MLP, XAVIER, gelu_tanh, linear
+
+QueryKeyValue = tuple[Float[jax.Array, "b s n k"], Float[jax.Array, "b s n k"],
+                      Float[jax.Array, "b s n k"]]
+Modulation = Sequence[Float32[jax.Array, "b 1 d"]]  # shift, scale, gate; twice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +95,8 @@ class SelfAttention(nnx.Module):
     self.norm_k = RMSNorm(config.dim, eps=config.eps, precision=precision)
     self.num_heads = config.num_heads
 
-  def project(self, x: jax.Array, rope: RopeTable) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """x [b, s, d] -> rotated q and k, and v, each [b, s, n, k]."""
+  def project(self, x: Float[jax.Array, "b s d"], rope: RopeTable) -> QueryKeyValue:
+    """Rotated q and k, and v."""
     heads = lambda t: t.reshape(*t.shape[:-1], self.num_heads, -1)
     q = apply_rope(heads(self.norm_q(self.q(x))), rope)
     k = apply_rope(heads(self.norm_k(self.k(x))), rope)
@@ -111,19 +117,22 @@ class Block(nnx.Module):
     self.ffn = MLP((config.dim, config.ffn_dim, config.dim), gelu_tanh, precision, rngs=rngs)
     self.eps = config.eps
 
-  def pre_attention(self, x: jax.Array, e: list[jax.Array], rope: RopeTable,
-                    execution: ExecutionConfig) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """x [b, s, d] -> q, k, v of the self-attention, each [b, s, n, k]."""
+  def pre_attention(self, x: Float[jax.Array, "b s d"], e: Modulation, rope: RopeTable,
+                    execution: ExecutionConfig) -> QueryKeyValue:
+    """q, k and v of the self-attention."""
     constrain, (shift, scale, *_) = execution.constrain, e
     h = constrain(modulated_norm(x, shift, scale, self.eps), "batch", "length", None)
     q, k, v = (constrain(t, "batch", "length", "heads", None)
                for t in self.self_attn.project(h, rope))
     return q, k, v
 
-  def post_attention(self, x: jax.Array, y: jax.Array, e: list[jax.Array], context: Context, *,
-                     face_mask: jax.Array | None, audio_gain: float | jax.Array,
-                     modality_weights: jax.Array | None, execution: ExecutionConfig) -> jax.Array:
-    """x [b, s, d] and attention output y [b, s, n, k] -> the next layer's x [b, s, d].
+  def post_attention(self, x: Float[jax.Array, "b s d"], y: Float[jax.Array, "b s n k"],
+                     e: Modulation, context: Context, *,
+                     face_mask: Float[jax.Array, "b positions"] | None,
+                     audio_gain: float | jax.Array,
+                     modality_weights: Float32[jax.Array, "b 3"] | None,
+                     execution: ExecutionConfig) -> Float[jax.Array, "b s d"]:
+    """The next layer's x, of this one's and its attention output y.
 
     With `remat` full the backward pass recomputes CDCA when it gets there, so that what CDCA holds
     does not lie beside what the feed-forward holds. The other arguments are `CrossAttention`'s.
@@ -157,7 +166,8 @@ class Head(nnx.Module):
                          kernel_init=nnx.initializers.zeros)
     self.eps = config.eps
 
-  def __call__(self, x: jax.Array, e: jax.Array) -> jax.Array:
-    """x [b, s, d], e [b, d] float32 -> [b, s, p * q * c] float32."""
+  def __call__(self, x: Float[jax.Array, "b s d"], e: Float32[jax.Array, "b d"]
+               ) -> Float32[jax.Array, "b s pixels"]:
+    """Tokens to the p * q * c numbers of their latent pixels; e is the time embedding."""
     shift, scale = jnp.split(self.modulation[...].astype(jnp.float32) + e[:, None], 2, axis=1)
     return self.linear(modulated_norm(x, shift, scale, self.eps)).astype(jnp.float32)

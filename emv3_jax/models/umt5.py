@@ -15,8 +15,10 @@ import functools
 from flax import nnx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Float32, Int32
 import numpy as np
 
+from emv3_jax.arrays import AnyArray
 from emv3_jax.errors import InputError
 from emv3_jax.limits import ABOVE_0, CHANNELS, WIDEST, check_ranges
 from emv3_jax.models.network import Network, Params
@@ -57,8 +59,9 @@ class UMT5Config:
                        f"quarter of num_buckets, {self.num_buckets // 4}.")
 
 
-def position_buckets(length: int, num_buckets: int = 32, max_distance: int = 128) -> np.ndarray:
-  """Bucket of every pair of positions, [query, key] int32, computed on the host.
+def position_buckets(length: int, num_buckets: int = 32, max_distance: int = 128
+                     ) -> Int32[np.ndarray, "m m"]:
+  """Bucket of every pair of positions (query, key), computed on the host.
 
   Keys after the query use the upper half of the buckets. In each half, distances below
   num_buckets / 4 have a bucket each, longer ones share buckets on a logarithmic scale up to
@@ -92,8 +95,9 @@ class Attention(nnx.Module):
     self.config = config
     self.precision = precision
 
-  def __call__(self, x, buckets, mask):
-    """x [b, m, d] attends to the tokens whose mask [b, m] is True; buckets [m, m]."""
+  def __call__(self, x: Float[jax.Array, "b m d"], buckets: Int32[AnyArray, "m m"],
+               mask: Bool[AnyArray, "b m"]) -> Float[jax.Array, "b m d"]:
+    """Attention to the tokens whose mask is True."""
     split = lambda t: t.reshape(*t.shape[:2], self.config.num_heads, -1)
     q, k, v = split(self.q(x)), split(self.k(x)), split(self.v(x))
     einsum = functools.partial(jnp.einsum, precision=self.precision.matmul,
@@ -116,7 +120,7 @@ class GatedFFN(nnx.Module):
     self.up = project(config.dim, config.ffn_dim)
     self.down = project(config.ffn_dim, config.dim)
 
-  def __call__(self, x):
+  def __call__(self, x: Float[jax.Array, "b m d"]) -> Float[jax.Array, "b m d"]:
     return self.down(self.up(x) * jax.nn.gelu(self.gate(x), approximate=True))
 
 
@@ -129,8 +133,8 @@ class Block(nnx.Module):
     self.norm2 = RMSNorm(config.dim, eps=config.eps, precision=precision)
     self.ffn = GatedFFN(config, precision, rngs=rngs)
 
-  def __call__(self, x, buckets, mask):
-    """x [b, m, d] float32, buckets [m, m] int32, mask [b, m] bool -> [b, m, d] float32."""
+  def __call__(self, x: Float32[jax.Array, "b m d"], buckets: Int32[AnyArray, "m m"],
+               mask: Bool[AnyArray, "b m"]) -> Float32[jax.Array, "b m d"]:
     with jax.named_scope("attention"):
       x = x + self.attn(self.norm1(x), buckets, mask)
     with jax.named_scope("ffn"):
@@ -149,7 +153,7 @@ class UMT5(nnx.Module):
     self.config = config
     self.precision = precision
 
-  def __call__(self, ids, mask=None):
+  def __call__(self, ids: AnyArray, mask: AnyArray | None = None) -> Float32[jax.Array, "b m d"]:
     """Encodes padded prompts.
 
     Args:
@@ -158,7 +162,7 @@ class UMT5(nnx.Module):
         never attended to; their own outputs are meaningless and are to be cut or zeroed.
 
     Returns:
-      Text tokens [b, m, dim] float32.
+      Text tokens.
 
     Raises:
       ValueError: `ids` or `mask` is not [b, m].
@@ -181,18 +185,18 @@ class UMT5(nnx.Module):
     return self.norm(x)
 
 
-def _check(ids, mask):
+def _check(ids: AnyArray, mask: AnyArray | None) -> Bool[jax.Array, "b m"]:
   if ids.ndim != 2 or (mask is not None and mask.shape != ids.shape):
     raise ValueError(f"umT5: ids {ids.shape} and mask {getattr(mask, 'shape', None)} must both "
                      "be [batch, tokens].")
   return jnp.ones(ids.shape, bool) if mask is None else jnp.asarray(mask) != 0
 
 
-def _buckets(config, ids):
+def _buckets(config: UMT5Config, ids: AnyArray) -> Int32[jax.Array, "m m"]:
   return jnp.asarray(position_buckets(ids.shape[1], config.num_buckets, config.max_distance))
 
 
-def network(config: UMT5Config, precision: Precision = FLOAT32) -> Network:
+def network(config: UMT5Config, precision: Precision = FLOAT32) -> Network[UMT5]:
   return Network(lambda rngs: UMT5(config, precision, rngs=rngs))
 
 
@@ -200,7 +204,7 @@ def encode_streaming(config: UMT5Config, precision: Precision,
                      load_embedding: Callable[[], Params],
                      load_layer: Callable[[int], Params],
                      load_final_norm: Callable[[], Params],
-                     ids, mask=None) -> jax.Array:
+                     ids: AnyArray, mask: AnyArray | None = None) -> Float32[jax.Array, "b m d"]:
   """The same numbers as `UMT5.__call__` with one layer in memory at a time.
 
   Each callable returns the nested dict of one part as numpy or jax arrays, freed before the next

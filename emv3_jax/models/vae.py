@@ -7,11 +7,14 @@ chunk is also a step of its own, `VAE.decode_group`, for clips whose frames do n
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Float32, Shaped
 
+from emv3_jax.arrays import AnyArray
 from emv3_jax.models.causal_conv import CONV_METHODS, CachedFrames, CausalCache, run_in_chunks
 from emv3_jax.models.execution import Constrain, unconstrained
 from emv3_jax.models.network import Network
@@ -30,15 +33,16 @@ class VAE(nnx.Module):
 
   def __init__(self, config: VAEConfig, *, precision: Precision, method: str,
                fine_frames: int = FINE_FRAMES, rngs: nnx.Rngs):
-    options = dict(fine_frames=fine_frames, precision=precision, method=method, rngs=rngs)
+    options: dict[str, Any] = dict(fine_frames=fine_frames, precision=precision, method=method,
+                                   rngs=rngs)
     self.encoder = Encoder(config, **options)
     self.to_moments = linear(2 * config.z_dim, 2 * config.z_dim, precision, rngs)
     self.from_latents = linear(config.z_dim, config.z_dim, precision, rngs)
     self.decoder = Decoder(config, **options)
     self.config, self.precision = config, precision
 
-  def encode(self, video: jax.Array, *, chunk: int = 1,
-             constrain: Constrain = unconstrained) -> jax.Array:
+  def encode(self, video: AnyArray, *, chunk: int = 1, constrain: Constrain = unconstrained
+             ) -> Float32[jax.Array, "b f H8 W8 c"]:
     """The mean of the latent distribution, normalised by the config's statistics.
 
     Args:
@@ -67,8 +71,8 @@ class VAE(nnx.Module):
 
     return in_chunks(encode_chunk, (video.shape[1] - 1) // ratio + 1, chunk)
 
-  def decode(self, latents: jax.Array, *, chunk: int = 1, postprocess: Postprocess | None = None,
-             constrain: Constrain = unconstrained) -> jax.Array:
+  def decode(self, latents: AnyArray, *, chunk: int = 1, postprocess: Postprocess | None = None,
+             constrain: Constrain = unconstrained) -> Shaped[jax.Array, "b F H W 3"]:
     """The video of normalised latents, not clamped.
 
     Args:
@@ -93,9 +97,9 @@ class VAE(nnx.Module):
     return in_chunks(decode_chunk, latents.shape[1], chunk)
 
   def decode_group(
-      self, latents: jax.Array, cached: CachedFrames | None = None, *,
-      postprocess: Postprocess | None = None,
-      constrain: Constrain = unconstrained) -> tuple[jax.Array, CachedFrames]:
+      self, latents: AnyArray, cached: CachedFrames | None = None, *,
+      postprocess: Postprocess | None = None, constrain: Constrain = unconstrained
+      ) -> tuple[Shaped[jax.Array, "b F H W 3"], CachedFrames]:
     """The frames of the next latents of a clip, for clips that are decoded group by group.
 
     Args:
@@ -117,19 +121,19 @@ class VAE(nnx.Module):
     cache = CausalCache(cached)
     return self._decode(latents, cache, postprocess, constrain), cache.stored
 
-  def _decode(self, latents: jax.Array, cache: CausalCache, postprocess: Postprocess | None,
-              constrain: Constrain) -> jax.Array:
+  def _decode(self, latents: Float[AnyArray, "b f H8 W8 c"], cache: CausalCache,
+              postprocess: Postprocess | None, constrain: Constrain) -> Shaped[jax.Array, "b F H W 3"]:
     mean, inverse_std = self._statistics()
-    z = latents.astype(self.precision.compute_dtype) / inverse_std + mean
+    z = jnp.asarray(latents, self.precision.compute_dtype) / inverse_std + mean
     frames = self.decoder(constrain(self.from_latents(z), *VIDEO_AXES), cache, constrain)
     return frames if postprocess is None else postprocess(frames)
 
-  def _check_latents(self, latents: jax.Array) -> None:
+  def _check_latents(self, latents: AnyArray) -> None:
     if latents.ndim != 5 or latents.shape[1] == 0 or latents.shape[-1] != self.config.z_dim:
       raise ValueError(f"VAE.decode: latents of shape {latents.shape}, expected "
                        f"[b, f, h, w, {self.config.z_dim}] with f >= 1.")
 
-  def _statistics(self) -> tuple[jax.Array, jax.Array]:
+  def _statistics(self) -> tuple[Float[jax.Array, "c"], Float[jax.Array, "c"]]:
     """Mean and 1 / std, rounded to the compute dtype as the released code does."""
     mean = jnp.asarray(self.config.latent_mean, jnp.float32)
     inverse_std = 1 / jnp.asarray(self.config.latent_std, jnp.float32)
@@ -141,7 +145,7 @@ class VAE(nnx.Module):
       frames = frames.astype(jnp.float32) / 127.5 - 1
     return frames.astype(self.precision.compute_dtype)
 
-  def _check_video(self, video: jax.Array) -> None:
+  def _check_video(self, video: AnyArray) -> None:
     ratio, side = self.config.frames_per_latent, self.config.pixels_per_latent
     if video.ndim != 5 or video.shape[-1] != 3:
       raise ValueError(f"VAE.encode: video of shape {video.shape}, expected [b, F, H, W, 3].")
@@ -169,7 +173,7 @@ def in_chunks(run: Callable, length: int, chunk: int) -> jax.Array:
 
 
 def network(config: VAEConfig, precision: Precision = FLOAT32, *, conv: str = "auto",
-            fine_frames: int = FINE_FRAMES) -> Network:
+            fine_frames: int = FINE_FRAMES) -> Network[VAE]:
   """The VAE.
 
   Args:

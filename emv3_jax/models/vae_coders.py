@@ -4,6 +4,7 @@ import dataclasses
 
 from flax import nnx
 import jax
+from jaxtyping import Float
 
 from emv3_jax.limits import CHANNELS, LARGEST, check_ranges
 from emv3_jax.models.causal_conv import CausalCache, CausalConv
@@ -69,7 +70,7 @@ class VAEConfig:
 
   @property
   def steps_at_video_rate(self) -> int:
-    """How many of the encoder's steps come before the frame rate changes."""
+    """Number of the encoder's steps before the frame rate changes."""
     return (*self.temporal_downsample, True).index(True)
 
 
@@ -90,8 +91,9 @@ class Encoder(nnx.Module):
     self.conv_out = CausalConv(channels[-1], 2 * config.z_dim, **options)
     self.num_fine, self.fine_frames = config.steps_at_video_rate, fine_frames
 
-  def __call__(self, video: jax.Array, cache: CausalCache, constrain: Constrain) -> jax.Array:
-    """[b, 1 or 4n, H, W, 3] -> [b, 1 or n, H / 8, W / 8, 2 z_dim]."""
+  def __call__(self, video: Float[jax.Array, "b F H W 3"], cache: CausalCache, constrain: Constrain
+               ) -> Float[jax.Array, "b f H8 W8 moments"]:
+    """Moments of 1 or n latents of 1 or 4n frames; H8 = H / 8, moments = 2 z_dim."""
     stages = list(self.stages.values())
     fine, coarse = stages[:self.num_fine], stages[self.num_fine:]
 
@@ -122,8 +124,9 @@ class Decoder(nnx.Module):
     self.num_coarse = len(steps) - config.steps_at_video_rate
     self.fine_frames = fine_frames
 
-  def __call__(self, latents: jax.Array, cache: CausalCache, constrain: Constrain) -> jax.Array:
-    """[b, 1 or n, h, w, z_dim] -> [b, 1 or 4n, 8 h, 8 w, 3]."""
+  def __call__(self, latents: Float[jax.Array, "b f H8 W8 c"], cache: CausalCache,
+               constrain: Constrain) -> Float[jax.Array, "b F H W 3"]:
+    """1 or 4n frames of 1 or n latents; H = 8 H8."""
     stages = list(self.stages.values())
     coarse, fine = stages[:self.num_coarse], stages[self.num_coarse:]
 

@@ -1,8 +1,12 @@
 """Layers of the VAE: norm, residual block, attention in a frame, changes of resolution, stages."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from flax import nnx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Float32
 
 from emv3_jax.attention.local import attend_blocked
 from emv3_jax.models.causal_conv import CausalCache, CausalConv, SpatialConv
@@ -24,8 +28,7 @@ class RMSNorm(nnx.Module):
     self.scale = nnx.Param(jnp.ones(channels, precision.param_dtype))
     self.precision = precision
 
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """[..., channels] -> the same, in float32."""
+  def __call__(self, x: Float[jax.Array, "*axes c"]) -> Float32[jax.Array, "*axes c"]:
     x = x.astype(jnp.float32)
     length = jnp.sqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True))
     gain = self.scale[...].astype(x.dtype) * x.shape[-1] ** 0.5
@@ -37,7 +40,7 @@ class ResidualBlock(nnx.Module):
 
   def __init__(self, channels_in: int, channels_out: int, *, precision: Precision, method: str,
                rngs: nnx.Rngs):
-    options = dict(precision=precision, method=method, rngs=rngs)
+    options: dict[str, Any] = dict(precision=precision, method=method, rngs=rngs)
     self.norm1 = RMSNorm(channels_in, precision=precision)
     self.conv1 = CausalConv(channels_in, channels_out, **options)
     self.norm2 = RMSNorm(channels_out, precision=precision)
@@ -46,7 +49,8 @@ class ResidualBlock(nnx.Module):
                      if channels_in != channels_out else None)
 
   @jax.named_scope("residual_block")
-  def __call__(self, x: jax.Array, cache: CausalCache) -> jax.Array:
+  def __call__(self, x: Float[jax.Array, "b t h w channels_in"], cache: CausalCache
+               ) -> Float[jax.Array, "b t h w channels_out"]:
     y = self.conv1(jax.nn.silu(self.norm1(x)), cache)
     y = self.conv2(jax.nn.silu(self.norm2(y)), cache)
     return y + (x if self.shortcut is None else self.shortcut(x))
@@ -66,8 +70,7 @@ class FrameAttention(nnx.Module):
     self.proj = linear(channels, channels, precision, rngs)
 
   @jax.named_scope("frame_attention")
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """[b, t, h, w, channels] -> the same."""
+  def __call__(self, x: Float[jax.Array, "b t h w c"]) -> Float[jax.Array, "b t h w c"]:
     batch, time, height, width, channels = x.shape
     tokens = self.qkv(self.norm(x)).reshape(batch * time, height * width, 1, 3 * channels)
     y = attend_blocked(*jnp.split(tokens, 3, axis=-1))
@@ -78,12 +81,13 @@ class Middle(nnx.Module):
   """The blocks at the lowest resolution: residual, attention, residual."""
 
   def __init__(self, channels: int, *, precision: Precision, method: str, rngs: nnx.Rngs):
-    options = dict(precision=precision, method=method, rngs=rngs)
+    options: dict[str, Any] = dict(precision=precision, method=method, rngs=rngs)
     self.block1 = ResidualBlock(channels, channels, **options)
     self.attention = FrameAttention(channels, precision=precision, rngs=rngs)
     self.block2 = ResidualBlock(channels, channels, **options)
 
-  def __call__(self, x: jax.Array, cache: CausalCache) -> jax.Array:
+  def __call__(self, x: Float[jax.Array, "b t h w c"], cache: CausalCache
+               ) -> Float[jax.Array, "b t h w c"]:
     return self.block2(self.attention(self.block1(x, cache)), cache)
 
 
@@ -99,7 +103,8 @@ class Downsample(nnx.Module):
         precision=precision, method=method, rngs=rngs) if in_time else None
 
   @jax.named_scope("downsample")
-  def __call__(self, x: jax.Array, cache: CausalCache) -> jax.Array:
+  def __call__(self, x: Float[jax.Array, "b t h w c"], cache: CausalCache
+               ) -> Float[jax.Array, "b t2 h//2 w//2 c"]:
     x = self.conv(x)
     if self.time_conv is None:
       return x
@@ -123,7 +128,8 @@ class Upsample(nnx.Module):
     self.conv = SpatialConv(channels, channels // 2, precision=precision, rngs=rngs)
 
   @jax.named_scope("upsample")
-  def __call__(self, x: jax.Array, cache: CausalCache) -> jax.Array:
+  def __call__(self, x: Float[jax.Array, "b t h w c"], cache: CausalCache
+               ) -> Float[jax.Array, "b t2 2*h 2*w c//2"]:
     if self.time_conv is not None:
       if cache.first:
         cache.store(jnp.zeros_like(x), self.time_conv.history)
@@ -144,14 +150,16 @@ class Stage(nnx.Module):
         for i in range(num_blocks))
     self.resample = resample
 
-  def __call__(self, x: jax.Array, cache: CausalCache) -> jax.Array:
+  def __call__(self, x: Float[jax.Array, "b t h w channels_in"], cache: CausalCache
+               ) -> Float[jax.Array, "b t2 h2 w2 channels_out"]:
     for block in self.blocks.values():
       x = block(x, cache)
     return x if self.resample is None else self.resample(x, cache)
 
 
-def run_stages(stages: list[Stage], x: jax.Array, cache: CausalCache,
-               constrain: Constrain) -> jax.Array:
+def run_stages(stages: Sequence[Stage], x: Float[jax.Array, "b t h w channels_in"],
+               cache: CausalCache, constrain: Constrain
+               ) -> Float[jax.Array, "b t2 h2 w2 channels_out"]:
   for stage in stages:
     x = constrain(stage(x, cache), *VIDEO_AXES)
   return x

@@ -11,8 +11,10 @@ from typing import Literal
 from flax import nnx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Float32
 import numpy as np
 
+from emv3_jax.arrays import AnyArray
 from emv3_jax.attention.local import attend_blocked
 from emv3_jax.errors import InputError
 from emv3_jax.limits import ABOVE_0, CHANNELS, check_ranges
@@ -91,8 +93,7 @@ class WaveformConvs(nnx.Module):
                               param_dtype=precision.param_dtype, rngs=rngs)
     self.num_convs = len(config.conv_kernels)
 
-  def __call__(self, waveform):
-    """[b, samples] -> [b, tokens, conv_dim]."""
+  def __call__(self, waveform: Float[jax.Array, "b samples"]) -> Float[jax.Array, "b a c"]:
     x = waveform[..., None]
     for index in range(self.num_convs):
       x = getattr(self, f"conv{index}")(x)
@@ -118,8 +119,7 @@ class PositionConv(nnx.Module):
     self.config = config
     self.precision = precision
 
-  def __call__(self, x):
-    """[b, a, dim] -> [b, a, dim]."""
+  def __call__(self, x: Float[jax.Array, "b a d"]) -> Float[jax.Array, "b a d"]:
     dtype = jnp.float32
     direction = self.direction[...].astype(dtype)
     kernel = direction * (self.gain[...].astype(dtype) / _lengths(direction))
@@ -147,16 +147,15 @@ class Block(nnx.Module):
     self.ffn = FeedForward(config.dim, config.ffn_dim, precision, rngs=rngs)
     self.norm2 = LayerNorm(config.dim, eps=config.eps, precision=precision)
 
-  def __call__(self, x):
-    """x [b, a, d] float32 -> [b, a, d] float32."""
+  def __call__(self, x: Float32[jax.Array, "b a d"]) -> Float32[jax.Array, "b a d"]:
     with jax.named_scope("attention"):
       x = self.norm1(x + self.attn(x))
     with jax.named_scope("ffn"):
       return self.norm2(x + self.ffn(x))
 
 
-def resample(x, frames: int):
-  """Linear interpolation of [b, a, c] along `a` to `frames` tokens, first and last kept.
+def resample(x: Float[jax.Array, "b a c"], frames: int) -> Float[jax.Array, "b {frames} c"]:
+  """Linear interpolation along `a` to `frames` tokens, first and last kept.
 
   Positions are float32 as in the reference (`align_corners=True`).
   """
@@ -183,8 +182,8 @@ class Wav2Vec2(nnx.Module):
     self.config = config
     self.precision = precision
 
-  def __call__(self, waveform, *, frames: int | None = None,
-               layers: Literal["last", "all"] = "last"):
+  def __call__(self, waveform: AnyArray, *, frames: int | None = None,
+               layers: Literal["last", "all"] = "last") -> Float32[jax.Array, "b a *layers d"]:
     """Encodes clips of one length.
 
     Args:
@@ -209,7 +208,7 @@ class Wav2Vec2(nnx.Module):
     if layers not in ("last", "all"):
       raise ValueError(f"wav2vec2: layers is {layers!r}; known: 'last', 'all'.")
     with jax.named_scope("convs"):
-      x = self.convs(waveform).astype(jnp.float32)
+      x = self.convs(jnp.asarray(waveform)).astype(jnp.float32)
     if frames is not None:
       x = resample(x, frames)
     x = self.feature_projection(self.feature_norm(x)).astype(jnp.float32)
@@ -224,5 +223,5 @@ class Wav2Vec2(nnx.Module):
     return jnp.einsum("lbad->bald", outputs) if layers == "all" else x
 
 
-def network(config: Wav2Vec2Config, precision: Precision = FLOAT32) -> Network:
+def network(config: Wav2Vec2Config, precision: Precision = FLOAT32) -> Network[Wav2Vec2]:
   return Network(lambda rngs: Wav2Vec2(config, precision, rngs=rngs))

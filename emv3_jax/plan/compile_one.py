@@ -91,13 +91,15 @@ def _compile(lowered: jax.stages.Lowered, program: programs.Program):
     if peak is None:
       raise
     return {**_shares(peak, parameters, parameters), "fits": False}, []
-  analysis = compiled.memory_analysis()
+  analysis, text = compiled.memory_analysis(), compiled.as_text()
+  if analysis is None or text is None:
+    raise RuntimeError("This compiler does not say what a program needs.")
   memory = _shares(analysis.peak_memory_in_bytes, parameters, analysis.argument_size_in_bytes)
-  return memory, hlo.collectives(compiled.as_text())
+  return memory, hlo.collectives(text)
 
 
 def needed_bytes(message: str) -> float | None:
-  """What a program needs that the TPU compiler rejects for it; None: rejected otherwise."""
+  """Bytes that a program needs, from the TPU compiler's refusal; None for other refusals."""
   needed = _NEEDED.search(message)
   if "RESOURCE_EXHAUSTED" not in message or needed is None:
     return None

@@ -7,8 +7,10 @@ with plain attention.
 
 from collections.abc import Iterator
 import math
+from typing import Any
 
 import jax
+from jax.core import ShapedArray
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
 
@@ -29,17 +31,21 @@ def _of_equation(eqn: JaxprEqn) -> int:
   name = eqn.primitive.name
   if name == "dot_general":
     (contracted, _), _ = eqn.params["dimension_numbers"]
-    lhs = eqn.invars[0].aval.shape
-    return 2 * eqn.outvars[0].aval.size * math.prod(lhs[axis] for axis in contracted)
+    lhs = _array(eqn.invars[0]).shape
+    return 2 * _array(eqn.outvars[0]).size * math.prod(lhs[axis] for axis in contracted)
   if name == "conv_general_dilated":
-    kernel, numbers = eqn.invars[1].aval, eqn.params["dimension_numbers"]
-    return 2 * eqn.outvars[0].aval.size * (kernel.size // kernel.shape[numbers.rhs_spec[0]])
+    kernel, numbers = _array(eqn.invars[1]), eqn.params["dimension_numbers"]
+    return 2 * _array(eqn.outvars[0]).size * (kernel.size // kernel.shape[numbers.rhs_spec[0]])
   inner = [_of_jaxpr(jaxpr) for jaxpr in _jaxprs_of(eqn)]
   if name == "while" and any(inner):
     raise ValueError("A loop of unknown length: its operations cannot be counted.")
   if name == "cond":
     return max(inner)
   return sum(inner) * (eqn.params["length"] if name == "scan" else 1)
+
+
+def _array(variable: Any) -> ShapedArray:
+  return variable.aval
 
 
 def _jaxprs_of(eqn: JaxprEqn) -> Iterator[Jaxpr]:

@@ -1,4 +1,4 @@
-"""Which meshes a plan looks at: those that are asked for, or the likeliest ones."""
+"""Meshes that a plan compiles for: those of the command line, or the likeliest ones."""
 
 from collections.abc import Iterable, Iterator
 import dataclasses
@@ -37,7 +37,7 @@ def parse(text: str, devices: int) -> MeshConfig:
 
 
 def label(mesh: MeshConfig) -> str:
-  """As `parse` takes it, axes of 1 left out."""
+  """Text of a mesh for `parse`, axes of 1 left out."""
   sizes = [f"{axis}={size}" for axis, size in zip(AXES, mesh.sizes, strict=True) if size > 1]
   if mesh.context > 1:
     sizes.append(f"attention={mesh.attention}")
@@ -52,7 +52,7 @@ def padded(rows: int, mesh: MeshConfig) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-  """What a step works on.
+  """Sizes of a step.
 
   Attributes:
     net: the network.

@@ -17,8 +17,10 @@ from jax.sharding import AbstractMesh
 from emv3_jax.errors import InputError
 from emv3_jax.plan import meshes, programs, subjects, targets
 from emv3_jax.plan.subjects import Config
+from emv3_jax.sampling import settings as sampling_settings
 from emv3_jax.sharding import AXES, MeshConfig, check_batch, check_heads, check_positions
 from emv3_jax.sharding.pictures import check_split
+from emv3_jax.training import settings as training_settings
 
 ROOT = pathlib.Path(__file__).parents[2]
 ALL = "all"  # in place of a mesh: the likeliest ones
@@ -112,6 +114,7 @@ def compile_programs(config: Config, window: programs.Window, target: targets.Ta
   with tempfile.TemporaryFile() as log, subprocess.Popen(
       [sys.executable, "-m", "emv3_jax.plan.compile_one"], env=environment, text=True,
       stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log) as process:
+    assert process.stdin is not None and process.stdout is not None  # both are pipes
     process.stdin.write(request)
     process.stdin.close()
     for text in process.stdout:
@@ -126,7 +129,7 @@ def compile_programs(config: Config, window: programs.Window, target: targets.Ta
 
 
 def _step(config: Config, window: programs.Window) -> meshes.Step:
-  """What `meshes` wants to know of a step."""
+  """Sizes of a step, for `meshes`."""
   subject = subjects.of(config)
   return meshes.Step(config.model.transformer, subject.rows(config), window.positions,
                      window.latents[0], subject.trains)
@@ -156,7 +159,7 @@ def _ranked(target: targets.Target, step: meshes.Step, lines: Sequence[dict]) ->
 
 
 def _advice(config: Config, window: programs.Window, target: targets.Target, line: dict) -> str:
-  """What would fit instead of `line`: settings, and a mesh or a target, found by compiling them."""
+  """Settings, and a mesh or a target, that fit instead of `line`, found by compiling them."""
   excess = line["peak_gib"] - line["capacity_gib"]
   found = [_first_fitting(alternatives, window, line["program"]) for alternatives in (
       _other_settings(config, target, line), _other_machines(config, window, target, line))]
@@ -181,11 +184,12 @@ def _first_fitting(alternatives: Iterator[Alternative], window: programs.Window,
 def _other_settings(config: Config, target: targets.Target, line: dict) -> Iterator[Alternative]:
   """The same machine and mesh, less at once."""
   mesh = MeshConfig(**line["mesh"])
-  if line["program"] == "sample_step" and config.settings.branches == "batched":
+  if (isinstance(config, sampling_settings.Config) and line["program"] == "sample_step"
+      and config.settings.branches == "batched"):
     sampling = dataclasses.replace(config.sampling, branches="in_turn")
     in_turn = dataclasses.replace(config, sampling=sampling)
     yield "--config.sampling.branches=in_turn", in_turn, target, mesh
-  if subjects.of(config).trains:
+  if isinstance(config, training_settings.Config):
     parts = 2 * config.train.accumulate
     if config.train.batch % (parts * mesh.data * mesh.fsdp) == 0:
       train = dataclasses.replace(config.train, accumulate=parts)

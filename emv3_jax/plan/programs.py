@@ -48,7 +48,7 @@ class Window:
 
 @dataclasses.dataclass(frozen=True)
 class Deployment:
-  """Where a program is to run: platform `cpu`, `gpu` or `tpu`, the mesh and its attention."""
+  """The devices of a program: platform `cpu`, `gpu` or `tpu`, mesh, and sizes of its axes."""
 
   platform: str
   mesh: Mesh
@@ -117,7 +117,7 @@ def _conditions(net: TransformerConfig, window: Window, array: Callable) -> Cond
       text={"prompt": array((1, net.text_tokens, net.text_dim))},
       image=array((1, net.image_tokens, net.image_dim)), 
       audio=array((1, *variant.input_shape(net, window.frames))),
-      condition_latents=array((1, f, height8, width8, net.in_channels - net.out_channels)),
+      condition=array((1, f, height8, width8, net.in_channels - net.out_channels)),
       face_mask=array((1, window.positions)) if variant.face_mask else None)
 
 
@@ -174,7 +174,8 @@ OF_PICTURES = ("vae_decode", "vae_encode")  # split over the mesh by rows and co
 
 
 def check_window(window: Window) -> None:
-  """
+  """Checks the size of a window.
+
   Raises:
     InputError: sides or frames that no clip can have.
   """

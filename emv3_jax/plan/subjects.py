@@ -1,7 +1,8 @@
-"""What a plan can be of: sampling with one config, or training with one."""
+"""Subjects of a plan: sampling with one config, or training with one."""
 
 from collections.abc import Callable
 import dataclasses
+from typing import Any, Generic, TypeVar
 
 from emv3_jax.plan import encoder_programs, programs, training_programs
 from emv3_jax.plan.programs import Deployment, Program, Window
@@ -9,10 +10,11 @@ from emv3_jax.sampling import settings as sampling_settings
 from emv3_jax.training import settings as training_settings
 
 Config = sampling_settings.Config | training_settings.Config
+_Config = TypeVar("_Config", sampling_settings.Config, training_settings.Config)
 
 
 @dataclasses.dataclass(frozen=True)
-class Subject:
+class Subject(Generic[_Config]):
   """One kind of config.
 
   Attributes:
@@ -26,12 +28,12 @@ class Subject:
   """
 
   name: str
-  config: type
-  programs: dict[str, Callable[[Config, Window, Deployment], Program]]
-  window: Callable[[Config], Window]
-  rows: Callable[[Config], int]
+  config: type[_Config]
+  programs: dict[str, Callable[[_Config, Window, Deployment], Program]]
+  window: Callable[[_Config], Window]
+  rows: Callable[[_Config], int]
   trains: bool
-  others: dict[str, Callable[[Config, Window, Deployment], Program]] = dataclasses.field(
+  others: dict[str, Callable[[_Config, Window, Deployment], Program]] = dataclasses.field(
       default_factory=dict)
 
 
@@ -42,9 +44,9 @@ TRAINING = Subject(
     "training", training_settings.Config,
     {"train_step": training_programs.train_step, "ndpo_step": training_programs.ndpo_step},
     training_programs.largest_window, training_programs.num_rows, trains=True)
-SUBJECTS = {subject.name: subject for subject in (SAMPLING, TRAINING)}
+SUBJECTS: dict[str, Subject[Any]] = {subject.name: subject for subject in (SAMPLING, TRAINING)}
 
 
-def of(config: Config) -> Subject:
+def of(config: Config) -> Subject[Any]:
   """The kind that a config is of."""
   return next(subject for subject in SUBJECTS.values() if isinstance(config, subject.config))

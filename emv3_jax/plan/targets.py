@@ -134,7 +134,8 @@ def _smallest(target: Target) -> list[str]:
 
 
 def check_extra(target: Target) -> None:
-  """
+  """Checks that the compiler for a target is installed.
+
   Raises:
     InputError: the compiler for the target is not installed; names the command that installs it.
   """

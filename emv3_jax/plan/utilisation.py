@@ -1,4 +1,4 @@
-"""How much of what the devices at hand could do a training run does."""
+"""Utilisation: the share of the devices' peak operations that a training run reaches."""
 
 import functools
 

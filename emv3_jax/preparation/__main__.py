@@ -29,7 +29,7 @@ from emv3_jax.sampling.settings import Config
 
 
 def make_parser() -> command_line.Parser:
-  parser = command_line.Parser(prog=as_called("emv3-prepare"), description=as_called(__doc__))
+  parser = command_line.Parser(prog=as_called("emv3-prepare"), description=as_called(__doc__ or ""))
   parser.add_argument("--manifest", help="clips, one JSON object a line: id, video, prompt, face_box, "
                       "mouth_box; or id, video, report: a clip that the model made")
   parser.add_argument("--out", help="folder of the dataset")
@@ -83,7 +83,8 @@ def main(arguments: Sequence[str]) -> int:
 def open_model(checkpoint: str | None, config: Config | None) -> Model:
   model = load(checkpoint or "", config, ENCODERS)
   folder = model.config.program_cache
-  program_cache.use(folder, required=folder != Config.program_cache)
+  program_cache.use(folder, limit_mib=model.config.program_cache_mib,
+                    required=folder != Config.program_cache)
   return model
 
 

@@ -151,6 +151,7 @@ def _look_through(clip: Clip, settings: PrepareConfig
       if number - start in looked_at:
         kept.setdefault(start // settings.step, []).append(framing.picture(frame))
     count = number + 1
+  assert framing is not None  # a video without a frame is refused by who reads it
   return count, framing, kept
 
 
@@ -166,6 +167,7 @@ def _window(clip: Clip, settings: PrepareConfig, framing: Framing, index: int,
   mouth = redrawn
   if clip.mouth_box:
     box = _parse_box("mouth_box", clip.mouth_box, framing)
+    assert box is not None  # `none` is refused
     mouth = face_lib.mouth_region(box, size, 1.0)
   if not mouth.any():
     raise InputError(f"Clip {clip.id}: face_box none needs a mouth_box; give one, or auto.")

@@ -66,7 +66,7 @@ def read_made(clip: Clip, settings: PrepareConfig, model: Model) -> MadeClip:
     InputError: a file that is missing, damaged or not the one that was sampled with; a clip of
       another size than any window's, shorter than a window, or of another model.
   """
-  made = read_report(clip.report)
+  made = read_report(_report_of(clip))
   latents = latents_path(clip.video) if made.latents else None
   _check_model(made, model)
   _check_window(clip, made, settings, latents)
@@ -81,11 +81,16 @@ def read_made(clip: Clip, settings: PrepareConfig, model: Model) -> MadeClip:
 
 def files_of(clip: Clip) -> list[pathlib.Path]:
   """All files that a line with a report depends on, as far as they can be told."""
-  own = [clip.video, clip.report, latents_path(clip.video)]
+  own = [clip.video, _report_of(clip), latents_path(clip.video)]
   try:
-    return own + list(named_files(read_report(clip.report).request).values())
+    return own + list(named_files(read_report(_report_of(clip)).request).values())
   except InputError:
     return own
+
+
+def _report_of(clip: Clip) -> pathlib.Path:
+  assert clip.report is not None  # it is a clip that the model made
+  return clip.report
 
 
 def encode_states(model: Model, clips: Sequence[MadeClip]) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -56,7 +56,7 @@ def prepare(model: Model, settings: PrepareConfig, clips: Sequence[Clip], folder
     logging.info("%d of %d shards are done already.", len(groups) - len(missing), len(groups))
   for number in progress(missing):
     notes[number] = shards.make_shard(model, tokenizer, settings, folder, number, groups[number])
-  return _finish(model, tokenizer, settings, identity, list(notes.values()), folder)
+  return _finish(model, tokenizer, settings, identity, [note for note in notes.values() if note is not None], folder)
 
 
 def _identity(model: Model, settings: PrepareConfig) -> dict:

@@ -139,8 +139,13 @@ def _encoded(model: Model, tokenizer: text_lib.Tokenizer, settings: PrepareConfi
   for bucket, size in enumerate(settings.sizes):
     same = [clip for clip in usable if clip.size == size]
     for kind, clips in itertools.groupby(same, key=type):
-      made = _made_records if kind is MadeClip else _window_records
-      for record in made(model, settings, list(clips), texts, states):
+      if kind is MadeClip:
+        made = _made_records(model, settings, [clip for clip in clips if isinstance(clip, MadeClip)],
+                             texts, states)
+      else:
+        made = _window_records(model, settings, [clip for clip in clips if isinstance(clip, Footage)],
+                               texts, states)
+      for record in made:
         yield records.encode(record, settings.dtype, variant)
         runs[bucket] = runs.get(bucket, 0) + 1
 

@@ -1,7 +1,7 @@
 """What the command lines share: flags, config overrides, how errors look."""
 
 import argparse
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 import dataclasses
 import json
 import logging as std_logging
@@ -10,6 +10,7 @@ import pathlib
 import signal
 import sys
 import time
+from typing import TypeVar
 import warnings
 
 from absl import flags, logging
@@ -26,6 +27,7 @@ LINES, LONGEST = 3, 1000  # of a message: lines, and characters of a line
 LINE_EVERY = 10.0  # seconds between lines of progress where there is no terminal
 STOPPED = 75  # exit code: not finished, the same command goes on (EX_TEMPFAIL of sysexits.h)
 
+_Item = TypeVar("_Item")
 _PACKAGE = str(pathlib.Path(emv3_jax.__file__).parent) + os.sep
 _OVERRIDE = "--config."
 _LESS = ("--plan says beforehand what a config takes, and what would take less: more devices "
@@ -126,11 +128,11 @@ def tell(text: str) -> None:
   tqdm.tqdm.write(text, file=sys.stderr)
 
 
-def progress(items: Iterable, what: str, unit: str) -> Iterator:
+def progress(items: Collection[_Item], what: str, unit: str) -> Iterator[_Item]:
   """Passes `items` on with a bar on a terminal; elsewhere, in a file say, with a line now and then.
 
   Args:
-    items: with a length.
+    items: what is passed on.
     what: is done with them, e.g. `sampling`.
     unit: one of them, e.g. `step`.
   """

@@ -2,6 +2,9 @@
 
 A config file holds `get_config()` returning an `ml_collections.ConfigDict`. Overrides are
 `--config.a.b=value`. Everything behind this module sees frozen dataclasses only.
+
+Written here because ml_collections builds no dataclasses from a ConfigDict, and its own flags name
+neither the nearest field nor the full path of a wrong value.
 """
 
 import ast
@@ -22,6 +25,10 @@ from emv3_jax.limits import check, shown
 from emv3_jax.runtime import moved
 from emv3_jax.runtime.command_names import as_called, config_name
 
+if typing.TYPE_CHECKING:
+  from _typeshed import DataclassInstance
+
+_T = typing.TypeVar("_T", bound="DataclassInstance")
 # A field that one kind of config has and the others have not -> the kind, its command, an example.
 _KINDS = {
     "prompt_cache": ("for sampling", "emv3-sample", "tiny"),
@@ -38,6 +45,7 @@ def nearest(name: str, known: Sequence[str]) -> str:
 def shipped_configs() -> dict[str, pathlib.Path]:
   """Files of the configs that ship, by name; they lie in configs/ of a checkout."""
   package = importlib.util.find_spec("emv3_jax.configs")
+  assert package is not None and package.origin is not None  # it is a part of this one
   return {path.stem: path for path in sorted(pathlib.Path(package.origin).parent.glob("[!_]*.py"))}
 
 
@@ -58,7 +66,7 @@ def read_config_file(path: str | pathlib.Path, wanted: Collection[str] = ()) -> 
     raise InputError(f"Config {path} is not a file, nor one of the shipped configs; these are: "
                      f"{', '.join(known)}.")
   spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
-  if spec is None:
+  if spec is None or spec.loader is None:
     raise InputError(f"Config {path} is not a Python file (*.py).")
   module = importlib.util.module_from_spec(spec)
   try:
@@ -115,9 +123,9 @@ def override(config: ml_collections.ConfigDict, assignments: Sequence[str], cls)
     name, equals, text = assignment.partition("=")
     if not equals:
       raise InputError(f"--config.{assignment} has no value; write --config.{assignment}=VALUE.")
-    *folders, last = name.split(".")
-    node, seen = config, "config"
-    for part in [*folders, last]:
+    path = name.split(".")
+    parent, node, seen = config, config, "config"
+    for part in path:
       if not isinstance(node, ml_collections.ConfigDict) or part not in node:
         known = list(node.keys()) if isinstance(node, ml_collections.ConfigDict) else []
         hint = moved.hint_of_field(name) or f" {nearest(part, known)}"
@@ -127,7 +135,7 @@ def override(config: ml_collections.ConfigDict, assignments: Sequence[str], cls)
       raise InputError(f"--config.{name} is a group of fields; set one of: {', '.join(node)}.")
     value = _parse_value(name, text, node if node is not None else _example(cls, name))
     with parent.unlocked(), parent.ignore_type():
-      parent[last] = value
+      parent[path[-1]] = value
 
 
 _EXAMPLES = {str: "text", bool: False, int: 1, float: 1.0, tuple: ()}
@@ -160,7 +168,7 @@ def _parse_value(name: str, text: str, old):
       value = ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
       value = _named_number(text)
-    if isinstance(old, float) and type(value) in (int, float):
+    if isinstance(old, float) and isinstance(value, (int, float)) and type(value) is not bool:
       return _as_float(f"--config.{name}", value)
     if isinstance(old, int) and type(value) is int:
       return value
@@ -184,7 +192,7 @@ def _as_float(where: str, value: float) -> float:
   return float(value)
 
 
-def build(cls, values: Mapping, where: str = "config"):
+def build(cls: type[_T], values: Mapping | ml_collections.ConfigDict, where: str = "config") -> _T:
   """Builds the frozen dataclass `cls` from nested mappings, checking names and types strictly.
 
   Raises:
@@ -221,7 +229,7 @@ def _convert(hint, value, where: str):
     if any(isinstance(h, type) and type(value) is h for h in parameters if h is not float):
       return value
     return _convert(_alternatives(hint)[0], value, where)
-  if dataclasses.is_dataclass(hint):
+  if isinstance(hint, type) and dataclasses.is_dataclass(hint):
     if not isinstance(value, (Mapping, ml_collections.ConfigDict)):
       raise InputError(f"{where} is {shown(value)}; expected a group of fields.")
     return build(hint, value, where)
@@ -239,9 +247,13 @@ def _convert(hint, value, where: str):
   return value
 
 
+def _plain(value):
+  return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+
+
 def differences(left, right, where: str = "") -> list[str]:
   """Fields in which two dataclasses or nested dicts differ, as `path: left != right`."""
-  left, right = (dataclasses.asdict(x) if dataclasses.is_dataclass(x) else x for x in (left, right))
+  left, right = (_plain(x) for x in (left, right))
   if isinstance(left, Mapping) and isinstance(right, Mapping):
     return [line for name in sorted(left.keys() | right.keys())
             for line in differences(left.get(name), right.get(name),

@@ -78,14 +78,11 @@ def together(run: Callable[[], T]) -> T:
   Raises:
     InputError: that of this process, or word that another one had one.
   """
-  error = result = None
   try:
     result = run()
-  except InputError as caught:
-    error = caught
-  failed = anywhere(error is not None)
-  if error is not None:
-    raise error
-  if failed:
+  except InputError:
+    anywhere(True)
+    raise
+  if anywhere(False):
     raise InputError("Another process of the run cannot use its inputs; its own message says why.")
   return result

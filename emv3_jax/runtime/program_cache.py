@@ -2,8 +2,9 @@
 
 JAX keys each program by its own text, the compiler's version and options, and the device; what
 decides a program (network configs, shapes, settings) is therefore in the key. Versions and, for
-CPUs, the processor's abilities are in the name of the folder too. Beside each entry lies its
-checksum: an entry that was damaged, or left unfinished, is removed before anything reads it.
+CPUs, the processor's abilities are in the name of the folder too. An entry that was damaged, or left
+unfinished, is removed before anything reads it; one that was not used for longest, where the folder
+is full. See `program_entries` for what is beside them.
 """
 
 import functools
@@ -20,16 +21,18 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from emv3_jax.errors import InputError
 from emv3_jax.io import paths
-from emv3_jax.runtime import processes, start_up
+from emv3_jax.runtime import processes, program_entries, start_up
 
-_ENTRY, _SUM = "-cache", ".sum"  # endings; the first is JAX's
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 # JAX has no event between looking into the cache and compiling, only a message to this logger.
 _COMPILER, _MISS = "jax._src.compiler", "PERSISTENT COMPILATION CACHE MISS"
 _PATIENCE = 1.0  # seconds that a program is built before there is a line about it
 
 
-def use(folder: str | os.PathLike, *, required: bool = False) -> bool:
+LIMIT_MIB = 4096  # of a folder, where nothing else is said
+
+
+def use(folder: str | os.PathLike, *, required: bool = False, limit_mib: int = LIMIT_MIB) -> bool:
   """Keeps compiled programs of this process in `folder` and takes them from there.
 
   A folder that is only readable is read from, with a warning. Damaged entries are removed, with a
@@ -38,6 +41,8 @@ def use(folder: str | os.PathLike, *, required: bool = False) -> bool:
   Args:
     folder: `~` is the home folder; empty turns the cache off.
     required: whether a folder that cannot be used is an error, not a warning.
+    limit_mib: MiB that programs may take: at the start those of all versions and machines, then those
+      of this one; the longest unused ones go first.
 
   Returns:
     Whether the cache is in use.
@@ -50,6 +55,8 @@ def use(folder: str | os.PathLike, *, required: bool = False) -> bool:
   try:
     place = paths.expanded(folder) / _machine()
     writable = _make(place)
+    if writable:
+      program_entries.make_room(place.parent, limit_mib << 20)
     _remove_damaged(place, writable)
   except (InputError, OSError) as error:
     reason = f"Program cache {folder} cannot be used ({getattr(error, 'strerror', None) or str(error).rstrip('.')})"
@@ -62,6 +69,7 @@ def use(folder: str | os.PathLike, *, required: bool = False) -> bool:
     logging.warning("Program cache %s is read-only: programs are taken from it, new ones are not "
                     "kept.", folder)
   jax.config.update("jax_compilation_cache_dir", str(place))
+  jax.config.update("jax_compilation_cache_max_size", limit_mib << 20 if writable else -1)
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0 if writable else 1e9)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
   compilation_cache.reset_cache()  # where another folder was in use
@@ -112,12 +120,13 @@ def _announcer() -> Announcer:
   """The one of this process, which hears of every program."""
   announcer = Announcer()
   compiler = std_logging.getLogger(_COMPILER)
+  above = compiler.parent or std_logging.getLogger()
 
   def hear(record: std_logging.LogRecord) -> bool:
     """Lets through what would be without this."""
     if str(record.msg).startswith(_MISS):
       announcer.on_miss()
-    return record.levelno >= compiler.parent.getEffectiveLevel()
+    return record.levelno >= above.getEffectiveLevel()
 
   compiler.addFilter(hear)
   compiler.setLevel(std_logging.DEBUG)
@@ -148,7 +157,7 @@ def _make(place: pathlib.Path) -> bool:
     probe.touch()
     probe.unlink()
   except OSError:
-    if place.is_dir() and any(place.glob(f"*{_ENTRY}")):
+    if place.is_dir() and program_entries.in_folder(place):
       return False
     raise
   return True
@@ -159,15 +168,14 @@ def _remove_damaged(place: pathlib.Path, writable: bool) -> None:
   Raises:
     OSError: there are damaged entries that cannot be removed.
   """
-  entries = list(place.glob(f"*{_ENTRY}"))
-  damaged = [entry for entry in entries if not _is_sealed(entry)]
+  entries = program_entries.in_folder(place)
+  damaged = [entry for entry in entries if not program_entries.is_whole(entry)]
   if not damaged:
     return
   if not writable:
     raise OSError(f"{len(damaged)} of its {len(entries)} programs are damaged")
   for entry in damaged:
-    entry.unlink(missing_ok=True)
-    _seal_of(entry).unlink(missing_ok=True)
+    program_entries.remove(entry)
   logging.warning("Program cache %s: %d of %d programs were damaged or unfinished and are compiled "
                   "again.", place, len(damaged), len(entries))
 
@@ -176,9 +184,11 @@ def _remove_damaged(place: pathlib.Path, writable: bool) -> None:
 def _seal_when_compiled(place: pathlib.Path) -> None:
   """Writes the checksums of new entries whenever a program was compiled."""
   def seal(event: str, *_, **__):
-    if event == _COMPILED and jax.config.jax_compilation_cache_dir == str(place):
-      for entry in place.glob(f"*{_ENTRY}"):
-        if not _seal_of(entry).exists():
+    # JAX adds its options to the class when it is imported.
+    now = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    if event == _COMPILED and now == str(place):
+      for entry in program_entries.in_folder(place):
+        if not program_entries.is_sealed(entry):
           _seal(entry)
 
   jax.monitoring.register_event_duration_secs_listener(seal)
@@ -186,23 +196,7 @@ def _seal_when_compiled(place: pathlib.Path) -> None:
 
 def _seal(entry: pathlib.Path) -> None:
   try:
-    _seal_of(entry).write_text(_checksum(entry))
+    program_entries.seal(entry)
   except OSError as error:
     logging.log_first_n(logging.WARNING, "Program cache: %s cannot be written (%s); it is compiled "
                         "again at the next start.", 1, entry, error.strerror)
-
-
-def _is_sealed(entry: pathlib.Path) -> bool:
-  try:
-    return _seal_of(entry).read_text() == _checksum(entry)
-  except (OSError, UnicodeDecodeError):
-    return False
-
-
-def _seal_of(entry: pathlib.Path) -> pathlib.Path:
-  return entry.with_name(entry.name + _SUM)
-
-
-def _checksum(entry: pathlib.Path) -> str:
-  content = entry.read_bytes()
-  return f"{zlib.crc32(content):08x} {len(content)}\n"

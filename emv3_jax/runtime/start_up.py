@@ -39,9 +39,9 @@ class Clock:
     now = time.monotonic()
     self.intervals[kind].append((now - seconds, now))
 
-  def on_event(self, event: str, seconds: float, **_) -> None:
+  def on_event(self, event: str, duration_secs: float, **_) -> None:
     if event in _EVENTS:
-      self.add(_EVENTS[event], seconds)
+      self.add(_EVENTS[event], duration_secs)
 
   def summary(self, age: float) -> dict[str, float]:
     """Seconds by kind up to `age` seconds after the start; they add up to `total`."""

@@ -80,8 +80,8 @@ def sample(model: Model, request: Request, *, progress: Callable | None = None) 
   with profile.measure("image_encoder"):
     image = encode_image(model, inputs)
   with profile.measure("vae_encode"):
-    condition_latents = encode_condition(model, inputs)
-  conditions = Conditions(text=text, image=image, audio=audio, condition_latents=condition_latents,
+    condition = encode_condition(model, inputs)
+  conditions = Conditions(text=text, image=image, audio=audio, condition=condition,
                           face_mask=None if inputs.face_mask is None else inputs.face_mask[None])
   with profile.measure("transformer"):
     latents = denoise(model, inputs, conditions, progress or iter)
@@ -174,19 +174,19 @@ def encode_condition(model: Model, inputs: Inputs) -> np.ndarray:
   """
   mask = masks.mask_latents(inputs.condition_mask, inputs.size)
   if not inputs.condition_mask.any():
-    return masks.condition_latents(mask, None)[None]
+    return masks.condition(mask, None)[None]
   video = masks.masked_video(inputs.video, inputs.condition_mask)
   with model.parameters("vae") as params:
     latents = model.vae_encode(params, video[None])
-  return masks.condition_latents(mask[None], latents)
+  return masks.condition(mask[None], latents)
 
 
 def denoise(model: Model, inputs: Inputs, conditions: Conditions, progress) -> np.ndarray:
   """Denoises the window to latents, float32 [f, H/8, W/8, 16]."""
-  frames, height8, width8 = conditions.condition_latents.shape[1:4]
+  frames, height8, width8 = conditions.condition.shape[1:4]
   noise = initial_noise(inputs.seed, frames, height8, width8, model.config.model.vae.z_dim)
   conditions = dataclasses.replace(
-      conditions, condition_latents=model.whole(conditions.condition_latents),
+      conditions, condition=model.whole(conditions.condition),
       face_mask=model.whole(conditions.face_mask))
   with model.parameters("transformer") as params:
     latents = model.denoiser().run(params, model.whole(noise[None]), conditions, progress)

@@ -37,14 +37,14 @@ class Conditions:
       [b, text_tokens, text_dim], umT5 states of the tokens of the text, padded with zeros.
     image: float32 [b, image_tokens, image_dim] CLIP states; zeros without a picture.
     audio: float32 [b, tokens, 768] (preview) or [b, F, 5, layers, 768] (flash).
-    condition_latents: float32 [b, f, H8, W8, 20], mask channels and latents of the masked video.
+    condition: float32 [b, f, H8, W8, 20], mask channels and latents of the masked video.
     face_mask: float32 [b, h*w], 1 where the audio acts; None stands for everywhere.
   """
 
   text: dict[str, np.ndarray]
   image: np.ndarray
   audio: np.ndarray
-  condition_latents: np.ndarray
+  condition: np.ndarray
   face_mask: np.ndarray | None = None
 
 
@@ -122,7 +122,7 @@ class Denoiser:
         scale_now = negative_scales[i]
         context = self._project(params, *self._branch_inputs(conditions, scale_now))
       state = self._step(params, state, i, context, self.tables.tree(), table,
-                         conditions.condition_latents, conditions.face_mask)
+                         conditions.condition, conditions.face_mask)
     return state.x
 
   def trace_step(self, params: Params, noise, conditions: Conditions) -> jax.stages.Traced:
@@ -137,7 +137,7 @@ class Denoiser:
     like_noise = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=noise.sharding)
     return self._step.trace(params, jax.tree.map(like_noise, state), 0,
                             jax.tree.map(self._with_sharding, context),
-                            self.tables.tree(), self._rope_table(noise.shape), conditions.condition_latents,
+                            self.tables.tree(), self._rope_table(noise.shape), conditions.condition,
                             conditions.face_mask)
 
   def _with_sharding(self, keys: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
@@ -190,7 +190,7 @@ class Denoiser:
       return jax.lax.map(lambda conditions: project(*conditions), conditions)
     return project(*(x.reshape(-1, *x.shape[2:]) for x in conditions))
 
-  def _one_step(self, params, state, i, context, tables, table, condition_latents, face_mask):
+  def _one_step(self, params, state, i, context, tables, table, condition, face_mask):
     """Computes the guided velocity at step i and makes one solver step."""
     transformer = self.transformer
     model, latents = transformer.network.bind(params), state.x
@@ -203,7 +203,7 @@ class Denoiser:
       repeat = lambda x: None if x is None else jnp.tile(x, (copies,) + (1,) * (x.ndim - 1))
       same = lambda values: jnp.broadcast_to(values, (copies * b, *values.shape))
       *inputs, face, weights = transformer.pad((
-          repeat(latents), repeat(condition_latents), same(row["sinusoid"]), repeat(face_mask),
+          repeat(latents), repeat(condition), same(row["sinusoid"]), repeat(face_mask),
           same(row["modality_weights"])))
       out = model(*inputs, context, rope=table, face_mask=face, modality_weights=weights,
                   audio_gain=self.settings.audio_gain, execution=execution)

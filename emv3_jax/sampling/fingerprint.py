@@ -95,6 +95,7 @@ EXCLUDED = {
     "config.prompt_cache": "a path",
     "config.prompt_cache_mib": "disk only",
     "config.program_cache": "a path",
+    "config.program_cache_mib": "disk only",
     "config.keep_parts": "memory only",
     "config.mesh.data": "rounding only",
     "config.mesh.fsdp": "rounding only",

@@ -158,6 +158,7 @@ class Config:
     mesh: device mesh. The transformer is sharded by every axis, the encoders' weights and the VAE's
       frames over all axes together; with all axes 1 the first device is used.
     program_cache: folder of compiled programs; empty turns the cache off.
+    program_cache_mib: what it may take; then it loses what was not used for longest.
     face_detector: ONNX file of OpenCV's YuNet; empty uses scikit-image's cascade.
     seed: seed of the noise if the request has none.
     keep_parts: keep every network loaded between uses instead of freeing it; for small models, and
@@ -170,6 +171,7 @@ class Config:
   prompt_cache: str = "~/.cache/emv3_jax/prompts"
   prompt_cache_mib: int = 2048
   program_cache: str = "~/.cache/emv3_jax/programs"
+  program_cache_mib: int = 4096
   face_detector: str = ""
   seed: int = 43
   keep_parts: bool = False
@@ -179,7 +181,8 @@ class Config:
   mesh: MeshConfig = MeshConfig()
 
   def __post_init__(self):
-    check_ranges("", self, {"seed": SEED, "prompt_cache_mib": AMOUNT})
+    check_ranges("", self, {"seed": SEED, "prompt_cache_mib": AMOUNT,
+                            "program_cache_mib": COUNT})
     paths.refuse_addresses(self, ("checkpoint", "tokenizer", "prompt_cache", "program_cache", "face_detector"))
 
   @property

@@ -1,4 +1,4 @@
-"""Where activations lie on the mesh, and the gathering of a layer's parameters.
+"""Constraints on the sharding of activations, and the gathering of a layer's parameters.
 
 A network knows no mesh: it calls the two functions made here, which are fields of the
 `emv3_jax.models.execution.ExecutionConfig` that it is run with.

@@ -119,7 +119,8 @@ def _mesh_axes(logical: str | None) -> tuple[str, ...]:
 
 
 def check_batch(mesh: Mesh, batch: int) -> None:
-  """
+  """Checks that a batch divides over the mesh.
+
   Raises:
     InputError: `batch` does not divide over data x fsdp.
   """
@@ -130,7 +131,8 @@ def check_batch(mesh: Mesh, batch: int) -> None:
 
 
 def check_heads(mesh: Mesh, heads: int, attention: Attention) -> None:
-  """
+  """Checks that attention heads divide over the mesh.
+
   Raises:
     InputError: `heads` do not divide over tensor or, in `ulysses`, over context x tensor.
   """
@@ -147,7 +149,8 @@ def check_heads(mesh: Mesh, heads: int, attention: Attention) -> None:
 
 
 def check_positions(mesh: Mesh, grid: tuple[int, int]) -> None:
-  """
+  """Checks that the token positions of a frame divide over the mesh.
+
   Args:
     mesh: the mesh.
     grid: (h, w) rows and columns of tokens in a frame; a token is 16 pixels wide and high.

@@ -1,4 +1,4 @@
-"""How the VAE's pictures lie on the mesh: clips, then columns and rows, over as many devices as fit.
+"""Sharding of the VAE's pictures: clips, then columns and rows, over as many devices as fit.
 
 The VAE's parameters are whole on every device, so its pictures may be split in another way than
 tokens are: the devices of the mesh, whatever its axes, are taken as copies x clips x rows x columns.

@@ -1,4 +1,4 @@
-"""Which axis of every parameter is split over which axes of the mesh: one rule for each, by name.
+"""Sharding of the parameters: one rule for each, by its dotted name, gives axes of the mesh.
 
 The transformer's parameters are split over fsdp and context along the model width ("embed") and over
 tensor along heads and hidden width; a layer's are gathered when it runs. The encoders, whose tokens

@@ -68,7 +68,7 @@ def mask_latents(mask: np.ndarray, size: tuple[int, int]) -> Float32[np.ndarray,
   return np.broadcast_to(cells, (len(grouped), *grid, FRAMES)).astype(np.float32)
 
 
-def condition_latents(mask, masked_latents=None) -> jax.Array:
+def condition(mask, masked_latents=None) -> jax.Array:
   """Concatenates the 20 condition channels: mask, then latents of the masked video. Runs under jit too.
 
   Where nothing is given (T2V, or the image dropped) the reference uses zeros for the masked latents,

@@ -234,3 +234,30 @@ def preset(name: str, steps: int, **options) -> tuple[Stage, ...]:
   lengths[0] += steps - lengths.sum()
   return tuple(Stage(stage, int(length), mixture, **options)
                for (stage, _, mixture), length in zip(parts, lengths, strict=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleConfig:
+  """A named schedule, for configs that list no stages of their own.
+
+  Attributes:
+    preset: a name of `PRESETS`.
+    steps: of all its stages together.
+    learning_rate, warmup, decay, final_share, start, train: of every stage, see `Stage`.
+  """
+
+  preset: str = "paper"
+  steps: int = 10000
+  learning_rate: float = 1e-4
+  warmup: int = 0
+  decay: Decay = "constant"
+  final_share: float = 0.0
+  start: Start = "ema"
+  train: Trained = "all"
+
+  def __post_init__(self):
+    check_ranges("schedule", self, {"steps": COUNT, **RANGES})
+
+  def stages(self) -> tuple[Stage, ...]:
+    fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+    return preset(fields.pop("preset"), fields.pop("steps"), **fields)

@@ -263,7 +263,7 @@ def train(config: Config, workdir: pathlib.Path, programs: TrainPrograms, *,
 
 def _stopped_without(missing: RequiredDataset, last_step: int, step: int) -> Outcome:
   logging.warning("Stopped at step %d of %d: %s, where there is no dataset yet. Once there is, the "
-                  "same command resumes.", step, last_step, missing)
+                  "same command goes on.", step, last_step, missing)
   return Outcome(step, True, missing)
 
 

@@ -16,7 +16,7 @@ from emv3_jax.models.precision import Precision
 from emv3_jax.sampling.settings import SamplingConfig
 from emv3_jax.sharding import MeshConfig
 from emv3_jax.training import curriculum
-from emv3_jax.training.curriculum import Stage
+from emv3_jax.training.curriculum import ScheduleConfig, Stage
 
 Optimizer = Literal["adamw", "lion", "muon", "sgd"]
 Reading = Literal["reference", "absolute"]
@@ -72,33 +72,6 @@ class TrainConfig:
     if self.batch % self.accumulate:
       raise InputError(f"train.batch is {self.batch}; it does not divide into train.accumulate "
                        f"{self.accumulate} parts.")
-
-
-@dataclasses.dataclass(frozen=True)
-class ScheduleConfig:
-  """A named schedule, for configs that list no stages of their own.
-
-  Attributes:
-    preset: a name of `curriculum.PRESETS`.
-    steps: of all its stages together.
-    learning_rate, warmup, decay, final_share, start, train: of every stage, see `Stage`.
-  """
-
-  preset: str = "paper"
-  steps: int = 10000
-  learning_rate: float = 1e-4
-  warmup: int = 0
-  decay: curriculum.Decay = "constant"
-  final_share: float = 0.0
-  start: curriculum.Start = "ema"
-  train: curriculum.Trained = "all"
-
-  def __post_init__(self):
-    check_ranges("schedule", self, {"steps": COUNT, **curriculum.RANGES})
-
-  def stages(self) -> tuple[Stage, ...]:
-    fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-    return curriculum.preset(fields.pop("preset"), fields.pop("steps"), **fields)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,6 +217,7 @@ class Config:
       ends with; empty takes those of `checkpoint`.
     data: dataset folder.
     program_cache: folder of compiled programs; empty turns the cache off.
+    program_cache_mib: what it may take; then it loses what was not used for longest.
     ema_decay: of the moving average that runs through all stages; see `Stage.ema_decay`.
     precision: of the networks; training wants the transformer's parameters in float32.
     sampling: settings that the model folder of this run recommends, and previews are made with;
@@ -258,6 +232,7 @@ class Config:
   components: str = ""
   data: str = ""
   program_cache: str = "~/.cache/emv3_jax/programs"
+  program_cache_mib: int = 4096
   ema_decay: float = 0.9999
   model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
   precision: PrecisionConfig = dataclasses.field(
@@ -274,7 +249,8 @@ class Config:
   preview: PreviewConfig = PreviewConfig()
 
   def __post_init__(self):
-    check_ranges("", self, {"seed": SEED, "ema_decay": (0, BELOW_1)})
+    check_ranges("", self, {"seed": SEED, "ema_decay": (0, BELOW_1),
+                            "program_cache_mib": COUNT})
     paths.refuse_addresses(self, ("checkpoint", "components", "data", "program_cache"))
     if self.sampling.allocation not in (None, self.loss.allocation):
       raise InputError(f"sampling.allocation is {self.sampling.allocation!r}, loss.allocation "

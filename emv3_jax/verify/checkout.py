@@ -64,11 +64,11 @@ class Checkout:
 
   def image_encoder(self, config):
     holder = torch.nn.Module()
-    holder.visual = made(
+    visual = holder.visual = made(
         load(self._folder, *IMAGE), image_size=config.image_size, patch_size=config.patch_size,
         dim=config.dim, mlp_ratio=config.mlp_ratio, num_heads=config.num_heads,
         num_layers=config.num_layers + 1, pool_type="token", activation="gelu", norm_eps=config.eps)
-    return Module(holder, "official", lambda pixels: holder.visual(pixels, use_31_block=True))
+    return Module(holder, "official", lambda pixels: visual(pixels, use_31_block=True))
 
   def audio_encoder(self, config, variant):
     if self._code is None or self._code.audio_encoder is None:

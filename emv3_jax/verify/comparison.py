@@ -111,7 +111,7 @@ class Comparison:
   def _vae(self):
     theirs, ours = self._both("vae encode", lambda side: side.encode(self._inputs.videos))
     self._add("VAE encode", ours, theirs, NETWORK)
-    self._conditions.condition_latents = inputs_lib.make_condition_latents(self._inputs, theirs[1:])
+    self._conditions.condition = inputs_lib.make_condition(self._inputs, theirs[1:])
     self._decoded("VAE decode", self._inputs.latents, self._inputs.latents, NETWORK)
 
   def _transformer(self):

@@ -97,14 +97,14 @@ class Conditions:
     prompt, negative: [1, text_tokens, text_dim], zeros after the last token.
     image: [1, image_tokens, image_dim].
     audio: [1, 2F, d] (preview) or [1, F, 5, l, d] (flash).
-    condition_latents: [1, f, H8, W8, 20].
+    condition: [1, f, H8, W8, 20].
   """
 
   prompt: np.ndarray
   negative: np.ndarray
   image: np.ndarray
   audio: np.ndarray
-  condition_latents: np.ndarray
+  condition: np.ndarray
 
 
 def make_inputs(config: ModelConfig, variant: str | None, tokenizer: pathlib.Path,
@@ -161,7 +161,7 @@ def make_conditions(config: ModelConfig, inputs: Inputs, size: Size) -> Conditio
   audio = normal(1, *variants.of(network.variant).input_shape(network, size.frames))
   return Conditions(
       prompt=text(), negative=text(), image=normal(1, network.image_tokens, network.image_dim),
-      audio=audio, condition_latents=make_condition_latents(inputs, normal(*inputs.latents.shape)))
+      audio=audio, condition=make_condition(inputs, normal(*inputs.latents.shape)))
 
 
 def padded(states: np.ndarray, mask: np.ndarray, tokens: int) -> np.ndarray:
@@ -171,9 +171,9 @@ def padded(states: np.ndarray, mask: np.ndarray, tokens: int) -> np.ndarray:
   return result
 
 
-def make_condition_latents(inputs: Inputs, latents: np.ndarray) -> np.ndarray:
+def make_condition(inputs: Inputs, latents: np.ndarray) -> np.ndarray:
   """[1, f, H8, W8, 20] of the mask and the masked video's latents [1, f, H8, W8, 16]."""
-  return np.asarray(masks.condition_latents(inputs.condition_mask[None], latents))
+  return np.asarray(masks.condition(inputs.condition_mask[None], latents))
 
 
 def heard(inputs: Inputs, states: np.ndarray) -> np.ndarray:

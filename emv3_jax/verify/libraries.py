@@ -1,4 +1,10 @@
-"""The modules of diffusers and transformers. Their transformer has no audio expert."""
+"""The modules of diffusers and transformers. Their transformer has no audio expert.
+
+Functions that make a `torch.nn.Module` return Any: to type checkers a module's attributes are tensors or
+modules, and none can be called.
+"""
+
+from typing import Any
 
 import diffusers
 import numpy as np
@@ -24,7 +30,7 @@ class ExactTime(torch.nn.Module):
     return sinusoid(tau, self.width)
 
 
-def wan_transformer(config) -> torch.nn.Module:
+def wan_transformer(config) -> Any:
   """diffusers' transformer of a `TransformerConfig`."""
   return made(
       diffusers.WanTransformer3DModel, num_attention_heads=config.num_heads,
@@ -34,7 +40,7 @@ def wan_transformer(config) -> torch.nn.Module:
       added_kv_proj_dim=config.dim, eps=config.eps)
 
 
-def wan_vae(config) -> torch.nn.Module:
+def wan_vae(config) -> Any:
   """diffusers' VAE of a `VAEConfig`."""
   return made(
       diffusers.AutoencoderKLWan, base_dim=config.base_dim, z_dim=config.z_dim,
@@ -42,7 +48,7 @@ def wan_vae(config) -> torch.nn.Module:
       temperal_downsample=list(config.temporal_downsample))  # sic
 
 
-def umt5(config, layers: int, vocab_size: int) -> torch.nn.Module:
+def umt5(config, layers: int, vocab_size: int) -> Any:
   """transformers' umT5 of a `UMT5Config` with so many layers."""
   return transformers.UMT5EncoderModel(transformers.UMT5Config(
       vocab_size=vocab_size, d_model=config.dim, d_kv=config.attention_dim // config.num_heads,
@@ -52,7 +58,7 @@ def umt5(config, layers: int, vocab_size: int) -> torch.nn.Module:
       feed_forward_proj="gated-gelu"))
 
 
-def clip_vision(config) -> torch.nn.Module:
+def clip_vision(config) -> Any:
   """transformers' vision tower of a `CLIPVisionConfig`, as a child `vision_model`."""
   tower = transformers.CLIPVisionModel(transformers.CLIPVisionConfig(
       hidden_size=config.dim, intermediate_size=config.mlp_ratio * config.dim,

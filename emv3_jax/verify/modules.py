@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -19,7 +19,7 @@ class Module:
 
   module: torch.nn.Module
   names: str
-  call: Callable[..., torch.Tensor]
+  call: Callable[..., Any]
 
 
 class Implementation(Protocol):
@@ -33,27 +33,34 @@ class Implementation(Protocol):
 
   def versions(self) -> dict[str, str]:
     """What it is, for the report."""
+    ...
 
   def transformer(self, config) -> Module:
     """call(latents [b, 16, f, h, w], known [b, 20, f, h, w], tau [b], text [b, m, d],
     image [b, 257, d], audio as ours or None, face_mask [b, tokens] or None) -> velocity."""
+    ...
 
   def vae(self, config) -> Module:
     """call("encode", video) -> normalised latents; call("decode", latents) -> video in [-1, 1]."""
+    ...
 
   def text_layer(self, config) -> Module:
     """One layer of umT5: call(x [b, m, d], mask [b, m]) -> x."""
+    ...
 
   def text_norm(self, config) -> Module:
     """umT5's final norm: call(x) -> x."""
+    ...
 
   def image_encoder(self, config) -> Module:
     """call(pixels [b, 3, h, w]) -> states [b, m, d]."""
+    ...
 
   def audio_encoder(self, config, variant: str | None) -> Module:
     """call(waveform [b, n], frames or None) -> [the states of each layer, [b, a, d]]."""
+    ...
 
-  def solver(self, settings):
+  def solver(self, settings) -> Any:
     """A scheduler of the released run, its timesteps set."""
 
 

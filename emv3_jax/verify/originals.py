@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+from typing import Any
 
 from absl import logging
 import numpy as np
@@ -30,7 +31,7 @@ class Original:
   """
 
   plan: Plan
-  config: object
+  config: Any
   stored: Mapping[str, np.dtype]
   files: tuple[dict, ...]
 

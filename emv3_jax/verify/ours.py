@@ -32,7 +32,7 @@ class Ours:
   """
 
   def __init__(self, card: ModelCard, parts: list[str], steps: int, audio_gain: float):
-    released = variants.of(card.variant if "transformer" in parts else "preview").settings
+    released = variants.of("transformer" in parts and card.variant or "preview").settings
     settings = {**released, "steps": steps, "audio_gain": audio_gain, "attention": "blocked",
                 "branches": "in_turn"}
     config = config_lib.build(Config, {
@@ -91,7 +91,7 @@ class Ours:
     def run(params, sinusoid, given):
       model = network.bind(params)
       context = model.project(given["prompt"], given["image"], given["audio"])
-      return model(inputs.latents, given["condition_latents"], sinusoid, context, rope=table,
+      return model(inputs.latents, given["condition"], sinusoid, context, rope=table,
                    face_mask=inputs.face_mask, audio_gain=self.settings.audio_gain)
 
     given = dataclasses.asdict(conditions)
@@ -102,6 +102,6 @@ class Ours:
     found = self.model.denoiser().run(params, self.model.whole(inputs.noise), SamplingConditions(
         text={"prompt": conditions.prompt, "negative": conditions.negative},
         image=conditions.image, audio=conditions.audio,
-        condition_latents=self.model.whole(conditions.condition_latents),
+        condition=self.model.whole(conditions.condition),
         face_mask=self.model.whole(inputs.face_mask)))
     return np.asarray(found, np.float32)

@@ -2,18 +2,15 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
 
 from emv3_jax import sharding
 from emv3_jax.sampling import clip as clip_lib
 from emv3_jax.sampling.denoise import Conditions
-from emv3_jax.sharding import MeshConfig
-from emv3_jax.training.objectives import forward as forward_lib
 from emv3_jax.training.objectives.draws import Draws
+from emv3_jax.training.objectives.forward import Forward
 from tests.preparation.preparing import close
-from tests.training import tiny
 
 
 class _Network:
@@ -25,20 +22,19 @@ class _Network:
   def embed_context(self, text, image, audio, execution):
     self.context = {"text": text, "image": image, "audio": audio}
 
-  def __call__(self, x, condition_latents, sinusoid, context, *, face_mask, **options):
-    self.condition_latents, self.face_mask = condition_latents, face_mask
+  def __call__(self, x, condition, sinusoid, context, *, face_mask, **options):
+    self.condition, self.face_mask = condition, face_mask
     return x
 
 
 def in_training(model, batch) -> dict:
   """What the forward pass of training gives the network of a batch."""
   given = _Network()
-  config = tiny.config_of(network=model.config.model.transformer)
-  forward = forward_lib.Forward(config, sharding.make_mesh(MeshConfig(), jax.devices()[:1]))
-  forward.transformer = dataclasses.replace(forward.transformer, network=given)
+  transformer = sharding.on_mesh(model.config.model.transformer)
+  forward = Forward(dataclasses.replace(transformer, network=given))
   zeros = np.zeros_like(batch.latents)
   forward.velocity(None, batch, Draws(np.float32([0.5]), zeros, None), rope=None)
-  return {**given.context, "condition_latents": given.condition_latents, "face_mask": given.face_mask}
+  return {**given.context, "condition": given.condition, "face_mask": given.face_mask}
 
 
 class _Stopped(Exception):
@@ -59,7 +55,7 @@ def in_sampling(model, request, monkeypatch) -> Conditions:
 def check_same(training: dict, sampling: Conditions, variant: str) -> None:
   """Checks that all conditions of a clip agree."""
   close(training["text"], sampling.text["prompt"])
-  for name in ("image", "audio", "condition_latents"):
+  for name in ("image", "audio", "condition"):
     close(training[name], getattr(sampling, name))
   if variant == "flash":
     assert training["face_mask"] is None and sampling.face_mask is None

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import json
 
-import jax
+import chex
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 import pytest
@@ -97,7 +97,7 @@ def test_threads_change_nothing(dataset):
   one = take(dataset.batches(5, seed=1, threads=1, prefetch=1), 9)
   many = take(dataset.batches(5, seed=1, threads=6, prefetch=9), 9)
   for left, right in zip(one, many, strict=True):
-    jax.tree.map(np.testing.assert_array_equal, left, right)
+    chex.assert_trees_all_equal(left, right)
 
 
 def test_a_restored_iterator_goes_on_exactly(dataset, tmp_path):
@@ -110,7 +110,7 @@ def test_a_restored_iterator_goes_on_exactly(dataset, tmp_path):
   restored = dataset.batches(4, seed=2)
   ocp.load_checkpointables(tmp_path / "state", {"data": restored})
   for got, want in zip(take(restored, 5), wanted[7:], strict=True):
-    jax.tree.map(np.testing.assert_array_equal, got, want)
+    chex.assert_trees_all_equal(got, want)
 
 
 def test_what_a_batch_holds(dataset):
@@ -179,7 +179,7 @@ def test_another_schema_or_version(broken):
 def test_a_dataset_of_version_1(dataset, tmp_path):
   old = Dataset(windows.write_dataset(tmp_path / "set", shards=((6, 4), (14, 0), (0, 6)), version=1))
   assert (old.index.version, old.index.made_by, dataset.index.version) == (1, "", 2)
-  jax.tree.map(np.testing.assert_array_equal, *(next(of.batches(5, seed=1)) for of in (old, dataset)))
+  chex.assert_trees_all_equal(*(next(of.batches(5, seed=1)) for of in (old, dataset)))
 
 
 def test_records_for_one_task_and_for_all_in_a_batch(tmp_path):

@@ -73,7 +73,7 @@ def sampled(model, request: Request, video: pathlib.Path, save_latents: bool = F
 
   def denoise(model, inputs, conditions, progress):
     given.append(conditions)
-    return rng.standard_normal((*conditions.condition_latents.shape[1:4], 16)).astype(np.float32)
+    return rng.standard_normal((*conditions.condition.shape[1:4], 16)).astype(np.float32)
 
   def decode(model, latents):
     frames = rng.integers(0, 256, (4 * len(latents) - 3, 4, 4, 3), np.uint8)

@@ -105,7 +105,7 @@ def test_parts_are_filled_with_their_last_item():
   assert [encoding._filled(part, 2) for part in encoding._parts(range(3), 2)] == [[0, 1], [2, 2]]
 
 
-@pytest.mark.parametrize("task", map(of, names()), ids=names())
+@pytest.mark.parametrize("task", [of(name) for name in names()], ids=names())
 def test_a_record_of_a_made_clip(task):
   """Nine frames of which five are taken: of a mouth only where lip-sync draws one anew."""
   rng = np.random.default_rng(0)

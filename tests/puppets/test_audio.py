@@ -1,5 +1,6 @@
 """The audio encoder's training: what it hears, what it predicts, that it learns."""
 
+import chex
 import jax
 import numpy as np
 
@@ -14,7 +15,7 @@ WINDOW = Phase(frames=9, batch=2, steps=1)
 
 def test_batches_depend_on_seed_and_step_alone():
   first, again = (speech.batch(SETTINGS, WINDOW, 1) for _ in range(2))
-  jax.tree.map(np.testing.assert_array_equal, first, again)
+  chex.assert_trees_all_equal(first, again)
   assert {name: leaf.shape for name, leaf in first.items()} == {
       "waveform": (2, 9 * 640 + 80), "opening": (2, 9), "mel": (2, 18, 6)}
   assert not np.array_equal(first["waveform"], speech.batch(SETTINGS, WINDOW, 2)["waveform"])
@@ -41,7 +42,7 @@ def test_learns():
   loss = lambda params: audio.make_loss(NETWORK, SETTINGS)(params, held, 0)[0]
   slope = jax.jit(jax.value_and_grad(loss),
                   compiler_options={"xla_backend_optimization_level": 0})
-  params, losses = audio.start(NETWORK, SETTINGS), []
+  params, losses = audio.init_params(NETWORK, SETTINGS), []
   for _ in range(10):
     value, gradients = slope(params)
     losses.append(float(value))

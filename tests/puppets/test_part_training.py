@@ -2,9 +2,11 @@
 
 import json
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from orbax.checkpoint import v1 as ocp
 import pytest
 
 from emv3_jax.puppets.training import loop
@@ -26,7 +28,7 @@ def loss(params, batch, step):
 
 def run(folder, *stops):
   for stop in stops:
-    state = loop.fresh({"w": jnp.zeros(3)}, LEARNING, STEPS)
+    state = loop.initial_state({"w": jnp.zeros(3)}, LEARNING, STEPS)
     step = loop.make_step(loss, LEARNING, STEPS)
     state = loop.train(state, step, batch_at, steps=stop, folder=folder, save_every=2, log_every=1)
   return state
@@ -39,7 +41,7 @@ def records(folder):
 
 def test_resumed_run_is_bit_equal(tmp_path):
   whole, parted = run(tmp_path / "whole", STEPS), run(tmp_path / "parted", 3, STEPS)
-  jax.tree.map(np.testing.assert_array_equal, whole, parted)
+  chex.assert_trees_all_equal(whole, parted)
   assert records(tmp_path / "whole") == records(tmp_path / "parted")
   assert [record["step"] for record in records(tmp_path / "whole")] == list(range(1, STEPS + 1))
 
@@ -56,7 +58,7 @@ def test_trains_and_keeps_the_average(tmp_path):
   state = run(tmp_path, STEPS)
   errors = [record["error"] for record in records(tmp_path)]
   assert errors[-1] < 0.9 * errors[0]
-  fresh = loop.fresh({"w": jnp.zeros(3)}, LEARNING, STEPS)
+  fresh = loop.initial_state({"w": jnp.zeros(3)}, LEARNING, STEPS)
   step, average = loop.restore_average(tmp_path, lambda: fresh)
   assert step == STEPS
   np.testing.assert_array_equal(average["w"], state["ema"]["w"])
@@ -87,3 +89,12 @@ def test_muon_steps_have_all_directions_alike():
 def test_unknown_rule():
   with pytest.raises(ValueError, match="'moun'; known: adam, muon"):
     loop.optimizer(Learning(rate=0.1, rule="moun"), 200)
+
+
+def test_checkpoints_of_version_0_1_are_resumed(tmp_path):
+  """They hold the state alone, without a description of the run."""
+  whole = run(tmp_path / "whole", STEPS)
+  with ocp.training.Checkpointer((tmp_path / "old" / "checkpoints").absolute()) as checkpointer:
+    checkpointer.save(3, run(tmp_path / "first", 3))
+  jax.tree.map(np.testing.assert_array_equal, run(tmp_path / "old", STEPS), whole)
+  assert [record["step"] for record in records(tmp_path / "old")] == [4, 5, 6, 7]

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +28,7 @@ def clips():
 
 @functools.cache
 def params():
-  return vae.start(NETWORK, seed=0)
+  return vae.init_params(NETWORK, seed=0)
 
 
 @jit
@@ -83,7 +84,7 @@ def test_gradients_are_finite_and_reach_every_kernel():
 
 def test_batches_depend_on_seed_and_step_alone():
   first, again = (footage.batch(clips(), SETTINGS, WINDOW, 3) for _ in range(2))
-  jax.tree.map(np.testing.assert_array_equal, first, again)
+  chex.assert_trees_all_equal(first, again)
   assert first["video"].shape == (4, 3, 64, 64, 3) and first["video"].dtype == np.uint8
   other = footage.batch(clips(), SETTINGS, WINDOW, 4)
   assert not np.array_equal(first["video"], other["video"])

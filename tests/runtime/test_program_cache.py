@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import pytest
 
 from emv3_jax.errors import InputError
-from emv3_jax.runtime import program_cache, start_up
+from emv3_jax.runtime import program_cache, program_entries, start_up
 
 
 @pytest.fixture(autouse=True)
 def restored():
   names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs",
-           "jax_persistent_cache_min_entry_size_bytes")
+           "jax_persistent_cache_min_entry_size_bytes", "jax_compilation_cache_max_size")
   before = {name: getattr(jax.config, name) for name in names}
   yield
   for name, value in before.items():
@@ -67,6 +67,67 @@ def test_damaged_entries_are_one_warning_and_compiled_again(tmp_path, caplog, re
   assert len(caplog.records) == 1 and f"{compiled} of {compiled} programs were" in caplog.text
   assert start(tmp_path) == (0, compiled), "they were replaced"
   assert not recwarn.list
+
+
+def test_a_start_reads_no_entry_that_is_as_it_was(tmp_path, monkeypatch):
+  compiled, _ = start(tmp_path)
+  read, checksum = [], program_entries._checksum
+  monkeypatch.setattr(program_entries, "_checksum", lambda entry: read.append(entry) or checksum(entry))
+  assert start(tmp_path) == (0, compiled) and not read
+  for entry in entries(tmp_path):  # as after a copy, or from a version without times
+    os.utime(entry, (1, 1))
+  program_cache.use(tmp_path)
+  assert read[::2] == entries(tmp_path), "read to compare, and to seal again"
+  read.clear()
+  program_cache.use(tmp_path)
+  assert not read
+
+
+MIB = 1 << 20
+
+
+def filled(folder, sizes: dict[str, int]) -> None:
+  """Entries of these sizes in MiB, the first the longest unused."""
+  for number, (name, size) in enumerate(sizes.items()):
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(bytes(size * MIB))
+    program_entries.seal(path)
+    if number % 2:  # the others have none, as from versions without a limit
+      program_entries._used_of(path).write_bytes(number.to_bytes(8, "little"))
+    else:
+      os.utime(path, ns=(number, number))
+      program_entries.seal(path)
+
+
+def test_the_longest_unused_entries_of_all_versions_make_room_at_the_start(tmp_path):
+  filled(tmp_path, {"old/a-cache": 1, "new/b-cache": 1, "old/c-cache": 2, "new/d-cache": 1})
+  program_cache.use(tmp_path, limit_mib=3)
+  kept = {path.name for path in tmp_path.glob("???/*")}
+  assert kept == {"c-cache", "c-cache.sum", "c-atime", "d-cache", "d-cache.sum", "d-atime"}
+
+
+def test_programs_of_a_run_make_room_and_what_is_used_stays(tmp_path):
+  def run(number):
+    program_cache.use(tmp_path)
+    jax.clear_caches()
+    jax.jit(lambda x: x * number)(jnp.ones(3)).block_until_ready()
+    return set(entries(tmp_path))
+
+  first = run(1.5)
+  second = run(2.5) - first
+  assert second
+  run(1.5)  # is used again
+  jax.config.update("jax_compilation_cache_max_size", sum(
+      entry.stat().st_size for entry in entries(tmp_path)))
+  compilation_cache.reset_cache()
+  jax.jit(lambda x: x / 3.5)(jnp.ones(3)).block_until_ready()
+  assert not second <= set(entries(tmp_path)) and first & set(entries(tmp_path))
+
+
+def test_the_limit_is_jax_s_too(tmp_path):
+  program_cache.use(tmp_path, limit_mib=7)
+  assert jax.config.jax_compilation_cache_max_size == 7 * MIB
 
 
 def test_other_versions_and_machines_have_folders_of_their_own(tmp_path, monkeypatch):

@@ -48,7 +48,7 @@ def conditions_of(case: golden_data.Case) -> Conditions:
   mask = case.arrays.get("in.ip_mask")
   return Conditions(
       text={ours: text(theirs) for ours, theirs in names.items()}, image=case["clip_context"],
-      audio=case["in.audio_embeds"], condition_latents=channels_last(known),
+      audio=case["in.audio_embeds"], condition=channels_last(known),
       face_mask=None if mask is None else mask[:1])
 
 
@@ -89,7 +89,7 @@ def test_first_call_of_a_run(name, module):
   def forward(params):
     model = denoiser.transformer.network.bind(params)
     context = model.project(conditions.text["prompt"], conditions.image, conditions.audio)
-    return model(noise, conditions.condition_latents, denoiser.tables.sinusoid[:1], context,
+    return model(noise, conditions.condition, denoiser.tables.sinusoid[:1], context,
                  rope=rope.rope_table((5, 4, 6), 32), face_mask=conditions.face_mask)
 
   golden_data.check(module, forward(params), channels_last(recorded), 1e-5)

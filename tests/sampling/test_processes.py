@@ -100,6 +100,6 @@ def test_a_line_that_one_process_cannot_make_ends_both_where_all_are_wanted(tmp_
 @pytest.mark.parametrize("flags, said", [
     (["--process_id=0"], "go together"),
     (["--distributed", "--num_processes=2"], "finds the other processes by itself")])
-def test_flags_that_do_not_go_together(flags, overridden):
+def test_flags_that_do_not_go_together(flags, said):
   with pytest.raises(InputError, match=said):
     run_sample.main(["--config=configs/tiny.py", "--out=x.mp4", *flags])

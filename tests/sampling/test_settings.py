@@ -34,8 +34,8 @@ class Listener:
   def project(self, text, image, audio, execution):
     return (text[:, 0, 0] + 10 * audio[:, 0, 0])[None, :, None, None, None]  # [l, b, m, n, k]
 
-  def __call__(self, latents, known, sinusoid, context, **options):
-    self.calls.append({"sinusoid": sinusoid, "known": known, **options})
+  def __call__(self, latents, condition, sinusoid, context, **options):
+    self.calls.append({"sinusoid": sinusoid, "condition": condition, **options})
     return self._answer(context[0, :, 0, 0, 0])[:, None, None, None, None] + 0 * latents
 
 
@@ -43,7 +43,7 @@ def conditions_of() -> Conditions:
   """Text is 1 for the prompt and 2 for the negative one, the voice 3."""
   states = lambda value: np.full((1, 4, 2), value, np.float32)
   return Conditions(text={"prompt": states(1), "negative": states(2)}, image=states(0),
-                    audio=states(3), condition_latents=np.zeros((*SHAPE[:-1], 20), np.float32),
+                    audio=states(3), condition=np.zeros((*SHAPE[:-1], 20), np.float32),
                     face_mask=np.ones((1, 6), np.float32))
 
 

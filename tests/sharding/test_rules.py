@@ -3,6 +3,7 @@
 import functools
 import math
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -102,7 +103,7 @@ def test_placed_parameters_keep_their_numbers():
   placed = sharding.shard_params(tiny.params_of(), mesh)
   kernel = placed["blocks"]["ffn"]["up"]["kernel"]
   assert kernel.addressable_shards[0].data.shape == (3, 96 // 4, 192 // 2)
-  jax.tree.map(np.testing.assert_array_equal, placed, tiny.params_of())
+  chex.assert_trees_all_equal(placed, tiny.params_of())
 
 
 @pytest.mark.slow

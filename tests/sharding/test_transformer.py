@@ -90,7 +90,7 @@ def test_collectives_of_a_layer(net, attention, token_blocks, tmp_path, capfd):
     context = model.project(conditions["text"]["prompt"], conditions["image"],
                             conditions["audio"], sharded.execution)
     sinusoid = jax.numpy.asarray(time_sinusoid(np.full(len(noise), 400.0), tiny.CONFIG.freq_dim))
-    return model(noise, conditions["condition_latents"], sinusoid, context, rope=sharded.rope(noise.shape),
+    return model(noise, conditions["condition"], sinusoid, context, rope=sharded.rope(noise.shape),
                  face_mask=conditions["face_mask"], execution=sharded.execution)
 
   lowered = jax.jit(velocity).lower(sharded.abstract, *_abstract_inputs(mesh, 2, net))
@@ -145,7 +145,7 @@ def test_a_batch_that_does_not_divide_is_padded_and_said_so(caplog):
   assert "A batch of 3 over data 2 x fsdp 1 runs as 4 rows: 25 %" in caplog.text
   state = jax.eval_shape(lambda: denoiser.solver.init(noise))
   after = jax.eval_shape(denoiser._step, params, state, 0, context, denoiser.tables.tree(),
-                         denoiser._rope_table(noise.shape), conditions.condition_latents, conditions.face_mask)
+                         denoiser._rope_table(noise.shape), conditions.condition, conditions.face_mask)
   assert after == state
 
 

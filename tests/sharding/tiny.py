@@ -66,7 +66,7 @@ def conditions_of(clips: int, config: transformer.TransformerConfig = CONFIG) ->
   text["prompt"][:, 5:] = 0  # a prompt shorter than the text tokens
   frames = 4 * (f - 1) + 1
   audio = normal(2 * frames, 16) if config.variant == "preview" else normal(frames, 5, 2, 16)
-  return Conditions(text=text, image=normal(5, 32), audio=audio, condition_latents=normal(f, 2 * h, 2 * w, 20),
+  return Conditions(text=text, image=normal(5, 32), audio=audio, condition=normal(f, 2 * h, 2 * w, 20),
                     face_mask=normal(h * w))
 
 
@@ -83,7 +83,7 @@ def loss_and_velocity(params, noise, conditions: dict, *, mesh=None, attention="
   context = model.embed_context(conditions["text"]["prompt"], conditions["image"],
                                 conditions["audio"], sharded.execution)
   sinusoid = jnp.asarray(time_sinusoid(np.full(len(noise), 400.0), CONFIG.freq_dim))
-  out = model(noise, conditions["condition_latents"], sinusoid, context, rope=sharded.rope(noise.shape),
+  out = model(noise, conditions["condition"], sinusoid, context, rope=sharded.rope(noise.shape),
               face_mask=conditions["face_mask"], execution=sharded.execution)
   return jnp.mean(jnp.square(out)), out
 

@@ -99,12 +99,12 @@ def test_latents_are_zeroed_only_where_nothing_is_given():
   frame = masks.mask_latents(of("i2v").condition_mask(5), (8, 8))
   mask = np.stack([frame, np.zeros_like(frame)])
   latents = np.full((2, 2, 1, 1, 16), 3.0, np.float32)
-  got = jax.jit(masks.condition_latents)(mask, latents)
+  got = jax.jit(masks.condition)(mask, latents)
   assert got.shape == (2, 2, 1, 1, 20) and got.dtype == jnp.float32
   np.testing.assert_array_equal(got[..., :4], mask)
   np.testing.assert_array_equal(got[0, ..., 4:], latents[0])
   assert not got[1].any()
-  assert not masks.condition_latents(mask, None)[..., 4:].any()
+  assert not masks.condition(mask, None)[..., 4:].any()
 
 
 @pytest.mark.parametrize("mask, size", [

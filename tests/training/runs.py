@@ -105,8 +105,8 @@ def last_line(workdir: pathlib.Path) -> int:
   return json.loads(text[:text.rindex("\n")].splitlines()[-1])["step"] if "\n" in text else 0
 
 
-def told(workdir: pathlib.Path) -> list[dict]:
-  """The lines of metrics without what depends on the clock."""
+def records(workdir: pathlib.Path) -> list[dict]:
+  """The records of metrics without what depends on the clock."""
   clock = ("seconds", "clips", "tokens", "input")
   lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
   return [{name: value for name, value in line.items() if not name.startswith(clock)}

@@ -1,5 +1,6 @@
 """What a checkpoint gives back, of a state of a few numbers."""
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def test_a_state_comes_back_with_its_rows(saved):
   with of_run(folder) as checkpoints:
     assert checkpoints.latest == 4
     found, rows = checkpoints.load(4, abstract)
-  jax.tree.map(np.testing.assert_array_equal, found, state)
+  chex.assert_trees_all_equal(found, state)
   assert rows == [StepMetrics(4, "sft", {"loss": 0.5})]
 
 

@@ -109,7 +109,7 @@ def test_the_cycle_word_for_word(tmp_path):
   assert np.abs(negatives[0].latents - latents.reshape(negatives[0].latents.shape)).max() < 1e-2
 
   said = run(again)
-  assert "Going on from runs/cycle/checkpoints/3" in said and "other weights" not in said
+  assert "Resuming from runs/cycle/checkpoints/3" in said and "other weights" not in said
   lines = list(map(json.loads, (tmp_path / "runs/cycle/metrics.jsonl").read_text().splitlines()))
   assert [line["kind"] for line in lines] == ["sft"] * 3 + ["ndpo"] * 2 + ["sft"] * 2
   shares = {line["step"]: line["ema_share"] for line in lines if "ema_share" in line}

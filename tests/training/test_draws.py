@@ -1,6 +1,7 @@
 """What is drawn by example and step, and what stands for a lost condition."""
 
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -81,7 +82,7 @@ def test_lost_conditions_are_those_that_guidance_has_none_of():
   lost = draws.Dropped(*map(np.array, ([0, 1, 1], [0, 0, 1], [0, 1, 1])))
   got = draws.drop_conditions(batch, draws.Dropped(*(x.astype(bool) for x in lost)), tiny.EMPTY_TEXT)
   first = lambda tree: jax.tree.map(lambda array: array[0], tree)
-  jax.tree.map(np.testing.assert_array_equal, first(got), first(batch))
+  chex.assert_trees_all_equal(first(got), first(batch))
   empty = np.zeros_like(batch.text[0])
   empty[:2] = tiny.EMPTY_TEXT
   for i in (1, 2):

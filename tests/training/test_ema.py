@@ -104,8 +104,8 @@ def test_a_run_says_what_its_average_holds(cycle, caplog):
   config, programs, workdir = cycle
   with caplog.at_level(std_logging.WARNING):
     assert loop.train(config, workdir, programs).step == 110
-  shares = {line["stage"]: line["ema_share"] for line in runs.told(workdir) if "ema_share" in line}
-  ends = [line["step"] for line in runs.told(workdir) if "ema_share" in line]
+  shares = {line["stage"]: line["ema_share"] for line in runs.records(workdir) if "ema_share" in line}
+  ends = [line["step"] for line in runs.records(workdir) if "ema_share" in line]
   assert ends == [45, 90, 100, 110] and list(shares) == [stage.name for stage in config.stages]
   assert shares["unlearn"] >= 0.95 and shares["recover"] >= 0.95
   assert shares["tasks"] < 0.5 and shares["slow"] < 0.5
@@ -134,7 +134,7 @@ def test_resumed_within_a_stage_it_says_the_same(cycle, tmp_path):
   assert kept() == ["0", "45"]
   loop.train(upto(50), tmp_path, programs)
   loop.train(config, workdir, programs)  # where that is not done yet
-  share = lambda folder: [line["ema_share"] for line in runs.told(folder) if line["step"] == 45]
+  share = lambda folder: [line["ema_share"] for line in runs.records(folder) if line["step"] == 45]
   assert share(tmp_path) == share(workdir)
   loop.train(upto(52), tmp_path, programs)
   assert kept() == ["45"], "a checkpoint was whole beyond 45"

@@ -8,6 +8,7 @@ import resource
 import shutil
 import signal
 
+import chex
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 import numpy as np
@@ -72,7 +73,7 @@ class AtStep(Throughput):
 def test_a_whole_run(folder, programs, tmp_path):
   config = runs.config_of(folder, steps=7, log_every=2, checkpoint_every=3)
   assert loop.train(config, tmp_path, programs, profile=(4, 6)) == loop.Outcome(7, False)
-  lines = runs.told(tmp_path)
+  lines = runs.records(tmp_path)
   assert [line["step"] for line in lines] == [2, 4, 6]
   assert {line["stage"] for line in lines} == {"base"}
   assert {"loss", "grad_norm", "update_norm", "learning_rate", "loss/i2v"} <= lines[0].keys()
@@ -96,7 +97,7 @@ def test_a_whole_run(folder, programs, tmp_path):
 
 def test_one_program_for_all_steps(folder, programs, tmp_path):
   loop.train(runs.config_of(folder, steps=12), tmp_path, programs)
-  assert {line["stage"] for line in runs.told(tmp_path)} == {"base", "all"}
+  assert {line["stage"] for line in runs.records(tmp_path)} == {"base", "all"}
   assert programs.train_step_at(0) is programs.train_step_at(11)
   assert tiny.num_compiled(programs.train_step_at(0)) == 1
 
@@ -136,7 +137,7 @@ def test_resumed_lines_are_those_of_an_unbroken_run(folder, programs, tmp_path):
   loop.train(runs.config_of(folder, steps=9), whole, programs)
   for steps in (4, 5, 9):  # inside of lines of 3 steps
     loop.train(runs.config_of(folder, steps=steps), parts, programs)
-  assert runs.told(parts) == runs.told(whole)
+  assert runs.records(parts) == runs.records(whole)
 
 
 def test_divergence_leaves_the_batch_and_the_checkpoint(folder, programs, tmp_path, monkeypatch):
@@ -238,7 +239,7 @@ def test_negatives_beside_data(folder, tmp_path):
                                ndpo=NDPOConfig(beta=1.0, sft_weight=0.5))
   programs, whole, parts = tiny.programs_of(config), tmp_path / "whole", tmp_path / "parts"
   loop.train(config, whole, programs)
-  first, second, _ = runs.told(whole)
+  first, second, _ = runs.records(whole)
   assert first["kind"] == "ndpo" and first["stage"] == "unlearn"
   assert first["d"] == pytest.approx(first["d_ref"], rel=1e-6)
   assert second["d"] != pytest.approx(second["d_ref"], rel=1e-6)
@@ -248,9 +249,9 @@ def test_negatives_beside_data(folder, tmp_path):
   short = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=2))
   loop.train(short, parts, programs)
   loop.train(config, parts, programs)
-  assert runs.told(parts) == runs.told(whole)
+  assert runs.records(parts) == runs.records(whole)
   found, wanted = runs.arrays(parts, 3), runs.arrays(whole, 3)
-  jax.tree.map(np.testing.assert_array_equal, found, wanted)
+  chex.assert_trees_all_equal(found, wanted)
   assert {"reference", "calibration"} < {name.split("'")[1] for name in found}
 
 

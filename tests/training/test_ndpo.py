@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,7 +41,7 @@ def test_errors_on_negatives_rise_in_the_steps_of_a_cycle_that_unlearn():
     want = np.log1p(np.exp(-20.0 * (metrics["d"] - metrics["d_ref"]))).mean()
     np.testing.assert_allclose(metrics["loss"], want, rtol=1e-5)
   frozen = reference_params(tiny.params_of(programs.network), config.precision.transformer)
-  jax.tree.map(np.testing.assert_array_equal, jax.device_get(state["reference"]), frozen)
+  chex.assert_trees_all_equal(jax.device_get(state["reference"]), frozen)
 
 
 def test_absolute_measures_its_beta_and_positives_are_learnt_beside():

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from emv3_jax import sharding
 from emv3_jax.training.batch import Batch
 from emv3_jax.training.curriculum import Stage
 from emv3_jax.training.monitor import previews
@@ -88,7 +89,7 @@ def test_what_is_lost_is_lost_to_the_network():
 
 @pytest.mark.parametrize("network, masked", [(tiny.NETWORK, True), (FLASH, False)])
 def test_the_face_mask_is_the_preview_s_alone(network, masked, monkeypatch):
-  forward, seen = Forward(tiny.config_of(network=network), tiny.programs_of(tiny.config_of()).mesh), {}
+  forward, seen = Forward(sharding.on_mesh(network)), {}
 
   class Model:
     def embed_context(self, *_, **__):

@@ -10,6 +10,7 @@ from emv3_jax.models.network import named_leaves
 from emv3_jax.training.curriculum import Stage
 from emv3_jax.training.settings import OptimizerConfig
 from emv3_jax.training.update import ema, optimizer
+from emv3_jax.training.update.step import apply_gradients
 
 
 def _rates(*stages, steps):
@@ -37,7 +38,7 @@ def test_learning_rates_are_those_of_the_formula(decay, warmup):
   want = 3e-4 * left * (np.minimum(1, (index + 1) / warmup) if warmup else 1)
   got = jax.vmap(lambda step: optimizer.learning_rate((stage,), step))(index)
   assert got.dtype == np.float32
-  np.testing.assert_allclose(got, want, rtol=1e-6)
+  np.testing.assert_allclose(got, want, atol=2e-7 * stage.learning_rate, rtol=0)
 
 
 def test_decay_begins_after_warm_up():
@@ -128,6 +129,23 @@ def test_the_average_by_hand():
     average = ema.mix(average, {"w": leaf}, ema.warmed_up(0.15, step))
   # decays 1/10, then 0.15 rather than 2/11
   np.testing.assert_allclose(average["w"], 0.15 * (0.1 * 1 + 0.9 * 2) + 0.85 * 4, rtol=1e-6)
+
+
+@pytest.mark.parametrize("params", [{"a": np.ones(1)}, {"b": np.ones(3)}])
+def test_an_average_of_other_parameters_is_refused(params):
+  """A shape of 1 would be broadcast."""
+  with pytest.raises(AssertionError):
+    ema.mix({"a": np.ones(3, np.float32)}, params, 0.5)
+
+
+def test_gradients_of_other_parameters_are_refused():
+  params = {"kernel": jnp.ones(3)}
+  transform = optimizer.make_optimizer(OptimizerConfig())
+  state = {"step": jnp.int32(0), "params": params, "ema": params, "opt_state": transform.init(params)}
+  for gradients in ({"kernel": jnp.ones(1)}, {"kernel": jnp.ones(3, jnp.bfloat16)}):
+    with pytest.raises(AssertionError):
+      apply_gradients(state, params, {}, gradients, transform, (Stage("a", 2),), clip=1.0,
+                      ema_decay=0.9)
 
 
 def test_the_average_is_float32_and_slow_in_the_end():

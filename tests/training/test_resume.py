@@ -25,7 +25,7 @@ def left_alone(config_file):
   """The folder of a run that nothing happened to."""
   workdir = config_file.parent / "left_alone"
   runs.finish(runs.start(config_file, workdir))
-  assert len(runs.told(workdir)) == STEPS // 3 + 1  # and one at the end of the first stage
+  assert len(runs.records(workdir)) == STEPS // 3 + 1  # and one at the end of the first stage
   assert runs.saved_steps(workdir) == [10, 20, 25, 30]
   return workdir
 
@@ -45,11 +45,11 @@ def kill_and_resume(config_file, workdir, kills: int, steps: int, draw: random.R
     process.kill()
     said = process.communicate()[0]
     assert process.returncode == -signal.SIGKILL, said
-  assert "Going on from" in runs.finish(runs.start(config_file, workdir, until))
+  assert "Resuming from" in runs.finish(runs.start(config_file, workdir, until))
 
 
 def assert_same_bits(workdir, other, steps: int) -> None:
-  assert runs.told(workdir) == runs.told(other)
+  assert runs.records(workdir) == runs.records(other)
   found, wanted = runs.arrays(workdir, steps), runs.arrays(other, steps)
   assert found.keys() == wanted.keys()
   kinds = {name.split("'")[1] for name in found}
@@ -78,7 +78,7 @@ def test_ten_kills_change_no_bit(config_file, record_property):
 
 
 def losses(workdir) -> list[float]:
-  return [line["loss"] for line in runs.told(workdir)]
+  return [line["loss"] for line in runs.records(workdir)]
 
 
 def test_other_devices_and_processes_go_on(config_file, left_alone):
@@ -99,7 +99,7 @@ def test_other_devices_and_processes_go_on(config_file, left_alone):
                                 f"--config.train.steps={steps}", devices=2))
   assert f"checkpoints/{stopped}" in said
   last = 0
-  for line in runs.told(left_alone):
+  for line in runs.records(left_alone):
     if line["step"] <= steps:
       mean = np.mean(losses(workdir)[last:line["step"]])  # over the steps of the line
       np.testing.assert_allclose(mean, line["loss"], rtol=1e-5)

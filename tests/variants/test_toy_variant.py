@@ -98,7 +98,7 @@ def test_a_step_of_denoising_hears_it_on_the_face(features, rng):
                       SamplingConfig())
   assert len(denoiser.guidance.branches) == 2
   given = Conditions(text={"prompt": normal(1, 2, 4)}, image=normal(1, 2, 4), audio=changes(features)[None],
-                     condition_latents=normal(1, 2, 4, 4, 20), face_mask=np.float32([[1, 0, 0, 0]]))
+                     condition=normal(1, 2, 4, 4, 20), face_mask=np.float32([[1, 0, 0, 0]]))
   noise = normal(1, 2, 4, 4, 16)
   silent = dataclasses.replace(given, audio=np.zeros_like(given.audio))
   change = np.abs(denoiser.run(params, noise, given) - denoiser.run(params, noise, silent))

@@ -38,7 +38,7 @@ def test_guidance_is_that_of_the_released_settings(variant, guidance, hears):
     return latents.sin() * text + tau / 1000 + 0.3 * (voice and hears)
 
   prompt, negative, latents = torch.tensor(1.5), torch.tensor(-0.7), torch.linspace(-1, 1, 8)
-  loop = theirs._flash if variant == "flash" else theirs._preview
+  loop = theirs._by_audio if variant == "flash" else theirs._by_text_and_audio
   result = loop(velocity, latents, prompt, negative)
 
   scales, x = guidance.scales(STEPS), latents.numpy()

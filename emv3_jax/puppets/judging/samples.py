@@ -24,7 +24,7 @@ from emv3_jax.sampling.settings import Config, Request
 
 FRAMES = 65
 # Of a config: where things lie and how fast they go. All else decides pixels.
-_IRRELEVANT = ("name", "checkpoint", "tokenizer", "prompt_cache", "program_cache", "mesh",
+_IRRELEVANT = ("name", "checkpoint", "tokenizer", "prompt_cache", "program_cache", "program_cache_mib", "mesh",
                "face_detector", "seed", "keep_parts", "enlarge")
 # Of the package: what sampling does not use.
 _UNUSED = ("training", "data")

@@ -1,4 +1,4 @@
-"""The small default's audio encoder: what its features have to tell."""
+"""The small default's audio encoder: initialization and loss."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from emv3_jax.puppets.training.settings import AudioSettings
 MEL_MEAN, MEL_STD = -9.4, 2.7  # of the training sentences' log mel spectra, roughly
 
 
-def start(network: Network, settings: AudioSettings) -> Params:
+def init_params(network: Network, settings: AudioSettings) -> Params:
   """Random weights of the encoder, and of the linear heads that only training has."""
   dim, key = network.abstract["norm"]["scale"].shape[0], key_for(settings.seed, Purpose.PARAMETERS)
   head = lambda number, outputs: {
@@ -30,12 +30,12 @@ def make_loss(network: Network, settings: AudioSettings) -> Callable:
 
   def loss(params: Params, batch: dict, step: jax.Array):
     features = network.bind(params["encoder"])(batch["waveform"])  # [b, 2F, dim]
-    guess = {name: features @ params[name]["kernel"] + params[name]["bias"]
+    predicted = {name: features @ params[name]["kernel"] + params[name]["bias"]
              for name in ("opening", "mel")}
     opening = jnp.repeat(batch["opening"], 2, axis=1)
-    opening_error = jnp.square(guess["opening"][..., 0] - opening).mean()
+    opening_error = jnp.square(predicted["opening"][..., 0] - opening).mean()
     mel = (batch["mel"] - MEL_MEAN) / MEL_STD
-    mel_error = jnp.square(guess["mel"] - mel).mean()
+    mel_error = jnp.square(predicted["mel"] - mel).mean()
     return opening_error + settings.mel_weight * mel_error, {
         "opening_error": opening_error, "mel_error": mel_error}
 

@@ -1,4 +1,4 @@
-"""The small default's VAE: its start, its loss, and how its latents come to be normalised."""
+"""The small default's VAE: initialization, loss, and normalization of its latents."""
 
 from collections.abc import Callable
 
@@ -11,12 +11,12 @@ from emv3_jax.models.network import Network, Params, named_leaves, nested
 from emv3_jax.puppets.training.settings import VAESettings
 
 
-def start(network: Network, seed: int) -> Params:
+def init_params(network: Network, seed: int) -> Params:
   """Random weights with which a clip is coded like its pictures one by one.
 
   Of a convolution in time and space only the tap of the present frame has weight; one in time
   alone averages the two frames that become one, or repeats the one that becomes two. So what was
-  learnt on single pictures is where learning on clips starts.
+  learnt on single pictures is where training on clips starts.
   """
   params = network.init(key_for(seed, Purpose.PARAMETERS))
 
@@ -50,10 +50,10 @@ def make_loss(network: Network, settings: VAESettings) -> Callable:
         key_for(settings.seed, Purpose.TRAINING_NOISE, step, example), mean.shape[1:])
     latents = mean + settings.noise * jax.vmap(draw)(jnp.arange(len(video)))
     error = vae.decode(latents, chunk=chunk) - (video.astype(jnp.float32) / 127.5 - 1)
-    bent = jnp.sqrt(jnp.square(error) + settings.knee ** 2) - settings.knee
+    robust = jnp.sqrt(jnp.square(error) + settings.knee ** 2) - settings.knee
     weight = batch["weight"][..., None] / batch["weight"].mean()
     square = jnp.square(mean).mean()
-    return (weight * bent).mean() + settings.kl * square / 2, {
+    return (weight * robust).mean() + settings.kl * square / 2, {
         "psnr": -10 * jnp.log10(jnp.square(error / 2).mean()), "latent_square": square}
 
   return loss

@@ -2,7 +2,10 @@
 
 from collections.abc import Callable, Iterator
 import contextlib
+import math
 import time
+
+from emv3_jax import geometry
 
 RUNNING = 2  # steps that are started before the oldest has to be done
 
@@ -40,7 +43,7 @@ class Throughput:
     b, f, height8, width8, _ = shape
     self._steps += 1
     self._clips += b
-    self._tokens += b * f * (height8 // 2) * (width8 // 2)
+    self._tokens += b * f * math.prod(geometry.grid_of_latents((height8, width8)))
     if self._operations:
       self._work += self._operations(step, shape)
 

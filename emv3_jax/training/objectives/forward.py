@@ -5,38 +5,31 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from emv3_jax import sharding, variants
-from emv3_jax.attention import backends
 from emv3_jax.diffusion import flow
 from emv3_jax.models.network import Network, Params
 from emv3_jax.models.rope import RopeTable, time_sinusoid_on_device
-from emv3_jax.tasks.masks import condition_latents
+from emv3_jax.tasks.masks import condition
 from emv3_jax.training.batch import Batch
 from emv3_jax.training.objectives.draws import Draws
-from emv3_jax.training.settings import Config
 
 
 class Forward:
   """The transformer as training runs it.
 
   Args:
-    config: the run's.
-    mesh: what to run on.
-    platform: cpu, gpu or tpu, if that is not where this process runs.
-
-  Raises:
-    InputError: heads or parameters do not divide over the mesh, or an unknown attention backend.
+    transformer: the network on its mesh, of `sharding.on_mesh`.
   """
 
-  def __init__(self, config: Config, mesh: Mesh, platform: str | None = None):
-    self.mesh = mesh
-    self.transformer = sharding.on_mesh(
-        config.model.transformer, mesh, precision=config.precision.transformer,
-        attention=config.mesh.attention, local=backends.select(config.train.attention, platform),
-        remat=config.train.remat)
+  def __init__(self, transformer: sharding.ShardedTransformer):
+    self.transformer = transformer
 
   @property
   def network(self) -> Network:
     return self.transformer.network
+
+  @property
+  def mesh(self) -> Mesh:
+    return self.transformer.mesh
 
   def rope(self, latents_shape: tuple[int, ...]) -> RopeTable:
     """RoPE tables (cos, sin) of latents [b, f, H8, W8, 16], each [s, k/2], on the host.
@@ -53,7 +46,7 @@ class Forward:
     x = flow.interpolate(batch.latents, draws.noise, draws.sigma)
     context = model.embed_context(batch.text, batch.image, batch.audio, execution)
     return model(
-        x, condition_latents(batch.mask, batch.masked_latents),
+        x, condition(batch.mask, batch.masked_latents),
         time_sinusoid_on_device(flow.tau(draws.sigma), net.freq_dim), context, rope=rope,
         face_mask=batch.face_mask if variants.of(net.variant).face_mask else None,
         modality_weights=draws.weights, execution=execution)

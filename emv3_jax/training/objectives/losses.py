@@ -23,6 +23,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from emv3_jax import geometry
 from emv3_jax.models.network import Params
 from emv3_jax.models.rope import RopeTable
 from emv3_jax.training.batch import Batch
@@ -126,7 +127,7 @@ def cell_weights(config: LossConfig, batch: Batch) -> jax.Array:
   weights = jnp.ones((b, f, height, width), jnp.float32)
   if config.face:
     region = batch.face_mask if batch.face_region is None else batch.face_region
-    face = region.astype(jnp.float32).reshape(b, 1, height // 2, width // 2)
+    face = region.astype(jnp.float32).reshape(b, 1, *geometry.grid_of_latents((height, width)))
     weights += config.face * jnp.repeat(jnp.repeat(face, 2, axis=2), 2, axis=3)
   if config.mouth:
     weights += config.mouth * batch.mouth_mask.astype(jnp.float32)

@@ -117,13 +117,13 @@ class Checkpoints:
       InputError: it is of a run with another config or dataset, or cannot be read.
     """
     state, content = self._read(step, abstract)
-    return state, [StepMetrics(**row) for row in content["rows"]]
+    return state, [StepMetrics(**row) for row in content.get("rows", ())]
 
   def check(self, step: int) -> dict:
     """What else `save` was given, once it is known that the run may go on from it; raises as `load`."""
     where = self.folder / str(step)
     with self._readable(step):
-      content = self._checkpointer.metadata(step).custom_metadata
+      content = self._checkpointer.metadata(step).custom_metadata or {}
       self._check(content, self.run, step, f"Checkpoint {where}")
       return content
 

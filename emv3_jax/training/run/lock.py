@@ -1,4 +1,8 @@
-"""One run at a time in a folder."""
+"""One run at a time in a folder.
+
+Written here because the library filelock does not tell who holds a lock, nor goes on with a warning
+where a file system has none.
+"""
 
 from collections.abc import Iterator
 import contextlib

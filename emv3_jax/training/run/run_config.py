@@ -20,7 +20,7 @@ from emv3_jax.training.settings import Config
 # What may change when a run resumes: how it is run and watched, where things lie. None of it
 # changes what is learnt, but for the order of float32 sums (mesh, remat, accumulate, attention).
 MAY_CHANGE = re.compile(
-    r"name|program_cache|checkpoint|components|data|mesh\..*|preview\..*|sampling\..*"
+    r"name|program_cache|program_cache_mib|checkpoint|components|data|mesh\..*|preview\..*|sampling\..*"
     r"|train\.(steps|accumulate|remat|attention|log_every|checkpoint_every|preview_every|keep"
     r"|keep_every|data_threads|max_loss)|stages\.\d+\.negatives")
 
@@ -61,14 +61,27 @@ def check(found: dict, wanted: dict, step: int, where: str) -> None:
   faults = [fault for fault in faults if not MAY_CHANGE.fullmatch(fault.partition(":")[0])]
   if before is not None:
     faults += _dataset_faults(before, found["datasets"], wanted["datasets"], step)
-  if faults:
-    shown = "\n".join(f"  {fault[:200]}" for fault in faults)
-    raise InputError(f"{where} is of another run (checkpoint != config):\n{shown}\n"
-                     "Give the config that it was written with, or another --workdir.")
+  refuse_differences(faults, where)
   others = config_lib.differences(found["versions"], wanted["versions"])
   if others:
     logging.warning("The checkpoint was written with other versions (checkpoint != now): %s. The "
                     "last bits of results may differ.", "; ".join(others))
+
+
+def refuse_differences(faults: Sequence[str], where: str) -> None:
+  """Refuses to resume `where`, a checkpoint or folder, if it was written with other settings.
+
+  Args:
+    faults: differences, each as "name: there != now".
+    where: what was written.
+
+  Raises:
+    InputError: there are some; names all of them.
+  """
+  if faults:
+    shown = "\n".join(f"  {fault[:200]}" for fault in faults)
+    raise InputError(f"{where} is of another run (checkpoint != config):\n{shown}\n"
+                     "Give the config that it was written with, or another --workdir.")
 
 
 def _config_of(config: dict) -> Config | None:

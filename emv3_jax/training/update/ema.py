@@ -14,6 +14,7 @@ of one that speeds up throughout 1 - 2 / TIME_CONSTANTS.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -69,6 +70,11 @@ def init(params: Params) -> Params:
 
 
 def mix(ema: Params, params: Params, d: jax.Array) -> Params:
-  """The average after a step of decay `d`, which made `params`."""
+  """The average after a step of decay `d`, which made `params`.
+
+  Raises:
+    AssertionError: the trees differ in names or shapes, which would be broadcast.
+  """
+  chex.assert_trees_all_equal_shapes(ema, params)
   share = 1 - d
   return jax.tree.map(lambda old, new: old + share * (new.astype(jnp.float32) - old), ema, params)

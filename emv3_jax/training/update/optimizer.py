@@ -4,7 +4,7 @@ The optimiser gives a direction; the step multiplies it by the learning rate, wh
 the step alone. So one program serves all stages, and no state counts but the run's own step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -23,11 +23,23 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
       "adamw": lambda: optax.scale_by_adam(config.b1, config.b2, config.eps),
       "lion": lambda: optax.scale_by_lion(config.b1, config.b2),
       "sgd": lambda: optax.trace(config.b1),
-      "muon": lambda: optax.contrib.muon(
-          -1.0, beta=config.b1, consistent_rms=MUON_RMS, adam_b1=config.b1, adam_b2=config.b2,
-          eps=config.eps, muon_weight_dimension_numbers=_orthogonalised),
+      "muon": lambda: muon(-1.0, _orthogonalised, beta=config.b1, adam_b1=config.b1,
+                           adam_b2=config.b2, eps=config.eps),
   }[config.name]()
   return optax.chain(direction, optax.add_decayed_weights(config.weight_decay, _decayed))
+
+
+def muon(learning_rate: optax.ScalarOrSchedule, dimension_numbers: Callable[[Params], Params],
+         **options) -> optax.GradientTransformation:
+  """Muon, whose orthogonalised steps are as long as Adam's.
+
+  Args:
+    learning_rate: of all leaves; -1 gives the direction that is taken off the weights.
+    dimension_numbers: how leaves are seen as matrices; those without are left to Adam.
+    **options: of `optax.contrib.muon`.
+  """
+  return optax.contrib.muon(learning_rate, consistent_rms=MUON_RMS,
+                            muon_weight_dimension_numbers=dimension_numbers, **options)
 
 
 def _orthogonalised(params: Params) -> Params:

@@ -20,6 +20,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from emv3_jax import sharding
+from emv3_jax.attention import backends
 from emv3_jax.errors import InputError
 from emv3_jax.models.network import Params
 from emv3_jax.sharding import mesh as mesh_lib
@@ -57,7 +58,10 @@ class TrainPrograms:
     self.config = config
     self.mesh = sharding.make_mesh(config.mesh) if mesh is None else mesh
     self.stages = config.all_stages()
-    self.forward = Forward(config, self.mesh, platform)
+    self.forward = Forward(sharding.on_mesh(
+        config.model.transformer, self.mesh, precision=config.precision.transformer,
+        attention=config.mesh.attention, local=backends.select(config.train.attention, platform),
+        remat=config.train.remat))
     self.network = self.forward.network
     self.optimizer = make_optimizer(config.optimizer)
     self.jit = functools.partial(jax.jit, donate_argnums=0, compiler_options=compiler_options)

@@ -6,6 +6,7 @@
 
 from collections.abc import Callable, Sequence
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -135,7 +136,11 @@ def apply_gradients(state: State, params: Params, frozen: Params, gradients: Par
     stages: give learning rates and how weights are averaged.
     clip: global norm that gradients are scaled down to; 0 leaves them.
     ema_decay: of the run.
+
+  Raises:
+    AssertionError: the gradients are not of these parameters, by names, shapes and dtypes.
   """
+  chex.assert_trees_all_equal_shapes_and_dtypes(gradients, params)
   step = state["step"]
   with jax.named_scope("update"):
     norm = optimizer_lib.global_norm(gradients)

@@ -4,6 +4,7 @@ from tests.mutants.mutant import of
 
 PACKAGING = "tests/test_packaging.py"
 CODES, CONFIG = "tests/test_exit_codes.py", "tests/runtime/test_config.py"
+PROGRAMS = "tests/runtime/test_program_cache.py"
 
 MUTANTS = [
     *of("emv3_jax/runtime/command_line.py", CODES,
@@ -85,6 +86,17 @@ MUTANTS = [
          "return 0", "test_a_run_that_was_stopped_ends_with_75"),
         ("a range of no steps is taken", "int(first) >= int(end)", "int(first) > int(end)",
          "test_steps_to_profile")),
+    *of("emv3_jax/runtime/program_entries.py", PROGRAMS,
+        ("every entry is read at the start", "if [size, *time] == [str(status.st_size), str(status.st_mtime_ns)]:",
+         "if False:", "test_a_start_reads_no_entry_that_is_as_it_was"),
+        ("a changed entry is taken for whole", "whole = _checksum(entry) == f\"{checksum} {size}\"", "whole = True",
+         "test_damaged_entries_are_one_warning_and_compiled_again"),
+        ("there is no limit", "if size <= limit:", "if True:",
+         "test_the_longest_unused_entries_of_all_versions_make_room_at_the_start"),
+        ("the last used entries go", "in sorted(found):", "in sorted(found, reverse=True):",
+         "test_the_longest_unused_entries_of_all_versions_make_room_at_the_start"),
+        ("JAX cannot make room among older entries", "    _used_of(entry).write_bytes(time.to_bytes(8, \"little\"))\n", "",
+         "test_the_longest_unused_entries_of_all_versions_make_room_at_the_start")),
     *of("emv3_jax/runtime/processes.py", "tests/runtime/test_processes.py",
         ("the first error is lost", "  if error is not None:\n    raise error", "  if error is not None:\n    pass",
          "test_together_gives_the_result_or_the_error"),
