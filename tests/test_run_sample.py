@@ -115,7 +115,7 @@ def test_a_platform_that_is_not_there(tmp_path):
     ([CONFIG, "--out=x.mp4", "--audio=a.wav", "--config.mesh.data=0"], "mesh.data is 0"),
     ([CONFIG, "--out=x.mp4", "--audio=a.wav", "--config.mesh.date=8"], "did you mean 'data'"),
     ([CONFIG, "--mesh=context=2,tensor=4"], "--config.mesh.context=2 --config.mesh.tensor=4"),
-    ([CONFIG, "--out=/dev/null/x/clip.mp4", "--audio=a.wav"], "cannot be made"),
+    ([CONFIG, "--out=/dev/null/x/clip.mp4", "--audio=a.wav"], "cannot be created"),
 ])
 def test_wrong_arguments(arguments, said, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)

@@ -165,7 +165,7 @@ def faults(folder, *lines, out="out", config=CONFIG) -> list[str]:
     ({"face_box": "9,8,1,2"}, "reversed or empty"), ({"face_box": [-1, 8, 1, 2]}, "outside of any image"),
     ({"face_box": "1,2,3,inf"}, "outside of any image"), ({"face_box": "atuo"}, "a .npy file, auto or none."), ({"name": "x" * 240}, "the name is 12 bytes too long"),
     ({"name": "taken"}, "taken.mp4 is a folder"), ({"name": "fifo"}, "fifo.mp4 is a pipe"),
-    ({"name": "full"}, "full.mp4 is a device"), ({"name": "mine"}, "mine.json is in the way: it is no report")])
+    ({"name": "full"}, "full.mp4 is a device"), ({"name": "mine"}, "mine.json is in the way: it is not the report")])
 def test_all_is_looked_at_before_the_first_job(folder, line, said):
   out = folder / "out"
   (out / "taken.mp4").mkdir(parents=True)
@@ -215,7 +215,7 @@ def test_sources_are_not_written_over_by_any_line(folder):
 
 
 def test_a_folder_that_cannot_be_written(folder):
-  with pytest.raises(InputError, match="Output folder .*a.wav cannot be made"):
+  with pytest.raises(InputError, match="Output folder .*a.wav cannot be created"):
     check_jobs(read(folder, JOB), folder / "a.wav", CONFIG)
   with pytest.raises(InputError, match="Output folder /proc/self/task is not writable"):
     check_jobs(read(folder, JOB), "/proc/self/task", CONFIG)

@@ -180,7 +180,7 @@ def test_the_default_has_a_name_and_says_what_it_knows(caplog, monkeypatch, tmp_
   monkeypatch.chdir(tmp_path)
   model = emv3_jax.load("tiny")
   assert model.folder == ASSETS / "model" and model.config.sampling.height == 64
-  assert caplog.text.count("knows drawn puppets only") == 1
+  assert caplog.text.count("generates only drawn puppets") == 1
   assert "docs/conversion.md" in caplog.text
   assert run_sample.find_card("tiny", model.config).name == "tiny"
   (tmp_path / "tiny").mkdir()
