@@ -9,7 +9,7 @@ TINY := emv3_jax/assets/tiny
 SHOW_VERSIONS := $(BIN)/python -c 'import importlib.metadata as m, platform; print("Python", \
   platform.python_version(), *(f"{name} {m.version(name)}" for name in ("jax", "flax", "numpy", "av")))'
 
-.PHONY: demo test judge soak mutants plan-gpu parity bench lint docs clean
+.PHONY: demo test judge soak mutants plan-gpu parity bench lint types docs clean
 .PRECIOUS: %/.core %/.test %/.parity %/.docs
 
 %/.core: pyproject.toml
@@ -40,9 +40,10 @@ demo: $(ENV)/.core  ## the main job on the embedded default -> outputs/demo/talk
 	  --audio=$(TINY)/speech.wav --face_box="$$(cat $(TINY)/face_box.txt)" \
 	  --prompt="$$(cat $(TINY)/prompt.txt)" --out=outputs/demo/talking.mp4
 
-test: $(ENV)/.test  ## style and tests, no network
+test: $(ENV)/.test  ## style, types and tests, no network
 	@$(SHOW_VERSIONS)
 	$(BIN)/ruff check .
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 judge: $(ENV)/.core  ## the small default against docs/evidence/default.json; JUDGE_FLAGS=--write renews it
@@ -67,6 +68,9 @@ bench: $(ENV)/.parity  ## CPU speed against diffusers' modules; figures go to do
 
 lint: $(ENV)/.test
 	$(BIN)/ruff check .
+
+types: $(ENV)/.test  ## types of the package, statically; shapes are checked by the tests
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 docs: $(ENV)/.docs  ## pages of docs/ and the API as a site -> build/docs/index.html; a warning is an error
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs build/docs

@@ -4,6 +4,8 @@ The VAE makes one latent cell of 8 x 8 pixels and four frames (the first frame h
 the transformer one token of 2 x 2 cells. So a clip has 4k + 1 frames and sides that are multiples of 16.
 """
 
+from collections.abc import Sequence
+
 PIXELS = 8  # pixels along a side of a latent cell
 FRAMES = 4  # video frames of a latent frame, but for the first latent frame, which has one
 CELLS = 2  # latent cells along a side of a token
@@ -41,21 +43,21 @@ def is_clip_length(frames: int) -> bool:
   return frames % FRAMES == 1
 
 
-def latent_size(size: Size) -> Size:
+def latent_size(size: Sequence[int]) -> Size:
   """(H8, W8): rows and columns of latents of pictures of `size` (H, W) in pixels."""
   return size[0] // PIXELS, size[1] // PIXELS
 
 
-def pixel_size(size8: Size) -> Size:
+def pixel_size(size8: Sequence[int]) -> Size:
   """(H, W): rows and columns of pixels of latents of `size8` (H8, W8)."""
   return PIXELS * size8[0], PIXELS * size8[1]
 
 
-def token_grid(size: Size) -> Size:
+def token_grid(size: Sequence[int]) -> Size:
   """(h, w): rows and columns of tokens of pictures of `size` (H, W) in pixels."""
   return size[0] // TOKEN, size[1] // TOKEN
 
 
-def grid_of_latents(size8: Size) -> Size:
+def grid_of_latents(size8: Sequence[int]) -> Size:
   """(h, w): rows and columns of tokens of latents of `size8` (H8, W8)."""
   return size8[0] // CELLS, size8[1] // CELLS

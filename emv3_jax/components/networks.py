@@ -8,9 +8,11 @@ import pathlib
 
 import jax
 from jax.sharding import Mesh
+from jaxtyping import Float, Float32, Integer, Num, Shaped, UInt8
 import numpy as np
 
 from emv3_jax import geometry, sharding
+from emv3_jax.arrays import AnyArray
 from emv3_jax.components import programs
 from emv3_jax.components.config import COMPONENTS, ModelConfig, PrecisionConfig
 from emv3_jax.errors import InputError
@@ -51,11 +53,11 @@ class Networks:
     self._lent: dict[str, Params] = {}
     self.card = None if folder is None else checkpoints.read_model_card(folder)
     if self.card is not None:
-      self._check_card(parts, name)
+      self._check_card(self.card, parts, name)
 
-  def _check_card(self, parts: Sequence[str], config_name: str) -> None:
+  def _check_card(self, card: checkpoints.ModelCard, parts: Sequence[str], config_name: str) -> None:
     for name in parts:
-      found = self.card.require(name)
+      found = card.require(name)
       wanted = dataclasses.asdict(getattr(self.networks, name))
       faults = config_lib.differences(found.config, wanted)
       if faults:
@@ -124,15 +126,17 @@ class Networks:
     run = programs.encoder(self.network(name), self.mesh, tuple(sorted(static.items())))
     return np.asarray(run(params, *sharding.replicate(arrays, self.mesh)), np.float32)
 
-  def vae_encode(self, params: Params, video: np.ndarray) -> np.ndarray:
-    """Latents float32 [b, f, H/8, W/8, 16] of videos [b, F, H, W, 3] in [-1, 1]."""
+  def vae_encode(self, params: Params, video: Num[AnyArray, "b F H W 3"]
+                 ) -> Float32[np.ndarray, "b f H8 W8 c"]:
+    """Latents of videos in [-1, 1]."""
     clips, size8 = len(video), geometry.latent_size(video.shape[2:4])
     run = programs.vae_encode(self.network("vae"), self.mesh, size8, clips)
-    video = sharding.put(video, sharding.picture_sharding(self.mesh, clips, size8))
-    return np.asarray(run(params, video), np.float32)
+    placed = sharding.put(video, sharding.picture_sharding(self.mesh, clips, size8))
+    return np.asarray(run(params, placed), np.float32)
 
-  def vae_decode(self, params: Params, latents: np.ndarray) -> np.ndarray:
-    """Frames uint8 [b, F, H, W, 3] of latents [b, f, H/8, W/8, 16]."""
+  def vae_decode(self, params: Params, latents: Float[AnyArray, "b f H8 W8 c"]
+                 ) -> UInt8[np.ndarray, "b F H W 3"]:
+    """Frames of latents."""
     run = programs.vae_decode(self.network("vae"), self.mesh, latents.shape[2:4], len(latents))
     return sharding.fetch(run(params, sharding.replicate(latents, self.mesh)))
 
@@ -153,8 +157,9 @@ class Networks:
       frames, cached = run(params, sharding.replicate(group, self.mesh), cached)
       yield sharding.fetch(frames)
 
-  def encode_tokens(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """umT5 states [b, m, dim] float32 of token ids [b, m].
+  def encode_tokens(self, ids: Integer[np.ndarray, "b m"], mask: Shaped[np.ndarray, "b m"]
+                    ) -> Float32[np.ndarray, "b m d"]:
+    """umT5 states of token ids.
 
     On one device it is streamed from the model folder, one layer in memory at a time, unless
     parameters are kept: umT5-XXL is 11.4 GB, everything else together fits in half of that.
@@ -172,9 +177,9 @@ class Networks:
         ids, mask)
     return np.asarray(states, np.float32)
 
-  def whole(self, array: np.ndarray | None) -> jax.Array | None:
+  def whole(self, array: AnyArray) -> jax.Array:
     """`array` on every device of the mesh."""
-    return None if array is None else sharding.replicate(array, self.mesh)
+    return sharding.replicate(array, self.mesh)
 
   def digest(self, name: str) -> str:
     """Identifies a part's parameters by content; "" where they are the caller's or there are none.

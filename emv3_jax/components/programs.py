@@ -3,7 +3,6 @@
 Programs are shared by all models of a process whose configs agree, so that each compiles once.
 """
 
-from collections.abc import Callable
 import functools
 import math
 
@@ -34,7 +33,8 @@ def mesh_of(config: MeshConfig) -> Mesh:
     with start_up.part("devices"):
       devices = jax.devices()
   except (RuntimeError, AssertionError) as error:  # the latter where no plugin serves a platform
-    platforms = jax.config.jax_platforms
+    # JAX adds its options to the class when it is imported.
+    platforms = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
     raise InputError(f"JAX finds no device of JAX_PLATFORMS={platforms or ''}: it is not there, or "
                      "the JAX for it is not installed; leave JAX_PLATFORMS out to take what is "
                      "there.") from error
@@ -63,7 +63,7 @@ def shardings(net: Network, name: str, mesh: Mesh) -> Params:
 
 
 @functools.cache
-def encoder(net: Network, mesh: Mesh, static: tuple = ()) -> Callable:
+def encoder(net: Network, mesh: Mesh, static: tuple = ()) -> jax.stages.Wrapped:
   """A jitted `(params, *arrays) -> states` of an encoder; the states are whole on every device.
 
   Args:
@@ -78,7 +78,7 @@ def encoder(net: Network, mesh: Mesh, static: tuple = ()) -> Callable:
 
 
 @functools.cache
-def vae_encode(net: Network, mesh: Mesh, size8: tuple[int, int], clips: int = 1) -> Callable:
+def vae_encode(net: Network, mesh: Mesh, size8: tuple[int, int], clips: int = 1) -> jax.stages.Wrapped:
   """A jitted `(params, video) -> latents`; the video comes split as `sharding.picture_sharding`
   says, the latents are whole on every device.
 
@@ -98,7 +98,7 @@ def vae_encode(net: Network, mesh: Mesh, size8: tuple[int, int], clips: int = 1)
 
 
 @functools.cache
-def vae_decode(net: Network, mesh: Mesh, size8: tuple[int, int], clips: int = 1) -> Callable:
+def vae_decode(net: Network, mesh: Mesh, size8: tuple[int, int], clips: int = 1) -> jax.stages.Wrapped:
   """A jitted `(params, latents) -> uint8 frames`; the latents come whole, the frames are split.
 
   Args: as `vae_encode`.
@@ -112,7 +112,7 @@ def vae_decode(net: Network, mesh: Mesh, size8: tuple[int, int], clips: int = 1)
 
 
 @functools.cache
-def vae_decode_group(net: Network, mesh: Mesh, size8: tuple[int, int], clips: int = 1) -> Callable:
+def vae_decode_group(net: Network, mesh: Mesh, size8: tuple[int, int], clips: int = 1) -> jax.stages.Wrapped:
   """A jitted `(params, latents, cached) -> (uint8 frames, cached)` of `VAE.decode_group`.
 
   Frames and cached frames are split as `sharding.picture_sharding` says; the cached ones that come

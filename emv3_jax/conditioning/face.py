@@ -134,8 +134,8 @@ def _read_box(path: str, height: int, width: int) -> FaceBox:
   if values.shape != (6,) or values.dtype.kind not in "iuf" or not np.isfinite(values).all():
     raise InputError(f"Face box {path} holds {values.dtype} {list(values.shape)}; wanted six "
                      "numbers [y1, y2, x1, x2, image height, image width].")
-  *box, made_for_height, made_for_width = values.tolist()
-  found = FaceBox(*box, int(made_for_height), int(made_for_width))
+  y1, y2, x1, x2, made_for_height, made_for_width = values.tolist()
+  found = FaceBox(y1, y2, x1, x2, int(made_for_height), int(made_for_width))
   aspect = (found.height / found.width) / (height / width)
   if abs(math.log(aspect)) > MAX_ASPECT_ERROR:
     raise InputError(f"Face box {path} was made for an image of {found.width}x{found.height} "

@@ -7,6 +7,7 @@ import os
 import pathlib
 import time
 import typing
+from typing import Any
 
 from absl import logging
 from jaxtyping import Bool, Int32
@@ -120,7 +121,7 @@ def _from_sentencepiece(file: pathlib.Path) -> "transformers.PreTrainedTokenizer
   from transformers import T5Tokenizer
 
   # A published tokenizer_config.json lists extra tokens. Without it there are only those of the file.
-  extra = {} if (file.parent / "tokenizer_config.json").is_file() else {"extra_ids": 0}
+  extra: dict[str, Any] = {} if (file.parent / "tokenizer_config.json").is_file() else {"extra_ids": 0}
   return T5Tokenizer.from_pretrained(file.parent, vocab_file=str(file), local_files_only=True, **extra)
 
 

@@ -69,5 +69,6 @@ class Order:
     return rank
 
   def _draw_epoch_seed(self, bucket: int, epoch: int) -> int:
+    assert self._seed is not None  # without, nothing is shuffled
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
       return int(jax.random.bits(key_for(self._seed, Purpose.DATA_ORDER, bucket, epoch)))

@@ -63,8 +63,9 @@ class Dataset:
       source = grain.sources.ArrayRecordDataSource(paths)
     except (RuntimeError, ValueError) as error:
       raise InputError(f"Dataset {self.folder}: a shard is damaged ({error}).") from error
-    if len(source) != self.index.records:
-      raise InputError(f"Dataset {self.folder}: its shards hold {len(source)} records, the index says "
+    held = len(source)  # pyright: ignore[reportArgumentType]  # grain's base class does not name it
+    if held != self.index.records:
+      raise InputError(f"Dataset {self.folder}: its shards hold {held} records, the index says "
                        f"{self.index.records}; prepare the clips again.")
     return source
 

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 import os
+from typing import Any
 
 from array_record.python.array_record_module import ArrayRecordWriter
 from jaxtyping import Float, UInt8
@@ -145,10 +146,11 @@ def _decode(data: bytes, label: str) -> Record:
   if set(header) != wanted:
     raise InputError(f"{label} holds {', '.join(sorted(header))}; expected "
                      f"{', '.join(sorted(wanted))}. Prepare the clips again.")
-  arrays = {name: _read_array(data, begin, entry, f"{label}, {name}")
+  fields: dict[str, Any] = {name: _read_array(data, begin, entry, f"{label}, {name}")
             for name, entry in header.items()}
-  return Record(**{name: str(strings[name]) for name in _STRINGS},
-                **{name: int(metadata[name]) for name in _INTEGERS}, **arrays)
+  fields |= {name: str(strings[name]) for name in _STRINGS}
+  fields |= {name: int(metadata[name]) for name in _INTEGERS}
+  return Record(**fields)
 
 
 def supported() -> str:
@@ -216,7 +218,8 @@ def _check_shapes(record: Record, variant: Variant | None, slots: int) -> None:
 
 def _safetensors(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
   """Makes a safetensors file whose bytes are the same for equal records; the library orders metadata randomly."""
-  header, end = {"__metadata__": metadata}, 0
+  header: dict[str, dict] = {"__metadata__": metadata}
+  end = 0
   for name, array in arrays.items():
     begin, end = end, end + array.nbytes
     header[name] = {"dtype": _NAMES[array.dtype], "shape": array.shape, "data_offsets": (begin, end)}

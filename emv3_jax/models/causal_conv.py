@@ -5,8 +5,6 @@ a clip in chunks gives the same numbers as the clip at once.
 """
 
 from collections.abc import Callable, Sequence
-import functools
-import operator
 from typing import Any
 
 from flax import nnx
@@ -129,7 +127,10 @@ def conv3d_taps(x: Float[jax.Array, "b t h w i"], kernel: Float[jax.Array, "kt k
     return conv2d(x[:, k:k + last_start + 1:time_stride], kernel[k], padding=padding,
                   precision=precision)
 
-  return functools.reduce(operator.add, [of_tap(k) for k in range(kernel.shape[0])])
+  total = of_tap(0)
+  for k in range(1, kernel.shape[0]):
+    total += of_tap(k)
+  return total
 
 
 def conv3d(x: Float[jax.Array, "b t h w i"], kernel: Float[jax.Array, "kt kh kw i o"], *,

@@ -56,7 +56,7 @@ def read_settings(path: str | None, overrides: Sequence[str]
       values.prepare = ml_collections.ConfigDict(dataclasses.asdict(PrepareConfig()))
   config_lib.override(values, overrides, Config)
   networks = {name: value for name, value in values.items() if name != "prepare"}
-  settings = config_lib.build(PrepareConfig, values.prepare, "config.prepare")
+  settings = config_lib.build(PrepareConfig, values.to_dict()["prepare"], "config.prepare")
   return values, config_lib.build(Config, networks) if path else None, settings
 
 

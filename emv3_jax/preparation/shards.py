@@ -178,8 +178,9 @@ def _made_records(model: Model, settings: PrepareConfig, clips: Sequence[MadeCli
                   states: dict) -> Iterator[Record]:
   pictures = made_lib.encode_pictures(model, clips, settings.frames)
   for clip, (latents, condition) in zip(clips, pictures, strict=True):
+    image, audio = states[clip]
     yield made_lib.make_record(clip, settings.frames, latents, condition, texts[clip.clip.prompt],
-                               *states[clip], _variant(model))
+                               image, audio, _variant(model))
 
 
 def _variant(model: Model) -> Variant:

@@ -11,7 +11,7 @@ _RANGES = {"seed": SEED, "count": (1, MANY), "first": (0, MANY), "frames": (1, 1
 
 
 def main(arguments: Sequence[str]) -> int:
-  parser = command_line.Parser(prog="python -m emv3_jax.puppets", description=__doc__.partition(":")[0] + ".")
+  parser = command_line.Parser(prog="python -m emv3_jax.puppets", description=(__doc__ or "").partition(":")[0] + ".")
   parser.add_argument("--out", required=True, help="folder for the files and clips.jsonl")
   parser.add_argument("--seed", type=int, default=0, help="of the world (default 0)")
   parser.add_argument("--count", type=int, default=1000, help="clips (default 1000)")

@@ -5,6 +5,7 @@ import dataclasses
 import pathlib
 
 from absl import logging
+from jaxtyping import Float32, UInt8
 import numpy as np
 
 from emv3_jax import tasks, variants
@@ -89,6 +90,7 @@ def sample(model: Model, request: Request, *, progress: Callable | None = None) 
     frames = decode(model, latents)[:inputs.frames]
   postprocess = tasks.of(request.task).postprocess
   if postprocess is not None and request.paste is not False:
+    assert inputs.source_video is not None and inputs.mouth_mask is not None  # they are read for a task with post-processing
     frames = postprocess(frames, inputs.source_video[:inputs.frames], inputs.mouth_mask[:inputs.frames])
   return Clip(frames=frames, fps=FPS, sound=inputs.sound, latents=latents,
               report={**provenance, **_describe(model, request, files, inputs, profile)})
@@ -111,8 +113,9 @@ def encode_text(model: Model, inputs: Inputs) -> dict[str, np.ndarray]:
   """
   length, dim = model.config.model.transformer.text_tokens, model.config.model.transformer.text_dim
   cache = open_cache(model)
-  states = {name: cache and cache.get(prompt) for name, prompt in inputs.prompts.items()}
-  missing = [name for name in states if processes.anywhere(states[name] is None)]
+  kept = {name: cache.get(prompt) if cache else None for name, prompt in inputs.prompts.items()}
+  missing = [name for name in kept if processes.anywhere(kept[name] is None)]
+  states = {name: state for name, state in kept.items() if state is not None}
   if missing:
     ids, mask = inputs.tokenizer.tokenize([inputs.prompts[name] for name in missing], length)
     # Padding is masked, so that less padding gives the same states; few lengths need few programs.
@@ -122,7 +125,7 @@ def encode_text(model: Model, inputs: Inputs) -> dict[str, np.ndarray]:
       states[name] = hidden[row, mask[row, :used]]
       if cache:
         cache.put(inputs.prompts[name], states[name])
-  padded = {name: np.zeros((1, length, dim), np.float32) for name in states}
+  padded = {name: np.zeros((1, length, dim), np.float32) for name in inputs.prompts}
   for name, state in states.items():
     padded[name][0, :len(state)] = state
   return padded
@@ -167,34 +170,32 @@ def encode_image(model: Model, inputs: Inputs) -> np.ndarray:
     return model.encode("image_encoder", params, image_lib.clip_vision_pixels(inputs.reference_image)[None])
 
 
-def encode_condition(model: Model, inputs: Inputs) -> np.ndarray:
-  """Encodes the condition latents [1, f, H/8, W/8, 20]: mask channels and latents of the masked video.
-
-  All are zero for t2v.
-  """
+def encode_condition(model: Model, inputs: Inputs) -> Float32[np.ndarray, "1 f H8 W8 20"]:
+  """Encodes the condition: mask channels and latents of the masked video; all zero for t2v."""
   mask = masks.mask_latents(inputs.condition_mask, inputs.size)
   if not inputs.condition_mask.any():
-    return masks.condition(mask, None)[None]
+    return np.asarray(masks.condition(mask, None))[None]
   video = masks.masked_video(inputs.video, inputs.condition_mask)
   with model.parameters("vae") as params:
     latents = model.vae_encode(params, video[None])
-  return masks.condition(mask[None], latents)
+  return np.asarray(masks.condition(mask[None], latents))
 
 
-def denoise(model: Model, inputs: Inputs, conditions: Conditions, progress) -> np.ndarray:
-  """Denoises the window to latents, float32 [f, H/8, W/8, 16]."""
+def denoise(model: Model, inputs: Inputs, conditions: Conditions, progress
+            ) -> Float32[np.ndarray, "f H8 W8 c"]:
+  """Denoises the window to latents."""
   frames, height8, width8 = conditions.condition.shape[1:4]
   noise = initial_noise(inputs.seed, frames, height8, width8, model.config.model.vae.z_dim)
-  conditions = dataclasses.replace(
-      conditions, condition=model.whole(conditions.condition),
-      face_mask=model.whole(conditions.face_mask))
+  face_mask = conditions.face_mask
+  conditions = dataclasses.replace(conditions, condition=model.whole(conditions.condition),
+                                   face_mask=None if face_mask is None else model.whole(face_mask))
   with model.parameters("transformer") as params:
     latents = model.denoiser().run(params, model.whole(noise[None]), conditions, progress)
     return np.asarray(latents[0], np.float32)
 
 
-def decode(model: Model, latents: np.ndarray) -> np.ndarray:
-  """Decodes latents [f, H/8, W/8, 16] to frames, uint8 [F, H, W, 3]."""
+def decode(model: Model, latents: Float32[np.ndarray, "f H8 W8 c"]) -> UInt8[np.ndarray, "F H W 3"]:
+  """Decodes latents to frames."""
   with model.parameters("vae") as params:
     return model.vae_decode(params, latents[None])[0]
 

@@ -4,7 +4,7 @@ Everything that depends on the step but not on the latents (time sinusoids, guid
 modality weights) is tabulated on the host beforehand, so that one program serves all steps.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import functools
 import math
@@ -12,9 +12,11 @@ import math
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from jaxtyping import Float32
 import numpy as np
 
 from emv3_jax import geometry, sharding, variants
+from emv3_jax.arrays import AnyArray
 from emv3_jax.attention import backends
 from emv3_jax.diffusion import guidance as guidance_lib
 from emv3_jax.diffusion import solvers
@@ -41,11 +43,11 @@ class Conditions:
     face_mask: float32 [b, h*w], 1 where the audio acts; None stands for everywhere.
   """
 
-  text: dict[str, np.ndarray]
-  image: np.ndarray
-  audio: np.ndarray
-  condition: np.ndarray
-  face_mask: np.ndarray | None = None
+  text: Mapping[str, AnyArray]
+  image: AnyArray
+  audio: AnyArray
+  condition: AnyArray
+  face_mask: AnyArray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,9 +103,10 @@ class Denoiser:
         text_scale=scales.text, audio_scale=scales.audio,
         modality_weights=np.asarray(allocation.weights(taus), np.float32))
 
-  def run(self, params: Params, noise: np.ndarray, conditions: Conditions,
-          progress: Callable[[Iterable[int]], Iterable[int]] = iter) -> jax.Array:
-    """Denoises `noise` [b, f, H8, W8, 16] to latents of the same shape, float32.
+  def run(self, params: Params, noise: Float32[AnyArray, "b f H8 W8 c"], conditions: Conditions,
+          progress: Callable[[Iterable[int]], Iterable[int]] = iter
+          ) -> Float32[jax.Array, "b f H8 W8 c"]:
+    """Denoises `noise` to latents.
 
     Args:
       params: parameters of the transformer.

@@ -19,7 +19,7 @@ from emv3_jax.errors import InputError
 from emv3_jax.geometry import FPS
 from emv3_jax.io import audio_files, image_files, paths, video_files
 from emv3_jax.sampling import memory
-from emv3_jax.sampling.settings import VISUAL_INPUTS, Config, Request, SamplingConfig
+from emv3_jax.sampling.settings import VISUAL_INPUTS, Config, Request, Settings
 from emv3_jax.tasks import ReferenceImage, TaskSpec, masks
 from emv3_jax.variants import Variant
 
@@ -95,6 +95,7 @@ def read_inputs(request: Request, config: Config, tokenizer_path: pathlib.Path,
   pictures, first, framing = _read_pictures(request, config, task, frames, sample_frames)
   face_mask = None
   if task.uses_face and variant.face_mask:
+    assert first is not None and framing is not None  # such a task has a picture
     face_mask = _face_mask(request, config, task, first, framing)
   return Inputs(
       prompts=prompts, tokenizer=text_lib.Tokenizer.load(tokenizer_path),
@@ -159,11 +160,11 @@ def uses_face_box(task: TaskSpec, variant: Variant) -> bool:
   return task.inpaints_mouth or task.uses_face and variant.face_mask
 
 
-def _guided_by_text(variant: Variant, settings: SamplingConfig) -> bool:
+def _guided_by_text(variant: Variant, settings: Settings) -> bool:
   return settings.text_scale > 1 and variant.guided_by_text
 
 
-def _check_used(request: Request, task: TaskSpec, variant: Variant, settings: SamplingConfig) -> None:
+def _check_used(request: Request, task: TaskSpec, variant: Variant, settings: Settings) -> None:
   """Raises InputError for a field that would have no effect."""
   if request.negative_prompt is not None and not _guided_by_text(variant, settings):
     why = (f"there is no guidance at sampling.text_scale={settings.text_scale:g}"
@@ -204,15 +205,16 @@ def _read_pictures(request: Request, config: Config, task: TaskSpec, frames: int
     return {"size": size, "video": np.zeros((sample_frames, *size, 3), np.float32),
             "condition_mask": task.condition_mask(frames, sample_frames),
             "reference_image": None}, None, None
-  framing = None
-  for item in task.condition_inputs:
-    read = _read(request, item.request_field, frames, sample_frames)
-    if framing is None:
-      first, size = read, _size(config, *read.shape[1:3], sample_frames)
-      current = framing = framing_lib.for_sampling(*read.shape[1:3], size)
-      video, source_video = (np.zeros((sample_frames, *size, 3), kind) for kind in (np.float32, np.uint8))
-    else:
-      current = Framing(*read.shape[1:3], size, framing.crop[2:])
+  first = _read(request, task.condition_inputs[0].request_field, frames, sample_frames)
+  _, height, width, _ = first.shape
+  size = _size(config, height, width, sample_frames)
+  framing = framing_lib.for_sampling(height, width, size)
+  video, source_video = (np.zeros((sample_frames, *size, 3), kind) for kind in (np.float32, np.uint8))
+  for index, item in enumerate(task.condition_inputs):
+    read, current = first, framing
+    if index:
+      read = _read(request, item.request_field, frames, sample_frames)
+      current = Framing(read.shape[1], read.shape[2], size, framing.crop[2:])
     _warn_of_crop(getattr(request, item.request_field), current,
                   "the size that is set" if current is framing else "the first image")
     picture = current.picture(read[0])
@@ -270,7 +272,9 @@ def _face_in_all(request: Request, config: Config, pictures: np.ndarray) -> face
   """Returns the box around the faces of pictures [n, h, w, 3]."""
   detector, source = config.face_detector or None, request.face_box or "auto"
   if source != "auto":
-    return face_lib.parse_face_box(source, pictures[0], detector, optional=False)
+    box = face_lib.parse_face_box(source, pictures[0], detector, optional=False)
+    assert box is not None  # not optional
+    return box
   sampled = pictures[np.linspace(0, len(pictures) - 1, num=min(9, len(pictures)), dtype=int)]
   boxes = [face_lib.detect_face(frame, detector) for frame in sampled]
   around = dataclasses.replace(

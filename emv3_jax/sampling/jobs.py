@@ -52,8 +52,9 @@ def verify_weights(model: Model) -> None:
   Raises:
     InputError: the weights differ from those that were written, or are incomplete.
   """
-  if model.folder is not None:
-    processes.together(lambda: digests.verify_digests(model.folder))
+  folder = model.folder
+  if folder is not None:
+    processes.together(lambda: digests.verify_digests(folder))
 
 
 def run_jobs(model: Model, jobs: Sequence[Job], folder: str | pathlib.Path, *,
@@ -94,7 +95,7 @@ def run_jobs(model: Model, jobs: Sequence[Job], folder: str | pathlib.Path, *,
           logging.info("Line %d (%s) is done already.", job.line, job.name)
           skipped += 1
           continue
-        clip = sample(model, job.request, progress=progress)
+        clip = sample(model, job.to_make, progress=progress)
         processes.together(lambda clip=clip, video=video: output.write(clip, video, save_latents=save_latents))
       except Exception as error:  # no error of one job may stop the others
         failures.append(_failure(job, error))
@@ -150,7 +151,7 @@ def _is_done(model: Model, job: Job, video: pathlib.Path, save_latents: bool,
   """Returns whether a job is done, decided by process 0; logs why an existing clip is sampled again."""
   def reason_on_first_process() -> str | None:
     return output.reason_to_make(
-        video, lambda: fingerprint(model, job.request), save_latents=save_latents,
+        video, lambda: fingerprint(model, job.to_make), save_latents=save_latents,
         verify=verify) if processes.is_first() else None
 
   reason = processes.together(reason_on_first_process)

@@ -36,6 +36,12 @@ class Job:
   request: Request | None
   fault: str = ""
 
+  @property
+  def to_make(self) -> Request:
+    """The request of a line that can be used."""
+    assert self.request is not None
+    return self.request
+
 
 def read_manifest(path: str | pathlib.Path) -> list[Job]:
   """Reads a manifest. Relative paths in it are relative to the manifest's folder.
@@ -116,14 +122,14 @@ def check_jobs(jobs: Sequence[Job], folder: str | pathlib.Path, config: Config) 
   output.make_folder(folder)
   readers: dict[tuple[int, int] | None, int] = {None: 0}
   for job in jobs:
-    for file in named_files(job.request).values() if not job.fault else ():
+    for file in named_files(job.to_make).values() if not job.fault else ():
       readers.setdefault(paths.identity(file), job.line)
   checked, made = [], set()
   for job in jobs:
     if not job.fault:
       try:
-        check_request(job.request, config)
-        check_files(job.request, made)
+        check_request(job.to_make, config)
+        check_files(job.to_make, made)
         _check_written(job, folder, readers)
       except InputError as error:
         job = dataclasses.replace(job, fault=manifests.shortened(str(error)))
@@ -148,7 +154,7 @@ def check_output(job: Job, folder: pathlib.Path) -> None:
   Raises:
     InputError: it cannot, or it would replace a file that is not a clip.
   """
-  output.check_video_path(video_path(job, folder), named_files(job.request).values())
+  output.check_video_path(video_path(job, folder), named_files(job.to_make).values())
 
 
 def video_path(job: Job, folder: pathlib.Path) -> pathlib.Path:

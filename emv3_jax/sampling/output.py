@@ -72,6 +72,7 @@ def is_truncated_report(video: pathlib.Path) -> bool:
   A full disk or a crash of the machine leaves such a file, and it may be replaced. Complete JSON, other
   text, and any file without a video beside it belong to the user.
   """
+  content, text = b"", ""
   try:
     content = report_path(video).read_bytes().strip(b"\0 \t\r\n") if video.is_file() else b"own"
     text = content.decode()

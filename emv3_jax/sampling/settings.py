@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import pathlib
+import typing
 
 from emv3_jax import geometry, variants
 from emv3_jax.attention import backends
@@ -106,10 +107,41 @@ class SamplingConfig:
         raise InputError(f"sampling.{name} is {side}; it must be a multiple of {TOKEN}, "
                          f"e.g. {max(TOKEN, round(side / TOKEN) * TOKEN)}.")
 
-  def with_defaults(self, variant: str) -> "SamplingConfig":
+  def with_defaults(self, variant: str) -> "Settings":
     """Returns these settings with the released settings of `variant` in place of None."""
-    return dataclasses.replace(self, **{
-        name: value for name, value in variants.of(variant).settings.items() if getattr(self, name) is None})
+    return typing.cast("Settings", dataclasses.replace(self, **{
+        name: value for name, value in variants.of(variant).settings.items() if getattr(self, name) is None}))
+
+
+if typing.TYPE_CHECKING:
+  @dataclasses.dataclass(frozen=True)
+  class Settings(SamplingConfig):
+    """A `SamplingConfig` without None, the result of `SamplingConfig.with_defaults`, for type checkers."""
+
+    solver: str = ""
+    steps: int = 0
+    shift: float = 0.0
+    solver_shift: float = 0.0
+    text_scale: float = 0.0
+    audio_scale: float = 0.0
+    dynamic_text: bool = False
+    dynamic_audio: bool = False
+    neg_scale: float = 0.0
+    neg_steps: int = 0
+    negative_prompt: str = ""
+    audio_gain: float = 0.0
+    allocation: str = ""
+    riflex_k: int = 0
+    attention: str = ""
+    branches: str = ""
+    token_blocks: int = 0
+    max_frames: int = 0
+    max_area: int = 0
+    height: int = 0
+    width: int = 0
+    enlarge: int = 0
+else:
+  Settings = SamplingConfig
 
 
 def field_names() -> tuple[str, ...]:
@@ -186,7 +218,7 @@ class Config:
     paths.refuse_addresses(self, ("checkpoint", "tokenizer", "prompt_cache", "program_cache", "face_detector"))
 
   @property
-  def settings(self) -> SamplingConfig:
+  def settings(self) -> Settings:
     """Settings of `sampling`, with the released settings of the variant in place of None."""
     return self.sampling.with_defaults(self.model.transformer.variant)
 

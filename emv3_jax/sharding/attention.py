@@ -62,7 +62,7 @@ def cross_attention(mesh: Mesh, local: Attend) -> Attend:
 
 
 def _spread(mesh: Mesh, on_device: Attend, keys: tuple[str | None, ...]) -> Attend:
-  tokens, keys = mesh_lib.spec(*_TOKENS), mesh_lib.spec(*keys)
+  tokens, context = mesh_lib.spec(*_TOKENS), mesh_lib.spec(*keys)
   # check_vma is off because Pallas kernels do not say over which axes their output varies.
-  return jax.shard_map(on_device, mesh=mesh, in_specs=(tokens, keys, keys), out_specs=tokens,
+  return jax.shard_map(on_device, mesh=mesh, in_specs=(tokens, context, context), out_specs=tokens,
                        check_vma=False)

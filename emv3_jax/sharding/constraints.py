@@ -4,6 +4,8 @@ A network knows no mesh: it calls the two functions made here, which are fields 
 `emv3_jax.models.execution.ExecutionConfig` that it is run with.
 """
 
+from typing import TypeVar
+
 from flax import nnx
 import jax
 from jax.sharding import Mesh, NamedSharding
@@ -15,6 +17,7 @@ from emv3_jax.models.precision import FLOAT32, Precision
 from emv3_jax.sharding import mesh as mesh_lib
 from emv3_jax.sharding import rules
 
+_Module = TypeVar("_Module", bound=nnx.Module)
 _GATHERED = ("embed", "features")  # split for storage only
 
 
@@ -54,13 +57,13 @@ def parameter_gather(mesh: Mesh, precision: Precision = FLOAT32) -> Gather:
   if mesh.size == 1:
     return ungathered
 
-  def gather(module, path):
+  def gather(module: _Module, path: str, /) -> _Module:
     return _gather_module(mesh, precision, module, path)
 
   return gather
 
 
-def _gather_module(mesh: Mesh, precision: Precision, module: nnx.Module, path: str) -> nnx.Module:
+def _gather_module(mesh: Mesh, precision: Precision, module: _Module, path: str) -> _Module:
   """`module`, at `path` in the transformer, with parameters whole along the embed axes."""
   def leaf(leaf_path, value):
     name = f"{path}.{param_name(leaf_path).removesuffix('.value')}"

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 import dataclasses
 import itertools
 import math
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
 import numpy as np
 
 from emv3_jax.errors import InputError
@@ -36,6 +36,7 @@ LOGICAL = {  # what the axes of arrays are called -> the mesh axes that they are
     "layers": (),
 }
 Attention = Literal["allgather", "ulysses"]
+AnyMesh = Mesh | AbstractMesh  # of devices, or of their numbers alone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +69,7 @@ class MeshConfig:
 
 
 def make_mesh(config: MeshConfig = MeshConfig(),
-              devices: Sequence[jax.Device] | None = None) -> Mesh:
+              devices: Sequence[Any] | None = None) -> Mesh:
   """The mesh of `config` over `devices`; None takes all devices of all processes.
 
   On TPUs axes are laid along the links between chips, and an axis may take a part of a line of
@@ -99,12 +100,12 @@ def make_mesh(config: MeshConfig = MeshConfig(),
   return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def describe(mesh: Mesh, logical: str) -> str:
+def describe(mesh: AnyMesh, logical: str | None) -> str:
   """The mesh axes of a logical axis with their sizes: `data 2 x fsdp 4`."""
-  return " x ".join(f"{axis} {mesh.shape[axis]}" for axis in LOGICAL[logical])
+  return " x ".join(f"{axis} {mesh.shape[axis]}" for axis in _mesh_axes(logical))
 
 
-def degree(mesh: Mesh, logical: str | None) -> int:
+def degree(mesh: AnyMesh, logical: str | None) -> int:
   """Number of parts that a logical axis is split into."""
   return math.prod(mesh.shape[axis] for axis in _mesh_axes(logical))
 
@@ -118,7 +119,7 @@ def _mesh_axes(logical: str | None) -> tuple[str, ...]:
   return () if logical is None else LOGICAL[logical]
 
 
-def check_batch(mesh: Mesh, batch: int) -> None:
+def check_batch(mesh: AnyMesh, batch: int) -> None:
   """Checks that a batch divides over the mesh.
 
   Raises:
@@ -130,7 +131,7 @@ def check_batch(mesh: Mesh, batch: int) -> None:
                      f"the next batch that does is {batch + -batch % parts}.")
 
 
-def check_heads(mesh: Mesh, heads: int, attention: Attention) -> None:
+def check_heads(mesh: AnyMesh, heads: int, attention: Attention) -> None:
   """Checks that attention heads divide over the mesh.
 
   Raises:
@@ -148,7 +149,7 @@ def check_heads(mesh: Mesh, heads: int, attention: Attention) -> None:
         f"can be {divisors(heads // tensor)}; mesh.attention=allgather takes any.")
 
 
-def check_positions(mesh: Mesh, grid: tuple[int, int]) -> None:
+def check_positions(mesh: AnyMesh, grid: tuple[int, int]) -> None:
   """Checks that the token positions of a frame divide over the mesh.
 
   Args:
@@ -169,6 +170,6 @@ def check_positions(mesh: Mesh, grid: tuple[int, int]) -> None:
 def nearest_grids(grid: tuple[int, int], parts: int, count: int = 2) -> list[tuple[int, int]]:
   """Grids near `grid` whose number of positions `parts` divides, the nearest first."""
   around = [range(max(1, side - parts), side + parts + 1) for side in grid]
-  fitting = [near for near in itertools.product(*around) if math.prod(near) % parts == 0]
+  fitting = [(h, w) for h, w in itertools.product(*around) if h * w % parts == 0]
   distance = lambda near: (np.abs(np.subtract(near, grid)).sum(), abs(near[0] - grid[0]), near)
   return sorted(fitting, key=distance)[:count]

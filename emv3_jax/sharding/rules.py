@@ -12,6 +12,7 @@ is split) and wav2vec2 but for its feed-forward layers.
 import functools
 import math
 import re
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -190,7 +191,7 @@ def shard_params(params: Params, mesh: Mesh, component: str = "transformer") -> 
   return jax.tree.map(put, params, param_shardings(params, mesh, component))
 
 
-def replicate(tree, mesh: Mesh):
+def replicate(tree: Any, mesh: mesh_lib.AnyMesh) -> Any:
   """Puts arrays, the same on every process, whole on every device of the mesh."""
   return jax.tree.map(lambda leaf: put(leaf, NamedSharding(mesh, PartitionSpec())), tree)
 

@@ -6,14 +6,15 @@ masked video's latent. A mask is 1 (True) where the video is given, 0 where it i
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float, Float32
 import numpy as np
 
 from emv3_jax import geometry
+from emv3_jax.arrays import AnyArray
 from emv3_jax.geometry import CHANNELS, FRAMES, PIXELS
 
 
-def outside_mouth(mouth: np.ndarray, frames: int) -> Bool[np.ndarray, "F H W"]:
+def outside_mouth(mouth: Bool[np.ndarray, "*F H W"], frames: int) -> Bool[np.ndarray, "F H W"]:
   """Computes the condition mask of lip-sync: all pixels outside the mouth region are given.
 
   Args:
@@ -23,7 +24,7 @@ def outside_mouth(mouth: np.ndarray, frames: int) -> Bool[np.ndarray, "F H W"]:
   return np.broadcast_to(~mouth.astype(bool), (frames, *mouth.shape[-2:]))
 
 
-def masked_video(video: np.ndarray, mask: np.ndarray) -> Float32[np.ndarray, "F H W 3"]:
+def masked_video(video: Float[np.ndarray, "F H W 3"], mask: Bool[np.ndarray, "F *size"]) -> Float32[np.ndarray, "F H W 3"]:
   """Replaces the pixels of `video` outside `mask` by mid grey.
 
   Args:
@@ -37,7 +38,7 @@ def masked_video(video: np.ndarray, mask: np.ndarray) -> Float32[np.ndarray, "F 
   return np.where(mask, video, np.float32(0)).astype(np.float32)
 
 
-def mask_latents(mask: np.ndarray, size: tuple[int, int]) -> Float32[np.ndarray, "f H8 W8 4"]:
+def mask_latents(mask: Bool[np.ndarray, "F *size"], size: tuple[int, int]) -> Float32[np.ndarray, "f H8 W8 4"]:
   """Computes the four mask channels of the network's input.
 
   The channels of a latent frame stand for its four video frames; the first latent frame holds
@@ -64,22 +65,21 @@ def mask_latents(mask: np.ndarray, size: tuple[int, int]) -> Float32[np.ndarray,
     cells = grouped[:, None, None, :]
   else:
     cells = grouped.reshape(-1, FRAMES, grid[0], PIXELS, grid[1], PIXELS)
-    cells = cells.all(axis=(1, 3, 5))[..., None]
+    cells = np.asarray(cells.all(axis=(1, 3, 5)))[..., None]
   return np.broadcast_to(cells, (len(grouped), *grid, FRAMES)).astype(np.float32)
 
 
-def condition(mask, masked_latents=None) -> jax.Array:
+def condition(mask: Float32[AnyArray, "*b f H8 W8 4"],
+              masked_latents: Float[AnyArray, "*b f H8 W8 16"] | None = None
+              ) -> Float32[jax.Array, "*b f H8 W8 20"]:
   """Concatenates the 20 condition channels: mask, then latents of the masked video. Runs under jit too.
 
   Where nothing is given (T2V, or the image dropped) the reference uses zeros for the masked latents,
   not the latents of a grey video.
 
   Args:
-    mask: float32 [..., f, H8, W8, 4].
-    masked_latents: float32 [..., f, H8, W8, 16], mean latents, normalised; None stands for zeros.
-
-  Returns:
-    float32 [..., f, H8, W8, 20].
+    mask: 1 where the video is given.
+    masked_latents: mean latents, normalised; None stands for zeros.
   """
   if masked_latents is None:
     masked_latents = jnp.zeros((*mask.shape[:-1], CHANNELS))

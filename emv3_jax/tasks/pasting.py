@@ -1,19 +1,20 @@
 """Post-processing of lip-sync: pixels of the source outside the mouth region, with a soft seam."""
 
+from jaxtyping import Bool, Float32, UInt8
 import numpy as np
 from PIL import Image, ImageFilter
 
 
-def feathered(mouth: np.ndarray, radius: float) -> np.ndarray:
+def feathered(mouth: Bool[np.ndarray, "H W"], radius: float) -> Float32[np.ndarray, "H W"]:
   """Computes the weight of the generated picture: 1 well inside the mouth region, 0 outside it.
 
   Args:
-    mouth: bool [H, W], True where the mouth is inpainted.
+    mouth: True where the mouth is inpainted.
     radius: width of the seam in pixels; the seam lies inside the region, so that no pixel
       outside of it changes.
 
   Returns:
-    float32 [H, W] in [0, 1].
+    In [0, 1].
   """
   size = 2 * int(np.ceil(radius)) + 1
   picture = Image.fromarray(mouth.astype(np.uint8) * 255)
@@ -22,20 +23,18 @@ def feathered(mouth: np.ndarray, radius: float) -> np.ndarray:
   return np.asarray(soft, np.float32) / 255 * mouth
 
 
-def paste(frames: np.ndarray, source: np.ndarray, mouth: np.ndarray) -> np.ndarray:
+def paste(frames: UInt8[np.ndarray, "F H W 3"], source: UInt8[np.ndarray, "F H W 3"],
+          mouth: Bool[np.ndarray, "F H W"]) -> UInt8[np.ndarray, "F H W 3"]:
   """Puts the source's pixels back outside the mouth region.
 
   Args:
-    frames: uint8 [F, H, W, 3] as decoded.
-    source: uint8 [F, H, W, 3].
-    mouth: bool [F, H, W].
-
-  Returns:
-    uint8 [F, H, W, 3].
+    frames: as decoded.
+    source: of the same size.
+    mouth: True where it is redrawn.
   """
   radius = max(1.0, min(frames.shape[1:3]) / 64)
   pasted = np.empty_like(frames)
-  weight, region = None, None
+  weight, region = np.empty(0), None
   for index, (new, old) in enumerate(zip(frames, source, strict=True)):
     if region is None or not np.array_equal(region, mouth[index]):
       region = mouth[index]

@@ -56,7 +56,7 @@ def by_number(number: int) -> TaskSpec:
 def precomputed() -> tuple[TaskSpec, ...]:
   """Returns the tasks whose masked latents are stored in records, in the order of `masked_latents`."""
   return tuple(sorted((spec for spec in _TABLE.values() if spec.slot is not None),
-                      key=lambda spec: spec.slot))
+                      key=lambda spec: -1 if spec.slot is None else spec.slot))
 
 
 def register(spec: TaskSpec) -> TaskSpec:

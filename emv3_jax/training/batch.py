@@ -1,13 +1,12 @@
 """A batch of training examples."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 import dataclasses
 
 import jax
 from jaxtyping import Float, Int32, UInt32
-import numpy as np
 
-Array = jax.Array | np.ndarray
+from emv3_jax.arrays import AnyArray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,18 +31,18 @@ class Batch:
     frame_mask: 0 where the loss does not look; None: 1 everywhere.
   """
 
-  latents: Float[Array, "b f H8 W8 c"]
-  mask: Float[Array, "b f H8 W8 4"]
-  masked_latents: Float[Array, "b f H8 W8 c"]
-  text: Float[Array, "b text_tokens text_dim"]
-  image: Float[Array, "b image_tokens image_dim"]
-  audio: Float[Array, "b audio_tokens *audio"]
-  face_mask: Float[Array, "b hw"]
-  mouth_mask: Float[Array, "b f H8 W8"]
-  task: Int32[Array, "b"]
-  example: UInt32[Array, "b"]
-  face_region: Float[Array, "b hw"] | None = None
-  frame_mask: Float[Array, "b f"] | None = None
+  latents: Float[AnyArray, "b f H8 W8 c"]
+  mask: Float[AnyArray, "b f H8 W8 4"]
+  masked_latents: Float[AnyArray, "b f H8 W8 c"]
+  text: Float[AnyArray, "b text_tokens text_dim"]
+  image: Float[AnyArray, "b image_tokens image_dim"]
+  audio: Float[AnyArray, "b audio_tokens *audio"]
+  face_mask: Float[AnyArray, "b hw"]
+  mouth_mask: Float[AnyArray, "b f H8 W8"]
+  task: Int32[AnyArray, "b"]
+  example: UInt32[AnyArray, "b"]
+  face_region: Float[AnyArray, "b hw"] | None = None
+  frame_mask: Float[AnyArray, "b f"] | None = None
 
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(Batch))
@@ -53,7 +52,7 @@ def _flatten(batch: Batch) -> tuple[list[tuple], None]:
   return [(jax.tree_util.GetAttrKey(name), getattr(batch, name)) for name in _FIELDS], None
 
 
-def _unflatten(_, leaves: Sequence) -> Batch:
+def _unflatten(_, leaves: Iterable) -> Batch:
   """Without `__init__`, which would check types: leaves need not be arrays."""
   batch = object.__new__(Batch)
   for name, leaf in zip(_FIELDS, leaves, strict=True):

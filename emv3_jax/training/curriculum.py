@@ -9,7 +9,7 @@ from it. Negative DPO takes stages of its own, or every k-th step of one (`Stage
 from collections.abc import Sequence
 import dataclasses
 import functools
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
@@ -123,7 +123,8 @@ class Stage:
     return self.kind if (index + 1) % self.every == 0 else "sft"
 
 
-class StagePosition(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class StagePosition:
   """Where in the schedule a step lies: the stage, its index and its first step."""
 
   stage: Stage
@@ -186,7 +187,7 @@ def draw_tasks(seed: int, step: int, examples: np.ndarray, mixture: Mixture) -> 
   return np.minimum(tasks, np.flatnonzero(mixture.probabilities)[-1]).astype(np.int32)
 
 
-def _host() -> jax.Device | None:
+def _host() -> Any:
   """The CPU; where JAX_PLATFORMS leaves it out, the default device, which draws the same."""
   try:
     return jax.local_devices(backend="cpu")[0]

@@ -141,6 +141,7 @@ class Run:
     compiled = (train_step, shape) in self._called  # a first call places constants
     self._called.add((train_step, shape))
     with jax.transfer_guard("disallow" if compiled else "allow"):
+      assert self.empty_text is not None  # the stage has begun
       state, metrics = train_step(state, batch.batch, self.empty_text, batch.positives)
     self.reporter.add(step + 1, train_step.kind, metrics)
     self.throughput.count(step, shape, batches.stalled)
@@ -179,6 +180,7 @@ class Run:
       self.reporter.write(writer)
       self.save(checkpoints, step, state)
     if _due(step, train.preview_every):
+      assert self.previews is not None  # they are asked for
       with self.throughput.paused():
         self.previews.make(step, state["ema"], writer)
 
@@ -219,7 +221,7 @@ def train(config: Config, workdir: pathlib.Path, programs: TrainPrograms, *,
                      config.train.keep_every) as checkpoints:
       first = checkpoints.latest
       if first is not None:
-        processes.together(lambda: checkpoints.check(first))
+        processes.together(lambda step=first: checkpoints.check(step))
       missing = None if (first or 0) >= config.last_step else run.missing(first or 0)
       if missing and first is not None:
         return _stopped_without(missing, config.last_step, first)

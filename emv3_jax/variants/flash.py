@@ -15,8 +15,8 @@ WINDOW = 5  # video frames
 _CONTEXT = WINDOW // 2
 
 
-def normalise_loudness(samples: np.ndarray) -> np.ndarray:
-  """Scales samples, float32 [n] at 16 kHz, to -23 LUFS (ITU-R BS.1770), as the reference does.
+def normalise_loudness(samples: Float32[np.ndarray, "n"]) -> Float32[np.ndarray, "n"]:
+  """Scales samples at 16 kHz to -23 LUFS (ITU-R BS.1770), as the reference does.
 
   Samples without a meaningful loudness stay unchanged: silence, a loudness beyond 100 LUFS in absolute
   value, and clips shorter than the meter's block of 0.4 s.
@@ -39,11 +39,12 @@ def num_samples(frames: int) -> int:
   return int(frames / FPS * RATE)  # the reference's arithmetic: one sample less for F = 201, 203, 402, ...
 
 
-def windows(features: np.ndarray) -> Float32[np.ndarray, "F 5 layers channels"]:
+def windows(features: Float32[np.ndarray, "F layers channels"]
+            ) -> Float32[np.ndarray, "F 5 layers channels"]:
   """Makes the window of five frames around each frame; the first and last frame are repeated at the ends.
 
   Args:
-    features: float32 [F, layers, channels], hidden states of wav2vec2, one per video frame.
+    features: hidden states of wav2vec2, one per video frame.
   """
   frames = len(features)
   around = np.arange(frames)[:, None] + np.arange(WINDOW) - _CONTEXT

@@ -1,5 +1,6 @@
 """The preview variant: two wav2vec2 features per video frame, a face mask, guidance by text and audio."""
 
+from jaxtyping import Float, Float32
 import numpy as np
 
 from emv3_jax.variants.variant import Variant
@@ -18,8 +19,8 @@ PAPER_SETTINGS = dict(text_scale=3.0, audio_scale=9.0, dynamic_text=False, dynam
                       neg_scale=1.0, neg_steps=0)
 
 
-def normalise(samples: np.ndarray) -> np.ndarray:
-  """Normalises samples, float32 [n], to mean 0 and variance 1."""
+def normalise(samples: Float[np.ndarray, "n"]) -> Float32[np.ndarray, "n"]:
+  """Normalises samples to mean 0 and variance 1."""
   return ((samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)).astype(np.float32)
 
 

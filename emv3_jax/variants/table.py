@@ -10,7 +10,7 @@ _TABLE = {variant.name: variant for variant in (PREVIEW, FLASH)}
 _OWN = tuple(_TABLE)
 
 
-def of(name: str) -> Variant:
+def of(name: str | None) -> Variant:
   """Returns the variant called `name`.
 
   Raises:

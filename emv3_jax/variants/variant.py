@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 import dataclasses
 from typing import Any, Literal
 
+from jaxtyping import Float, Float32
 import numpy as np
 
 from emv3_jax.models.transformer_block import TransformerConfig
@@ -52,23 +53,26 @@ class Variant:
     """Whether text guidance and negative prompts apply."""
     return self.guidance == "text_audio"
 
-  def waveform(self, samples: np.ndarray, frames: int, normalise: bool = True) -> np.ndarray:
-    """Makes the audio encoder's input, float32 [num_samples(frames)]: the whole recording is normalised,
+  def waveform(self, samples: Float[np.ndarray, "n"], frames: int, normalise: bool = True
+               ) -> Float32[np.ndarray, "samples"]:
+    """Makes the audio encoder's input of length `num_samples(frames)`: the whole recording is normalised,
     then cut or padded with zeros.
 
     Args:
-      samples: float32 [n] at 16 kHz.
+      samples: at 16 kHz.
       frames: number of video frames F.
       normalise: `do_normalize` of the checkpoint's feature extractor. If it is False and
         `follows_extractor`, the samples are not normalised.
     """
     length = self.num_samples(frames)
-    level = self.normalise if normalise or not self.follows_extractor else np.float32
-    waveform = level(samples)[:length]
-    return np.pad(waveform, (0, length - len(waveform)))
+    normal = samples.astype(np.float32)
+    if normalise or not self.follows_extractor:
+      normal = self.normalise(samples)
+    normal = normal[:length]
+    return np.pad(normal, (0, length - len(normal)))
 
-  def network_input(self, features: np.ndarray) -> np.ndarray:
-    """Makes the network's input [n, ...] from the features [n, ...] of a whole clip."""
+  def network_input(self, features: Float[np.ndarray, "n *feature"]) -> Float[np.ndarray, "n *taken"]:
+    """Makes the network's input from the features of a whole clip."""
     return features if self.windows is None else self.windows(features)
 
   def crop_features(self, features: np.ndarray, start: int, frames: int) -> np.ndarray:

@@ -22,7 +22,7 @@ class Checkout:
   hears = True
 
   def __init__(self, folder: str, variant: str | None):
-    self._folder, self._code = folder, RELEASED_CODE.get(variant)
+    self._folder, self._code = folder, RELEASED_CODE.get(variant or "")
     for module, name in (VAE, TEXT, IMAGE, *(self._code.classes if self._code else ())):
       load(folder, module, name)
 
@@ -80,6 +80,7 @@ class Checkout:
   def solver(self, settings):
     if settings.solver == "euler":
       return euler(settings)
+    assert self._code is not None and self._code.solver is not None  # all others have one
     solver = made(load(self._folder, *self._code.solver), num_train_timesteps=1000,
                   shift=settings.solver_shift, use_dynamic_shifting=False)
     solver.set_timesteps(settings.steps, device="cpu", shift=settings.shift)

@@ -40,7 +40,7 @@ class Ours:
         "sampling": settings}, str(card.folder))
     config = dataclasses.replace(config, precision=PrecisionConfig(
         **dict.fromkeys(COMPONENTS, FLOAT32)))
-    self.settings, self.config = config.sampling, config.model
+    self.settings, self.config = config.settings, config.model
     self.model = Model(config, pathlib.Path(card.folder), parts)
 
   def text(self, inputs: Inputs) -> np.ndarray:
@@ -103,5 +103,5 @@ class Ours:
         text={"prompt": conditions.prompt, "negative": conditions.negative},
         image=conditions.image, audio=conditions.audio,
         condition=self.model.whole(conditions.condition),
-        face_mask=self.model.whole(inputs.face_mask)))
+        face_mask=None if inputs.face_mask is None else self.model.whole(inputs.face_mask)))
     return np.asarray(found, np.float32)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import torch
 
-from emv3_jax.sampling.settings import SamplingConfig
+from emv3_jax.sampling.settings import Settings
 from emv3_jax.verify import weights
 from emv3_jax.verify.inputs import Conditions, Inputs
 from emv3_jax.verify.modules import Implementation, Module
@@ -27,7 +27,7 @@ class Theirs:
   """
 
   def __init__(self, implementation: Implementation, originals: Mapping[str, Original],
-               settings: SamplingConfig, variant: str | None):
+               settings: Settings, variant: str | None):
     self._implementation, self._originals = implementation, originals
     self._settings, self._variant = settings, variant
 

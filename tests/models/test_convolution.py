@@ -20,7 +20,7 @@ CASES = {  # input, kernel, strides, padding
 def test_gradients(case):
   shape, kernel_shape, strides, padding = case
   rng = np.random.default_rng(0)
-  x, kernel = (rng.normal(size=size).astype(np.float32) for size in (shape, kernel_shape))
+  x, kernel = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in (shape, kernel_shape))
   numbers = {3: ("NWC", "WIO", "NWC"), 4: ("NHWC", "HWIO", "NHWC")}[len(shape)]
 
   def plain(x, kernel):

@@ -14,7 +14,7 @@ def _standard(x, eps):
 
 def _faint(rng):
   """Numbers whose variance is as small as the epsilon of the tests, 0.01."""
-  return (3 + 0.1 * rng.normal(size=(2, 5, 8))).astype(np.float32)
+  return jnp.asarray(3 + 0.1 * rng.normal(size=(2, 5, 8)), jnp.float32)
 
 
 def test_layer_norm(rng):
@@ -32,7 +32,7 @@ def test_rms_norm(rng):
 
 
 def test_modulation(rng):
-  x, (shift, scale) = _faint(rng), rng.normal(size=(2, 2, 1, 8)).astype(np.float32)
+  x, (shift, scale) = _faint(rng), jnp.asarray(rng.normal(size=(2, 2, 1, 8)), jnp.float32)
   want = _standard(x, 0.01) * (1 + scale) + shift
   np.testing.assert_allclose(modulated_norm(x, shift, scale, 0.01), want, atol=1e-4)
 

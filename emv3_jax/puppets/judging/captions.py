@@ -33,7 +33,7 @@ def hair(video: np.ndarray) -> str:
   """The name in `palette.HAIR` nearest to what is on the crown over the clip."""
   seen = np.median(readers.colours(video).hair, axis=0)
   distance = {name: np.abs(seen - colour).mean() for name, colour in palette.HAIR.items()}
-  return min(distance, key=distance.get)
+  return min(distance, key=lambda name: distance[name])
 
 
 def figures(rows: Sequence[dict[str, Pair]]) -> dict[str, float]:

@@ -23,6 +23,7 @@ def row(shown: Performance) -> dict:
   if shown.silent is not None:
     found["silent_opening"] = float(readers.opening(shown.silent)[SETTLED:].mean())
   if shown.swapped is not None:
+    assert shown.other is not None  # whose sound it has
     seen, heard = readers.opening(shown.swapped), shown.other.truth.opening
     found["swapped_r"] = in_time(lateness(seen, heard))
     found["swapped_excess"] = correlation(seen, truth.opening) - correlation(heard, truth.opening)

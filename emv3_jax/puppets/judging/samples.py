@@ -161,11 +161,12 @@ def write_wav(path: pathlib.Path, sound: np.ndarray) -> None:
 
 def weights_digest(model: Model) -> str:
   """SHA-256 of the parameters' files of a model's networks; of nothing where it is untrained."""
-  if model.folder is None:
+  folder, card = model.folder, model.card
+  if folder is None or card is None:
     return _digest(())
-  parts = sorted(path for name in model.card.components for path in (model.folder / name).rglob("*"))
+  parts = sorted(path for name in card.components for path in (folder / name).rglob("*"))
   return _digest(tuple(content for path in parts if path.is_file()
-                       for content in (path.relative_to(model.folder), path.read_bytes())))
+                       for content in (path.relative_to(folder), path.read_bytes())))
 
 
 def _digest_of(model: Model) -> str:

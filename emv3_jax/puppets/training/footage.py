@@ -81,7 +81,7 @@ def batch(footage: Footage, settings: VAESettings, phase: Phase, step: int) -> d
   videos, weights = [], []
   for example in range(phase.batch):
     rng = np.random.default_rng((settings.seed, step, example))
-    clip = rng.integers(len(footage.frames))
+    clip = int(rng.integers(len(footage.frames)))
     start = rng.integers(footage.frames.shape[1] - phase.frames + 1)
     window = slice(start, start + phase.frames)
     video = footage.frames[clip, window]

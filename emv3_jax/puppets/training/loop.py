@@ -9,6 +9,7 @@ import dataclasses
 import json
 import pathlib
 import time
+from typing import Any
 
 from absl import logging
 import jax
@@ -55,7 +56,7 @@ def optimizer(learning: Learning, steps: int) -> optax.GradientTransformation:
   return optax.chain(optax.clip_by_global_norm(learning.clip), rules[learning.rule]())
 
 
-def _as_matrices(params: Params):
+def _as_matrices(params: Any) -> Any:
   """How Muon sees kernels: from all that is summed over to the outputs. Vectors are left to Adam."""
   return jax.tree.map(
       lambda leaf: optax.contrib.MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1)

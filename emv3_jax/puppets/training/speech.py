@@ -10,6 +10,7 @@ from emv3_jax.io.resampling import resample
 from emv3_jax.puppets import world
 from emv3_jax.puppets.training.settings import AudioSettings, Phase
 from emv3_jax.puppets.world.sentences import SAMPLES_PER_FRAME, sentences, speech
+from emv3_jax.puppets.world.voice import SPEECH_LEVEL
 from emv3_jax.variants.preview import PREVIEW
 
 _HOP = SAMPLES_PER_FRAME // 2  # samples a token: two tokens a video frame
@@ -46,7 +47,7 @@ def _draw(settings: AudioSettings, frames: int, rng: np.random.Generator) -> dic
   opening = np.pad(opening, (before, 0))
   first = start + before
   samples = sound[first * SAMPLES_PER_FRAME:(first + frames) * SAMPLES_PER_FRAME]
-  level = settings.hiss * rng.random() ** 3 * world.voice.SPEECH_LEVEL
+  level = settings.hiss * rng.random() ** 3 * SPEECH_LEVEL
   mel = log_mel(samples, settings.bands)
   noisy = samples + level * rng.standard_normal(len(samples), np.float32)
   return {"waveform": PREVIEW.waveform(noisy.astype(np.float32), frames),

@@ -35,4 +35,4 @@ def draw(colour: str, pattern: str) -> np.ndarray:
   """The wall, [256, 256, 3] uint8; `colour` of `palette.BACKGROUND`, `pattern` of `PATTERNS`."""
   base = palette.BACKGROUND[colour]
   second = palette.shade(base, 0.82)
-  return np.where(_MASKS[pattern][..., None], np.uint8(second), np.uint8(base))
+  return np.where(_MASKS[pattern][..., None], np.asarray(second, np.uint8), np.asarray(base, np.uint8))

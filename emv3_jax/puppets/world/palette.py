@@ -65,9 +65,11 @@ BACKGROUND = MappingProxyType({
 
 def shade(colour: Colour, factor: float) -> Colour:
   """`colour` times `factor`, clipped to 0..255: the same hue, darker or lighter."""
-  return tuple(min(255, max(0, round(channel * factor))) for channel in colour)
+  red, green, blue = (min(255, max(0, round(channel * factor))) for channel in colour)
+  return red, green, blue
 
 
 def mix(first: Colour, second: Colour, share: float) -> Colour:
   """`first` with `share` (0..1) of `second` mixed in."""
-  return tuple(round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
+  red, green, blue = (round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
+  return red, green, blue

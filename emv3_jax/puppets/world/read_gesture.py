@@ -35,7 +35,7 @@ def name_gesture(video: np.ndarray, hand: Hand) -> str:
     hand: found in it.
   """
   beats = measure(video, hand)
-  name = max(beats, key=beats.get)
+  name = max(beats, key=lambda name: beats[name])
   return name if beats[name] >= LEAST else CALM
 
 

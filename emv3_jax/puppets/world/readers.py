@@ -107,13 +107,15 @@ def _mouth_region(share: np.ndarray) -> np.ndarray:
   It is the one connected patch about the greatest share. Averages over 3 x 5 pixels, wide as mouths
   are, decide; they drown noise but keep a mouth that is open by a twentieth.
   """
-  calm = uniform_filter(share, (3, 5), mode="constant")
+  # scipy's hints take the default for the type.
+  calm = uniform_filter(share, (3, 5), mode="constant")  # pyright: ignore[reportArgumentType]
   inner = calm[1:-5, 4:-4]
   if inner.max() < 0.16:
     return np.zeros(share.shape, bool)
-  peak = np.unravel_index(inner.argmax(), inner.shape)
-  patches, _ = label(calm > max(0.15, 0.35 * inner.max()))
-  return binary_dilation(patches == patches[peak[0] + 1, peak[1] + 4], np.ones((3, 3)), 2)
+  row, column = divmod(int(inner.argmax()), inner.shape[1])
+  # scipy's hints take the number of patches for all.
+  patches, _ = label(calm > max(0.15, 0.35 * inner.max()))  # pyright: ignore[reportGeneralTypeIssues]
+  return binary_dilation(patches == patches[row + 1, column + 4], np.ones((3, 3)), 2)
 
 
 def fingers(video: np.ndarray) -> np.ndarray:

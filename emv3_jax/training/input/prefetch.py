@@ -116,9 +116,9 @@ class Prefetcher:
     stage, kind = position.stage, position.kind
     records, positives = self._next(sources.of_step(step), step), None
     if kind == "dpo":
-      positives = sources.data.records(records["example"])
+      positives = sources.own.records(records["example"])
     elif kind == "ndpo" and sources.uses_positives(stage):
-      positives = self._next(sources.data, step)
+      positives = self._next(sources.own, step)
     to_batch = lambda records, others: to_mesh(
         make_batch(self._config.seed, step, stage, records, others if kind == "dpo" else None),
         self._target, self._config.train.batch)
@@ -168,7 +168,7 @@ def _check_pairs(stage: Stage, records: pipeline.Batch, pair: pipeline.Batch) ->
   apart = np.flatnonzero((ours != theirs) & (ours != ANY_TASK) & (theirs != ANY_TASK))
   if len(apart):
     row = apart[0]
-    names = " and ".join(sorted(by_number(tasks[row]).name for tasks in (ours, theirs)))
+    names = " and ".join(sorted(by_number(int(tasks[row])).name for tasks in (ours, theirs)))
     raise InputError(f"Stage {stage.name!r} pairs record {records['example'][row]} of its negatives "
                      f"with that of the data, but they are for the tasks {names}; a pair needs one. "
                      "Prepare the data without reports, or from clips of the negatives' tasks.")
@@ -177,7 +177,7 @@ def _check_pairs(stage: Stage, records: pipeline.Batch, pair: pipeline.Batch) ->
 def local_rows(target: NamedSharding, batch: int) -> list[int]:
   """The rows of a global batch that devices of this process hold, in order."""
   held = target.addressable_devices_indices_map((batch,)).values()
-  return sorted({row for index in held for row in range(*index[0].indices(batch))})
+  return sorted({row for index in held if index is not None for row in range(*index[0].indices(batch))})
 
 
 def to_mesh(local: Batch, target: NamedSharding, batch: int) -> Batch:

@@ -153,12 +153,18 @@ class Sources:
     return Source(folder, dataset, order, stage)
 
   def _check_pairs(self, index: int) -> None:
-    found, data = self._negatives[index], self.data
+    found, data = self._negatives[index], self.own
     buckets = [source.dataset.index.bucket_numbers() for source in (found, data)]
-    if not np.array_equal(*buckets):
+    if not np.array_equal(buckets[0], buckets[1]):
       raise InputError(f"stages.{index} ({self.stages[index].name!r}) pairs record n of "
                        f"{found.folder} with record n of {data.folder}; they hold {len(buckets[0])} "
                        f"and {len(buckets[1])} records, or windows of other sizes.")
+
+  @property
+  def own(self) -> Source:
+    """The run's own data, for steps that take from it: without it their stage does not begin."""
+    assert self.data is not None
+    return self.data
 
   def empty_text(self, index: int) -> np.ndarray:
     """float32 [m, text_dim]: umT5 states of the empty string, as stage `index` needs them."""
@@ -172,7 +178,7 @@ class Sources:
   def of_step(self, step: int) -> Source:
     """What the batch of a step is taken from: negatives in ndpo and dpo steps."""
     if curriculum.kind_at(self.stages, step) == "sft":
-      return self.data
+      return self.own
     return self._negatives[curriculum.stage_position(self.stages, step).index]
 
   def uses_positives(self, stage: Stage) -> bool:

@@ -43,7 +43,7 @@ def _clips(row: StepMetrics, sources: Sources) -> dict:
     record = source.dataset[number]
     values = {name: _json_number(values[index]) for name, values in by_example.items()}
     clips.append({"record": int(number), "id": record.id, "window": record.index, **values,
-                  "task": by_number(by_example["task"][index]).name})
+                  "task": by_number(int(by_example["task"][index])).name})
   return {"dataset": source.folder, "batch": clips}
 
 

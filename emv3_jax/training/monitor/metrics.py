@@ -11,6 +11,7 @@ import dataclasses
 import json
 import math
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -40,7 +41,7 @@ class StepMetrics:
 
   step: int
   kind: Kind
-  values: dict[str, float | list[float]]
+  values: dict[str, Any]
 
   def fault(self, max_loss: float) -> str | None:
     """Why training cannot go on after this step, if it cannot."""

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from emv3_jax import sharding
+from emv3_jax.arrays import AnyArray
 from emv3_jax.data.order import Order
 from emv3_jax.data.pipeline import Dataset
 from emv3_jax.diffusion import flow
@@ -41,7 +42,7 @@ from emv3_jax.training.settings import Config
 from emv3_jax.training.update.programs import TrainPrograms
 
 FOLDER = "previews"
-_MIDDLES = np.float32(np.add(BANDS[1:], BANDS[:-1]) / 2)  # of the bands of sigma
+_MIDDLES = np.asarray(np.add(BANDS[1:], BANDS[:-1]) / 2, np.float32)  # of the bands of sigma
 _ALL_TASKS = Stage("held_out", 1, Mixture(**dict.fromkeys(names(), 1.0)))
 
 
@@ -126,7 +127,7 @@ class HeldOut:
     self._run = programs.jit(self._measure, donate_argnums=(),
                              out_shardings=jax.NamedSharding(programs.mesh, jax.P()))
 
-  def _measure(self, params: Params, batch: Batch, sigma: jax.Array, rope) -> dict[str, jax.Array]:
+  def _measure(self, params: Params, batch: Batch, sigma: jax.Array, rope) -> dict[str, AnyArray]:
     """By example: error [b], task [b], mean and mean square of the cells not given, [b, 2, c]."""
     config, examples = self._config, batch.example
     density = dataclasses.replace(config.loss, jitter=0.0)

@@ -20,9 +20,10 @@ class TensorBoard:
 
   def __init__(self, folder: pathlib.Path, step: int):
     # Here, because it imports PyTorch where that is installed: 1.4 s, for the process that writes.
-    from tensorboardX import event_file_writer, proto, summary
+    from tensorboardX import event_file_writer, summary
+    from tensorboardX.proto import event_pb2
 
-    self._proto, self._scalar = proto.event_pb2, summary.scalar
+    self._proto, self._scalar = event_pb2, summary.scalar
     folder.mkdir(parents=True, exist_ok=True)
     # Its own name of a file tells seconds apart, of which two starts may share one.
     self._file = event_file_writer.EventsWriter(str(folder / "events"), f".{time.time_ns()}")

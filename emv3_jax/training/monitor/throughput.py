@@ -38,7 +38,7 @@ class Throughput:
       self._lead, self._counted_to = self._lead - 1, now
       return
     self._stalled += waited
-    self._seconds += now - self._counted_to
+    self._seconds += now - (now if self._counted_to is None else self._counted_to)
     self._counted_to = now
     b, f, height8, width8, _ = shape
     self._steps += 1

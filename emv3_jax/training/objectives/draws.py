@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from emv3_jax.arrays import AnyArray
 from emv3_jax.diffusion import flow
 from emv3_jax.diffusion.randomness import Purpose, key_for
 from emv3_jax.models.cross_attention import ALLOCATIONS, RELEASED
@@ -41,12 +42,12 @@ class Dropped(NamedTuple):
 
 
 def _by_example(seed: int, purpose: Purpose, step: jax.Array, draw: Callable,
-                examples: jax.Array, *others: jax.Array) -> jax.Array:
+                examples: AnyArray, *others: jax.Array) -> jax.Array:
   one = lambda example, *rest: draw(key_for(seed, purpose, step, example), *rest)
   return jax.vmap(one)(examples, *others)
 
 
-def draw(seed: int, config: LossConfig, step: jax.Array, examples: jax.Array,
+def draw(seed: int, config: LossConfig, step: jax.Array, examples: AnyArray,
          shape: tuple[int, ...], sigma: jax.Array | None = None) -> Draws:
   """Sigma, noise and phase weights of a batch.
 
@@ -77,7 +78,7 @@ def phase_weights(config: LossConfig, key: jax.Array, tau: jax.Array) -> jax.Arr
 
 
 def draw_dropped(seed: int, config: DropoutConfig, step: jax.Array,
-                 examples: jax.Array) -> Dropped:
+                 examples: AnyArray) -> Dropped:
   """Which conditions are dropped from the examples [b] in this step."""
   return dropped_at(config, _by_example(
       seed, Purpose.CONDITION_DROPOUT, step, lambda key: jax.random.uniform(key), examples))

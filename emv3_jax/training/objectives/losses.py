@@ -80,7 +80,7 @@ def ndpo_objective(forward: Forward, config: ObjectiveConfig, step: jax.Array, r
     batch = batches["batch"]
     draws = draw(config.seed, config.loss, step, batch.example, batch.latents.shape[1:])
     d = forward.errors(params, batch, draws, rope)
-    if config.ndpo.reading == "reference":
+    if reference is not None:
       d_ref, beta = forward.errors(reference, batch, draws, rope), config.ndpo.beta
     else:
       d_ref, beta = jnp.zeros_like(d), measured_beta(calibration, d)

@@ -8,8 +8,10 @@ It is restored on any mesh and number of processes.
 from collections.abc import Callable, Sequence
 import contextlib
 import dataclasses
+import os
 import pathlib
 import shutil
+from typing import Any
 
 from absl import logging
 import jax
@@ -49,13 +51,15 @@ class Checkpoints:
     self.folder, self.run, self._check = workdir / FOLDER, run, check
     self._saving: int | None = None
     policies = ocp.training.preservation_policies
-    kept = [policies.LatestN(keep)]
+    kept: list[Any] = [policies.LatestN(keep)]
     if keep_every:
       kept.append(policies.EveryNSteps(keep_every))
     context = ocp.Context()
     context.pytree.loading.partial_load = not writing
     self._checkpointer = ocp.training.Checkpointer(
-        self.folder.absolute(), context=context, preservation_policy=policies.AnyPreservationPolicy(kept),
+        os.fspath(self.folder.absolute()), context=context,
+        # Orbax's hints name two types of the same checkpoints.
+        preservation_policy=policies.AnyPreservationPolicy(kept),  # pyright: ignore[reportArgumentType]
         cleanup_tmp_directories=writing)
 
   def __enter__(self) -> "Checkpoints":
@@ -119,13 +123,16 @@ class Checkpoints:
     state, content = self._read(step, abstract)
     return state, [StepMetrics(**row) for row in content.get("rows", ())]
 
-  def check(self, step: int) -> dict:
+  def check(self, step: int) -> Any:
     """What else `save` was given, once it is known that the run may go on from it; raises as `load`."""
     where = self.folder / str(step)
     with self._readable(step):
-      content = self._checkpointer.metadata(step).custom_metadata or {}
+      content = self._content(step)
       self._check(content, self.run, step, f"Checkpoint {where}")
       return content
+
+  def _content(self, step: int) -> Any:
+    return self._checkpointer.metadata(step).custom_metadata or {}
 
   def _read(self, step: int, abstract: State) -> tuple[State, dict]:
     content = self.check(step)

@@ -51,7 +51,7 @@ def _random(network: Network, mesh: Mesh, seed: int) -> Params:
   return make(key_for(seed, Purpose.PARAMETERS))
 
 
-def _with_fresh_audio(config: Config, network: Network, mesh: Mesh, variant: str) -> Params:
+def _with_fresh_audio(config: Config, network: Network, mesh: Mesh, variant: str | None) -> Params:
   """All but the audio path from the checkpoint, the audio path fresh and silent."""
   shardings = named_leaves(param_shardings(network.abstract, mesh))
   wanted = {name: leaf for name, leaf in named_leaves(network.abstract).items()

@@ -6,6 +6,7 @@ step that none has passed; all stop there. A single process hears SIGTERM and SI
 
 import os
 import signal
+from typing import Any
 
 from absl import logging
 import jax
@@ -21,7 +22,7 @@ class Preemption:
   def __init__(self):
     self._joined = jax.process_count() > 1
     self._asked = False
-    self._old: dict[int, object] = {}
+    self._old: dict[int, Any] = {}
 
   def __enter__(self) -> "Preemption":
     # With several processes SIGTERM is left to JAX's service, which would lose it.

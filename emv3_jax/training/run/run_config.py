@@ -53,6 +53,7 @@ def check(found: dict, wanted: dict, step: int, where: str) -> None:
     InputError: a field of the config or a dataset differs; names all of them.
   """
   before, now = _config_of(found["config"]), _config_of(wanted["config"])
+  assert now is not None  # it has all fields of this release
   if before is None:  # of a release with other fields, which are listed as differences
     faults = config_lib.differences(found["config"], wanted["config"])
   else:

@@ -12,7 +12,10 @@ mesh. So on the devices there is never a second copy of the weights.
 """
 
 from collections.abc import Iterator
+import functools
 import math
+import operator
+import os
 import pathlib
 import shutil
 
@@ -59,7 +62,7 @@ class StageStart:
     try:
       for name in names:
         with ocp.Context():
-          ocp.save(self._folder / str(step) / name, state[name])
+          ocp.save(os.fspath(self._folder / str(step) / name), state[name])
     except (OSError, ValueError, RuntimeError) as error:
       raise InputError(f"What the stage at step {step} starts with could not be written to "
                        f"{self._folder} ({(str(error).splitlines() or ['?'])[0][:300]}).\n"
@@ -94,7 +97,7 @@ class StageStart:
       InputError: what was saved cannot be read.
     """
     path = self._folder / str(first)
-    kinds = [kind for kind in ("ema", "params") if ocp.is_orbax_checkpoint(path / kind)]
+    kinds = [kind for kind in ("ema", "params") if ocp.is_orbax_checkpoint(os.fspath(path / kind))]
     if processes.anywhere("ema" not in kinds):
       logging.info("%s is not there, so that the average's share is not known.", path)
       return None
@@ -120,7 +123,7 @@ def _read(path: pathlib.Path, names: list[str], like: Params) -> dict[str, jax.A
   context = ocp.Context()
   context.pytree.loading.partial_load = True
   with context:
-    return named_leaves(ocp.load(path, nested(wanted)))
+    return named_leaves(ocp.load(os.fspath(path), nested(wanted)))
 
 
 def _batches(params: Params) -> Iterator[list[str]]:
@@ -142,5 +145,5 @@ def _sums(start: dict, now: dict) -> tuple[jax.Array, jax.Array]:
       lambda new, old: new.astype(jnp.float32) - old.astype(new.dtype).astype(jnp.float32),
       now[kind], start[kind])
   weights, average = change("params"), change("ema")
-  dot = lambda a, b: sum(jnp.sum(a[name] * b[name]) for name in a)
+  dot = lambda a, b: functools.reduce(operator.add, [jnp.sum(a[name] * b[name]) for name in a])
   return dot(average, weights), dot(weights, weights)

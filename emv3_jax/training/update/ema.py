@@ -12,7 +12,7 @@ of one that speeds up throughout 1 - 2 / TIME_CONSTANTS.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -69,7 +69,7 @@ def init(params: Params) -> Params:
   return jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32, copy=True), params)
 
 
-def mix(ema: Params, params: Params, d: jax.Array) -> Params:
+def mix(ema: Params, params: Any, d: jax.Array) -> Params:
   """The average after a step of decay `d`, which made `params`.
 
   Raises:

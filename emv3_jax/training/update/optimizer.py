@@ -5,9 +5,11 @@ the step alone. So one program serves all stages, and no state counts but the ru
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float32
 import optax
 
 from emv3_jax.models.network import Params
@@ -42,7 +44,7 @@ def muon(learning_rate: optax.ScalarOrSchedule, dimension_numbers: Callable[[Par
                             muon_weight_dimension_numbers=dimension_numbers, **options)
 
 
-def _orthogonalised(params: Params) -> Params:
+def _orthogonalised(params: Any) -> Any:
   """How Muon sees the kernels of the stacked layers: as matrices, one a layer. The rest is Adam's.
 
   Decided by path alone, for optax also asks it about trees whose leaves are no arrays.
@@ -58,8 +60,8 @@ def _decayed(params: Params) -> Params:
       lambda path, _: path[-1].key == "kernel", params)
 
 
-def global_norm(tree: Params) -> jax.Array:
-  """Square root of the sum of squares of all leaves, float32.
+def global_norm(tree: Any) -> Float32[jax.Array, ""]:
+  """Square root of the sum of squares of all leaves.
 
   optax sums leaf by leaf and axis by axis: flattening a leaf that is split over devices would
   gather it.
@@ -67,7 +69,7 @@ def global_norm(tree: Params) -> jax.Array:
   return optax.tree.norm(optax.tree.cast(tree, jnp.float32))
 
 
-def clipped(gradients: Params, norm: float) -> Params:
+def clipped(gradients: Any, norm: float) -> Any:
   """Gradients scaled to the global norm `norm` where theirs is above; 0 leaves them."""
   if not norm:
     return gradients

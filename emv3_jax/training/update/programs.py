@@ -130,7 +130,8 @@ class TrainStep:
 
   def __init__(self, compiled, kind: Kind, forward: Forward, accumulate: int,
                needs_positives: bool):
-    self.kind, self.needs_positives = kind, needs_positives
+    self.kind: Kind = kind
+    self.needs_positives = needs_positives
     self._step, self._forward, self._accumulate = compiled, forward, accumulate
     self._ropes: dict[tuple, tuple] = {}
 

@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import chex
 import jax
@@ -44,7 +45,8 @@ def make_train_step(config: Config, forward: Forward, optimizer: optax.GradientT
   def train_step(state: State, batches: Batches, empty_text: jax.Array, rope: RopeTable):
     batches = constrain(batches)
     params, frozen = split_params(state["params"], trained)
-    loss, metrics, gradients = 0.0, {}, None
+    loss, metrics = 0.0, {}
+    gradients: Any = None
     for objective, weight, prefix in objectives_of(kind, objective_config, forward, state,
                                                    empty_text, rope):
       of_trained = lambda params, batches, objective=objective: objective(
@@ -123,7 +125,7 @@ def join_rows(x: jax.Array, parts: int, rows: int) -> jax.Array:
   return x.reshape(-1, *x.shape[3:])
 
 
-def apply_gradients(state: State, params: Params, frozen: Params, gradients: Params,
+def apply_gradients(state: State, params: Params, frozen: Params, gradients: Any,
                     optimizer: optax.GradientTransformation, stages: Sequence[Stage], *,
                     clip: float, ema_decay: float) -> tuple[State, dict[str, jax.Array]]:
   """The state after one step of the optimiser, and its metrics.
