@@ -7,7 +7,7 @@ import pathlib
 import re
 from typing import Any
 
-from emv3_jax.conditioning.text import FILES as TOKENIZERS
+from emv3_jax.conditioning.text import TOKENIZER_FILES as TOKENIZERS
 from emv3_jax.conditioning.text import tokenizer_file
 from emv3_jax.errors import InputError
 

@@ -32,7 +32,7 @@ def main() -> None:
   redrawn = mouth_region(FaceBox(*edges, *size), size)
   rows = []
   for name in tasks.names():
-    known = tasks.of(name).known(FRAMES, mouth=redrawn)
+    known = tasks.of(name).condition_mask(FRAMES, mouth=redrawn)
     video = masks.masked_video(to_pixels(clip.frames), known)[::4]
     pixels = np.rint((video + 1) * 127.5).astype(np.uint8)
     rows.append((TITLES[name], list(pixels), list(masks.mask_latents(known, size))))

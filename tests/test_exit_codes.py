@@ -186,8 +186,8 @@ def test_names_of_clips_mean_nothing(sampled, tmp_path, monkeypatch, out):
 def test_flags_reach_the_request(sampled, tmp_path, monkeypatch):
   loaded = []
 
-  def load(checkpoint, config, said):
-    loaded.append((checkpoint, said))
+  def load(checkpoint, config, overridden):
+    loaded.append((checkpoint, overridden))
     return types.SimpleNamespace(config=config)
 
   monkeypatch.setattr(run_sample, "load", load)

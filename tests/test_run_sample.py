@@ -107,7 +107,7 @@ def test_a_platform_that_is_not_there(tmp_path):
     ([CONFIG, "--checkpoint=gs://b/m", "--out=x.mp4", "--audio=a.wav"], "Checkpoint gs://b/m is an address"),
     ([CONFIG, "--config.prompt_cache=gs://b/c", "--out=x.mp4"], "Prompt cache gs://b/c is an address"),
     ([CONFIG, "--seed=-1", "--out=x.mp4", "--audio=a.wav"], "seed is -1"),
-    ([CONFIG, "--seconds=0", "--out=x.mp4", "--audio=a.wav"], "no length of time"),
+    ([CONFIG, "--seconds=0", "--out=x.mp4", "--audio=a.wav"], "not a length of time"),
     ([CONFIG, "--out=x.mp4", "--audio=a.wav", "--config.mesh.data=3"],
      "takes 3 devices, there are 8"),
     ([CONFIG, "--out=x.mp4", "--audio=a.wav", "--config.mesh.tensor=8"],
@@ -115,7 +115,7 @@ def test_a_platform_that_is_not_there(tmp_path):
     ([CONFIG, "--out=x.mp4", "--audio=a.wav", "--config.mesh.data=0"], "mesh.data is 0"),
     ([CONFIG, "--out=x.mp4", "--audio=a.wav", "--config.mesh.date=8"], "did you mean 'data'"),
     ([CONFIG, "--mesh=context=2,tensor=4"], "--config.mesh.context=2 --config.mesh.tensor=4"),
-    ([CONFIG, "--out=/dev/null/x/clip.mp4", "--audio=a.wav"], "cannot be made"),
+    ([CONFIG, "--out=/dev/null/x/clip.mp4", "--audio=a.wav"], "cannot be created"),
 ])
 def test_wrong_arguments(arguments, said, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)

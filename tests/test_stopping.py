@@ -88,7 +88,7 @@ def test_a_stopped_manifest_keeps_what_is_done(run, tmp_path, monkeypatch):
       os.kill(os.getpid(), signal.SIGTERM)
     return Clip(np.zeros((5, 32, 32, 3), np.uint8), 25, (np.zeros((3200, 1), np.float32), 16000),
                 np.zeros(1), {"config": {"name": "tiny", "sampling": {"enlarge": 1}}, "seed": 7,
-                              "seconds": {}, **fingerprint.for_report(model, request)})
+                              "seconds": {}, **fingerprint.provenance(model, request)})
 
   monkeypatch.setattr(jobs, "sample", sample)
   job = {"audio": str(TINY / "speech.wav"), "image": str(TINY / "portrait.png")}

@@ -78,11 +78,11 @@ def progress_bar(steps):
 def main(arguments: Sequence[str]) -> int:
   flags, overrides = make_parser().parse(arguments)
   config = config_lib.build(Config, command_line.read_config(flags.config, overrides, Config))
-  said = command_line.said(overrides)
+  overridden = command_line.overridden_fields(overrides)
   if flags.verbose:
     logging.set_verbosity(1)
   if flags.print_config or flags.plan:
-    config, found = resolution.resolve_config(config, find_card(flags.checkpoint, config), said)
+    config, found = resolution.resolve_config(config, find_card(flags.checkpoint, config), overridden)
     if flags.plan and not flags.print_config:
       return plan.run(config, flags)
     origins = {f"sampling.{name}": origin for name, origin in found.origins.items()}
@@ -98,8 +98,8 @@ def main(arguments: Sequence[str]) -> int:
   if flags.strict and not flags.manifest:
     raise InputError("--strict goes with --manifest; a single clip is always looked at before it is made.")
   if flags.manifest:
-    return run_manifest(config, flags, said)
-  return run_one(config, flags, said)
+    return run_manifest(config, flags, overridden)
+  return run_one(config, flags, overridden)
 
 
 def find_card(checkpoint: str | None, config: Config) -> ModelCard | None:
@@ -114,7 +114,7 @@ def given_of_request(flags) -> dict:
   return {name: value for name, value in found.items() if value is not None}
 
 
-def run_one(config: Config, flags, said: Collection[str]) -> int:
+def run_one(config: Config, flags, overridden: Collection[str]) -> int:
   if not flags.audio:
     raise InputError("--audio is missing; name the file with the voice.")
   given = given_of_request(flags)
@@ -123,7 +123,7 @@ def run_one(config: Config, flags, said: Collection[str]) -> int:
       raise InputError(f"--{name} is no UTF-8 text; the terminal or the script has another encoding.")
   request = Request(**given, paste=False if flags.no_paste else None)
   video = processes.together(lambda: output.check_video_path(flags.out, named_files(request).values()))
-  model = open_model(config, flags, said)
+  model = open_model(config, flags, overridden)
   if flags.verify:
     jobs.verify_weights(model)
   clip = sample(model, request, progress=progress_bar)
@@ -137,13 +137,13 @@ def run_one(config: Config, flags, said: Collection[str]) -> int:
   return 0
 
 
-def open_model(config: Config, flags, said: Collection[str]) -> Model:
+def open_model(config: Config, flags, overridden: Collection[str]) -> Model:
   """The model, before any of its networks is loaded. A program cache that the user chose has to work; the
   default one need not."""
   def open_here() -> Model:
     program_cache.use(config.program_cache, limit_mib=config.program_cache_mib,
                       required=config.program_cache != Config.program_cache)
-    return load(flags.checkpoint, config, said=said)
+    return load(flags.checkpoint, config, overridden=overridden)
 
   return processes.together(open_here)
 
@@ -155,13 +155,13 @@ def summarise(flags, made: dict) -> None:
     sys.stdout.write(json.dumps({**made, **start_up.spent()}) + "\n")
 
 
-def run_manifest(config: Config, flags, said: Collection[str]) -> int:
+def run_manifest(config: Config, flags, overridden: Collection[str]) -> int:
   single = [*given_of_request(flags), *(["no_paste"] if flags.no_paste else [])]
   if single:
     raise InputError(f"--{single[0]} does not go with --manifest; write it into the manifest"
                      f"{', or --config.seed for all of its lines' if single[0] == 'seed' else ''}.")
   folder, todo = processes.together(lambda: (read_folder(flags), manifest.read_manifest(flags.manifest)))
-  model = open_model(config, flags, said)
+  model = open_model(config, flags, overridden)
   todo = processes.together(lambda: check_lines(todo, folder, model, flags))
   outcome = jobs.run_jobs(model, todo, folder, save_latents=flags.save_latents, verify=flags.verify,
                           progress=progress_bar)

@@ -1,4 +1,4 @@
-"""From a recording to one channel at the rate of the audio encoders."""
+"""Conversion of a recording to one channel at 16 kHz, the rate of the audio encoders."""
 
 import dataclasses
 import math
@@ -14,18 +14,18 @@ from emv3_jax.io import downmix
 from emv3_jax.io.audio_files import read_audio
 from emv3_jax.io.resampling import resample
 
-LOUDEST = 2.0 ** 32  # sample, where full scale is 1; integers kept as floats reach 2^31, squares stay finite
-CANCELLED = 0.01  # power of the mix, of that of the loudest channel
+MAX_AMPLITUDE = 2.0 ** 32  # full scale is 1; unscaled integers reach 2^31, and squares stay finite
+CANCELLATION_RATIO = 0.01  # power of the mix, relative to the loudest channel
 
 
 @dataclasses.dataclass(frozen=True)
 class Voice:
-  """A recording, ready for any variant.
+  """A recording with one channel, for any variant.
 
   Attributes:
     samples: float32 [n] at 16 kHz, one channel.
-    seconds: length of the recording in its own samples (resampling rounds up to a whole sample,
-      which must not cost a video frame).
+    seconds: length of the recording at its own rate (resampling rounds up to a whole sample, which
+      must not change the number of video frames).
   """
 
   samples: np.ndarray
@@ -33,7 +33,7 @@ class Voice:
 
 
 def load_voice(path: str | os.PathLike) -> Voice:
-  """Reads a sound or video file as `to_voice` does with its samples.
+  """Reads a sound or video file and converts it by `to_voice`.
 
   Raises:
     InputError: cannot be read (see `read_audio`), or cannot be used (see `to_voice`).
@@ -43,27 +43,29 @@ def load_voice(path: str | os.PathLike) -> Voice:
 
 def to_voice(samples: Float32[np.ndarray, "n channels"], rate: int,
              source: str | os.PathLike) -> Voice:
-  """One channel, resampled to 16 kHz: the mean of two, the usual downmix of more.
+  """Mixes a recording to one channel and resamples it to 16 kHz.
 
-  Where they cancel each other, as of a plug that is wired wrongly, the loudest one is used and told.
-  The samples are those of `librosa.load(path, sr=16000)`, which the reference uses: soxr in high
-  quality, cut or zero-padded to ceil(n * 16000 / rate) samples.
+  Two channels are averaged; more channels are mixed by the usual downmix. If the channels cancel each
+  other, for example after wrong wiring, the loudest channel is used and a warning is logged. The samples
+  are those of `librosa.load(path, sr=16000)`, which the reference uses: soxr in high quality, cut or
+  zero-padded to ceil(n * 16000 / rate) samples.
 
   Args:
     samples: as read, at `rate` Hz.
-    source: what messages call the recording.
+    rate: samples per second.
+    source: name of the recording in messages.
 
   Raises:
-    InputError: samples that are not finite or beyond all scales, or fewer than one latent frame (four video frames)
-      takes. Silence is fine.
+    InputError: samples are not finite or far beyond full scale, or the recording is shorter than one
+      latent frame (four video frames). Silence is accepted.
   """
   finite = np.isfinite(samples).all(axis=1)
   if not finite.all():
     raise InputError(f"Audio {source} holds {np.count_nonzero(~finite)} samples that are NaN or "
                      f"infinite, the first at {np.argmin(finite) / rate:.3f} s; export it again.")
   loudest = np.abs(samples).max(initial=0)
-  if loudest > LOUDEST:
-    raise InputError(f"Audio {source} has samples up to {loudest:.3g}, where full scale is 1; it is damaged, or "
+  if loudest > MAX_AMPLITUDE:
+    raise InputError(f"Audio {source} has samples up to {loudest:.3g}, while full scale is 1; the file is damaged, "
                      "export it again.")
   seconds = len(samples) / rate
   if round(seconds * FPS, 6) < FRAMES:
@@ -76,18 +78,18 @@ def to_voice(samples: Float32[np.ndarray, "n channels"], rate: int,
 def _one_channel(samples: np.ndarray, source: str | os.PathLike) -> np.ndarray:
   mono = downmix.to_mono(samples)
   power = np.square(samples, dtype=np.float32).mean(axis=0)
-  if samples.shape[1] == 1 or np.square(mono).mean() >= CANCELLED * power.max():
+  if samples.shape[1] == 1 or np.square(mono).mean() >= CANCELLATION_RATIO * power.max():
     return mono
   loudest = int(power.argmax())
-  logging.warning("%s: its channels cancel each other; channel %d of %d is used alone.", source,
+  logging.warning("%s: its channels cancel each other; only channel %d of %d is used.", source,
                   loudest + 1, len(power))
   return samples[:, loudest]
 
 
 def num_frames(seconds: float | int) -> int:
-  """Video frames that cover `seconds`: ceil(25 seconds), to a millionth of a frame.
+  """Returns the number of video frames that cover `seconds`: ceil(25 seconds), rounded to 1e-6 frames.
 
-  The rounding keeps 4.04 s at 101 frames whichever way 4.04 was computed; it is far below the
+  The rounding gives 101 frames for 4.04 s independent of how 4.04 was computed; it is far below the
   distance of two samples at any rate.
   """
   return math.ceil(round(seconds * FPS, 6))

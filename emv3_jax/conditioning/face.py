@@ -1,4 +1,4 @@
-"""Where the face is, and the masks that follow from it."""
+"""Face detection, face boxes, and the masks that are computed from them."""
 
 import dataclasses
 import functools
@@ -13,16 +13,16 @@ from PIL import Image
 from emv3_jax.errors import InputError
 from emv3_jax.geometry import TOKEN, token_grid
 
-# Search from coarse to fine: (longer side that the image is resized to, step between windows,
-# neighbouring hits that make a face). With looser settings textures pass for faces.
-SEARCHES = ((160, 1, 12), (320, 2, 4), (640, 2, 4))
-SMALLEST_FACE = 24  # pixels at that size, the cascade's own window
+# Searches from coarse to fine: (longer side of the resized image, step between windows, number of
+# neighbouring hits required for a face). With less strict settings textures are taken for faces.
+CASCADE_SEARCHES = ((160, 1, 12), (320, 2, 4), (640, 2, 4))
+MIN_FACE_SIZE = 24  # pixels of the resized image, the window of the cascade
 
-# The cascade's square spans the brows to the lips. A released box spans the hair line to the chin
-# or more; these factors of the square's side lie between the two boxes released with portraits.
+# The cascade's square reaches from the eyebrows to the lips. A released box reaches from the hair line to
+# the chin or further; these factors of the square's side are between the two boxes released with portraits.
 BOX_HEIGHT, BOX_WIDTH, BOX_DOWN = 1.35, 1.05, 0.1
 
-LARGEST_ASPECT_ERROR = 0.05  # between an image and the image that a stored box was made for
+MAX_ASPECT_ERROR = 0.05  # log ratio, between an image and the image that a stored box was made for
 
 
 class NoFace(InputError):
@@ -39,11 +39,11 @@ class NoFace(InputError):
 
 @dataclasses.dataclass(frozen=True)
 class FaceBox:
-  """A face in pixels, rows y1 to y2 and columns x1 to x2 (ends excluded), of an image of the given
+  """A face box in pixels: rows y1 to y2 and columns x1 to x2 (ends excluded) of an image of the given
   height and width.
 
   Raises:
-    InputError: reversed, empty, or not inside the image.
+    InputError: the box is reversed, empty, or not inside the image.
   """
 
   y1: float | int
@@ -69,20 +69,21 @@ class FaceBox:
 def parse_face_box(source: str, image: UInt8[np.ndarray, "H W 3"],
                    detector: str | os.PathLike | None = None, *,
                    optional: bool = True) -> FaceBox | None:
-  """The face box that a user asks for.
+  """Parses the face box of a request.
 
   Args:
-    source: `y1,y2,x1,x2` in pixels of `image`; a `.npy` file of the reference, which holds
-      `[y1, y2, x1, x2, image height, image width]`; `auto` to look for the face; `none`.
+    source: `y1,y2,x1,x2` in pixels of `image`; a `.npy` file of the reference with
+      `[y1, y2, x1, x2, image height, image width]`; `auto` for face detection; `none`.
     image: the portrait as read, before resizing.
     detector: for `auto`, see `detect_face`.
-    optional: whether `none` may be given; messages advise it only then.
+    optional: whether `none` is allowed; messages suggest it only then.
 
   Returns:
     The box, or None for `none`: the voice then drives the whole picture.
 
   Raises:
-    InputError: none of these, not numbers, reversed, outside, of another image, or no face found.
+    InputError: the value is none of these, the box is reversed, outside the image or of another image,
+      or no face is found.
   """
   height, width = image.shape[:2]
   if source == "none" and optional:
@@ -96,18 +97,18 @@ def parse_face_box(source: str, image: UInt8[np.ndarray, "H W 3"],
       raise NoFace(f"{error} `none` lets the voice drive the whole picture.", error.size) from None
   if source.endswith(".npy"):
     return _read_box(source, height, width)
-  return FaceBox(*numbers(source, optional=optional), height, width)
+  return FaceBox(*parse_numbers(source, optional=optional), height, width)
 
 
-def numbers(source: str, *, optional: bool = True) -> tuple[float, float, float, float]:
-  """The four numbers of `y1,y2,x1,x2`, as far as they can be judged without the picture.
+def parse_numbers(source: str, *, optional: bool = True) -> tuple[float, float, float, float]:
+  """Parses the four numbers of `y1,y2,x1,x2` and checks them as far as possible without the picture.
 
   Args:
-    source: what the user gave.
+    source: value of the request.
     optional: as in `parse_face_box`.
 
   Raises:
-    InputError: not four finite numbers from 0 on, or in the wrong order.
+    InputError: they are not four finite numbers >= 0, or the box is reversed or empty.
   """
   try:
     y1, y2, x1, x2 = (float(part) for part in source.split(","))
@@ -121,41 +122,41 @@ def numbers(source: str, *, optional: bool = True) -> tuple[float, float, float,
 
 
 def _read_box(path: str, height: int, width: int) -> FaceBox:
-  if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
-    raise InputError(f"Face box {path} is no regular file.")
+  if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe would block
+    raise InputError(f"Face box {path} is not a regular file.")
   try:
     with open(path, "rb") as file:
       values = np.lib.format.read_array(file, allow_pickle=False)
   except OSError as error:
     raise InputError(f"Face box {path}: {error.strerror}.") from None
   except ValueError as error:
-    raise InputError(f"Face box {path} is no array of numbers ({error}).") from None
+    raise InputError(f"Face box {path} is not an array of numbers ({error}).") from None
   if values.shape != (6,) or values.dtype.kind not in "iuf" or not np.isfinite(values).all():
     raise InputError(f"Face box {path} holds {values.dtype} {list(values.shape)}; wanted six "
                      "numbers [y1, y2, x1, x2, image height, image width].")
   y1, y2, x1, x2, made_for_height, made_for_width = values.tolist()
   found = FaceBox(y1, y2, x1, x2, int(made_for_height), int(made_for_width))
   aspect = (found.height / found.width) / (height / width)
-  if abs(math.log(aspect)) > LARGEST_ASPECT_ERROR:
+  if abs(math.log(aspect)) > MAX_ASPECT_ERROR:
     raise InputError(f"Face box {path} was made for an image of {found.width}x{found.height} "
-                     f"pixels; this one has {width}x{height}, another shape.")
+                     f"pixels; this image has {width}x{height}, another aspect ratio.")
   return found
 
 
 def detect_face(image: UInt8[np.ndarray, "H W 3"],
                 model: str | os.PathLike | None = None) -> FaceBox:
-  """The largest face of an image.
+  """Detects the largest face of an image.
 
-  By default scikit-image's local binary pattern cascade, frontal faces of at least 4 % of the
-  longer side. Give it an upright frontal portrait; it misses profiles and drawings.
+  The default is scikit-image's local binary pattern cascade, which finds frontal faces of at least 4 % of
+  the longer side. The image should be an upright frontal portrait; profiles and drawings are not found.
 
   Args:
     image: uint8 RGB.
-    model: an ONNX file of OpenCV's YuNet, which is used instead if given (needs OpenCV).
+    model: an ONNX file of OpenCV's YuNet, which replaces the cascade (needs OpenCV).
 
   Raises:
-    NoFace: there is none.
-    InputError: OpenCV or the model file missing.
+    NoFace: no face is found.
+    InputError: OpenCV or the model file is missing.
   """
   found = _detect_by_cascade(image) if model is None else _detect_by_yunet(image, model)
   height, width = image.shape[:2]
@@ -169,17 +170,17 @@ def detect_face(image: UInt8[np.ndarray, "H W 3"],
 
 
 def _detect_by_cascade(image: np.ndarray) -> list[tuple[float, float, float, float]]:
-  """Boxes (y1, y2, x1, x2) in pixels of `image`, of the coarsest search that finds any."""
+  """Returns the boxes (y1, y2, x1, x2) in pixels of `image` of the coarsest search that finds a face."""
   height, width = image.shape[:2]
-  for side, step, neighbours in SEARCHES:
+  for side, step, neighbours in CASCADE_SEARCHES:
     scale = side / max(height, width)
     size = max(round(width * scale), 1), max(round(height * scale), 1)
-    if min(size) < SMALLEST_FACE:
+    if min(size) < MIN_FACE_SIZE:
       continue
     resized = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
     squares = _cascade().detect_multi_scale(
         img=resized, scale_factor=1.1, step_ratio=step, min_neighbor_number=neighbours,
-        min_size=(SMALLEST_FACE, SMALLEST_FACE), max_size=(side, side))
+        min_size=(MIN_FACE_SIZE, MIN_FACE_SIZE), max_size=(side, side))
     if squares:
       return [_widen(square, scale) for square in squares]
   return []
@@ -187,7 +188,7 @@ def _detect_by_cascade(image: np.ndarray) -> list[tuple[float, float, float, flo
 
 @functools.cache
 def _cascade():
-  from skimage import data, feature  # slow to import, needed for `auto` alone
+  from skimage import data, feature  # slow to import, needed only for `auto`
   return feature.Cascade(data.lbp_frontal_face_cascade_filename())
 
 
@@ -217,18 +218,18 @@ def _detect_by_yunet(image: np.ndarray, model) -> list[tuple[float, float, float
 
 
 def face_mask(box: FaceBox, size: tuple[int, int], *, optional: bool = True) -> Float32[np.ndarray, "hw"]:
-  """M_face of eq. 1 by token: 1 on the face, 0 elsewhere, rows of the token grid one by one.
+  """Computes M_face of eq. 1 for each token: 1 on the face, 0 elsewhere, in row-major order of the grid.
 
-  As in the reference the box is scaled by the square root of the areas' ratio, the same for both
-  axes though a resized image may have another aspect ratio, and each edge is floored to tokens.
+  As in the reference, both axes of the box are scaled by the square root of the ratio of the areas, even
+  if the resized image has another aspect ratio, and each edge is rounded down to tokens.
 
   Args:
     box: the face in pixels of the portrait.
-    size: (H, W) sampled at, in pixels.
+    size: sampled size (H, W) in pixels.
     optional: as in `parse_face_box`.
 
   Raises:
-    InputError: the face covers no whole token row or column, so that the voice would drive nothing.
+    InputError: the face covers no whole token row or column, so that the voice would have no effect.
   """
   height, width = size
   ratio = math.sqrt(height * width / (box.height * box.width))
@@ -245,13 +246,13 @@ def face_mask(box: FaceBox, size: tuple[int, int], *, optional: bool = True) -> 
 
 def mouth_region(box: FaceBox, size: tuple[int, int], fraction: float = 0.5
                  ) -> Bool[np.ndarray, "H W"]:
-  """What lip-sync draws anew: the lower `fraction` of the face box, in its full width.
+  """Computes the region that lip-sync inpaints: the lower `fraction` of the face box, in its full width.
 
   The lower half holds the mouth, the chin and the cheeks that move with them.
 
   Args:
     box: the face in pixels of the source.
-    size: (H, W) sampled at, in pixels; the source was resized to it.
+    size: sampled size (H, W) in pixels, to which the source was resized.
     fraction: of the box's height, in (0, 1].
   """
   height, width = size

@@ -1,4 +1,4 @@
-"""Which part of a picture is taken, scaled to the size of the network: a centre crop."""
+"""Framing of pictures: the centre crop that is scaled to the size of the network."""
 
 import dataclasses
 
@@ -10,8 +10,10 @@ from emv3_jax.errors import InputError
 
 
 def for_sampling(height: int, width: int, size: tuple[int, int]) -> "Framing":
-  """The whole picture where `size` is its own, shrunk and rounded down as `sample_size` does; a crop
-  to the shape of `size` where that is another."""
+  """Returns the framing of a picture of `height` x `width` pixels for sampling at `size`.
+
+  The whole picture is used if `sample_size` gives `size` for it, else a crop to the aspect ratio of `size`.
+  """
   shape = (height, width) if image_lib.is_sample_size(height, width, size) else size
   return Framing(height, width, size, shape)
 
@@ -20,7 +22,7 @@ def for_sampling(height: int, width: int, size: tuple[int, int]) -> "Framing":
 class Framing:
   """The centre crop of pictures [source_height, source_width] that is scaled to `size`.
 
-  The crop has the aspect ratio of `shape`, which is `size` where it is left out, and one side in full.
+  The crop has the aspect ratio of `shape` (default: `size`) and the full height or width of the picture.
   """
 
   source_height: int
@@ -30,7 +32,7 @@ class Framing:
 
   @property
   def crop(self) -> tuple[int, int, int, int]:
-    """top, left, height, width in pixels of the source."""
+    """Crop (top, left, height, width) in pixels of the source."""
     height, width = self.source_height, self.source_width
     shape = self.shape or self.size
     target = shape[0] / shape[1]
@@ -42,19 +44,19 @@ class Framing:
 
   @property
   def is_whole(self) -> bool:
-    """Whether nothing is cut off."""
+    """Whether the crop is the whole picture."""
     return self.crop == (0, 0, self.source_height, self.source_width)
 
   def picture(self, frame: np.ndarray) -> np.ndarray:
-    """uint8 [*size, 3] of a source picture."""
+    """Crops and resizes a source picture to uint8 [*size, 3]."""
     top, left, height, width = self.crop
     return image_lib.resize_lanczos(frame[top:top + height, left:left + width], self.size)
 
   def box(self, box: FaceBox) -> FaceBox:
-    """A box of the source, or of one of another scale, in pixels of the crop, cut at its edges.
+    """Converts a box of the source, at any scale, to pixels of the crop and clips it at the crop's edges.
 
     Raises:
-      InputError: nothing of it is in the crop.
+      InputError: the box is outside the crop.
     """
     top, left, height, width = self.crop
     down, across = box.height / self.source_height, box.width / self.source_width

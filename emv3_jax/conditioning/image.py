@@ -1,4 +1,4 @@
-"""Portraits and source frames: sampling size, resizing, pixels for the VAE and for CLIP."""
+"""Portraits and source frames: sampling size, resizing, pixels for the VAE and the CLIP image encoder."""
 
 import math
 
@@ -9,15 +9,15 @@ from PIL import Image
 from emv3_jax.errors import InputError
 from emv3_jax.geometry import TOKEN
 
-CLIP_SIDE = 224
-CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
-CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+CLIP_VISION_SIDE = 224
+CLIP_VISION_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
+CLIP_VISION_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 
 
 def sample_size(height: int, width: int, max_area: int = 768 * 768) -> tuple[int, int]:
-  """Height and width to sample at: multiples of 16, aspect ratio kept, never enlarged.
+  """Computes the sampled height and width: multiples of 16, about the same aspect ratio, never larger.
 
-  An image of more than `max_area` pixels is shrunk to about that area; then both sides are
+  An image of more than `max_area` pixels is reduced to about that area; then both sides are
   rounded down to multiples of 16 (one transformer token).
 
   Raises:
@@ -27,21 +27,21 @@ def sample_size(height: int, width: int, max_area: int = 768 * 768) -> tuple[int
   size = int(height / shrink // TOKEN * TOKEN), int(width / shrink // TOKEN * TOKEN)
   if min(size) < TOKEN:
     raise InputError(f"An image of {width}x{height} pixels cannot be sampled at {max_area} pixels: "
-                     "its shorter side would have less than {TOKEN}; crop it.")
+                     f"its shorter side would have less than {TOKEN}; crop it.")
   return size
 
 
 def is_sample_size(height: int, width: int, size: tuple[int, int]) -> bool:
-  """Whether `sample_size` gives `size` of such an image, at whatever area."""
+  """Returns whether `sample_size` gives `size` for such an image with some `max_area`."""
   sides = list(zip((height, width), size, strict=True))
-  most = min(side / target for side, target in sides)  # by which it can have been shrunk
-  return most >= 1 and all(side / (target + TOKEN) < most for side, target in sides)
+  largest = min(side / target for side, target in sides)  # possible scale factor
+  return largest >= 1 and all(side / (target + TOKEN) < largest for side, target in sides)
 
 
 def resize_lanczos(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   """Resizes uint8 [H, W, 3] or [F, H, W, 3] to `size` = (height, width) as the reference does.
 
-  PIL's Lanczos, straight to the size: the aspect ratio is not kept, nothing is cropped.
+  Uses PIL's Lanczos filter, without keeping the aspect ratio and without cropping.
   """
   if image.ndim == 4:
     return np.stack([resize_lanczos(frame, size) for frame in image])
@@ -50,29 +50,29 @@ def resize_lanczos(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def to_pixels(image: np.ndarray) -> np.ndarray:
-  """uint8 [..., 3] to float32 in [-1, 1], rounded as the reference does: 2 (u / 255) - 1."""
+  """Converts uint8 [..., 3] to float32 in [-1, 1], rounded as in the reference: 2 (u / 255) - 1."""
   return image.astype(np.float32) / np.float32(255) * np.float32(2) - np.float32(1)
 
 
-def clip_pixels(image: np.ndarray) -> Float32[np.ndarray, "224 224 3"]:
-  """Pixels as the CLIP image encoder wants them.
+def clip_vision_pixels(image: np.ndarray) -> Float32[np.ndarray, "224 224 3"]:
+  """Computes the input of the CLIP image encoder.
 
-  The reference squeezes the whole image to 224x224 by bicubic interpolation with a = -0.75,
-  half-pixel centres, edge pixels repeated, no antialiasing even though it shrinks, and no
-  clamping of the overshoot; then come CLIP's mean and standard deviation.
+  As in the reference, the whole image is resized to 224x224 by bicubic interpolation with a = -0.75,
+  half-pixel centres, repeated edge pixels, without antialiasing and without clamping of the overshoot;
+  then it is normalised by CLIP's mean and standard deviation.
 
   Args:
     image: uint8 [H, W, 3], or float pixels in [-1, 1] of the same shape (a masked frame).
   """
   unit = image / 255.0 if image.dtype == np.uint8 else image * 0.5 + 0.5
-  rows, columns = (_cubic_matrix(side, CLIP_SIDE) for side in image.shape[:2])
+  rows, columns = (_cubic_matrix(side, CLIP_VISION_SIDE) for side in image.shape[:2])
   unit = np.einsum("yh,hwc,xw->yxc", rows, unit, columns, optimize=True)
-  return ((unit - CLIP_MEAN) / CLIP_STD).astype(np.float32)
+  return ((unit - CLIP_VISION_MEAN) / CLIP_VISION_STD).astype(np.float32)
 
 
 def _cubic_matrix(size_in: int, size_out: int, a: float = -0.75) -> np.ndarray:
-  """[size_out, size_in]: weights of Keys' cubic kernel, four neighbours of every output sample."""
-  # Positions in float32, as PyTorch has them: at 400 pixels they are 1e-5 off.
+  """Computes the weights of Keys' cubic kernel, [size_out, size_in], with four neighbours for each output."""
+  # Positions in float32, as in PyTorch: at 400 pixels their error is 1e-5.
   centre = np.float32(size_in / size_out) * (np.arange(size_out, dtype=np.float32) + 0.5) - 0.5
   neighbours = np.floor(centre)[:, None].astype(int) + np.arange(-1, 3)
   x = np.abs(centre[:, None] - neighbours)

@@ -1,4 +1,4 @@
-"""Prompts: umT5 tokens, and a cache of their embeddings on disk."""
+"""Prompts: umT5 tokenizer, and a cache of embeddings on disk."""
 
 from collections.abc import Sequence
 import contextlib
@@ -25,17 +25,17 @@ if typing.TYPE_CHECKING:
 MAX_LENGTH = 512
 PAD_ID = 0
 END = "</s>"
-FILES = ("tokenizer.json", "spiece.model")  # of a tokenizer; the first that is there is read
+TOKENIZER_FILES = ("tokenizer.json", "spiece.model")  # the first one that exists is read
 CACHE_BYTES = 2 << 30
-_LEFT_OVER = 3600  # seconds after which a temporary file is nobody's
-_SHOWN = 100  # characters at either end of what was cut
+_STALE_SECONDS = 3600  # age at which a temporary file counts as abandoned
+_SHOWN_CHARACTERS = 100  # at each end of the truncated text in a warning
 
 
 class Tokenizer:
-  """umT5's way of tokenising: no cleaning of the text, `</s>` at the end, padded with id 0.
+  """The tokenizer of umT5: no cleaning of the text, `</s>` at the end, padding with id 0.
 
   Args:
-    tokenizer: of the library transformers, with a backend that knows where a token came from.
+    tokenizer: a fast tokenizer of the library transformers, with offsets of its tokens.
   """
 
   def __init__(self, tokenizer: "transformers.PreTrainedTokenizerFast"):
@@ -46,10 +46,10 @@ class Tokenizer:
 
   @classmethod
   def load(cls, path: str | os.PathLike) -> "Tokenizer":
-    """Reads a tokenizer: a folder as umT5's is published, or its file (see `tokenizer_file`).
+    """Reads a tokenizer from a folder as published for umT5, or from its file (see `tokenizer_file`).
 
     Raises:
-      InputError: missing, damaged, or without `</s>`.
+      InputError: the file is missing or damaged, or has no token `</s>`.
     """
     file = tokenizer_file(path)
     try:
@@ -65,20 +65,20 @@ class Tokenizer:
     return tokenizer
 
   def save(self, file: str | os.PathLike) -> None:
-    """Writes all that it is as a `tokenizer.json`.
+    """Writes the tokenizer as a `tokenizer.json`.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: the file cannot be written.
     """
     text = self._tokenizer.backend_tokenizer.to_str(pretty=True)
     pathlib.Path(file).write_text(text, encoding="utf-8")
 
   def tokenize(self, prompts: Sequence[str], length: int = MAX_LENGTH
                ) -> tuple[Int32[np.ndarray, "b m"], Bool[np.ndarray, "b m"]]:
-    """Token ids and which of them are the prompt's, `</s>` included.
+    """Tokenizes prompts to ids and an attention mask, True for the prompt's tokens, `</s>` included.
 
-    An empty prompt is `</s>` alone. A prompt of more than `length` tokens keeps its first
-    `length - 1` and `</s>`; a warning says what was cut.
+    An empty prompt gives only `</s>`. A prompt of more than `length` tokens is truncated to its first
+    `length - 1` tokens and `</s>`; a warning shows the rest.
     """
     ids = np.full((len(prompts), length), PAD_ID, np.int32)
     counts = np.zeros(len(prompts), np.int32)
@@ -88,8 +88,8 @@ class Tokenizer:
       tokens = [*encoding["input_ids"][:length - 1], self._end_id]
       if len(encoding["input_ids"]) >= length:
         rest = prompt[encoding["offset_mapping"][length - 1][0]:].strip()
-        if len(rest) > 2 * _SHOWN:
-          rest = f"{rest[:_SHOWN]} ... {rest[-_SHOWN:]}"
+        if len(rest) > 2 * _SHOWN_CHARACTERS:
+          rest = f"{rest[:_SHOWN_CHARACTERS]} ... {rest[-_SHOWN_CHARACTERS:]}"
         logging.warning("Prompt of %d tokens is cut to %d, %s included. Not used: %r",
                         len(encoding["input_ids"]) + 1, length, END, rest)
       ids[row, :len(tokens)] = tokens
@@ -98,17 +98,21 @@ class Tokenizer:
 
 
 def tokenizer_file(path: str | os.PathLike) -> pathlib.Path:
-  """The file that holds a tokenizer: `path`, or, in the folder `path`, tokenizer.json, else
-  spiece.model. Where there is neither it is the former, which is missing then."""
+  """Returns the file of a tokenizer: `path`, or in the folder `path` tokenizer.json, else spiece.model.
+
+  If the folder has neither, the result is the missing tokenizer.json.
+  """
   path = pathlib.Path(path)
   if not path.is_dir():
     return path
-  found = [path / name for name in FILES if (path / name).is_file()]
-  return found[0] if found else path / FILES[0]
+  found = [path / name for name in TOKENIZER_FILES if (path / name).is_file()]
+  return found[0] if found else path / TOKENIZER_FILES[0]
 
 
 def _from_json(file: pathlib.Path) -> "transformers.PreTrainedTokenizerFast":
-  from transformers import PreTrainedTokenizerFast  # here: half a second, for prompts alone
+  from transformers import (
+    PreTrainedTokenizerFast,  # imported here: takes half a second, needed only for prompts
+  )
 
   return PreTrainedTokenizerFast(tokenizer_file=str(file))
 
@@ -116,25 +120,24 @@ def _from_json(file: pathlib.Path) -> "transformers.PreTrainedTokenizerFast":
 def _from_sentencepiece(file: pathlib.Path) -> "transformers.PreTrainedTokenizerFast":
   from transformers import T5Tokenizer
 
-  # Published beside it: which further tokens there are. Else they are those of the file.
+  # A published tokenizer_config.json lists extra tokens. Without it there are only those of the file.
   extra: dict[str, Any] = {} if (file.parent / "tokenizer_config.json").is_file() else {"extra_ids": 0}
   return T5Tokenizer.from_pretrained(file.parent, vocab_file=str(file), local_files_only=True, **extra)
 
 
 class PromptCache:
-  """Embeddings of prompts in a folder, one file each, named by what determines the content.
+  """A cache of prompt embeddings in a folder, one file each, named by a digest of all they depend on.
 
-  Where the folder cannot be written a warning says so once and nothing is cached; a damaged file
-  counts as missing, with a warning. Files appear whole or not at all, so that several processes
-  may share a folder. Where it grows beyond its limit it loses what was not used for longest,
-  whichever encoder it was of.
+  If the folder is not writable, one warning is logged and nothing is cached; a damaged file counts as
+  missing, with a warning. Files are written atomically, so that several processes may share a folder.
+  Beyond its size limit the least recently used entries are removed, whichever encoder they belong to.
 
   Args:
-    folder: made when the first embedding is kept.
-    encoder_digest: identifies the text encoder's weights and whatever else the embedding depends on
-      besides prompt and precision (config, tokenizer, length).
-    precision: name of the dtypes that the encoder ran in.
-    limit: bytes that all entries of the folder may take.
+    folder: created when the first embedding is written.
+    encoder_digest: identifies the text encoder's weights and all else that embeddings depend on besides
+      prompt and precision (config, tokenizer, length).
+    precision: name of the dtypes of the encoder.
+    limit: maximal size of all entries in bytes.
   """
 
   def __init__(self, folder: str | os.PathLike, encoder_digest: str, precision: str,
@@ -145,12 +148,12 @@ class PromptCache:
     self._writable = True
 
   def file(self, prompt: str) -> pathlib.Path:
-    """Where the embedding of `prompt` is or would be."""
+    """Returns the path of the embedding of `prompt`, whether it exists or not."""
     parts = [hashlib.sha256(part.encode()).digest() for part in (*self._encoder, prompt)]
     return self._folder / f"{hashlib.sha256(b''.join(parts)).hexdigest()}.safetensors"
 
   def get(self, prompt: str) -> np.ndarray | None:
-    """The embedding [m, dim] of `prompt` in the dtype it was kept in, None where there is none."""
+    """Reads the embedding [m, dim] of `prompt` in its stored dtype; None if there is none."""
     file = self.file(prompt)
     try:
       if not file.exists():
@@ -158,7 +161,7 @@ class PromptCache:
       with safe_open(file, "np") as content:
         embedding = content.get_tensor("embedding")
         intact = (content.metadata() or {}).get("sha256") == _digest(embedding)
-    except FileNotFoundError:  # another process made room
+    except FileNotFoundError:  # removed by another process
       return None
     except (OSError, SafetensorError) as error:
       logging.warning("Prompt cache: %s cannot be read (%s); computing it again.", file, error)
@@ -166,12 +169,12 @@ class PromptCache:
     if not intact:
       logging.warning("Prompt cache: %s is damaged; computing it again.", file)
       return None
-    with contextlib.suppress(OSError):  # of somebody else, or gone
-      os.utime(file)  # entries are lost in the order of these times
+    with contextlib.suppress(OSError):  # owned by another user, or removed
+      os.utime(file)  # the entries with the oldest times are removed first
     return embedding
 
   def put(self, prompt: str, embedding: np.ndarray) -> None:
-    """Keeps the embedding [m, dim] of `prompt`."""
+    """Writes the embedding [m, dim] of `prompt`."""
     if not self._writable:
       return
     embedding = np.ascontiguousarray(embedding)
@@ -180,25 +183,25 @@ class PromptCache:
       self._folder.mkdir(parents=True, exist_ok=True)
       with atomic_file(self.file(prompt)) as temporary:
         temporary.write_bytes(content)
-      self._make_room()
+      self._evict()
     except (OSError, InputError) as error:
       self._writable = False
       logging.warning("Prompt cache: %s Prompts are not cached.", error)
 
-  def _make_room(self) -> None:
-    """Removes entries, the longest unused first, until the folder keeps to its limit."""
+  def _evict(self) -> None:
+    """Removes entries, the least recently used first, until the folder is within its limit."""
     entries, now = [], time.time()
     for path in self._folder.glob("*.safetensors"):
-      with contextlib.suppress(FileNotFoundError):  # other processes make room too
+      with contextlib.suppress(FileNotFoundError):  # other processes remove entries too
         status = path.stat()
-        unfinished = path.name.startswith(".")  # of a process that writes, or was killed
-        if not unfinished or status.st_mtime < now - _LEFT_OVER:
+        unfinished = path.name.startswith(".")  # of a process that is writing, or was killed
+        if not unfinished or status.st_mtime < now - _STALE_SECONDS:
           entries.append((0 if unfinished else status.st_mtime_ns, status.st_size, path))
     size = sum(size for _, size, _ in entries)
     for _, freed, path in sorted(entries):
       if size <= self._limit:
         break
-      with contextlib.suppress(OSError):  # gone, or of a user whose files must stay
+      with contextlib.suppress(OSError):  # already removed, or owned by another user
         path.unlink()
       size -= freed
 

@@ -1,9 +1,9 @@
-"""A dataset's index: what its shards hold and what encoded them.
+"""The index of a dataset: contents of its shards, and the encoders that made them.
 
     DIR/index.json               this, written last
     DIR/empty_text.safetensors   umT5 states of the empty string
     DIR/shards/00000.array_record, ...
-    DIR/rejected.jsonl           clips and windows that could not be used, and why
+    DIR/rejected.jsonl           clips and windows that could not be used, with the reasons
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ class Bucket:
 
   @property
   def latent_shape(self) -> tuple[int, int, int]:
-    """(f, h8, w8)."""
+    """Shape of the latents, (f, h8, w8)."""
     return geometry.latent_frames(self.frames), *geometry.latent_size((self.height, self.width))
 
 
@@ -49,8 +49,8 @@ class Shard:
 
   Attributes:
     file: path in the dataset's folder.
-    bytes: its size.
-    runs: (number of the bucket, records of it), in the order of the file.
+    bytes: size of the file.
+    runs: (number of the bucket, number of its records), in the order of the file.
   """
 
   file: str
@@ -64,23 +64,23 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-  """The dataset. Records are numbered through all shards from 0: the global record index.
+  """The index of a dataset. Records are numbered from 0 over all shards (global record index).
 
-  An index of version 1 is read too; its records name no task.
+  An index of version 1 can be read too; its records name no task.
 
   Attributes:
-    schema, version: of the records.
-    records: their number.
-    clips, rejected: clips with a record, and entries of rejected.jsonl.
-    dtype: of the floating arrays on disk.
-    stride: frames from one window of a clip to the next.
+    schema, version: schema of the records.
+    records: number of records.
+    clips, rejected: number of clips with a record, and of entries in rejected.jsonl.
+    dtype: dtype of the floating arrays on disk.
+    stride: frames from the start of a window to the start of the next one.
     buckets: sizes, by number.
     conditions: CONDITION_FIELDS of the transformer that the records are for.
-    encoders: of each encoder: its config, precision, and the digest of its parameters.
+    encoders: for each encoder its config, precision, and the digest of its parameters.
     settings: all settings of the preparation.
     shards: the files.
-    made_by: of clips that the model made: the digest of the transformer's weights that made them, as
-      their reports name it; several, sorted, with commas between; empty where none is known.
+    made_by: for generated clips, the digest of the transformer's weights according to their reports;
+      several digests are sorted and joined by commas; empty if there is none.
   """
 
   schema: str
@@ -98,7 +98,7 @@ class Index:
   made_by: str = ""
 
   def bucket_numbers(self) -> np.ndarray:
-    """int32 [records]: the bucket of each record."""
+    """Returns the bucket of each record, int32 [records]."""
     runs = [run for shard in self.shards for run in shard.runs]
     numbers, counts = np.array(runs, np.int32).reshape(-1, 2).T
     return np.repeat(numbers, counts)
@@ -117,17 +117,18 @@ def write_index(folder: str | os.PathLike, index: Index, empty_text: np.ndarray)
 
 
 def read_index(folder: str | os.PathLike) -> Index:
-  """Reads the index and checks that every shard is there.
+  """Reads the index and checks that every shard exists.
 
   Raises:
-    InputError: no dataset, one of another schema or version, a shard missing or of another size.
+    InputError: the folder holds no dataset, the schema or version is not supported, or a shard is missing
+      or has another size.
   """
   folder = pathlib.Path(folder)
   values = _read_json(folder)
   found = values.get("schema"), values.get("version")
-  if found not in [(records.SCHEMA, version) for version in records.READABLE]:
+  if found not in [(records.SCHEMA, version) for version in records.SUPPORTED_VERSIONS]:
     raise InputError(f"Dataset {folder} has schema {found[0]} version {found[1]}; "
-                     f"{records.readable()}")
+                     f"{records.supported()}")
   index = config_lib.build(Index, values, str(folder / INDEX))
   for shard in index.shards:
     _check_shard(folder / shard.file, shard)
@@ -139,10 +140,10 @@ def read_index(folder: str | os.PathLike) -> Index:
 
 
 def read_empty_text(folder: str | os.PathLike) -> np.ndarray:
-  """float32 [m, text_dim]: umT5 states of the empty string.
+  """Reads the umT5 states of the empty string, float32 [m, text_dim].
 
   Raises:
-    InputError: missing or damaged.
+    InputError: the file is missing or damaged.
   """
   path = pathlib.Path(folder) / EMPTY_TEXT
   try:
@@ -153,15 +154,15 @@ def read_empty_text(folder: str | os.PathLike) -> np.ndarray:
 
 
 def condition_fields(config: TransformerConfig) -> dict:
-  """What of a transformer's config the records depend on."""
+  """Returns the fields of a transformer's config that records depend on."""
   return variants.of(config.variant).condition_values(config, CONDITION_FIELDS)
 
 
 def check_conditions(folder: str | os.PathLike, index: Index, config: TransformerConfig) -> None:
-  """Checks that the records are for such a transformer.
+  """Checks that the records are for a transformer with this config.
 
   Raises:
-    InputError: they are not; names the fields that differ.
+    InputError: they are not; the message names the fields that differ.
   """
   faults = config_lib.differences(index.conditions, condition_fields(config))
   if faults:
@@ -174,7 +175,7 @@ def _read_json(folder: pathlib.Path) -> dict:
   try:
     values = json.loads(path.read_text(encoding="utf-8"))
   except FileNotFoundError:
-    raise InputError(f"{folder} is no dataset: it has no {INDEX}. Make one, or finish it, with "
+    raise InputError(f"{folder} is not a dataset: it has no {INDEX}. Make or complete it with "
                      f"{as_called('emv3-prepare')} --out={folder}.") from None
   except (OSError, ValueError, RecursionError) as error:
     raise InputError(f"{path} cannot be read: {error}.") from None

@@ -1,13 +1,13 @@
-"""Which records make the global batch of a step: a function of (counts, seed, step) alone.
+"""The order of records: the global batch of a step as a function of (bucket sizes, seed, step).
 
-Every bucket is an endless stream of its records, epoch after epoch, each epoch in a new order; its
-batches are cut from the stream one after the other, also across the border of two epochs. So no
-record is ever dropped, and after any number of batches two records of a bucket differ by one in how
-often they were seen, at most. Batches of different buckets take turns evenly, in proportion to their
-records: the k-th batch of a bucket of n records is due at (k + 1/2) / n, and batches come in that order.
+Every bucket is an endless stream of its records, epoch after epoch, each epoch in a new order. Consecutive
+batches are taken from the stream, also across the end of an epoch. So no record is ever dropped, and after
+any number of batches the visits of two records of one bucket differ by at most one. Batches of different
+buckets are interleaved evenly, in proportion to their numbers of records: the k-th batch of a bucket of n
+records has the rank (k + 1/2) / n, and batches come in the order of their ranks.
 
-Written here because grain's mixing of datasets draws by weights and drops the rest of an epoch of each
-bucket; its own `index_shuffle` orders an epoch.
+This is not grain's mixing of datasets, which draws by weights and drops the rest of each bucket's epoch;
+grain's `index_shuffle` orders an epoch.
 """
 
 import functools
@@ -36,35 +36,35 @@ class Order:
     self._epoch_seed = functools.cache(self._draw_epoch_seed)
 
   def records(self, step: int) -> np.ndarray:
-    """uint32 [batch]: the records of the global batch of `step`, all of one bucket."""
-    place, turn = self._turn(step)
-    number, members = self._members[place]
-    epochs, within = np.divmod(turn * self._batch + np.arange(self._batch), len(members))
+    """Returns the indices of the records of the global batch of `step`, uint32 [batch], all of one bucket."""
+    bucket, index = self._batch_of_step(step)
+    number, members = self._members[bucket]
+    epochs, within = np.divmod(index * self._batch + np.arange(self._batch), len(members))
     if self._seed is not None:
       within = [index_shuffle(int(position), len(members) - 1,
                               self._epoch_seed(number, int(epoch)), 4)
                 for epoch, position in zip(epochs, within, strict=True)]
     return members[np.asarray(within)]
 
-  def _turn(self, step: int) -> tuple[int, int]:
-    """(place in `_members`, number of that bucket's batch) of a step."""
-    for place in range(len(self._members)):
-      low, high = 0, step  # the batch of this bucket that `step` could be has a number in here
+  def _batch_of_step(self, step: int) -> tuple[int, int]:
+    """Returns (index of the bucket in `_members`, index of the batch in that bucket) of a step."""
+    for bucket in range(len(self._members)):
+      low, high = 0, step  # bounds of the index of this bucket's batch at `step`
       while low < high:
         middle = (low + high) // 2
-        low, high = (middle + 1, high) if self._rank(place, middle) < step else (low, middle)
-      if self._rank(place, low) == step:
-        return place, low
-    raise AssertionError("every step is some bucket's turn")
+        low, high = (middle + 1, high) if self._rank(bucket, middle) < step else (low, middle)
+      if self._rank(bucket, low) == step:
+        return bucket, low
+    raise AssertionError("every step has a batch of some bucket")
 
-  def _rank(self, place: int, turn: int) -> int:
-    """How many batches of all buckets are due before batch `turn` of the one at `place`."""
-    own = len(self._members[place][1])
-    rank = turn
+  def _rank(self, bucket: int, index: int) -> int:
+    """Counts the batches of all buckets that come before batch `index` of `bucket`."""
+    own = len(self._members[bucket][1])
+    rank = index
     for other, (_, members) in enumerate(self._members):
-      if other != place:
-        # Batches m with (2 m + 1) / len(members) < (2 turn + 1) / own, or equal and listed before.
-        room = (2 * turn + 1) * len(members) - own + (other < place)
+      if other != bucket:
+        # Batches m with (2 m + 1) / len(members) < (2 index + 1) / own, or equal and of an earlier bucket.
+        room = (2 * index + 1) * len(members) - own + (other < bucket)
         rank += max(0, -(-room // (2 * own)))
     return rank
 

@@ -1,8 +1,8 @@
-"""One window of a clip on disk, everything encoded: a record of an ArrayRecord file.
+"""Records: one encoded window of a clip in an ArrayRecord file.
 
-A record's bytes are a safetensors file: the arrays, and in its metadata schema, version and strings.
-docs/data.md has the table of fields. What can be had from the rest is not stored twice: flash's
-audio windows overlap and are made when records become a batch.
+The bytes of a record are a safetensors file: arrays, and in its metadata the schema, the version and
+strings. docs/data.md has the table of fields. Data that can be computed from the rest are not stored: the
+overlapping audio windows of flash are made when records are collated.
 """
 
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ from emv3_jax.io.atomic import atomic_file
 from emv3_jax.variants import Variant
 
 SCHEMA, VERSION = "emv3_jax.window", 2
-READABLE = (1, 2)  # versions; records of version 1 name no task
+SUPPORTED_VERSIONS = (1, 2)  # records of version 1 name no task
 DTYPES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16),
           "float32": np.dtype(np.float32)}
 
@@ -32,35 +32,34 @@ _STORED = {"F16": DTYPES["float16"], "BF16": DTYPES["bfloat16"], "F32": DTYPES["
 _NAMES = {dtype: name for name, dtype in _STORED.items()}
 _STRINGS = ("id", "caption", "source", "task")
 _INTEGERS = ("index", "start")
-# One record a chunk, so that reading one decodes nothing else.
+# One record per chunk, so that reading a record decodes nothing else.
 _WRITER_OPTIONS = "group_size:1"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Record:
-  """A window of F = 4 (f - 1) + 1 frames at 25 a second, H = 8 h8 and W = 8 w8 pixels large.
+  """A window of F = 4 (f - 1) + 1 frames at 25 frames a second, of H = 8 h8 by W = 8 w8 pixels.
 
-  Floating arrays have the dtype of the dataset in a file and are float32 when read.
+  Floating arrays have the dtype of the dataset on disk and are read as float32.
 
   Attributes:
-    id: of the clip, from the manifest.
+    id: id of the clip, from the manifest.
     index: number of the window in its clip, from 0.
-    start: its first frame in the clip, at 25 frames a second.
-    caption: what was encoded as text.
+    start: first frame of the window in the clip, at 25 frames a second.
+    caption: text that was encoded.
     source: sha256 of the clip's file.
-    task: the only task that the record is for, by its name, for a clip that the
-      model made: its conditions are those that it was made under. Empty: any task.
-    latents: the VAE's normalised mean of the video.
-    masked_latents: likewise of what each of `tasks.stored()` knows of it, the rest mid grey; with a
-      task, of what was known (n = 1), zeros for t2v.
-    mouth_mask: 1 where a cell holds a part of the mouth; for losses.
+    task: for a generated clip the name of the task that generated it; the record holds the conditions of
+      that task and serves no other. Empty: the record serves all tasks.
+    latents: normalised mean latents of the video.
+    masked_latents: the same of the masked video of each of `tasks.precomputed()`; with a task, of its own
+      masked video (n = 1), zeros for t2v.
+    mouth_mask: 1 for latent cells that contain a part of the mouth; for losses.
     face_mask: 1 for tokens (2x2 cells) of the face, where the audio acts.
     text: umT5 states of the caption without padding.
-    image: CLIP states of the pictures of `tasks.ClipPicture`; with a task, those that it was given
-      (k = 1).
-    audio: features as `Variant.cut` leaves them: preview [2F, dim], flash [F + 4, layers, dim].
-    lipsync_mask: 1 where lip-sync knows a cell, 0 where it draws it anew; None with a task.
-    task_mask: with a task, the network's mask channels: 1 where known; else None.
+    image: CLIP states of the images of `tasks.ReferenceImage`; with a task, of its own image (k = 1).
+    audio: features from `Variant.crop_features`: preview [2F, dim], flash [F + 4, layers, dim].
+    lipsync_mask: 1 where lip-sync is given a cell, 0 where it inpaints it; None with a task.
+    task_mask: with a task the network's mask channels, 1 where the video is given; else None.
   """
 
   id: str
@@ -80,26 +79,26 @@ class Record:
   task_mask: UInt8[np.ndarray, "f h8 w8 4"] | None = None
 
 
-def arrays_of(task: str) -> tuple[str, ...]:
-  """Names of the arrays of a record for `task`, or for any task ("")."""
+def array_names(task: str) -> tuple[str, ...]:
+  """Returns the names of the arrays of a record for `task`; "" stands for all tasks."""
   return ("latents", "masked_latents", "task_mask" if task else "lipsync_mask", "mouth_mask",
           "face_mask", "text", "image", "audio")
 
 
 def encode(record: Record, dtype: str, variant: Variant) -> bytes:
-  """The bytes of a record.
+  """Encodes a record to bytes.
 
   Args:
-    record: of a window.
-    dtype: a name of DTYPES, for the floating arrays.
+    record: a window.
+    dtype: a name in DTYPES, for the floating arrays.
     variant: of the network that the record is for.
 
   Raises:
-    InputError: a value that is not finite in `dtype`.
-    ValueError: shapes that do not belong together.
+    InputError: a value is not finite in `dtype`.
+    ValueError: shapes do not agree.
   """
-  _check_shapes(record, variant, len(tasks.stored()))
-  arrays = {name: np.asarray(getattr(record, name)) for name in arrays_of(record.task)}
+  _check_shapes(record, variant, len(tasks.precomputed()))
+  arrays = {name: np.asarray(getattr(record, name)) for name in array_names(record.task)}
   for name, array in arrays.items():
     if array.dtype != np.uint8:
       with np.errstate(over="ignore"):
@@ -112,56 +111,56 @@ def encode(record: Record, dtype: str, variant: Variant) -> bytes:
   return _safetensors(arrays, {"schema": SCHEMA, "version": str(VERSION), **metadata})
 
 
-def decode(data: bytes, where: str = "record", variant: Variant | None = None) -> Record:
-  """The inverse of `encode`; floating arrays come back as float32.
+def decode(data: bytes, label: str = "record", variant: Variant | None = None) -> Record:
+  """Decodes the bytes of a record, the inverse of `encode`; floating arrays become float32.
 
   Args:
-    data: a record's bytes.
-    where: what messages call the record.
-    variant: of the network that it is for; None: the length of the audio is not checked.
+    data: bytes of a record.
+    label: name of the record in messages.
+    variant: of the network that the record is for; with None the length of the audio is not checked.
 
   Raises:
-    InputError: the bytes are no record, are damaged, or are of another schema or version.
+    InputError: the bytes are not a record, are damaged, or have another schema or version.
   """
   try:
-    record = _decode(data, where)
-    _check_shapes(record, variant, min(len(record.masked_latents), len(tasks.stored())))
+    record = _decode(data, label)
+    _check_shapes(record, variant, min(len(record.masked_latents), len(tasks.precomputed())))
   except InputError:
     raise
   except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:  # of any JSON
-    raise InputError(f"{where} is damaged: its header cannot be used ({type(error).__name__}: {error}).") from error
+    raise InputError(f"{label} is damaged: its header cannot be used ({type(error).__name__}: {error}).") from error
   return record
 
 
-def _decode(data: bytes, where: str) -> Record:
-  header, begin = _read_header(data, where)
+def _decode(data: bytes, label: str) -> Record:
+  header, begin = _read_header(data, label)
   metadata = header.pop("__metadata__", {})
   found = metadata.get("schema"), metadata.get("version")
-  if found not in [(SCHEMA, str(version)) for version in READABLE]:
-    raise InputError(f"{where} has schema {found[0]} version {found[1]}; {readable()}")
+  if found not in [(SCHEMA, str(version)) for version in SUPPORTED_VERSIONS]:
+    raise InputError(f"{label} has schema {found[0]} version {found[1]}; {supported()}")
   strings = {"task": "", **metadata}
-  task, wanted = strings["task"], set(arrays_of(strings["task"]))
+  task, wanted = strings["task"], set(array_names(strings["task"]))
   if task and task not in tasks.names():
-    raise InputError(f"{where} is for task {task!r}; known: {', '.join(tasks.names())}. Prepare the "
+    raise InputError(f"{label} is for task {task!r}; known: {', '.join(tasks.names())}. Prepare the "
                      "clips again.")
   if set(header) != wanted:
-    raise InputError(f"{where} holds {', '.join(sorted(header))}; expected "
+    raise InputError(f"{label} holds {', '.join(sorted(header))}; expected "
                      f"{', '.join(sorted(wanted))}. Prepare the clips again.")
-  fields: dict[str, Any] = {name: _read_array(data, begin, entry, f"{where}, {name}")
+  fields: dict[str, Any] = {name: _read_array(data, begin, entry, f"{label}, {name}")
             for name, entry in header.items()}
   fields |= {name: str(strings[name]) for name in _STRINGS}
   fields |= {name: int(metadata[name]) for name in _INTEGERS}
   return Record(**fields)
 
 
-def readable() -> str:
-  """The end of messages about another schema."""
-  return (f"this release reads {SCHEMA} version {' and '.join(map(str, READABLE))}. Prepare the "
+def supported() -> str:
+  """Returns the end of messages about another schema."""
+  return (f"this release reads {SCHEMA} version {' and '.join(map(str, SUPPORTED_VERSIONS))}. Prepare the "
           "clips again.")
 
 
 def write_shard(path: str | os.PathLike, records: Iterable[bytes]) -> int:
-  """Writes an ArrayRecord file, whole or not at all; `records` may be made as they are written.
+  """Writes an ArrayRecord file atomically; `records` may be a generator.
 
   Returns:
     The number of records.
@@ -186,9 +185,9 @@ def write_shard(path: str | os.PathLike, records: Iterable[bytes]) -> int:
 def _on_disk(path, call, *arguments) -> None:
   try:
     call(*arguments)
-  except RuntimeError as error:  # all that the library raises; its text names file and reason
+  except RuntimeError as error:  # the library raises nothing else; its text names file and reason
     raise InputError(f"Cannot write {path}: {str(error).partition(';')[0]}.\n"
-                     "Nothing half-written was kept; free the disk or choose another folder."
+                     "No partial file was kept; free disk space or choose another folder."
                      ) from error
 
 
@@ -197,18 +196,18 @@ def _close_quietly(writer: ArrayRecordWriter) -> None:
     if writer.is_open():
       writer.close()
   except RuntimeError:
-    pass  # another error is on its way
+    pass  # another error is being raised
 
 
 def _check_shapes(record: Record, variant: Variant | None, slots: int) -> None:
-  """Raises ValueError where a record for all tasks has not `slots` masked latents, or shapes do not agree."""
+  """Raises ValueError if a record for all tasks does not have `slots` masked latents, or shapes disagree."""
   f, h8, w8, _ = record.latents.shape
   frames = geometry.frames_of(f)
-  kinds = 1 if record.task else slots
-  wanted = {"masked_latents": (kinds, *record.latents.shape), "mouth_mask": (f, h8, w8),
+  count = 1 if record.task else slots
+  wanted = {"masked_latents": (count, *record.latents.shape), "mouth_mask": (f, h8, w8),
             "face_mask": geometry.grid_of_latents((h8, w8)), "lipsync_mask": (f, h8, w8),
             "task_mask": (f, h8, w8, geometry.FRAMES)}
-  for name in arrays_of(record.task):
+  for name in array_names(record.task):
     shape = np.shape(getattr(record, name))
     if shape != wanted.get(name, shape):
       raise ValueError(f"{name} is {shape}, expected {wanted[name]}.")
@@ -218,8 +217,7 @@ def _check_shapes(record: Record, variant: Variant | None, slots: int) -> None:
 
 
 def _safetensors(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
-  """A safetensors file. The library puts metadata in random order; here equal records are equal
-  bytes."""
+  """Makes a safetensors file whose bytes are the same for equal records; the library orders metadata randomly."""
   header: dict[str, dict] = {"__metadata__": metadata}
   end = 0
   for name, array in arrays.items():
@@ -231,8 +229,8 @@ def _safetensors(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> byt
                    *(array.tobytes() for array in arrays.values())])
 
 
-def _read_header(data: bytes, where: str) -> tuple[dict, int]:
-  """The safetensors header and where the arrays begin."""
+def _read_header(data: bytes, label: str) -> tuple[dict, int]:
+  """Returns the safetensors header and the offset of the arrays."""
   try:
     begin = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:begin])
@@ -240,13 +238,13 @@ def _read_header(data: bytes, where: str) -> tuple[dict, int]:
       return header, begin
   except (ValueError, RecursionError):
     pass
-  raise InputError(f"{where} is no record of {SCHEMA}, or it is damaged ({len(data)} bytes).")
+  raise InputError(f"{label} is not a record of {SCHEMA}, or it is damaged ({len(data)} bytes).")
 
 
-def _read_array(data: bytes, begin: int, entry: dict, where: str) -> np.ndarray:
+def _read_array(data: bytes, begin: int, entry: dict, label: str) -> np.ndarray:
   dtype, shape = _STORED[entry["dtype"]], tuple(entry["shape"])
   first, end = entry["data_offsets"]
   if end - first != dtype.itemsize * math.prod(shape) or begin + end > len(data):
-    raise InputError(f"{where} is damaged: {len(data) - begin} bytes of arrays.")
+    raise InputError(f"{label} is damaged: {len(data) - begin} bytes of arrays.")
   array = np.frombuffer(data, dtype, math.prod(shape), begin + first).reshape(shape)
   return array if dtype == np.uint8 else array.astype(np.float32)

@@ -24,7 +24,7 @@ from emv3_jax.errors import InputError
 from emv3_jax.plan import hlo, programs, subjects, targets
 from emv3_jax.plan.subjects import Config
 from emv3_jax.runtime import config as config_lib
-from emv3_jax.sampling.report import peak_gib
+from emv3_jax.sampling.profile import peak_gib
 
 GIB = 2 ** 30
 _NEEDED = re.compile(r"(?:Used |temporaries \()([\d.]+)([KMGT]?)")

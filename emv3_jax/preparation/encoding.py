@@ -13,7 +13,7 @@ from emv3_jax.preparation.footage import Footage, Window
 from emv3_jax.preparation.settings import PrepareConfig
 from emv3_jax.sampling.clip import LENGTH_STEP
 from emv3_jax.sampling.model import Model
-from emv3_jax.tasks import ClipPicture, masks
+from emv3_jax.tasks import ReferenceImage, masks
 
 
 def encode_texts(model: Model, tokenizer: text_lib.Tokenizer, texts: Iterable[str],
@@ -35,14 +35,14 @@ def encode_texts(model: Model, tokenizer: text_lib.Tokenizer, texts: Iterable[st
 
 def encode_images(model: Model, windows: Sequence[Window], batch: int) -> list[np.ndarray]:
   """CLIP states float32 [k, image_tokens, image_dim] of each window's first frame, as each of the k kinds
-  of `ClipPicture` shows it."""
+  of `ReferenceImage` shows it."""
   pictures = [picture for window in windows for picture in _clip_pictures(window)]
   states = []
   with model.parameters("image_encoder") as params:
     for part in _parts(pictures, batch):
-      pixels = np.stack([image_lib.clip_pixels(picture) for picture in _filled(part, batch)])
+      pixels = np.stack([image_lib.clip_vision_pixels(picture) for picture in _filled(part, batch)])
       states += list(model.encode("image_encoder", params, pixels)[:len(part)])
-  return [np.stack(pictures) for pictures in _parts(states, len(ClipPicture))]
+  return [np.stack(pictures) for pictures in _parts(states, len(ReferenceImage))]
 
 
 def encode_sounds(model: Model, footage: Sequence[Footage], settings: PrepareConfig
@@ -52,7 +52,7 @@ def encode_sounds(model: Model, footage: Sequence[Footage], settings: PrepareCon
   Sound of up to `sound_frames` is encoded whole, exactly as sampling does with that recording.
 
   Returns:
-    features as `Variant.cut` leaves them, e.g. preview [2F, dim].
+    features as `Variant.crop_features` leaves them, e.g. preview [2F, dim].
   """
   features, variant = [], variants.of(model.config.model.transformer.variant)
   with model.parameters("audio_encoder") as params:
@@ -60,27 +60,27 @@ def encode_sounds(model: Model, footage: Sequence[Footage], settings: PrepareCon
       heard = audio_lib.num_frames(clip.voice.seconds)
       if heard <= settings.sound_frames:
         whole = _features(model, params, clip.voice.samples, geometry.sample_frames(heard))
-        features += [variant.cut(whole, window.start, settings.frames) for window in clip.windows]
+        features += [variant.crop_features(whole, window.start, settings.frames) for window in clip.windows]
         continue
       for window in clip.windows:
         middle = window.start + settings.frames // 2 - settings.sound_frames // 2
         first = min(max(middle, 0), heard - settings.sound_frames)
         samples = clip.voice.samples[_sample(first):_sample(first + settings.sound_frames)]
         around = _features(model, params, samples, settings.sound_frames)
-        features.append(variant.cut(around, window.start - first, settings.frames))
+        features.append(variant.crop_features(around, window.start - first, settings.frames))
   return features
 
 
 def encode_videos(model: Model, windows: Iterable[tuple[Window, np.ndarray]],
                   batch: int) -> Iterator[tuple[Window, np.ndarray]]:
   """(window, latents float32 [1 + n, f, h8, w8, 16]): of the video and of what each of the n tasks of
-  `tasks.stored()` knows of it.
+  `tasks.precomputed()` knows of it.
 
   Args:
     windows: (window, uint8 [F, H, W, 3]), all of one size; taken as they are needed.
   """
   waiting: list[Window] = []
-  count = 1 + len(tasks.stored())
+  count = 1 + len(tasks.precomputed())
 
   def videos():
     for window, frames in windows:
@@ -97,19 +97,19 @@ def encode_videos(model: Model, windows: Iterable[tuple[Window, np.ndarray]],
 
 
 def _clip_pictures(window: Window) -> Iterator[np.ndarray]:
-  """The first frame in the order of `ClipPicture`."""
+  """The first frame in the order of `ReferenceImage`."""
   pixels = image_lib.to_pixels(window.first)
-  pictures = {ClipPicture.FIRST: window.first,
-              ClipPicture.FIRST_GREYED: masks.masked_video(pixels[None], ~window.redrawn[None])[0]}
-  for kind in ClipPicture:
+  pictures = {ReferenceImage.FIRST: window.first,
+              ReferenceImage.FIRST_MASKED: masks.masked_video(pixels[None], ~window.redrawn[None])[0]}
+  for kind in ReferenceImage:
     yield pictures[kind]
 
 
 def _videos(window: Window, frames: np.ndarray) -> Iterator[np.ndarray]:
   video = image_lib.to_pixels(frames)
   yield video
-  for task in tasks.stored():
-    yield masks.masked_video(video, task.known(len(video), mouth=window.redrawn))
+  for task in tasks.precomputed():
+    yield masks.masked_video(video, task.condition_mask(len(video), mouth=window.redrawn))
 
 
 def _features(model: Model, params, samples: np.ndarray, frames: int) -> np.ndarray:

@@ -74,7 +74,8 @@ def read_made(clip: Clip, settings: PrepareConfig, model: Model) -> MadeClip:
   if latents is not None:
     _read_latents(latents, made)
   inputs = _read_inputs(made, model)
-  light = dataclasses.replace(inputs, video=np.zeros(0), known=np.zeros(0), source=None, mouth=None)
+  light = dataclasses.replace(inputs, video=np.zeros(0), condition_mask=np.zeros(0),
+                              source_video=None, mouth_mask=None)
   return MadeClip(dataclasses.replace(clip, prompt=made.request.prompt), made, light, latents)
 
 
@@ -104,7 +105,7 @@ def encode_states(model: Model, clips: Sequence[MadeClip]) -> list[tuple[np.ndar
 
 def encode_pictures(model: Model, clips: Sequence[MadeClip], frames: int
                     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """(latents [f, h8, w8, 16], known [f, h8, w8, 20]) of the first `frames` frames of each clip.
+  """(latents [f, h8, w8, 16], condition latents [f, h8, w8, 20]) of the first `frames` frames of each clip.
 
   The latents are those that the model made where they were saved: exact, and what the model gave a
   probability to. Else they are the VAE's of the video as it was written.
@@ -113,23 +114,24 @@ def encode_pictures(model: Model, clips: Sequence[MadeClip], frames: int
     for clip in clips:
       inputs = _read_inputs(clip.made, model)
       # The VAE looks back only: what is cut off does not change the rest.
-      inputs = dataclasses.replace(inputs, video=inputs.video[:frames], known=inputs.known[:frames])
-      yield _latents(model, params, clip, frames), clip_lib.encode_known(model, inputs)[0]
+      inputs = dataclasses.replace(inputs, video=inputs.video[:frames],
+                                   condition_mask=inputs.condition_mask[:frames])
+      yield _latents(model, params, clip, frames), clip_lib.encode_condition(model, inputs)[0]
 
 
-def make_record(clip: MadeClip, frames: int, latents: np.ndarray, known: np.ndarray,
+def make_record(clip: MadeClip, frames: int, latents: np.ndarray, condition: np.ndarray,
                 text: np.ndarray, image: np.ndarray, audio: np.ndarray, variant: Variant) -> Record:
   """The record of a clip's first `frames` frames; text without padding, the rest as encoded here."""
-  mask = known[..., :FRAMES].astype(np.uint8)
+  mask = condition[..., :FRAMES].astype(np.uint8)
   tokens, task = geometry.token_grid(clip.size), clip.made.task
   face = clip.inputs.face_mask
-  mouth = 1 - mask[..., 0] if task.redraws_mouth else np.zeros_like(mask[..., 0])
+  mouth = 1 - mask[..., 0] if task.inpaints_mouth else np.zeros_like(mask[..., 0])
   return Record(
       id=clip.clip.id, index=0, start=0, caption=clip.clip.prompt, source=clip.made.video,
-      task=task.name, latents=latents, masked_latents=known[None, ..., FRAMES:],
+      task=task.name, latents=latents, masked_latents=condition[None, ..., FRAMES:],
       task_mask=mask, mouth_mask=mouth,
       face_mask=(np.ones(tokens) if face is None else face.reshape(tokens)).astype(np.uint8),
-      text=text, image=image[None], audio=variant.cut(audio, 0, frames))
+      text=text, image=image[None], audio=variant.crop_features(audio, 0, frames))
 
 
 def _check_model(made: MadeBy, model: Model) -> None:
@@ -162,10 +164,10 @@ def _check_window(clip: Clip, made: MadeBy, settings: PrepareConfig,
       advice += ", or sample it with --save_latents, which keeps the frames that were dropped"
     raise InputError(f"Video {clip.video} is too short: it has {made.frames} frames, a window takes "
                      f"{settings.frames}; {advice}.")
-  for given in made.task.given:
-    if given.input != "video" and given.frames(made.frames, sampled).stop > settings.frames:
+  for item in made.task.condition_inputs:
+    if item.request_field != "video" and item.frames(made.frames, sampled).stop > settings.frames:
       raise InputError(f"Video {clip.video} is too long: of its {made.frames} frames a window takes "
-                       f"{settings.frames}, without the {given.input.replace('_image', ' picture')} that "
+                       f"{settings.frames}, without the {item.request_field.replace('_image', ' picture')} that "
                        f"{made.task.name} was given; set --config.prepare.frames={sampled}.")
 
 

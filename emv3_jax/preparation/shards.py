@@ -177,9 +177,9 @@ def _window_records(model: Model, settings: PrepareConfig, footage: Sequence[Foo
 def _made_records(model: Model, settings: PrepareConfig, clips: Sequence[MadeClip], texts: dict,
                   states: dict) -> Iterator[Record]:
   pictures = made_lib.encode_pictures(model, clips, settings.frames)
-  for clip, (latents, known) in zip(clips, pictures, strict=True):
+  for clip, (latents, condition) in zip(clips, pictures, strict=True):
     image, audio = states[clip]
-    yield made_lib.make_record(clip, settings.frames, latents, known, texts[clip.clip.prompt],
+    yield made_lib.make_record(clip, settings.frames, latents, condition, texts[clip.clip.prompt],
                                image, audio, _variant(model))
 
 
@@ -190,7 +190,7 @@ def _variant(model: Model) -> Variant:
 def _record(clip: Footage, window: Window, settings: PrepareConfig, latents: np.ndarray,
             text: np.ndarray, image: np.ndarray, audio: np.ndarray) -> Record:
   cells = lambda region: masks.mask_latents(
-      masks.known_pixels(region, settings.frames), clip.framing.size)[..., 0].astype(np.uint8)
+      masks.outside_mouth(region, settings.frames), clip.framing.size)[..., 0].astype(np.uint8)
   return Record(
       id=clip.clip.id, index=window.index, start=window.start, caption=clip.clip.prompt,
       source=clip.digest, latents=latents[0], masked_latents=latents[1:],

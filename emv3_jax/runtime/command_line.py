@@ -75,7 +75,7 @@ def read_config(path: str, overrides: Sequence[str], cls) -> ml_collections.Conf
   return config
 
 
-def said(overrides: Sequence[str]) -> frozenset[str]:
+def overridden_fields(overrides: Sequence[str]) -> frozenset[str]:
   """Dotted names of the fields that the command line sets."""
   return frozenset(assignment.partition("=")[0] for assignment in overrides)
 
@@ -91,7 +91,7 @@ def print_config(config: Mapping, defaults: Mapping, overrides: Sequence[str],
     origins: by dotted name, where they are known better.
   """
   named, code = _flat(config), _flat(defaults)
-  on_command_line = said(overrides)
+  on_command_line = overridden_fields(overrides)
 
   def origin(name: str) -> str:
     if name in on_command_line:

@@ -1,4 +1,4 @@
-"""One clip: from a request to frames. Parts are loaded, used and freed in turn."""
+"""Sampling of one clip, from a request to frames. Networks are loaded, used and freed in turn."""
 
 from collections.abc import Callable
 import dataclasses
@@ -22,11 +22,11 @@ from emv3_jax.sampling import fingerprint
 from emv3_jax.sampling.denoise import Conditions
 from emv3_jax.sampling.inputs import Inputs, named_files, read_inputs
 from emv3_jax.sampling.model import Model
-from emv3_jax.sampling.report import Report, versions
+from emv3_jax.sampling.profile import Profile, versions
 from emv3_jax.sampling.settings import Request
 from emv3_jax.tasks import masks
 
-LENGTH_STEP = 64  # prompts are encoded at a multiple of so many tokens
+LENGTH_STEP = 64  # prompts are encoded with a multiple of this number of tokens
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -37,10 +37,10 @@ class Clip:
     frames: uint8 [F, H, W, 3].
     fps: frames a second.
     sound: (samples float32 [n, channels], rate) as in the request's audio file.
-    latents: float32 [f, H/8, W/8, 16], before decoding; surplus frames are still in it.
+    latents: float32 [f, H/8, W/8, 16], before decoding, surplus frames included.
     report: fingerprint and digests of the networks, request, sha256 of its files, config, seed,
-      versions, seconds and peak memory by part, and as `start_up` the seconds of the process up to
-      here by kind; JSON-able.
+      versions, seconds and peak memory of each part, and in `start_up` the seconds since the start of
+      the process by kind of work; can be written as JSON.
   """
 
   frames: np.ndarray
@@ -57,58 +57,59 @@ class Clip:
 
 
 def sample(model: Model, request: Request, *, progress: Callable | None = None) -> Clip:
-  """Makes the clip of `request`.
+  """Samples the clip of `request`.
 
   Args:
     model: from `load`.
-    request: what to make.
+    request: the clip to sample.
     progress: wraps the iterator of solver steps, e.g. a `tqdm`.
 
   Raises:
-    InputError: the request or one of its files cannot be used. All files are read and checked
-      before the first network is loaded.
+    InputError: the request or one of its files cannot be used. All files are read and checked before
+      the first network is loaded.
   """
   start_up.watch()
-  report = Report()
-  with report.part("inputs"):
+  profile = Profile()
+  with profile.measure("inputs"):
     inputs = processes.together(lambda: _read(model, request))
-    identity = processes.together(lambda: fingerprint.for_report(model, request))
+    provenance = processes.together(lambda: fingerprint.provenance(model, request))
     files = {name: file_digest(path) for name, path in named_files(request).items()}
-  with report.part("text_encoder"):
+  with profile.measure("text_encoder"):
     text = encode_text(model, inputs)
-  with report.part("audio_encoder"):
+  with profile.measure("audio_encoder"):
     audio = encode_audio(model, inputs)
-  with report.part("image_encoder"):
+  with profile.measure("image_encoder"):
     image = encode_image(model, inputs)
-  with report.part("vae_encode"):
-    known = encode_known(model, inputs)
-  conditions = Conditions(text=text, image=image, audio=audio, condition=known,
+  with profile.measure("vae_encode"):
+    condition = encode_condition(model, inputs)
+  conditions = Conditions(text=text, image=image, audio=audio, condition=condition,
                           face_mask=None if inputs.face_mask is None else inputs.face_mask[None])
-  with report.part("transformer"):
+  with profile.measure("transformer"):
     latents = denoise(model, inputs, conditions, progress or iter)
-  with report.part("vae_decode"):
+  with profile.measure("vae_decode"):
     frames = decode(model, latents)[:inputs.frames]
-  finish = tasks.of(request.task).finish
-  if finish is not None and request.paste is not False:
-    assert inputs.source is not None and inputs.mouth is not None  # a finish is for the mouth region
-    frames = finish(frames, inputs.source[:inputs.frames], inputs.mouth[:inputs.frames])
+  postprocess = tasks.of(request.task).postprocess
+  if postprocess is not None and request.paste is not False:
+    assert inputs.source_video is not None and inputs.mouth_mask is not None  # they are read for a task with post-processing
+    frames = postprocess(frames, inputs.source_video[:inputs.frames], inputs.mouth_mask[:inputs.frames])
   return Clip(frames=frames, fps=FPS, sound=inputs.sound, latents=latents,
-              report={**identity, **_describe(model, request, files, inputs, report)})
+              report={**provenance, **_describe(model, request, files, inputs, profile)})
 
 
 def _read(model: Model, request: Request) -> Inputs:
   try:
     inputs = read_inputs(request, model.config, model.tokenizer_path, model.normalises_waveform)
   except NoFace as error:
-    raise NoFace(f"{error}{model.hint_of_face(error.size)}", error.size) from None
+    raise NoFace(f"{error}{model.face_box_hint(error.size)}", error.size) from None
   model.check_size(inputs.size)
   return inputs
 
 
 def encode_text(model: Model, inputs: Inputs) -> dict[str, np.ndarray]:
-  """umT5 states of the prompts, float32 [1, text_tokens, text_dim], zeros after the last token.
+  """Encodes the prompts: umT5 states, float32 [1, text_tokens, text_dim], zeros after the last token.
 
-  Embeddings are cached on disk by content; the text encoder is loaded only for new ones.
+  Embeddings are cached on disk by content; the text encoder is loaded only for prompts that are not
+  cached.
   """
   length, dim = model.config.model.transformer.text_tokens, model.config.model.transformer.text_dim
   cache = open_cache(model)
@@ -117,7 +118,7 @@ def encode_text(model: Model, inputs: Inputs) -> dict[str, np.ndarray]:
   states = {name: state for name, state in kept.items() if state is not None}
   if missing:
     ids, mask = inputs.tokenizer.tokenize([inputs.prompts[name] for name in missing], length)
-    # Padding is masked: encoding less of it gives the same states, and few lengths few programs.
+    # Padding is masked, so that less padding gives the same states; few lengths need few programs.
     used = min(length, -(-int(mask.sum(axis=1).max()) // LENGTH_STEP) * LENGTH_STEP)
     hidden = model.encode_tokens(ids[:, :used], mask[:, :used])
     for row, name in enumerate(missing):
@@ -131,7 +132,7 @@ def encode_text(model: Model, inputs: Inputs) -> dict[str, np.ndarray]:
 
 
 def open_cache(model: Model) -> text_lib.PromptCache | None:
-  """The prompt cache of the config; what an embedding depends on is in its digest."""
+  """Opens the prompt cache of the config; its digest covers all that an embedding depends on."""
   config = model.config
   if not config.prompt_cache:
     return None
@@ -140,20 +141,20 @@ def open_cache(model: Model) -> text_lib.PromptCache | None:
   try:
     folder = paths.expanded(config.prompt_cache)
   except InputError as error:
-    logging.log_first_n(logging.WARNING, "Embeddings of prompts are not kept: %s", 1, error)
+    logging.log_first_n(logging.WARNING, "Embeddings of prompts are not cached: %s", 1, error)
     return None
   return text_lib.PromptCache(folder, digest,
                               repr(config.precision.text_encoder), config.prompt_cache_mib << 20)
 
 
 def encode_audio(model: Model, inputs: Inputs) -> np.ndarray:
-  """What the network hears of the whole padded clip, e.g. for preview [1, 2F, d]; see `Variant.heard`."""
+  """Encodes the audio of the whole padded clip, e.g. for preview [1, 2F, d]; see `Variant.network_input`."""
   variant = variants.of(model.config.model.transformer.variant)
-  return variant.heard(encode_features(model, inputs))[None]
+  return variant.network_input(encode_features(model, inputs))[None]
 
 
 def encode_features(model: Model, inputs: Inputs) -> np.ndarray:
-  """wav2vec2 features of the whole padded clip, one row a feature; see `Variant`."""
+  """Computes wav2vec2 features of the whole padded clip, one row for each feature; see `Variant`."""
   variant = variants.of(model.config.model.transformer.variant)
   with model.parameters("audio_encoder") as params:
     return model.encode("audio_encoder", params, inputs.waveform[None],
@@ -161,20 +162,20 @@ def encode_features(model: Model, inputs: Inputs) -> np.ndarray:
 
 
 def encode_image(model: Model, inputs: Inputs) -> np.ndarray:
-  """CLIP states [1, image_tokens, image_dim]; zeros where the task has no picture."""
+  """Encodes the reference image: CLIP states [1, image_tokens, image_dim], zeros for a task without one."""
   config = model.config.model.transformer
-  if inputs.picture is None:
+  if inputs.reference_image is None:
     return np.zeros((1, config.image_tokens, config.image_dim), np.float32)
   with model.parameters("image_encoder") as params:
-    return model.encode("image_encoder", params, image_lib.clip_pixels(inputs.picture)[None])
+    return model.encode("image_encoder", params, image_lib.clip_vision_pixels(inputs.reference_image)[None])
 
 
-def encode_known(model: Model, inputs: Inputs) -> Float32[np.ndarray, "1 f H8 W8 20"]:
-  """Mask latents and masked-video latents; all zero for t2v."""
-  mask = masks.mask_latents(inputs.known, inputs.size)
-  if not inputs.known.any():
+def encode_condition(model: Model, inputs: Inputs) -> Float32[np.ndarray, "1 f H8 W8 20"]:
+  """Encodes the condition: mask channels and latents of the masked video; all zero for t2v."""
+  mask = masks.mask_latents(inputs.condition_mask, inputs.size)
+  if not inputs.condition_mask.any():
     return np.asarray(masks.condition(mask, None))[None]
-  video = masks.masked_video(inputs.video, inputs.known)
+  video = masks.masked_video(inputs.video, inputs.condition_mask)
   with model.parameters("vae") as params:
     latents = model.vae_encode(params, video[None])
   return np.asarray(masks.condition(mask[None], latents))
@@ -182,7 +183,7 @@ def encode_known(model: Model, inputs: Inputs) -> Float32[np.ndarray, "1 f H8 W8
 
 def denoise(model: Model, inputs: Inputs, conditions: Conditions, progress
             ) -> Float32[np.ndarray, "f H8 W8 c"]:
-  """Latents of the window."""
+  """Denoises the window to latents."""
   frames, height8, width8 = conditions.condition.shape[1:4]
   noise = initial_noise(inputs.seed, frames, height8, width8, model.config.model.vae.z_dim)
   face_mask = conditions.face_mask
@@ -194,13 +195,13 @@ def denoise(model: Model, inputs: Inputs, conditions: Conditions, progress
 
 
 def decode(model: Model, latents: Float32[np.ndarray, "f H8 W8 c"]) -> UInt8[np.ndarray, "F H W 3"]:
-  """Frames of latents."""
+  """Decodes latents to frames."""
   with model.parameters("vae") as params:
     return model.vae_decode(params, latents[None])[0]
 
 
 def _describe(model: Model, request: Request, files: dict[str, str], inputs: Inputs,
-              report: Report) -> dict:
+              profile: Profile) -> dict:
   plain = lambda value: str(value) if isinstance(value, pathlib.Path) else value
   return {
       "request": {name: plain(value) for name, value in dataclasses.asdict(request).items()},
@@ -213,5 +214,5 @@ def _describe(model: Model, request: Request, files: dict[str, str], inputs: Inp
       "mismatches": model.resolved.mismatches,
       "versions": versions(),
       "start_up": start_up.spent(),
-      **report.as_dict(),
+      **profile.as_dict(),
   }

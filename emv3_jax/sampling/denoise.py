@@ -27,20 +27,20 @@ from emv3_jax.models.precision import Precision
 from emv3_jax.models.transformer import TransformerConfig
 from emv3_jax.sampling.settings import SamplingConfig
 
-BLOCK_TOKENS = 8192  # tokens of a clip that the maps of a layer work on at a time
+BLOCK_TOKENS = 8192  # tokens of a clip that a layer processes at a time
 
 
 @dataclasses.dataclass(frozen=True)
 class Conditions:
-  """Conditions of the denoising of a window; b clips of one shape.
+  """Conditions of the network for one window; b clips of one shape.
 
   Attributes:
-    text: dict `prompt` and, where a branch needs it, `negative`: float32 [b, text_tokens, text_dim],
-      umT5 states cut to their length and padded with zeros.
+    text: dict with `prompt` and, where a branch needs it, `negative`: float32
+      [b, text_tokens, text_dim], umT5 states of the tokens of the text, padded with zeros.
     image: float32 [b, image_tokens, image_dim] CLIP states; zeros without a picture.
     audio: float32 [b, tokens, 768] (preview) or [b, F, 5, layers, 768] (flash).
-    condition: float32 [b, f, H8, W8, 20] mask latents and masked-video latents.
-    face_mask: float32 [b, h*w], or None where audio acts everywhere.
+    condition: float32 [b, f, H8, W8, 20], mask channels and latents of the masked video.
+    face_mask: float32 [b, h*w], 1 where the audio acts; None stands for everywhere.
   """
 
   text: Mapping[str, AnyArray]
@@ -52,7 +52,7 @@ class Conditions:
 
 @dataclasses.dataclass(frozen=True)
 class StepTables:
-  """Per-step values, computed on the host: all float32 with a leading [steps] axis."""
+  """Values for each step, computed on the host: all float32 with a leading axis [steps]."""
 
   sinusoid: np.ndarray  # [steps, freq_dim]
   text_scale: np.ndarray  # [steps]
@@ -66,17 +66,17 @@ class StepTables:
 class Denoiser:
   """Compiled denoising for one network and one set of settings; any number of clips.
 
-  Guidance branches are rows of the batch. Rows that do not divide over data x fsdp are padded, and
-  the log says so. Latents are small: they come in and go out whole on every device.
+  Guidance branches are rows of the batch. Rows that do not divide over data x fsdp are padded, with a
+  warning in the log. Latents are small: inputs and outputs are replicated on every device.
 
   Args:
-    transformer: the network on its mesh, of `sharding.on_mesh`.
+    transformer: the network on its mesh, from `sharding.on_mesh`.
     settings: solver, guidance and branches.
   """
 
   def __init__(self, transformer: sharding.ShardedTransformer, settings: SamplingConfig):
     config = transformer.config
-    self.transformer, self.settings = transformer, settings.completed(config.variant)
+    self.transformer, self.settings = transformer, settings.with_defaults(config.variant)
     settings = self.settings
     self.solver = solvers.make_solver(
         settings.solver, settings.steps, settings.shift, settings.solver_shift)
@@ -91,7 +91,7 @@ class Denoiser:
                        "temporal frequencies, counted from 1 (0 is off).")
     self.tables = self._tables()
     self._project = jax.jit(self._project_branches)
-    # All parameters are arguments, used or not: they lie on the device all the same.
+    # All parameters are arguments, used or not: they are on the device anyway.
     self._step = jax.jit(self._one_step, donate_argnums=1, keep_unused=True)
 
   def _tables(self) -> StepTables:
@@ -108,12 +108,16 @@ class Denoiser:
           ) -> Float32[jax.Array, "b f H8 W8 c"]:
     """Denoises `noise` to latents.
 
-    `progress` wraps the step indices, e.g. with `tqdm`.
+    Args:
+      params: parameters of the transformer.
+      noise: initial noise, float32.
+      conditions: of the same b clips.
+      progress: wraps the step indices, e.g. with `tqdm`.
     """
     table = self._rope_table(noise.shape)
     noise = sharding.replicate(noise, self.transformer.mesh)
     negative_scales = self.guidance.scales(self.settings.steps).negative
-    # Copies: a solver may start with one array in several places, which cannot be donated twice.
+    # Copies: the initial state of a solver may hold one array twice, which cannot be donated twice.
     state = jax.tree.map(jnp.copy, self.solver.init(noise))
     context, scale_now = None, None
     for i in progress(range(self.settings.steps)):
@@ -125,7 +129,7 @@ class Denoiser:
     return state.x
 
   def trace_step(self, params: Params, noise, conditions: Conditions) -> jax.stages.Traced:
-    """The program of a step, not compiled, for arguments of which only the shapes are needed.
+    """Traces the program of one step without compiling it; only the shapes of the arguments are used.
 
     Args:
       params, noise, conditions: as in `run`; `jax.ShapeDtypeStruct`s, with shardings on a mesh.
@@ -140,7 +144,7 @@ class Denoiser:
                             conditions.face_mask)
 
   def _with_sharding(self, keys: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    """Keys or values of all layers, the branches in front if in turn, with their sharding."""
+    """Adds the sharding to keys or values of all layers; if branches run in turn, they are the first axis."""
     leading = int(self.settings.branches == "in_turn")
     where = self.transformer.context_sharding(keys.ndim, leading)
     return jax.ShapeDtypeStruct(keys.shape, keys.dtype, sharding=where)
@@ -150,12 +154,12 @@ class Denoiser:
     return tuple(map(stacked, (conditions.text["prompt"], conditions.image, conditions.audio)))
 
   def _rope_table(self, shape: tuple[int, ...]) -> rope.RopeTable:
-    """Angles for latents of `shape` [b, f, H8, W8, 16]."""
+    """Computes the RoPE table for latents of `shape` [b, f, H8, W8, 16]."""
     riflex = rope.Riflex(self.settings.riflex_k, shape[1]) if self.settings.riflex_k else None
     return self.transformer.rope(shape, riflex)
 
   def _token_blocks(self, shape: tuple[int, ...]) -> int:
-    """Blocks of tokens that a layer works on in turn, for latents of `shape`."""
+    """Returns the number of token blocks that a layer processes in turn, for latents of `shape`."""
     shards = self.transformer.execution.length_shards
     f, positions = shape[1], math.prod(geometry.grid_of_latents(shape[2:4])) // shards
     wanted = self.settings.token_blocks or -(-positions * f // BLOCK_TOKENS)
@@ -163,7 +167,7 @@ class Denoiser:
         wanted, positions))
 
   def _branch_inputs(self, conditions: Conditions, negative_scale: np.float32):
-    """Text, image and audio of every branch, each with leading axes [branches, b]."""
+    """Stacks text, image and audio of all branches, each with leading axes [branches, b]."""
     text = {name: states * negative_scale if name == "negative" else states
             for name, states in conditions.text.items()}
     audio = {"voice": conditions.audio, "null": np.zeros_like(conditions.audio)}
@@ -173,7 +177,7 @@ class Denoiser:
             np.stack([audio[branch.audio] for branch in branches]))
 
   def _project_branches(self, params, text, image, audio):
-    """Cross-attention keys and values of all layers, leading axis [branches] if in turn."""
+    """Computes the cross-attention keys and values of all layers; leading axis [branches] if in turn."""
     transformer, in_turn = self.transformer, self.settings.branches == "in_turn"
     model = transformer.network.bind(params)
 
@@ -190,7 +194,7 @@ class Denoiser:
     return project(*(x.reshape(-1, *x.shape[2:]) for x in conditions))
 
   def _one_step(self, params, state, i, context, tables, table, condition, face_mask):
-    """Guided velocity at step i, then one solver step."""
+    """Computes the guided velocity at step i and makes one solver step."""
     transformer = self.transformer
     model, latents = transformer.network.bind(params), state.x
     row = {name: values[i] for name, values in tables.items()}
@@ -220,20 +224,20 @@ class Denoiser:
 def make_denoiser(config: TransformerConfig, settings: SamplingConfig, mesh: Mesh, *,
                   precision: Precision, attention: sharding.Attention = "ulysses",
                   platform: str | None = None) -> Denoiser:
-  """Denoising on `mesh`; equal arguments give the same object, compiled once.
+  """Makes the denoiser on `mesh`; equal arguments return the same object, which is compiled once.
 
   Args:
     config: sizes of the transformer.
     settings: solver, guidance, branches and the backend of local attention.
-    mesh: where it runs.
+    mesh: devices.
     precision: dtypes of the transformer.
-    attention: how self-attention crosses the mesh's `context`.
-    platform: cpu, gpu or tpu, if that is not where this process runs.
+    attention: mode of self-attention over the mesh axis `context`, `allgather` or `ulysses`.
+    platform: cpu, gpu or tpu, if it is not the platform of this process.
 
   Raises:
-    InputError: heads or parameters do not divide over the mesh, or settings do not exist.
+    InputError: heads or parameters do not divide over the mesh, or a setting has an unknown value.
   """
-  settings = settings.completed(config.variant)
+  settings = settings.with_defaults(config.variant)
   local = backends.select(settings.attention, platform)
   return Denoiser(sharding.on_mesh(config, mesh, precision=precision, attention=attention,
                                    local=local), settings)

@@ -1,10 +1,10 @@
-"""The fingerprint of a clip: one digest of everything that decides its pixels and sound.
+"""The fingerprint of a clip: one digest of everything that determines its pixels and sound.
 
-Two clips with one fingerprint differ by rounding at most. What only rounds differently (mesh, branches,
-attention backend, device, release of JAX), only costs differently, or only names things (paths, names of
-configs) is not in it, nor is a setting that the task or the variant does not use.
+Two clips with one fingerprint differ at most by rounding errors. The fingerprint excludes what changes only
+rounding (mesh, branches, attention backend, device, release of JAX), only the cost, or only names (paths,
+names of configs), and settings that the task or the variant does not use.
 
-Entries have names of their own, so that renaming a field of a config changes no fingerprint.
+Entries have their own names, so that renaming a field of a config changes no fingerprint.
 """
 
 import dataclasses
@@ -23,20 +23,20 @@ from emv3_jax.io.digests import file_digest
 from emv3_jax.models.cross_attention import ALLOCATIONS
 from emv3_jax.sampling.inputs import uses_face_box
 from emv3_jax.sampling.model import Model
-from emv3_jax.sampling.settings import PICTURES, Request
+from emv3_jax.sampling.settings import VISUAL_INPUTS, Request
 from emv3_jax.tasks import TaskSpec
 
-VERSION = 1  # of the form of `ingredients`
-NUMERICS = 2  # to be raised when the code makes other pixels or another sound of the same
+VERSION = 1  # format of `entries`
+NUMERICS = 2  # to be increased when the code computes other pixels or sound from the same entries
 
 
 def _fields(entries: str, path: str, names: str, **renamed: str) -> dict[str, str]:
-  """Entries that are called as their fields are today; `renamed`: entry=field where they are not."""
+  """Maps entries to fields of the same name; `renamed` lists entry=field for other names."""
   found = {name: name for name in names.split()} | renamed
   return {f"{entries}.{entry}": f"{path}.{name}" for entry, name in found.items()}
 
 
-# entry -> path of the field; of several the first that is not None counts.
+# entry -> path of the field; of several paths the first value that is not None counts.
 VALUES: dict[str, str | tuple[str, ...]] = {
     "task": "request.task",
     "prompt": "request.prompt",
@@ -83,18 +83,18 @@ VALUES: dict[str, str | tuple[str, ...]] = {
 
 # Files whose contents count: entry -> path of the field that names the file.
 FILES = {
-    **_fields("file", "request", " ".join(("audio", *PICTURES))),
+    **_fields("file", "request", " ".join(("audio", *VISUAL_INPUTS))),
     "file.face_detector": "config.face_detector",
     "file.tokenizer": "config.tokenizer",
 }
 
-# Fields that do not decide what a clip is, and why.
-NOT_DECIDING = {
+# Fields that do not affect the content of a clip, with the reason.
+EXCLUDED = {
     "config.name": "a name",
-    "config.checkpoint": "a place; the weights have digests",
-    "config.prompt_cache": "a place",
+    "config.checkpoint": "a path; the weights have digests",
+    "config.prompt_cache": "a path",
     "config.prompt_cache_mib": "disk only",
-    "config.program_cache": "a place",
+    "config.program_cache": "a path",
     "config.program_cache_mib": "disk only",
     "config.keep_parts": "memory only",
     "config.mesh.data": "rounding only",
@@ -102,36 +102,36 @@ NOT_DECIDING = {
     "config.mesh.context": "rounding only",
     "config.mesh.tensor": "rounding only",
     "config.mesh.attention": "rounding only",
-    "config.sampling.preset": "a name; what it sets counts",
-    "config.sampling.allow_mismatch": "allows what counts",
+    "config.sampling.preset": "a name; its settings count",
+    "config.sampling.allow_mismatch": "a permission; the allowed value counts",
     "config.sampling.attention": "rounding only",
     "config.sampling.branches": "rounding only",
     "config.sampling.token_blocks": "rounding only",
-    "config.sampling.max_frames": "longer clips are refused, shorter ones are the same",
+    "config.sampling.max_frames": "longer clips are refused, shorter clips do not change",
 }
 
 
 def fingerprint(model: Model, request: Request) -> str:
-  """The fingerprint, in hex, of the clip that `sample(model, request)` makes.
+  """Computes the fingerprint, in hex, of the clip that `sample(model, request)` returns.
 
   Raises:
     InputError: a file of the request or a network cannot be read, a network is not in the model
-      folder, or there is no such task.
+      folder, or the task is unknown.
   """
-  return digest_of(ingredients(model, request))
+  return digest_of(entries(model, request))
 
 
-def digest_of(found: dict) -> str:
-  """sha256, in hex, of `ingredients`."""
-  text = json.dumps(found, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+def digest_of(values: dict) -> str:
+  """Computes the sha256, in hex, of `entries`."""
+  text = json.dumps(values, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
   return hashlib.sha256(text.encode()).hexdigest()
 
 
-def ingredients(model: Model, request: Request) -> dict[str, Any]:
-  """What the fingerprint is the digest of: a flat, JSON-able dict.
+def entries(model: Model, request: Request) -> dict[str, Any]:
+  """Collects all that the fingerprint depends on in a flat dict that can be written as JSON.
 
   Raises:
-    InputError: as `fingerprint`.
+    InputError: see `fingerprint`.
   """
   task = tasks.of(request.task)
   roots = {"config": model.config, "request": request}
@@ -140,43 +140,44 @@ def ingredients(model: Model, request: Request) -> dict[str, Any]:
   found["file.tokenizer"] = model.tokenizer_path
   found["paste"] = found["paste"] is not False
   allocation = ALLOCATIONS.get(found["allocation"])
-  if allocation is not None:  # by what it does
+  if allocation is not None:  # by its curves, not by its name
     found["allocation"] = dataclasses.asdict(allocation)
   found["face_box"] = _face_box(found)
   unused = _unused(found, task)
   used = {entry: pathlib.Path(value) if entry in FILES else value for entry, value in found.items()
           if entry not in unused and value is not None}
-  digests = networks(model)
+  digests = network_digests(model)
   unknown = [name for name, digest in digests.items() if not digest]
   if unknown:
     raise InputError(f"The clip has no fingerprint: the weights of {', '.join(unknown)} are not in "
                      "the model folder.")
   used |= {f"weights.{name}": digest for name, digest in digests.items()}
   if not model.normalises_waveform and variants.of(model.config.model.transformer.variant).follows_extractor:
-    used["features.do_normalize"] = False  # what it is for nearly all models is not written
+    used["features.do_normalize"] = False  # True, the usual value, is left out
   return {"version": VERSION, "numerics": NUMERICS, **_plain(used)}
 
 
-def networks(model: Model) -> dict[str, str]:
-  """Digest of each of the five networks, "" of those that are not in the model folder.
+def network_digests(model: Model) -> dict[str, str]:
+  """Returns the digest of each of the five networks, "" for those that are not in the model folder.
 
   Raises:
-    InputError: one of them is not whole or cannot be read.
+    InputError: a network is incomplete or cannot be read.
   """
   return {name: model.digest(name) for name in COMPONENTS}
 
 
-def for_report(model: Model, request: Request) -> dict[str, Any]:
-  """What a report says of where its clip comes from; nothing where a network is not in the model
-  folder, but the caller's.
+def provenance(model: Model, request: Request) -> dict[str, Any]:
+  """Returns the provenance of a clip for its report: fingerprint, digests of the networks, tokenizer.
+
+  The result is empty if a network is not in the model folder.
 
   Raises:
-    InputError: as `fingerprint`.
+    InputError: see `fingerprint`.
   """
-  digests = networks(model)
+  digests = network_digests(model)
   if not all(digests.values()):
     return {}
-  found = ingredients(model, request)
+  found = entries(model, request)
   return {"fingerprint": digest_of(found), "fingerprint_version": VERSION, "networks": digests,
           "tokenizer": found["file.tokenizer"]}
 
@@ -190,7 +191,7 @@ def _first(roots: dict, paths: str | tuple[str, ...]) -> Any:
 
 
 def _face_box(found: dict) -> Any:
-  """`auto`, `none`, four numbers, or the digest of a .npy file."""
+  """Returns `auto`, `none`, four numbers, or the path of a .npy file."""
   source = "auto" if found["face_box"] is None else found["face_box"]
   if source.endswith(".npy"):
     return pathlib.Path(source)
@@ -201,7 +202,7 @@ def _face_box(found: dict) -> Any:
 
 
 def _unused(found: dict, task: TaskSpec) -> set[str]:
-  """Entries that the task, the variant or another setting leaves without effect."""
+  """Returns the entries without effect for this task, this variant or these settings."""
   variant, unused = variants.of(found["network.transformer.variant"]), set()
   guided = found["text_scale"] > 1  # at 1 or below there is no guidance of either kind
   if not guided:
@@ -213,9 +214,9 @@ def _unused(found: dict, task: TaskSpec) -> set[str]:
   if found["solver"] == "euler":
     unused.add("solver_shift")
   unused |= {"max_area"} if found["height"] else {"height", "width"}
-  if task.finish is None:
+  if task.postprocess is None:
     unused.add("paste")
-  unused |= {f"file.{name}" for name in PICTURES if name not in task.inputs}
+  unused |= {f"file.{name}" for name in VISUAL_INPUTS if name not in task.inputs}
   if not uses_face_box(task, variant):
     unused.add("face_box")
   if "face_box" in unused or found["face_box"] != "auto" or not found["file.face_detector"]:
@@ -224,7 +225,7 @@ def _unused(found: dict, task: TaskSpec) -> set[str]:
 
 
 def _plain(value: Any) -> Any:
-  """As JSON has it: a number is the same written 4 or 4.0, a path is what is in the file."""
+  """Converts a value for JSON: 4.0 becomes 4, a path becomes the digest of the file."""
   if isinstance(value, pathlib.Path):
     return file_digest(value)
   if isinstance(value, dict):

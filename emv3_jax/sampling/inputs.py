@@ -1,4 +1,4 @@
-"""Reads and checks everything a request names, before any network is loaded."""
+"""Reads and checks all inputs of a request, before any network is loaded."""
 
 from collections.abc import Collection
 import dataclasses
@@ -19,27 +19,28 @@ from emv3_jax.errors import InputError
 from emv3_jax.geometry import FPS
 from emv3_jax.io import audio_files, image_files, paths, video_files
 from emv3_jax.sampling import memory
-from emv3_jax.sampling.settings import PICTURES, Config, Request, Settings
-from emv3_jax.tasks import ClipPicture, TaskSpec, masks
+from emv3_jax.sampling.settings import VISUAL_INPUTS, Config, Request, Settings
+from emv3_jax.tasks import ReferenceImage, TaskSpec, masks
 from emv3_jax.variants import Variant
 
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-  """A request's inputs, read, sized and checked. F = sample_frames (4k+1), H, W = size.
+  """Inputs of a request, read, resized and checked. F = sample_frames (4k+1), (H, W) = size.
 
   Attributes:
-    prompts: `prompt`, and `negative` where guidance uses it.
+    prompts: `prompt`, and `negative` if guidance uses it.
     tokenizer: for the prompts.
-    waveform: float32 [samples] at 16 kHz as the audio encoder takes it.
-    sound: (samples float32 [n, channels], rate), the file's own, for the video.
-    frames: frames asked for; sampling makes F and drops the surplus.
-    video: float32 [F, H, W, 3] in [-1, 1]; what is not known in it is not read.
-    known: bool [F] or [F, H, W], frames or pixels that the task gives.
-    picture: for CLIP, uint8 [H, W, 3] or float32 in [-1, 1]; None without a picture.
-    face_mask: float32 [h*w] where audio acts; None for everywhere.
-    source, mouth: of a task that redraws the mouth only: uint8 [F, H, W, 3] and bool [F, H, W] of
-      what is redrawn.
+    waveform: float32 [samples] at 16 kHz, input of the audio encoder.
+    sound: (samples float32 [n, channels], rate) of the audio file, for the output video.
+    frames: number of requested frames; F frames are sampled and the surplus is dropped.
+    video: float32 [F, H, W, 3] in [-1, 1]; it is not read where the condition mask is False.
+    condition_mask: bool [F] or [F, H, W], True for frames or pixels that the request gives.
+    reference_image: input of the image encoder (CLIP), uint8 [H, W, 3] or float32 in [-1, 1]; None
+      without a picture.
+    face_mask: float32 [h*w], 1 where the audio acts; None for everywhere.
+    source_video, mouth_mask: uint8 [F, H, W, 3] and bool [F, H, W], True in the inpainted region; only
+      for a task that inpaints the mouth.
   """
 
   prompts: dict[str, str]
@@ -50,12 +51,12 @@ class Inputs:
   sample_frames: int
   size: tuple[int, int]
   video: np.ndarray
-  known: np.ndarray
-  picture: np.ndarray | None
+  condition_mask: np.ndarray
+  reference_image: np.ndarray | None
   face_mask: np.ndarray | None
   seed: int
-  source: np.ndarray | None = None
-  mouth: np.ndarray | None = None
+  source_video: np.ndarray | None = None
+  mouth_mask: np.ndarray | None = None
 
 
 def read_inputs(request: Request, config: Config, tokenizer_path: pathlib.Path,
@@ -63,11 +64,14 @@ def read_inputs(request: Request, config: Config, tokenizer_path: pathlib.Path,
   """Reads the files of `request`.
 
   Args:
-    normalise: whether the audio encoder takes waveforms of mean 0 and variance 1; of preview.
+    request: the clip to sample.
+    config: the sampling config.
+    tokenizer_path: file of the tokenizer.
+    normalise: `do_normalize` of the audio encoder's feature extractor, see `Variant.waveform`.
 
   Raises:
-    InputError: unknown task, a picture missing or not wanted by it, a file that cannot be used,
-      audio that is too short or longer than the config's window, no face.
+    InputError: the task is unknown, a picture is missing or not used by the task, a file cannot be
+      used, the audio is too short or longer than the config's window, or no face is found.
   """
   task, variant = tasks.of(request.task), variants.of(config.model.transformer.variant)
   settings = config.settings
@@ -90,8 +94,8 @@ def read_inputs(request: Request, config: Config, tokenizer_path: pathlib.Path,
                            else request.negative_prompt)
   pictures, first, framing = _read_pictures(request, config, task, frames, sample_frames)
   face_mask = None
-  if task.finds_face and variant.face_mask:
-    assert first is not None and framing is not None  # such a task is given a picture
+  if task.uses_face and variant.face_mask:
+    assert first is not None and framing is not None  # such a task has a picture
     face_mask = _face_mask(request, config, task, first, framing)
   return Inputs(
       prompts=prompts, tokenizer=text_lib.Tokenizer.load(tokenizer_path),
@@ -100,20 +104,22 @@ def read_inputs(request: Request, config: Config, tokenizer_path: pathlib.Path,
 
 
 def named_files(request: Request) -> dict[str, pathlib.Path]:
-  """The files that a request names, by its fields."""
-  found = {name: getattr(request, name) for name in ("audio", *PICTURES)}
+  """Returns the files that a request names, by field."""
+  found = {name: getattr(request, name) for name in ("audio", *VISUAL_INPUTS)}
   if (request.face_box or "").endswith(".npy"):
     found["face_box"] = request.face_box
   return {name: pathlib.Path(path) for name, path in found.items() if path is not None}
 
 
 def check_files(request: Request, made: Collection[str] = ()) -> None:
-  """
+  """Checks that the files of a request can be opened.
+
   Args:
-    made: real paths of files that need not be there yet.
+    request: the clip to sample.
+    made: real paths of files that may still be missing because an earlier job writes them.
 
   Raises:
-    InputError: a file that a request names is an address, not there, no regular file, or may not be read.
+    InputError: a file is an address, is missing, is not a regular file, or is not readable.
   """
   for name, file in named_files(request).items():
     what = name.replace("_", " ").capitalize()
@@ -123,24 +129,24 @@ def check_files(request: Request, made: Collection[str] = ()) -> None:
 
 
 def check_request(request: Request, config: Config) -> None:
-  """Looks at what a request says, and not into its files.
+  """Checks the fields of a request without opening its files.
 
   Raises:
-    InputError: an unknown task, a picture missing or not wanted by it, a face box that cannot be, or something
-      that would not be used.
+    InputError: the task is unknown, a picture is missing or not used by the task, the face box is
+      impossible, or a field would have no effect.
   """
   task = tasks.of(request.task)
   _check_pictures(request, task)
   _check_used(request, task, variants.of(config.model.transformer.variant), config.settings)
   if request.face_box not in (None, "auto", "none") and not request.face_box.endswith(".npy"):
-    face_lib.numbers(request.face_box, optional=not task.redraws_mouth)
-  if request.face_box == "none" and task.redraws_mouth:
-    raise InputError(f"Task {task.name} must know where the mouth is; pass --face_box=y1,y2,x1,x2 or "
+    face_lib.parse_numbers(request.face_box, optional=not task.inpaints_mouth)
+  if request.face_box == "none" and task.inpaints_mouth:
+    raise InputError(f"Task {task.name} needs the position of the mouth; pass --face_box=y1,y2,x1,x2 or "
                      "auto.")
 
 
 def _check_pictures(request: Request, task: TaskSpec) -> None:
-  for name in PICTURES:
+  for name in VISUAL_INPUTS:
     given, needed = getattr(request, name) is not None, name in task.inputs
     if needed and not given:
       raise InputError(f"Task {task.name} needs {name}; pass --{name}=FILE.")
@@ -150,8 +156,8 @@ def _check_pictures(request: Request, task: TaskSpec) -> None:
 
 
 def uses_face_box(task: TaskSpec, variant: Variant) -> bool:
-  """Whether it matters where the face is."""
-  return task.redraws_mouth or task.finds_face and variant.face_mask
+  """Returns whether the face box has an effect."""
+  return task.inpaints_mouth or task.uses_face and variant.face_mask
 
 
 def _guided_by_text(variant: Variant, settings: Settings) -> bool:
@@ -159,7 +165,7 @@ def _guided_by_text(variant: Variant, settings: Settings) -> bool:
 
 
 def _check_used(request: Request, task: TaskSpec, variant: Variant, settings: Settings) -> None:
-  """Refuses what would be read and then not used."""
+  """Raises InputError for a field that would have no effect."""
   if request.negative_prompt is not None and not _guided_by_text(variant, settings):
     why = (f"there is no guidance at sampling.text_scale={settings.text_scale:g}"
            if variant.guided_by_text else f"{variant.name} is not guided by text")
@@ -169,7 +175,7 @@ def _check_used(request: Request, task: TaskSpec, variant: Variant, settings: Se
            f"task {task.name} looks for no face" if task.inputs else f"task {task.name} has no picture")
     raise InputError(f"The face box would not be used: {why}, the voice acts everywhere. Leave "
                      "--face_box out.")
-  if request.paste is not None and task.finish is None:
+  if request.paste is not None and task.postprocess is None:
     raise InputError(f"Task {task.name} has no source to paste; leave --no_paste out.")
 
 
@@ -187,39 +193,43 @@ def _size(config: Config, height: int, width: int, frames: int) -> tuple[int, in
 
 def _read_pictures(request: Request, config: Config, task: TaskSpec, frames: int,
                    sample_frames: int) -> tuple[dict, np.ndarray | None, Framing | None]:
-  """Fields of `Inputs`, and the first picture as read, uint8 [h, w, 3], with its framing.
+  """Reads the files of the task's condition inputs.
 
-  What is given for frames that are dropped after sampling is held over them.
+  A picture at the end of the clip is repeated over the surplus frames.
+
+  Returns:
+    Fields of `Inputs`; the first picture as read, uint8 [h, w, 3]; its framing.
   """
-  if not task.given:
+  if not task.condition_inputs:
     size = _set_size(config, task, sample_frames)
     return {"size": size, "video": np.zeros((sample_frames, *size, 3), np.float32),
-            "known": task.known(frames, sample_frames), "picture": None}, None, None
-  first = _read(request, task.given[0].input, frames, sample_frames)
+            "condition_mask": task.condition_mask(frames, sample_frames),
+            "reference_image": None}, None, None
+  first = _read(request, task.condition_inputs[0].request_field, frames, sample_frames)
   _, height, width, _ = first.shape
   size = _size(config, height, width, sample_frames)
   framing = framing_lib.for_sampling(height, width, size)
-  video, source = (np.zeros((sample_frames, *size, 3), kind) for kind in (np.float32, np.uint8))
-  for index, given in enumerate(task.given):
-    read, place = first, framing
+  video, source_video = (np.zeros((sample_frames, *size, 3), kind) for kind in (np.float32, np.uint8))
+  for index, item in enumerate(task.condition_inputs):
+    read, current = first, framing
     if index:
-      read = _read(request, given.input, frames, sample_frames)
-      place = Framing(read.shape[1], read.shape[2], size, framing.crop[2:])
-    _tell_crop(getattr(request, given.input), place,
-               "the size that is set" if place is framing else "the first image")
-    picture = place.picture(read[0])
-    for number in range(sample_frames)[given.frames(frames, sample_frames)]:
-      source[number] = picture if len(read) == 1 else place.picture(read[number])
-      video[number] = image_lib.to_pixels(source[number])
-  mouth = _mouth(request, config, first, framing, sample_frames) if task.redraws_mouth else None
-  known = task.known(frames, sample_frames, mouth)
-  fields = {"size": size, "video": video, "known": known, "picture": None}
-  if task.clip_picture is ClipPicture.FIRST:
-    fields["picture"] = framing.picture(first[0])
-  elif task.clip_picture is ClipPicture.FIRST_GREYED:
-    fields["picture"] = masks.masked_video(video[:1], known[:1])[0]
-  if task.redraws_mouth:
-    fields |= {"source": source, "mouth": mouth}
+      read = _read(request, item.request_field, frames, sample_frames)
+      current = Framing(read.shape[1], read.shape[2], size, framing.crop[2:])
+    _warn_of_crop(getattr(request, item.request_field), current,
+                  "the size that is set" if current is framing else "the first image")
+    picture = current.picture(read[0])
+    for number in range(sample_frames)[item.frames(frames, sample_frames)]:
+      source_video[number] = picture if len(read) == 1 else current.picture(read[number])
+      video[number] = image_lib.to_pixels(source_video[number])
+  mouth_mask = _mouth_mask(request, config, first, framing, sample_frames) if task.inpaints_mouth else None
+  condition_mask = task.condition_mask(frames, sample_frames, mouth_mask)
+  fields = {"size": size, "video": video, "condition_mask": condition_mask, "reference_image": None}
+  if task.reference_image is ReferenceImage.FIRST:
+    fields["reference_image"] = framing.picture(first[0])
+  elif task.reference_image is ReferenceImage.FIRST_MASKED:
+    fields["reference_image"] = masks.masked_video(video[:1], condition_mask[:1])[0]
+  if task.inpaints_mouth:
+    fields |= {"source_video": source_video, "mouth_mask": mouth_mask}
   return fields, first[0], framing
 
 
@@ -232,8 +242,7 @@ def _set_size(config: Config, task: TaskSpec, frames: int) -> tuple[int, int]:
 
 
 def _read(request: Request, name: str, frames: int, sample_frames: int) -> np.ndarray:
-  """uint8 [n, h, w, 3]: all frames of a video, the last one held over those that are dropped; n = 1 of a
-  picture."""
+  """Reads a picture, uint8 [1, h, w, 3], or a video, uint8 [F, h, w, 3], its last frame repeated."""
   path = getattr(request, name)
   if name != "video":
     return image_files.load_image(path)[None]
@@ -245,29 +254,29 @@ def _read(request: Request, name: str, frames: int, sample_frames: int) -> np.nd
   return np.concatenate([read, np.repeat(read[-1:], sample_frames - len(read), axis=0)])
 
 
-def _tell_crop(path: str, framing: Framing, of_what: str) -> None:
+def _warn_of_crop(path: str, framing: Framing, reason: str) -> None:
   if not framing.is_whole:
     _, _, height, width = framing.crop
     logging.warning("%s: of its %dx%d pixels the %dx%d in the middle are used, the shape of %s.", path,
-                    framing.source_width, framing.source_height, width, height, of_what)
+                    framing.source_width, framing.source_height, width, height, reason)
 
 
-def _mouth(request: Request, config: Config, pictures: np.ndarray, framing: Framing,
-           sample_frames: int) -> np.ndarray:
-  """bool [F, H, W], the region that is drawn anew, of the pictures [n, h, w, 3] as read."""
+def _mouth_mask(request: Request, config: Config, pictures: np.ndarray, framing: Framing,
+                sample_frames: int) -> np.ndarray:
+  """Computes the inpainted region, bool [F, H, W], from the pictures [n, h, w, 3] as read."""
   box = _in_crop(_face_in_all(request, config, pictures), framing)
   return np.broadcast_to(face_lib.mouth_region(box, framing.size), (sample_frames, *framing.size))
 
 
 def _face_in_all(request: Request, config: Config, pictures: np.ndarray) -> face_lib.FaceBox:
-  """The box around the faces of pictures [n, h, w, 3]."""
+  """Returns the box around the faces of pictures [n, h, w, 3]."""
   detector, source = config.face_detector or None, request.face_box or "auto"
   if source != "auto":
     box = face_lib.parse_face_box(source, pictures[0], detector, optional=False)
     assert box is not None  # not optional
     return box
-  looked_at = pictures[np.linspace(0, len(pictures) - 1, num=min(9, len(pictures)), dtype=int)]
-  boxes = [face_lib.detect_face(frame, detector) for frame in looked_at]
+  sampled = pictures[np.linspace(0, len(pictures) - 1, num=min(9, len(pictures)), dtype=int)]
+  boxes = [face_lib.detect_face(frame, detector) for frame in sampled]
   around = dataclasses.replace(
       boxes[0], y1=min(box.y1 for box in boxes), y2=max(box.y2 for box in boxes),
       x1=min(box.x1 for box in boxes), x2=max(box.x2 for box in boxes))
@@ -281,12 +290,12 @@ def _in_crop(box: face_lib.FaceBox, framing: Framing) -> face_lib.FaceBox:
 
 def _face_mask(request: Request, config: Config, task: TaskSpec, picture: np.ndarray,
                framing: Framing) -> np.ndarray | None:
-  """Where audio acts, float32 [h*w], by the face in the first picture [h, w, 3]."""
+  """Computes the face mask, float32 [h*w], from the first picture [h, w, 3]."""
   detector, source = config.face_detector or None, request.face_box or "auto"
   if source != "auto" and request.image is not None:  # in pixels of the file, which may be larger
     picture = np.broadcast_to(np.uint8(0), (*image_files.upright_size(request.image), 3))
-  # A task that redraws the mouth has looked for the face already, and said where.
-  optional = not task.redraws_mouth
+  # A task that inpaints the mouth has found and logged the face already.
+  optional = not task.inpaints_mouth
   box = face_lib.parse_face_box(source, picture, detector, optional=optional)
   if source == "auto" and optional:
     logging.info("Face found at %s.", box)

@@ -1,4 +1,4 @@
-"""Many clips from a manifest: done jobs are skipped, failures stay alone and are told together."""
+"""Batches of clips from a manifest: complete jobs are skipped, failed jobs do not stop the others."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -22,6 +22,8 @@ FAILED = "failed.jsonl"
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
+  """Numbers of jobs that were done, skipped, and failed."""
+
   done: int
   skipped: int
   failed: int
@@ -29,13 +31,13 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-  """A job that was not done, and why; a line of failed.jsonl.
+  """A failed job, a line of failed.jsonl.
 
   Attributes:
-    line: of the manifest, from 1.
-    name: of the output.
+    line: line of the manifest, from 1.
+    name: name of the output.
     reason: one or two lines.
-    traceback: where it came from; empty for wrong input.
+    traceback: traceback of the error; empty for wrong input.
   """
 
   line: int
@@ -45,10 +47,10 @@ class Failure:
 
 
 def verify_weights(model: Model) -> None:
-  """Compares the weights of the model's folder with their digests; untrained ones have none.
+  """Compares the weights in the model's folder with their digests; untrained weights have none.
 
   Raises:
-    InputError: they are not those that were written, or are not there to the end.
+    InputError: the weights differ from those that were written, or are incomplete.
   """
   folder = model.folder
   if folder is not None:
@@ -58,25 +60,26 @@ def verify_weights(model: Model) -> None:
 def run_jobs(model: Model, jobs: Sequence[Job], folder: str | pathlib.Path, *,
              save_latents: bool = False, verify: bool = False,
              progress: Callable | None = None) -> Outcome:
-  """Makes every job's clip in `folder`, in order; skips those that are done already.
+  """Samples the clips of all jobs in order; skips jobs that are already done.
 
-  A job is done when its video and its JSON are there, the video has the size that the JSON says, and the
-  JSON's fingerprint is the job's; with `save_latents` its latents likewise. Before the first job
-  the files of all are looked at. A job that fails, whatever the error is, is told and the next one
-  runs; `failed.jsonl` in the folder has a line for each, and is not there where none failed.
+  A job is done if its video and its JSON exist, the video has the size in the JSON, and the fingerprint in
+  the JSON is that of the job; with `save_latents` likewise its latents. The files of all jobs are checked
+  before the first job. If a job fails with any error, the error is logged and the next job runs;
+  `failed.jsonl` in the folder has a line for each failure and does not exist if there is none.
 
   Args:
     model: from `load`.
     jobs: from `read_manifest`.
-    folder: made where absent.
+    folder: output folder, created if missing.
     save_latents: write the latents too, as .latents.npy.
-    verify: before the work compare the weights with their digests, and count a job as done only
-      when its files are to the last byte what was written.
+    verify: compare the weights with their digests first, and count a job as done only if every byte of
+      its files is as it was written.
     progress: wraps the iterator of solver steps, e.g. a `tqdm`.
 
   Raises:
-    InputError: the folder cannot be written to, or the weights are not those that were written.
-    Exception: of several processes one fails in another way; the others would wait for it for ever.
+    InputError: the folder cannot be written to, or the weights differ from their digests.
+    Exception: with several processes, any other error of a job, because the other processes would wait
+      for the failed one forever.
   """
   folder = pathlib.Path(folder)
   jobs = processes.together(lambda: check_jobs(jobs, folder, model.config))
@@ -94,7 +97,7 @@ def run_jobs(model: Model, jobs: Sequence[Job], folder: str | pathlib.Path, *,
           continue
         clip = sample(model, job.to_make, progress=progress)
         processes.together(lambda clip=clip, video=video: output.write(clip, video, save_latents=save_latents))
-      except Exception as error:  # a job is one of many: nothing in it may end the others
+      except Exception as error:  # no error of one job may stop the others
         failures.append(_failure(job, error))
         logging.error("Line %d (%s) failed: %s", job.line, job.name, failures[-1].reason)
         if not job.fault:
@@ -113,23 +116,23 @@ def run_jobs(model: Model, jobs: Sequence[Job], folder: str | pathlib.Path, *,
 def _check(job: Job, folder: pathlib.Path) -> None:
   if job.fault:
     raise InputError(job.fault)
-  check_output(job, folder)  # again: what is there may have changed since
+  check_output(job, folder)  # checked again, because files may have changed since
 
 
 def _failure(job: Job, error: Exception) -> Failure:
   if isinstance(error, InputError):
     return Failure(job.line, job.name, str(error))
-  said = next(iter(str(error).splitlines()), "")
+  message = next(iter(str(error).splitlines()), "")
   if isinstance(error, MemoryError):
-    said = said or "the memory of this machine is not enough"
-  if "RESOURCE_EXHAUSTED" in said:  # of a device, from JAX
-    said = f"the device's memory is not enough, --plan tells what would take less ({said})"
-  return Failure(job.line, job.name, f"{type(error).__name__}: {said[:300]}".removesuffix(": "),
+    message = message or "the memory of this machine is not enough"
+  if "RESOURCE_EXHAUSTED" in message:  # of a device, from JAX
+    message = f"the device's memory is not enough, --plan shows settings that need less ({message})"
+  return Failure(job.line, job.name, f"{type(error).__name__}: {message[:300]}".removesuffix(": "),
                  "".join(traceback.format_exception(error)))
 
 
 def _write_failures(path: pathlib.Path, failures: Sequence[Failure]) -> None:
-  """Tells of those of this run only; the jobs before count more than this file."""
+  """Writes the failures of this run; if that fails, a warning is logged and the run goes on."""
   try:
     if not failures:
       path.unlink(missing_ok=True)
@@ -145,13 +148,13 @@ def _write_failures(path: pathlib.Path, failures: Sequence[Failure]) -> None:
 
 def _is_done(model: Model, job: Job, video: pathlib.Path, save_latents: bool,
              verify: bool) -> bool:
-  """Process 0 looks, all know; tells why a clip that is there has to be made again."""
-  def look() -> str | None:
+  """Returns whether a job is done, decided by process 0; logs why an existing clip is sampled again."""
+  def reason_on_first_process() -> str | None:
     return output.reason_to_make(
         video, lambda: fingerprint(model, job.to_make), save_latents=save_latents,
         verify=verify) if processes.is_first() else None
 
-  reason = processes.together(look)
+  reason = processes.together(reason_on_first_process)
   if reason is not None and video.exists():
-    logging.info("Line %d (%s) is made again: %s.", job.line, job.name, reason)
+    logging.info("Line %d (%s) is sampled again: %s.", job.line, job.name, reason)
   return not processes.anywhere(reason is not None)

@@ -1,4 +1,4 @@
-"""The list of clips to make: one JSON object a line, looked at as a whole before the first is made."""
+"""The manifest: one JSON object per line for each clip, checked as a whole before the first is sampled."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -14,10 +14,10 @@ from emv3_jax.io import manifests, paths
 from emv3_jax.runtime import config as config_lib
 from emv3_jax.sampling import output
 from emv3_jax.sampling.inputs import check_files, check_request, named_files
-from emv3_jax.sampling.settings import PICTURES, Config, Request
+from emv3_jax.sampling.settings import VISUAL_INPUTS, Config, Request
 
-_PATHS = ("audio", *PICTURES)
-_LONGEST_MADE_NAME = 80  # bytes, of the part that is made of a file's name
+_PATHS = ("audio", *VISUAL_INPUTS)
+_MAX_STEM_BYTES = 80  # of the part of an output name that comes from the audio file's name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Job:
 
   Attributes:
     line: line number, from 1.
-    name: output name without ending; the line's `name`, else made of line number and audio's name.
-    request: what to make; None when the line cannot be used.
-    fault: why it cannot be made, as far as that is known before it is tried.
+    name: output name without suffix; `name` of the line, else line number and name of the audio file.
+    request: the clip to sample; None if the line cannot be used.
+    fault: error that was found before sampling; empty if there is none.
   """
 
   line: int
@@ -46,8 +46,8 @@ class Job:
 def read_manifest(path: str | pathlib.Path) -> list[Job]:
   """Reads a manifest. Relative paths in it are relative to the manifest's folder.
 
-  A line that is not a usable job is kept with its fault, so that the other lines still run; so are
-  lines that name one output.
+  A line that cannot be used becomes a job with a fault, so that the other lines still run; likewise lines
+  with the same output name.
 
   Raises:
     InputError: the manifest cannot be read, or has no lines.
@@ -56,10 +56,10 @@ def read_manifest(path: str | pathlib.Path) -> list[Job]:
   path = pathlib.Path(path)
   jobs = [_read_line(line, path.parent) for line in manifests.read_lines(path)]
   if not jobs:
-    raise InputError(f"Manifest {path} has no jobs; write one JSON object a line.")
-  twice = manifests.repeated((job.line, job.name) for job in jobs if not job.fault)
-  return [job if job.fault or job.name not in twice else dataclasses.replace(
-      job, fault=f"lines {_enumerated(twice[job.name])} all make {job.name!r}; give each a name of its own")
+    raise InputError(f"Manifest {path} has no jobs; write one JSON object per line.")
+  duplicates = manifests.repeated((job.line, job.name) for job in jobs if not job.fault)
+  return [job if job.fault or job.name not in duplicates else dataclasses.replace(
+      job, fault=f"lines {_enumerated(duplicates[job.name])} all write {job.name!r}; give each its own name")
           for job in jobs]
 
 
@@ -74,24 +74,24 @@ def _read_line(line: manifests.Line, folder: pathlib.Path) -> Job:
   try:
     name = _name(line.number, manifests.whole(values.pop("name", None)), values.get("audio"))
     request = config_lib.build(Request, _plain(values, folder), f"line {line.number}")
-  except (ValueError, ArithmeticError, RecursionError) as error:  # numbers and nesting without end too
+  except (ValueError, ArithmeticError, RecursionError) as error:  # also raised for huge numbers and deep nesting
     return Job(line.number, name, None, manifests.shortened(str(error)))
   return Job(line.number, name, request)
 
 
 def _name(number: int, given, audio) -> str:
-  """The name that was given, or a plain one made of that of the audio file."""
+  """Returns the given name, or a name made from line number and audio file."""
   if given is not None:
     if not re.fullmatch(r"[\w.-]+", str(given)):
       raise InputError(f"name {given!r} is not a plain file name; use letters, digits and . _ -")
     return str(given)
   stem = pathlib.PurePath(unicodedata.normalize("NFC", audio)).stem if isinstance(audio, str) else ""
-  plain = re.sub(r"[^\w.-]+", "_", stem).encode()[:_LONGEST_MADE_NAME].decode(errors="ignore").strip("_.")
+  plain = re.sub(r"[^\w.-]+", "_", stem).encode()[:_MAX_STEM_BYTES].decode(errors="ignore").strip("_.")
   return f"{number:04d}_{plain}" if plain else f"{number:04d}"
 
 
 def _plain(values: dict, folder: pathlib.Path) -> dict:
-  """Values as a request takes them: 3.0 as 3, a list as a box, paths that lead there from here."""
+  """Converts values for a request: 3.0 to 3, a list to a face box, paths to paths from the current folder."""
   plain, types = {}, typing.get_type_hints(Request)
   for key, value in values.items():
     if isinstance(value, float) and not math.isfinite(value):
@@ -111,13 +111,12 @@ def _plain(values: dict, folder: pathlib.Path) -> dict:
 
 
 def check_jobs(jobs: Sequence[Job], folder: str | pathlib.Path, config: Config) -> list[Job]:
-  """Looks at what jobs say, at the files that they name and at what they are to write; gives them with what
-  was found. No file is decoded.
+  """Checks the requests, input files and outputs of jobs without decoding a file; adds faults to the jobs.
 
-  What an earlier line makes need not be there yet.
+  An input file may be missing if an earlier line writes it.
 
   Raises:
-    InputError: nothing can be written to `folder`, which is made where absent.
+    InputError: `folder`, which is created if missing, cannot be written to.
   """
   folder = pathlib.Path(folder)
   output.make_folder(folder)
@@ -145,18 +144,19 @@ def _check_written(job: Job, folder: pathlib.Path, readers: dict) -> None:
   for file in output.paths_of(video):
     reader = readers.get(paths.identity(file))
     if reader and not output.is_report(output.report_path(video)):
-      raise InputError(f"Output {file} is read by line {reader}, and would be replaced; choose another "
+      raise InputError(f"Output {file} is read by line {reader} and would be replaced; choose another "
                        "name or --out.")
 
 
 def check_output(job: Job, folder: pathlib.Path) -> None:
-  """
+  """Checks that the clip of a job can be written.
+
   Raises:
-    InputError: the clip of a job cannot be written, or what it would replace is not a clip.
+    InputError: it cannot, or it would replace a file that is not a clip.
   """
   output.check_video_path(video_path(job, folder), named_files(job.to_make).values())
 
 
 def video_path(job: Job, folder: pathlib.Path) -> pathlib.Path:
-  """Where the clip of a job is or would be."""
+  """Returns the path of a job's clip, whether it exists or not."""
   return folder / f"{job.name}.mp4"

@@ -1,4 +1,4 @@
-"""A model as sampling uses it: its networks and the settings that it is sampled with."""
+"""The model for sampling: its networks and its sampling settings."""
 
 from collections.abc import Collection, Sequence
 import dataclasses
@@ -32,43 +32,44 @@ class Model(Networks):
   Args:
     config: the sampling config.
     folder: model folder as `python -m convert` writes it; None for untrained random parameters.
-    parts: the components that will be used; the folder need not hold others.
-    said: dotted names of the fields that the command line set.
+    parts: the components that will be used; the folder may lack the others.
+    overridden: dotted names of the fields that the command line overrides.
 
   Attributes:
-    config: the config, its settings without gaps; see `sampling.resolution`.
-    resolved: these settings, and where each comes from.
+    config: the config with complete settings; see `sampling.resolution`.
+    resolved: these settings and the origin of each.
 
   Raises:
-    InputError: the folder's networks are not those of the config (names the fields that differ), or
-      the config's mesh does not fit the devices or the transformer.
+    InputError: the folder's networks differ from those of the config (the message names the fields), or
+      the mesh of the config does not fit the devices or the transformer.
   """
 
   def __init__(self, config: Config, folder: pathlib.Path | None,
-               parts: Sequence[str] = COMPONENTS, said: Collection[str] = ()):
+               parts: Sequence[str] = COMPONENTS, overridden: Collection[str] = ()):
     super().__init__(config.model, config.precision, programs.mesh_of(config.mesh), folder, parts,
                      seed=config.seed, keep=config.keep_parts, name=config.name)
     if folder is None:
       logging.warning("The weights of %s are untrained (random): the video will be noise.",
                       config.name)
-    own = self.card if "transformer" in parts else None  # else another model's settings
-    if own is not None:
-      resolution.warn_of_old_card(own)
-      _tell_of_default(own.name)
-    self.config, self.resolved = resolution.resolve_config(config, own, said)
+    card = self.card if "transformer" in parts else None  # otherwise its settings are of another model
+    if card is not None:
+      resolution.warn_of_old_card(card)
+      _warn_of_default(card.name)
+    self.config, self.resolved = resolution.resolve_config(config, card, overridden)
     if "transformer" in parts:
       self.denoiser()  # solver, guidance and allocation are checked before any work is done
 
   def denoiser(self) -> Denoiser:
-    """The denoising program, compiled once for all models whose configs agree."""
+    """Returns the denoising program, compiled once for all models with equal configs."""
     config = self.config
     return make_denoiser(config.model.transformer, config.settings, self.mesh,
                          precision=config.precision.transformer, attention=config.mesh.attention)
 
   def check_size(self, size: tuple[int, int]) -> None:
-    """
+    """Checks that pictures of `size` (H, W) in pixels can be sharded.
+
     Raises:
-      InputError: token positions of pictures of `size` (H, W) do not divide over the mesh.
+      InputError: their token positions do not divide over the mesh.
     """
     try:
       sharding.check_positions(self.mesh, geometry.token_grid(size))
@@ -76,9 +77,16 @@ class Model(Networks):
       raise InputError(f"{error} Set one with --config.sampling.height and "
                        "--config.sampling.width, or choose another --config.mesh.context.") from error
 
-  def hint_of_face(self, size: tuple[int, int]) -> str:
-    """Where a puppet's face is in a picture of `size` (height, width) that shows it as the small default's
-    own portrait does, in whose middle it is; "" of other models. Detectors know no drawings."""
+  def face_box_hint(self, size: tuple[int, int]) -> str:
+    """Suggests a face box for a puppet, because face detectors do not find drawn faces.
+
+    Args:
+      size: (height, width) of a picture with the face at the same position as in the portrait of the small
+        default model, centred.
+
+    Returns:
+      The end of a message; "" for other models.
+    """
     if self.config.name != DEFAULT:
       return ""
     y1, y2, x1, x2 = map(int, (_DEFAULT_FOLDER / "face_box.txt").read_text().split(","))
@@ -89,52 +97,53 @@ class Model(Networks):
 
   @property
   def tokenizer_path(self) -> pathlib.Path:
-    """The file of the tokenizer of the config or of the model folder."""
+    """File of the tokenizer of the config, else of the model folder."""
     if self.config.tokenizer or self.folder is None:
       return tokenizer_file(self.config.tokenizer)
     return tokenizer_file(self.folder / "tokenizer")
 
 
-def _tell_of_default(name: str) -> None:
+def _warn_of_default(name: str) -> None:
   if name == DEFAULT:
     logging.warning(
-        "This is the small default: it knows drawn puppets only, no people, and shows blurs in t2v. "
-        "Its own picture, voice and prompt are in %s; for people get the released model as "
-        "docs/conversion.md tells.", _DEFAULT_FOLDER)
+        "This is the small default model: it generates only drawn puppets, no people, and its t2v clips are "
+        "blurred. Its picture, voice and prompt are in %s; for people get the released model as described "
+        "in docs/conversion.md.", _DEFAULT_FOLDER)
 
 
 def folder_of(checkpoint: str) -> pathlib.Path:
-  """The model folder of a name: the path, or what `tiny` stands for where no such path is."""
+  """Returns the model folder of a name: the path, or the embedded folder for `tiny` if no such path exists."""
   refuse_address(checkpoint, "Checkpoint")
   folder = pathlib.Path(checkpoint)
   return _DEFAULT_FOLDER / "model" if checkpoint == DEFAULT and not folder.exists() else folder
 
 
 def load(checkpoint: str | pathlib.Path = "", config: Config | None = None,
-         parts: Sequence[str] = COMPONENTS, said: Collection[str] = ()) -> Model:
+         parts: Sequence[str] = COMPONENTS, overridden: Collection[str] = ()) -> Model:
   """Opens a model.
 
   Args:
     checkpoint: model folder as `python -m convert` writes it, `tiny` for the small default, or
       `untrained` for random parameters; empty takes the config's.
-    config: a sampling config; None takes networks, name, dtypes and settings from the folder, all
-      of whose components have to be there then.
-    parts: the components that will be used; with a config the folder need not hold others.
-    said: dotted names of the fields of `config` that a command line set, for reports and messages.
+    config: a sampling config; None takes networks, name, dtypes and settings from the folder, which
+      must then have all components.
+    parts: the components that will be used; with a config the folder may lack the others.
+    overridden: dotted names of the fields of `config` that a command line overrides, for reports and
+      messages.
 
   Raises:
-    InputError: no checkpoint named, or it is missing, incomplete or of another model; a setting
-      contradicts what the model says has to match its training.
+    InputError: no checkpoint is named, or it is missing, incomplete or of another model; a setting
+      contradicts one that must match the model's training.
   """
   checkpoint = str(checkpoint or (config.checkpoint if config else ""))
   if not checkpoint:
     raise InputError("No checkpoint named; pass --checkpoint=DIR, a folder written by "
                      f"`{as_called('emv3-convert')}`, or --checkpoint=tiny with --config=tiny.")
   if checkpoint == UNTRAINED and config is not None:
-    return Model(config, None, parts, said)
+    return Model(config, None, parts, overridden)
   if config is None:
     config = _config_of_folder(checkpoints.read_model_card(folder_of(checkpoint)))
-  return Model(config, folder_of(checkpoint), parts, said)
+  return Model(config, folder_of(checkpoint), parts, overridden)
 
 
 def _config_of_folder(card: checkpoints.ModelCard) -> Config:

@@ -1,4 +1,4 @@
-"""Writes what sampling made: the video, a JSON beside it, the latents on request."""
+"""Writes a sampled clip: the video, its report (a JSON file beside it), and optionally the latents."""
 
 from collections.abc import Callable, Iterable
 import json
@@ -15,22 +15,22 @@ from emv3_jax.io.digests import file_digest_now
 from emv3_jax.runtime import processes
 from emv3_jax.sampling.clip import Clip
 
-# What a parser finds in the way at the end of JSON that was cut within a value.
-_CUT = re.compile(r"u[0-9a-f]{0,4}|[-.]?|tr?u?|fa?l?s?|nu?l?")
+# Text at which a JSON parser fails if the file was truncated within a value.
+_TRUNCATED_VALUE = re.compile(r"u[0-9a-f]{0,4}|[-.]?|tr?u?|fa?l?s?|nu?l?")
 
 
 def check_video_path(path: str | pathlib.Path,
                      inputs: Iterable[str | os.PathLike] = ()) -> pathlib.Path:
-  """Checks, before any work is done, that a clip can be written at `path`; makes the folder.
+  """Checks that a clip can be written at `path`, and creates its folder.
 
   Args:
-    path: of the video; a JSON and latents go beside it.
-    inputs: files that are read.
+    path: of the video; report and latents are written beside it.
+    inputs: input files, which must not be replaced.
 
   Raises:
-    InputError: it is an address, does not end in .mp4, or its name is too long; a folder, a device
-      or one of `inputs` is there; its folder cannot be written to; the JSON beside it is no report, nor
-      what is left of one.
+    InputError: the path is an address, does not end in .mp4, or its name is too long; a folder, a device
+      or one of `inputs` has the same path; its folder cannot be written to; the JSON file beside it is
+      neither a report nor a truncated report.
   """
   paths.refuse_address(path, "Output")
   path, inputs = pathlib.Path(path), list(inputs)
@@ -40,36 +40,37 @@ def check_video_path(path: str | pathlib.Path,
   for file in paths_of(path):
     paths.check_output(file, inputs)
   report = report_path(path)
-  if report.exists() and not is_report(report) and not is_remnant(video=path):
-    raise InputError(f"{report} is in the way: it is no report of a clip, and would be replaced; move it, "
+  if report.exists() and not is_report(report) and not is_truncated_report(video=path):
+    raise InputError(f"{report} is in the way: it is not the report of a clip and would be replaced; move it, "
                      "or choose another name.")
   return path
 
 
 def make_folder(folder: pathlib.Path) -> None:
-  """Makes an output folder.
+  """Creates an output folder.
 
   Raises:
-    InputError: it cannot be made or written to.
+    InputError: it cannot be created or written to.
   """
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:
-    raise InputError(f"Output folder {folder} cannot be made: {error.strerror}; "
+    raise InputError(f"Output folder {folder} cannot be created: {error.strerror}; "
                      "choose another --out.") from error
   paths.check_folder(folder)
 
 
 def is_report(path: pathlib.Path) -> bool:
-  """Whether a file is the JSON that `write` puts beside a video, of this version or an earlier one."""
+  """Returns whether a file is a report that `write` wrote beside a video, of this or an earlier version."""
   report = _read_report(path)
   return report is not None and "config" in report and bool({"fingerprint", "request"} & report.keys())
 
 
-def is_remnant(video: pathlib.Path) -> bool:
-  """Whether the JSON beside a video that is there is empty, or JSON whose end is missing: what a disk that was
-  full or a machine that went off leaves of a report. It tells nobody anything. Whole JSON, text of another form,
-  and whatever has no video beside it is somebody's own.
+def is_truncated_report(video: pathlib.Path) -> bool:
+  """Returns whether the JSON file beside an existing video is empty or truncated JSON.
+
+  A full disk or a crash of the machine leaves such a file, and it may be replaced. Complete JSON, other
+  text, and any file without a video beside it belong to the user.
   """
   content, text = b"", ""
   try:
@@ -77,7 +78,7 @@ def is_remnant(video: pathlib.Path) -> bool:
     text = content.decode()
     json.loads(text)
   except json.JSONDecodeError as error:
-    cut = _CUT.fullmatch(text[error.pos:]) or error.msg.startswith("Unterminated string")
+    cut = _TRUNCATED_VALUE.fullmatch(text[error.pos:]) or error.msg.startswith("Unterminated string")
     return not content or content.startswith(b"{") and bool(cut)
   except (OSError, ValueError, RecursionError):
     return False
@@ -85,7 +86,7 @@ def is_remnant(video: pathlib.Path) -> bool:
 
 
 def _read_report(path: pathlib.Path) -> dict | None:
-  """A JSON object; None where there is none."""
+  """Reads a JSON object; returns None if the file holds none."""
   try:
     report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
   except (OSError, ValueError, RecursionError):
@@ -94,35 +95,35 @@ def _read_report(path: pathlib.Path) -> dict | None:
 
 
 def paths_of(video: pathlib.Path) -> tuple[pathlib.Path, ...]:
-  """All that may be written for a video, the longest name first."""
+  """Returns all files that may be written for a video, the longest name first."""
   return latents_path(video), report_path(video), video
 
 
 def report_path(video: pathlib.Path) -> pathlib.Path:
-  """The JSON beside a video."""
+  """Returns the path of a video's report."""
   return video.with_suffix(".json")
 
 
 def latents_path(video: pathlib.Path) -> pathlib.Path:
-  """The latents beside a video, where they were asked for."""
+  """Returns the path of a video's latents."""
   return video.with_suffix(".latents.npy")
 
 
 def write(clip: Clip, video: str | pathlib.Path, *, save_latents: bool = False) -> None:
-  """Writes `clip` as an MP4 with its sound and metadata, and a JSON beside it.
+  """Writes `clip` as an MP4 file with sound and metadata, and its report beside it.
 
-  Pictures are written larger than they were made by the factor `enlarge` of the clip's settings.
-  The JSON comes last and says what was written: where it is, the rest is whole. Of several processes
-  the first one writes.
+  The written pictures are larger than the sampled ones by the factor `enlarge` of the clip's settings.
+  The report is written last and holds sizes and digests of the other files: if it exists, they are
+  complete. With several processes only the first one writes.
 
   Args:
     clip: from `sample`.
-    video: path that ends in .mp4; its folder is made where absent.
+    video: path that ends in .mp4; its folder is created if missing.
     save_latents: also write the latents, as .latents.npy.
 
   Raises:
-    InputError: it cannot be written there (see `check_video_path`), or the disk is full; nothing
-      half-written stays.
+    InputError: the clip cannot be written there (see `check_video_path`), or the disk is full; no partial
+      file stays.
   """
   if not processes.is_first():
     return
@@ -139,7 +140,7 @@ def write(clip: Clip, video: str | pathlib.Path, *, save_latents: bool = False) 
       with open(temporary, "wb") as file:
         np.save(file, clip.latents)
   else:
-    video.with_suffix(".latents.npy").unlink(missing_ok=True)  # of another clip, made before
+    video.with_suffix(".latents.npy").unlink(missing_ok=True)  # of an earlier clip
   video_files.write_video(video, pixels.enlarged(clip.frames, enlarge), fps=clip.fps,
                           audio=clip.sound, metadata=metadata)
   atomic.write_json(report_path(video), {**clip.report, **{
@@ -148,9 +149,9 @@ def write(clip: Clip, video: str | pathlib.Path, *, save_latents: bool = False) 
 
 
 def _remove_report(video: pathlib.Path) -> None:
-  """What it tells of is about to be replaced."""
-  if report_path(video).exists() and is_remnant(video):
-    logging.warning("%s was empty or cut short; it is written anew with its clip.", report_path(video))
+  """Removes the report of the clip that is about to be replaced."""
+  if report_path(video).exists() and is_truncated_report(video):
+    logging.warning("%s was empty or truncated; it is written again with its clip.", report_path(video))
   try:
     report_path(video).unlink(missing_ok=True)
   except OSError as error:
@@ -159,16 +160,16 @@ def _remove_report(video: pathlib.Path) -> None:
 
 def reason_to_make(video: pathlib.Path, fingerprint: Callable[[], str], *,
                    save_latents: bool = False, verify: bool = False) -> str | None:
-  """Why the clip of a job has to be made; None when it is there, whole, and that of the job.
+  """Returns why the clip of a job has to be sampled; None if it exists, is complete, and matches the job.
 
   Args:
-    video: where it is or would be.
-    fingerprint: gives the job's; called where there is a report to compare it with.
-    save_latents: its latents are wanted too.
-    verify: read what is there to the last byte; otherwise its size is enough.
+    video: path of the clip, whether it exists or not.
+    fingerprint: returns the fingerprint of the job; called only if there is a report to compare with.
+    save_latents: whether the latents are required too.
+    verify: whether to compare digests of the files; otherwise only their sizes.
 
   Raises:
-    InputError: from `fingerprint`.
+    InputError: raised by `fingerprint`.
   """
   path = report_path(video)
   if not path.exists():
@@ -179,9 +180,9 @@ def reason_to_make(video: pathlib.Path, fingerprint: Callable[[], str], *,
   if "fingerprint" not in report:
     return f"{path.name} has no fingerprint (version 0.1 wrote none)"
   if report["fingerprint"] != fingerprint():
-    return "its inputs, settings or networks are others now"
-  wanted = {"video": video} | ({"latents": latents_path(video)} if save_latents else {})
-  for name, file in wanted.items():
+    return "its inputs, settings or networks have changed"
+  files = {"video": video} | ({"latents": latents_path(video)} if save_latents else {})
+  for name, file in files.items():
     if not file.is_file():
       return f"there is no {file.name}"
     if not _is_as_written(file, report.get(name), verify):

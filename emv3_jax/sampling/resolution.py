@@ -1,14 +1,14 @@
-"""Where each setting of a sampling run comes from.
+"""Resolution of the sampling settings.
 
-A field of `SamplingConfig` is taken from the first of these that says it:
+A field of `SamplingConfig` is taken from the first of these sources that sets it:
 
   command line    --config.sampling.NAME=VALUE
   config          a config file that sets it, or the caller of the library
   preset NAME     sampling.preset, see `settings.preset_of`
-  model.json      how the model folder wants to be sampled
+  model.json      recommended settings in the model folder
   code            the released settings of the variant
 
-What `model.json` says must match the training is refused where another place contradicts it.
+A setting that must match the training according to `model.json` is an error if another source contradicts it.
 """
 
 from collections.abc import Collection
@@ -26,20 +26,20 @@ from emv3_jax.sampling.settings import Config, SamplingConfig, field_names, pres
 COMMAND_LINE, CONFIG, MODEL, CODE = "command line", "config", "model.json", "code"
 GROUP = "sampling."
 MUST_MATCH = ("allocation",)
-# How a run goes, and nothing of the model: `model.json` does not say it.
-_OF_THE_RUN = ("attention", "branches", "token_blocks")
-RECOMMENDED = tuple(name for name in field_names() if name not in MUST_MATCH + _OF_THE_RUN)
+# Settings of the execution, not of the model; `model.json` does not hold them.
+_EXECUTION_FIELDS = ("attention", "branches", "token_blocks")
+RECOMMENDED = tuple(name for name in field_names() if name not in MUST_MATCH + _EXECUTION_FIELDS)
 
 
 @dataclasses.dataclass(frozen=True)
 class Resolved:
-  """Settings without gaps.
+  """Complete settings.
 
   Attributes:
-    settings: every field is set.
-    origins: where each field comes from.
-    mismatches: fields that should match the training and do not, allowed by
-      `sampling.allow_mismatch`: {"model": its value, "used": the value taken}.
+    settings: settings with a value for every field.
+    origins: source of each field.
+    mismatches: fields that differ from the training, allowed by `sampling.allow_mismatch`:
+      {"model": value of the training, "used": value in use}.
   """
 
   settings: SamplingConfig
@@ -47,69 +47,69 @@ class Resolved:
   mismatches: dict[str, dict]
 
 
-def resolve(given: SamplingConfig, variant: str, card: ModelCard | None = None,
-            said: Collection[str] = ()) -> Resolved:
-  """The settings that `given` comes to for a model.
+def resolve(requested: SamplingConfig, variant: str, card: ModelCard | None = None,
+            overridden: Collection[str] = ()) -> Resolved:
+  """Resolves the settings of a model.
 
   Args:
-    given: of a config; fields that are None are looked up.
-    variant: of the model.
-    card: of the model folder; None where there is none.
-    said: dotted names of the fields that the command line set, e.g. `sampling.steps`.
+    requested: settings of a config; fields that are None are resolved.
+    variant: variant of the model.
+    card: card of the model folder; None if there is none.
+    overridden: dotted names of the fields that the command line overrides, e.g. `sampling.steps`.
 
   Raises:
-    InputError: a preset that the variant has not, a card with settings that do not exist, or a
-      setting that contradicts what must match.
+    InputError: the variant does not have the preset, the card has unknown settings, or a setting
+      contradicts one that must match.
   """
-  wishes = card.sampling if card is not None and card.sampling is not None else SamplingCard()
-  where = None if card is None else card.folder
-  _check_card(wishes, where)
-  preset = preset_of(given.preset, variant) if given.preset else {}
+  card_settings = card.sampling if card is not None and card.sampling is not None else SamplingCard()
+  folder = None if card is None else card.folder
+  _check_card(card_settings, folder)
+  preset = preset_of(requested.preset, variant) if requested.preset else {}
   origins, values = {}, {}
   for name in field_names():
     for origin, value in (
-        (COMMAND_LINE if GROUP + name in said else CONFIG, getattr(given, name)),
-        (f"preset {given.preset}", preset.get(name)),
-        (MODEL, wishes.recommended.get(name, wishes.must_match.get(name))),
+        (COMMAND_LINE if GROUP + name in overridden else CONFIG, getattr(requested, name)),
+        (f"preset {requested.preset}", preset.get(name)),
+        (MODEL, card_settings.recommended.get(name, card_settings.must_match.get(name))),
         (CODE, variants.of(variant).settings[name])):
       if value is not None:
         origins[name], values[name] = origin, value
         break
   settings = config_lib.build(SamplingConfig, {
-      "preset": given.preset, "allow_mismatch": given.allow_mismatch, **values}, "sampling")
-  return Resolved(settings, origins, _mismatches(settings, origins, wishes, where))
+      "preset": requested.preset, "allow_mismatch": requested.allow_mismatch, **values}, "sampling")
+  return Resolved(settings, origins, _mismatches(settings, origins, card_settings, folder))
 
 
 def resolve_config(config: Config, card: ModelCard | None,
-                   said: Collection[str] = ()) -> tuple[Config, Resolved]:
-  """`config` with settings without gaps, under the name of the model where that has one."""
-  found = resolve(config.sampling, config.model.transformer.variant, card, said)
+                   overridden: Collection[str] = ()) -> tuple[Config, Resolved]:
+  """Returns `config` with complete settings and the name of the model, if it has one, and the resolution."""
+  resolved = resolve(config.sampling, config.model.transformer.variant, card, overridden)
   name = card.name if card is not None and card.name else config.name
-  return dataclasses.replace(config, name=name, sampling=found.settings), found
+  return dataclasses.replace(config, name=name, sampling=resolved.settings), resolved
 
 
 def warn_of_old_card(card: ModelCard) -> None:
-  """Says what a folder of version 0.1 does not say."""
+  """Logs a warning if a model folder of version 0.1 holds no sampling settings."""
   if card.sampling is None and card.variant in variants.names():
     logging.warning(
-        "%s/model.json does not say how the model wants to be sampled (version 0.1 wrote it): the "
-        "released settings of %s are taken, where you set no others. A model that was trained with "
-        "another allocation of modalities needs --config.sampling.allocation=NAME.",
+        "%s/model.json has no sampling settings (version 0.1 wrote it): the released settings of %s are "
+        "used where you set no others. A model that was trained with another allocation of modalities "
+        "needs --config.sampling.allocation=NAME.",
         card.folder, card.variant)
 
 
-def _check_card(wishes: SamplingCard, folder) -> None:
-  for given, known in ((wishes.recommended, RECOMMENDED), (wishes.must_match, MUST_MATCH)):
-    for name in given:
-      if name not in known:
+def _check_card(card: SamplingCard, folder) -> None:
+  for settings, supported in ((card.recommended, RECOMMENDED), (card.must_match, MUST_MATCH)):
+    for name in settings:
+      if name not in supported:
         raise InputError(f"{folder}/model.json has a setting {name!r} that this release does not "
-                         f"know; {config_lib.nearest(name, known)} Use the release that wrote it.")
+                         f"know; {config_lib.nearest(name, supported)} Use the release that wrote it.")
 
 
-def _mismatches(settings: SamplingConfig, origins: dict[str, str], wishes: SamplingCard,
+def _mismatches(settings: SamplingConfig, origins: dict[str, str], card: SamplingCard,
                 folder) -> dict[str, dict]:
   found = {}
-  for name, model in wishes.must_match.items():
+  for name, model in card.must_match.items():
     used = getattr(settings, name)
     same = used == model or (name == "allocation" and used in ALLOCATIONS
                              and ALLOCATIONS[used] == ALLOCATIONS.get(model))

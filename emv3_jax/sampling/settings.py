@@ -1,4 +1,4 @@
-"""What sampling is given: the settings of a config and the request of one clip."""
+"""Settings of sampling, the sampling config, and the request for one clip."""
 
 import dataclasses
 import math
@@ -26,22 +26,24 @@ _RANGES = {
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
-  """Settings of a sampling run. None leaves a field to the preset, then to the model folder's
-  `model.json`, then to the released settings of the variant; see `sampling.resolution`.
+  """Settings of a sampling run.
+
+  A field that is None is taken from the preset, else from `model.json` of the model folder, else from the
+  released settings of the variant; see `sampling.resolution`.
 
   Attributes:
-    preset: settings by name (`preset_of`) that go before those of `model.json`; empty for none.
-    allow_mismatch: samples with an allocation other than that of the training, for ablations.
+    preset: name of a set of settings (`preset_of`) that override those of `model.json`; empty for none.
+    allow_mismatch: allows an allocation other than that of the training, for ablations.
     solver: `euler`, `unipc` or `dpmpp`, see `emv3_jax.diffusion.solvers`.
     steps: number of solver steps.
     shift: timestep shift of the schedule.
     solver_shift: shift in the solver's own configuration; the released preview scripts leave 5
       there (so that it acts twice), flash sets 1.
-    text_scale, audio_scale: guidance scales. At text_scale <= 1 there is no guidance at all, by
-      audio neither, as in the released code.
+    text_scale, audio_scale: guidance scales. At text_scale <= 1 guidance is off for both text and
+      audio, as in the released code.
     dynamic_text, dynamic_audio: decay of the scales over the steps, as released.
     neg_scale, neg_steps: released compounding scale on the negative prompt's embedding.
-    negative_prompt: what text guidance moves away from.
+    negative_prompt: prompt that text guidance moves away from.
     audio_gain: factor on the audio expert's output (the released `audio_scale`).
     allocation: name of a phase-aware allocation of modalities (PhDA); `released` is 1 throughout.
       It has to be that of the training.
@@ -49,12 +51,12 @@ class SamplingConfig:
     attention: backend of local attention, see `emv3_jax.attention.backends`; `auto` takes the fast
       kernel of the platform, which on TPU and GPU wants bfloat16.
     branches: guidance branches `batched` in one forward pass, or `in_turn` with less memory.
-    token_blocks: parts of the clip that each layer's maps work on in turn, for less memory (rounded
-      up to a divisor of the token positions); 0 keeps parts below 8192 tokens.
+    token_blocks: number of token blocks that each layer processes in turn, for less memory (rounded
+      up to a divisor of the token positions); 0 chooses blocks of at most about 8192 tokens.
     max_frames: longest clip in one window, 4k+1 frames.
     max_area: pictures with more pixels than this are scaled down to it.
-    height, width: fixed size in pixels, multiples of 16; 0 takes the picture's.
-    enlarge: whole factor by which pictures are written larger than they are made.
+    height, width: fixed size in pixels, multiples of 16; 0 takes the size of the picture.
+    enlarge: integer factor by which the written pictures are larger than the sampled ones.
   """
 
   preset: str = ""
@@ -105,8 +107,8 @@ class SamplingConfig:
         raise InputError(f"sampling.{name} is {side}; it must be a multiple of {TOKEN}, "
                          f"e.g. {max(TOKEN, round(side / TOKEN) * TOKEN)}.")
 
-  def completed(self, variant: str) -> "Settings":
-    """With the released settings of `variant` where nothing is said."""
+  def with_defaults(self, variant: str) -> "Settings":
+    """Returns these settings with the released settings of `variant` in place of None."""
     return typing.cast("Settings", dataclasses.replace(self, **{
         name: value for name, value in variants.of(variant).settings.items() if getattr(self, name) is None}))
 
@@ -114,7 +116,7 @@ class SamplingConfig:
 if typing.TYPE_CHECKING:
   @dataclasses.dataclass(frozen=True)
   class Settings(SamplingConfig):
-    """What `SamplingConfig.completed` gives, to type checkers: a `SamplingConfig` that leaves nothing open."""
+    """A `SamplingConfig` without None, the result of `SamplingConfig.with_defaults`, for type checkers."""
 
     solver: str = ""
     steps: int = 0
@@ -143,31 +145,31 @@ else:
 
 
 def field_names() -> tuple[str, ...]:
-  """The fields that settings can come from several places for."""
+  """Returns the fields whose values are resolved from several sources."""
   return tuple(field.name for field in dataclasses.fields(SamplingConfig) if field.default is None)
 
 
-# How many pixels and frames fit where is no matter of guidance, and a model's own.
-_OF_GUIDANCE = ("solver", "steps", "shift", "solver_shift", "text_scale", "audio_scale",
+# Fields of the preset `released`. Numbers of pixels and frames are not in it: they belong to a model.
+_RELEASED_FIELDS = ("solver", "steps", "shift", "solver_shift", "text_scale", "audio_scale",
                 "dynamic_text", "dynamic_audio", "neg_scale", "neg_steps", "negative_prompt")
 _RELEASED = "released"  # the preset that each variant has
 
 
 def preset_names() -> tuple[str, ...]:
-  """Names of the presets of all variants."""
+  """Returns the names of the presets of all variants."""
   own = [name for variant in map(variants.of, variants.names()) for name in variant.presets]
   return tuple(dict.fromkeys((_RELEASED, *own)))
 
 
 def preset_of(name: str, variant: str) -> dict:
-  """Settings of a preset for a variant.
+  """Returns the settings of a preset for a variant.
 
   Raises:
     InputError: the variant has no such preset.
   """
   found = variants.of(variant)
   if name == _RELEASED:
-    return {field: found.settings[field] for field in _OF_GUIDANCE}
+    return {field: found.settings[field] for field in _RELEASED_FIELDS}
   if name not in found.presets:
     having = [other for other in variants.names() if name in variants.of(other).presets]
     raise InputError(f"sampling.preset={name} is for {', '.join(having)}, this model is {variant}; "
@@ -177,22 +179,22 @@ def preset_of(name: str, variant: str) -> dict:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """A whole sampling config, as `configs/*.py` give it.
+  """A complete sampling config, as `configs/*.py` define it.
 
   Attributes:
-    name: what reports and metadata call this config.
+    name: name of this config in reports and metadata.
     checkpoint: model folder, or `untrained` for random parameters.
-    tokenizer: tokenizer.json to use; empty takes the model folder's.
+    tokenizer: tokenizer.json to use; empty takes that of the model folder.
     prompt_cache: folder of prompt embeddings; empty turns the cache off.
-    prompt_cache_mib: what it may take; then it loses what was not used for longest.
-    mesh: how the work is split over all devices: the transformer by every axis, the encoders'
-      weights and the VAE's pictures over all of them together; all 1 runs on the first device.
+    prompt_cache_mib: its size limit in MiB; beyond it the least recently used entries are removed.
+    mesh: device mesh. The transformer is sharded by every axis, the encoders' weights and the VAE's
+      frames over all axes together; with all axes 1 the first device is used.
     program_cache: folder of compiled programs; empty turns the cache off.
     program_cache_mib: what it may take; then it loses what was not used for longest.
     face_detector: ONNX file of OpenCV's YuNet; empty uses scikit-image's cascade.
-    seed: seed of the noise when the request has none.
-    keep_parts: keep every network loaded between uses instead of freeing it; for small models
-      and for many clips where memory allows.
+    seed: seed of the noise if the request has none.
+    keep_parts: keep every network loaded between uses instead of freeing it; for small models, and
+      for many clips if memory allows.
   """
 
   name: str
@@ -217,34 +219,35 @@ class Config:
 
   @property
   def settings(self) -> Settings:
-    """`sampling`, with the released settings of the variant where nothing is said."""
-    return self.sampling.completed(self.model.transformer.variant)
+    """Settings of `sampling`, with the released settings of the variant in place of None."""
+    return self.sampling.with_defaults(self.model.transformer.variant)
 
 
-PICTURES = ("image", "last_image", "video")  # fields of a request that name pictures
+VISUAL_INPUTS = ("image", "last_image", "video")  # fields of a request that name pictures or a video
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-  """One clip to make. Paths may be given as strings.
+  """A request for one clip. Paths may be strings.
 
   Attributes:
-    audio: file with the voice; any container, a video's sound is used.
-    prompt: what the video shows; may be empty.
+    audio: file with the voice, of any container; of a video the sound is used.
+    prompt: description of the video; may be empty.
     image: portrait, first frame of the clip (tasks i2v, flf2v).
     last_image: last frame (task flf2v).
-    video: source whose mouth is redrawn (task lipsync).
+    video: source video whose mouth is inpainted (task lipsync).
     task: `i2v`, `t2v`, `flf2v` or `lipsync`.
-    face_box: `y1,y2,x1,x2` in pixels of the picture, a `.npy` as the released scripts store it,
-      `auto` (detect, an error when there is no face) or `none` (audio acts everywhere); None is
-      `auto` where a face is looked for. Only for a picture of the preview variant, and for lipsync.
-    seed: seed of the noise; None takes the config's.
-    negative_prompt: None takes the settings'; only where text guidance is on.
-    seconds: use only so much of the audio; None uses all.
-    paste: lipsync only: put the source's pixels back outside the mouth region; None does.
+    face_box: `y1,y2,x1,x2` in pixels of the picture, a `.npy` file of the released scripts, `auto`
+      (face detection, an error if there is no face) or `none` (the audio acts everywhere); None stands
+      for `auto` if the task uses a face. Only for the preview variant and for lipsync.
+    seed: seed of the noise; None takes that of the config.
+    negative_prompt: None takes that of the settings; only if text guidance is on.
+    seconds: length of the audio to use, from its start; None uses all.
+    paste: lipsync only: whether pixels outside the mouth region are those of the source; None stands
+      for True.
 
   Raises:
-    InputError: a seed out of range, or seconds that are no length of time.
+    InputError: a seed out of range, or `seconds` that is not a positive finite number.
   """
 
   audio: str | pathlib.Path
@@ -263,4 +266,4 @@ class Request:
     if self.seed is not None:
       check("seed", self.seed, SEED)
     if self.seconds is not None and not 0 < self.seconds < math.inf:
-      raise InputError(f"--seconds={shown(self.seconds)} is no length of time; give a number above 0.")
+      raise InputError(f"--seconds={shown(self.seconds)} is not a length of time; give a number above 0.")

@@ -1,7 +1,7 @@
-"""The tasks: `tasks.of("i2v")` is the object that says all of one; `tasks.register` adds another."""
+"""The tasks: `tasks.of("i2v")` returns the object that describes one; `tasks.register` adds another."""
 
-from emv3_jax.tasks.spec import ClipPicture, Given, TaskSpec
-from emv3_jax.tasks.table import names, number, numbered, of, register, stored, unregister
+from emv3_jax.tasks.spec import ConditionInput, ReferenceImage, TaskSpec
+from emv3_jax.tasks.table import by_number, names, number, of, precomputed, register, unregister
 
-__all__ = ["ClipPicture", "Given", "TaskSpec", "names", "number", "numbered", "of", "register",
-           "stored", "unregister"]
+__all__ = ["ConditionInput", "ReferenceImage", "TaskSpec", "by_number", "names", "number", "of",
+           "precomputed", "register", "unregister"]

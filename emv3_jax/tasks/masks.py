@@ -1,7 +1,7 @@
-"""What is known of a video, and the network's mask channels that say so.
+"""Condition masks: which parts of a video are given, and the network's mask channels for them.
 
-One 36-channel input serves all tasks: 16 channels of noisy latent, 4 of mask, 16 of the masked
-video's latent. 1 means known.
+One input of 36 channels serves all tasks: 16 channels of the noisy latent, 4 of the mask, 16 of the
+masked video's latent. A mask is 1 (True) where the video is given, 0 where it is generated.
 """
 
 import jax
@@ -14,45 +14,54 @@ from emv3_jax.arrays import AnyArray
 from emv3_jax.geometry import CHANNELS, FRAMES, PIXELS
 
 
-def known_pixels(mouth: Bool[np.ndarray, "*F H W"], frames: int) -> Bool[np.ndarray, "F H W"]:
-  """Lip-sync: everything but the mouth region is known, in every frame.
+def outside_mouth(mouth: Bool[np.ndarray, "*F H W"], frames: int) -> Bool[np.ndarray, "F H W"]:
+  """Computes the condition mask of lip-sync: all pixels outside the mouth region are given.
 
   Args:
-    mouth: bool [H, W], the region in all frames, or [F, H, W], one for each.
+    mouth: bool [H, W], one region for all frames, or [F, H, W], one for each frame.
+    frames: F.
   """
   return np.broadcast_to(~mouth.astype(bool), (frames, *mouth.shape[-2:]))
 
 
-def masked_video(video: Float[np.ndarray, "F H W 3"], known: Bool[np.ndarray, "F *size"]) -> Float32[np.ndarray, "F H W 3"]:
-  """Pixels in [-1, 1] where known ([F] or [F, H, W]), 0.0 (mid grey) elsewhere."""
-  known = known.reshape(known.shape + (1,) * (video.ndim - known.ndim))
-  return np.where(known, video, np.float32(0)).astype(np.float32)
-
-
-def mask_latents(known: np.ndarray, size: tuple[int, int]) -> Float32[np.ndarray, "f H8 W8 4"]:
-  """The four mask channels, 1 where known.
-
-  The channels of a latent frame stand for its four video frames; the first latent frame holds
-  one video frame, which is repeated four times. A mask by pixels becomes one by cells: a cell is
-  unknown in all four channels as soon as one of its 8x8 pixels is unknown in one of its frames.
+def masked_video(video: Float[np.ndarray, "F H W 3"], mask: Bool[np.ndarray, "F *size"]) -> Float32[np.ndarray, "F H W 3"]:
+  """Replaces the pixels of `video` outside `mask` by mid grey.
 
   Args:
-    known: bool [F], known frames, or [F, H, W], known pixels; F = 4 k + 1.
+    video: [F, H, W, 3] in [-1, 1].
+    mask: bool [F] or [F, H, W], True where the video is given.
+
+  Returns:
+    [F, H, W, 3], 0.0 where the mask is False.
+  """
+  mask = mask.reshape(mask.shape + (1,) * (video.ndim - mask.ndim))
+  return np.where(mask, video, np.float32(0)).astype(np.float32)
+
+
+def mask_latents(mask: Bool[np.ndarray, "F *size"], size: tuple[int, int]) -> Float32[np.ndarray, "f H8 W8 4"]:
+  """Computes the four mask channels of the network's input.
+
+  The channels of a latent frame stand for its four video frames; the first latent frame holds
+  one video frame, which is repeated four times. A mask by pixel becomes a mask by latent cell: a cell is
+  0 in all four channels as soon as one of its 8x8 pixels is False in one of its frames.
+
+  Args:
+    mask: bool [F], one value for each frame, or [F, H, W], one for each pixel; F = 4 k + 1.
     size: (H, W) of the video in pixels, multiples of 8.
 
   Raises:
     ValueError: F is not 4 k + 1, or the shapes do not fit.
   """
   height, width = size
-  if not geometry.is_clip_length(known.shape[0]) or height % PIXELS or width % PIXELS:
-    raise ValueError(f"{known.shape[0]} frames of {size}: expected 4 k + 1 frames of multiples "
+  if not geometry.is_clip_length(mask.shape[0]) or height % PIXELS or width % PIXELS:
+    raise ValueError(f"{mask.shape[0]} frames of {size}: expected 4 k + 1 frames of multiples "
                      f"of {PIXELS} pixels.")
-  if known.ndim == 3 and known.shape[1:] != tuple(size):
-    raise ValueError(f"Known pixels {known.shape} do not fit the size {size}.")
+  if mask.ndim == 3 and mask.shape[1:] != tuple(size):
+    raise ValueError(f"A mask of shape {mask.shape} does not fit the size {size}.")
   grid = geometry.latent_size(size)
-  grouped = np.concatenate([np.repeat(known[:1], FRAMES - 1, axis=0), known])
-  grouped = grouped.reshape(-1, FRAMES, *known.shape[1:])  # [f, 4] or [f, 4, H, W]
-  if known.ndim == 1:
+  grouped = np.concatenate([np.repeat(mask[:1], FRAMES - 1, axis=0), mask])
+  grouped = grouped.reshape(-1, FRAMES, *mask.shape[1:])  # [f, 4] or [f, 4, H, W]
+  if mask.ndim == 1:
     cells = grouped[:, None, None, :]
   else:
     cells = grouped.reshape(-1, FRAMES, grid[0], PIXELS, grid[1], PIXELS)
@@ -63,16 +72,16 @@ def mask_latents(known: np.ndarray, size: tuple[int, int]) -> Float32[np.ndarray
 def condition(mask: Float32[AnyArray, "*b f H8 W8 4"],
               masked_latents: Float[AnyArray, "*b f H8 W8 16"] | None = None
               ) -> Float32[jax.Array, "*b f H8 W8 20"]:
-  """The 20 condition channels: mask, then latents of the masked video. Runs under jit too.
+  """Concatenates the 20 condition channels: mask, then latents of the masked video. Runs under jit too.
 
-  Where nothing at all is known (T2V, or the image dropped) the reference puts zeros for the
-  masked latents, not the latents of a grey video.
+  Where nothing is given (T2V, or the image dropped) the reference uses zeros for the masked latents,
+  not the latents of a grey video.
 
   Args:
-    mask: 1 where known.
-    masked_latents: normalised mean latents; None stands for zeros.
+    mask: 1 where the video is given.
+    masked_latents: mean latents, normalised; None stands for zeros.
   """
   if masked_latents is None:
     masked_latents = jnp.zeros((*mask.shape[:-1], CHANNELS))
-  something_known = jnp.any(mask > 0, axis=(-4, -3, -2, -1), keepdims=True)
-  return jnp.concatenate([mask, jnp.where(something_known, masked_latents, 0)], axis=-1)
+  any_given = jnp.any(mask > 0, axis=(-4, -3, -2, -1), keepdims=True)
+  return jnp.concatenate([mask, jnp.where(any_given, masked_latents, 0)], axis=-1)

@@ -1,4 +1,4 @@
-"""Lip-sync output: the source's own pixels outside the mouth region, with a soft seam."""
+"""Post-processing of lip-sync: pixels of the source outside the mouth region, with a soft seam."""
 
 from jaxtyping import Bool, Float32, UInt8
 import numpy as np
@@ -6,10 +6,10 @@ from PIL import Image, ImageFilter
 
 
 def feathered(mouth: Bool[np.ndarray, "H W"], radius: float) -> Float32[np.ndarray, "H W"]:
-  """Weight of the new picture: 1 well inside the mouth region, 0 outside it.
+  """Computes the weight of the generated picture: 1 well inside the mouth region, 0 outside it.
 
   Args:
-    mouth: True where the mouth is redrawn.
+    mouth: True where the mouth is inpainted.
     radius: width of the seam in pixels; the seam lies inside the region, so that no pixel
       outside of it changes.
 

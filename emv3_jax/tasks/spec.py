@@ -1,4 +1,4 @@
-"""What a task is: what it is given of the video, and all that follows from that."""
+"""The description of a task: which parts of the video a request gives, and what follows from that."""
 
 from collections.abc import Callable
 import dataclasses
@@ -9,25 +9,25 @@ import numpy as np
 from emv3_jax.tasks import masks
 
 
-class ClipPicture(enum.IntEnum):
-  """The picture that CLIP encodes; the number is its place in the array `image` of a record."""
+class ReferenceImage(enum.IntEnum):
+  """Image for the CLIP image encoder; the value is its index in the array `image` of a record."""
 
-  FIRST = 0  # the first picture that is given
-  FIRST_GREYED = 1  # the same with what lip-sync draws anew in mid grey
+  FIRST = 0  # the first picture of the request
+  FIRST_MASKED = 1  # the same picture with the mouth region of lip-sync in mid grey
 
 
 @dataclasses.dataclass(frozen=True)
-class Given:
-  """A part of the video that a request gives.
+class ConditionInput:
+  """A file of the request that gives some frames of the video.
 
   Attributes:
-    input: field of the request that names the file: `image` or `last_image`, a picture that is held
-      over its frames, or `video`, each of whose frames stands in its own place.
-    frames: (frames asked for, frames sampled) -> the slice of the sampled frames that it gives.
-      Frames sampled are the next 4k + 1; in training both numbers are the same.
+    request_field: field of the request that names the file: `image` or `last_image`, a picture that is
+      repeated over its frames, or `video`, of which frame i is used at frame i.
+    frames: (requested frames, sampled frames) -> the slice of the sampled frames that the file gives.
+      The number of sampled frames is the next 4k + 1; in training both numbers are equal.
   """
 
-  input: str
+  request_field: str
   frames: Callable[[int, int], slice]
 
 
@@ -36,73 +36,81 @@ class TaskSpec:
   """A task.
 
   Attributes:
-    name: in configs, command lines, records and reports.
-    given: what a request gives of the video, in the order of the frames; the first one sets the size.
-    clip_picture: what CLIP encodes; None: nothing, its states are zeros.
-    finds_face: whether a face is looked for in the first picture, so that audio acts there; else audio
-      acts in the whole picture. In training likewise.
-    redraws_mouth: whether the mouth region is unknown in every frame. The face has to be found then.
-    finish: (frames, source, mouth) -> frames, all as in `pasting.paste`, of a task that redraws the
-      mouth: applied to the decoded clip unless the request says otherwise. None: nothing.
-    slot: place in the array `masked_latents` of records that are for all tasks. None: records do not
-      hold what the task knows. It is trained on all records then only if it knows nothing, else on
-      those that name it as their task.
+    name: the name in configs, command lines, records and reports.
+    condition_inputs: files of the request that give frames of the video, in the order of the frames; the
+      first file sets the size.
+    reference_image: what the image encoder (CLIP) encodes; with None its states are zeros.
+    uses_face: whether the face is located in the first picture, so that the audio acts on the face only;
+      otherwise the audio acts on the whole picture. The same holds in training.
+    inpaints_mouth: whether the mouth region is generated in every frame. The face must be found then.
+    postprocess: (frames, source, mouth) -> frames, with the shapes of `pasting.paste`, for a task that
+      inpaints the mouth. It is applied to the decoded clip unless the request turns it off.
+    slot: index in the array `masked_latents` of records that serve all tasks. None means that records do
+      not store the masked latents of this task. Such a task is trained on all records only if it has no
+      condition inputs, otherwise only on records that name it as their task.
 
   Raises:
-    ValueError: a finish without a mouth region.
+    ValueError: `postprocess` without a mouth region.
   """
 
   name: str
-  given: tuple[Given, ...] = ()
-  clip_picture: ClipPicture | None = None
-  finds_face: bool = False
-  redraws_mouth: bool = False
-  finish: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None = None
+  condition_inputs: tuple[ConditionInput, ...] = ()
+  reference_image: ReferenceImage | None = None
+  uses_face: bool = False
+  inpaints_mouth: bool = False
+  postprocess: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None = None
   slot: int | None = None
 
   def __post_init__(self):
-    if self.finish is not None and not self.redraws_mouth:
-      raise ValueError(f"Task {self.name}: finish needs the region of a task that redraws the mouth.")
+    if self.postprocess is not None and not self.inpaints_mouth:
+      raise ValueError(f"Task {self.name}: postprocess needs the region of a task that inpaints the mouth.")
 
   @property
   def inputs(self) -> tuple[str, ...]:
     """Fields of the request that have to name a file."""
-    return tuple(given.input for given in self.given)
+    return tuple(item.request_field for item in self.condition_inputs)
 
   @property
   def is_trainable(self) -> bool:
-    """Whether records that are for all tasks hold what this one needs."""
-    return self.slot is not None or not self.given
+    """Whether records that serve all tasks hold what this task needs."""
+    return self.slot is not None or not self.condition_inputs
 
-  def known_frames(self, frames: int, sample_frames: int | None = None) -> np.ndarray:
-    """bool [F]: frames of which something is given.
+  def frame_mask(self, frames: int, sample_frames: int | None = None) -> np.ndarray:
+    """Computes the condition mask by frame.
 
     Args:
-      frames: asked for.
-      sample_frames: F, those that are sampled; None: as many.
+      frames: number of requested frames.
+      sample_frames: F, number of sampled frames; None stands for `frames`.
+
+    Returns:
+      bool [F], True for frames of which a file of the request gives all or a part.
     """
     sample_frames = frames if sample_frames is None else sample_frames
-    known = np.zeros(sample_frames, bool)
-    for given in self.given:
-      known[given.frames(frames, sample_frames)] = True
-    return known
+    mask = np.zeros(sample_frames, bool)
+    for item in self.condition_inputs:
+      mask[item.frames(frames, sample_frames)] = True
+    return mask
 
-  def known(self, frames: int, sample_frames: int | None = None,
-            mouth: np.ndarray | None = None) -> np.ndarray:
-    """bool [F], known frames, or [F, H, W], known pixels, of a task that redraws the mouth.
+  def condition_mask(self, frames: int, sample_frames: int | None = None,
+                     mouth: np.ndarray | None = None) -> np.ndarray:
+    """Computes the condition mask, True where the request gives the video.
 
     Args:
-      frames, sample_frames: as in `known_frames`.
-      mouth: bool [H, W] or [F, H, W], the region that is drawn anew.
+      frames, sample_frames: see `frame_mask`.
+      mouth: bool [H, W] or [F, H, W], the region that is inpainted.
+
+    Returns:
+      bool [F], one value for each frame; for a task that inpaints the mouth bool [F, H, W], one value
+      for each pixel.
 
     Raises:
-      ValueError: no region, for a task that redraws the mouth.
+      ValueError: a task that inpaints the mouth, without a region.
     """
-    known = self.known_frames(frames, sample_frames)
-    if not self.redraws_mouth:
-      return known
+    mask = self.frame_mask(frames, sample_frames)
+    if not self.inpaints_mouth:
+      return mask
     if mouth is None:
-      raise ValueError(f"Task {self.name} knows parts of frames; give the mouth region.")
-    if known.all():
-      return masks.known_pixels(mouth, len(known))
-    return known[:, None, None] & masks.known_pixels(mouth, len(known))
+      raise ValueError(f"Task {self.name} inpaints the mouth; give the mouth region.")
+    if mask.all():
+      return masks.outside_mouth(mouth, len(mask))
+    return mask[:, None, None] & masks.outside_mouth(mouth, len(mask))

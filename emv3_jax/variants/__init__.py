@@ -1,4 +1,4 @@
-"""The audio variants: `variants.of("flash")` is the object that says all that differs; `variants.register`
+"""The audio variants: `variants.of("flash")` returns the object that describes one; `variants.register`
 adds another."""
 
 from emv3_jax.variants.table import names, of, register, unregister

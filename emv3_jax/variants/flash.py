@@ -1,5 +1,5 @@
-"""The flash model: all layers of wav2vec2 at one feature a video frame, in windows of five frames; no
-face mask, guidance by audio alone, few steps."""
+"""The flash variant: all layers of wav2vec2, one feature per video frame, in windows of five frames; no
+face mask, guidance by audio only, few steps."""
 
 import warnings
 
@@ -16,10 +16,10 @@ _CONTEXT = WINDOW // 2
 
 
 def normalise_loudness(samples: Float32[np.ndarray, "n"]) -> Float32[np.ndarray, "n"]:
-  """Samples at 16 kHz scaled to -23 LUFS (ITU-R BS.1770), as the reference does it.
+  """Scales samples at 16 kHz to -23 LUFS (ITU-R BS.1770), as the reference does.
 
-  Unchanged where a loudness has no meaning: silence and what lies beyond 100 LUFS either way,
-  clips shorter than the meter's block of 0.4 s.
+  Samples without a meaningful loudness stay unchanged: silence, a loudness beyond 100 LUFS in absolute
+  value, and clips shorter than the meter's block of 0.4 s.
   """
   import pyloudnorm  # here, because it loads scipy.signal: a second that only flash needs
 
@@ -35,16 +35,16 @@ def normalise_loudness(samples: Float32[np.ndarray, "n"]) -> Float32[np.ndarray,
 
 
 def num_samples(frames: int) -> int:
-  """Samples of F / 25 s."""
-  return int(frames / FPS * RATE)  # the reference's arithmetic: a sample short for F = 201, 203, 402, ...
+  """Returns the number of samples of F / 25 s at 16 kHz."""
+  return int(frames / FPS * RATE)  # the reference's arithmetic: one sample less for F = 201, 203, 402, ...
 
 
 def windows(features: Float32[np.ndarray, "F layers channels"]
             ) -> Float32[np.ndarray, "F 5 layers channels"]:
-  """Windows of five frames round each, repeating the first and the last frame at the ends.
+  """Makes the window of five frames around each frame; the first and last frame are repeated at the ends.
 
   Args:
-    features: wav2vec2's layers at one a video frame.
+    features: hidden states of wav2vec2, one per video frame.
   """
   frames = len(features)
   around = np.arange(frames)[:, None] + np.arange(WINDOW) - _CONTEXT

@@ -1,4 +1,4 @@
-"""The preview model: two wav2vec2 tokens a video frame, a face mask, guidance by text and by audio."""
+"""The preview variant: two wav2vec2 features per video frame, a face mask, guidance by text and audio."""
 
 from jaxtyping import Float, Float32
 import numpy as np
@@ -14,21 +14,21 @@ RELEASED_SETTINGS = dict(
     audio_gain=1.0, allocation="released", riflex_k=0, attention="auto", branches="batched",
     token_blocks=0, max_frames=113, max_area=768 * 768, height=0, width=0, enlarge=1)
 
-# The paper gives the two scales, and names neither a decay nor a factor on the negative prompt.
+# The paper gives the two scales. It mentions no decay and no factor on the negative prompt.
 PAPER_SETTINGS = dict(text_scale=3.0, audio_scale=9.0, dynamic_text=False, dynamic_audio=False,
                       neg_scale=1.0, neg_steps=0)
 
 
 def normalise(samples: Float[np.ndarray, "n"]) -> Float32[np.ndarray, "n"]:
-  """Samples of mean 0 and variance 1."""
+  """Normalises samples to mean 0 and variance 1."""
   return ((samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)).astype(np.float32)
 
 
 def num_samples(frames: int) -> int:
-  """Samples of which wav2vec2 makes exactly two tokens a video frame.
+  """Returns the number of samples from which wav2vec2 makes exactly two features per video frame.
 
-  Its convolutions see 400 samples every 320: 2 F tokens begin at 400 + 320 (2 F - 1). The
-  reference, which does not pad, comes out one token short and fails.
+  Its convolutions have a receptive field of 400 samples and a stride of 320, so that 2 F features need
+  400 + 320 (2 F - 1) samples. The reference does not pad, gets one feature less, and fails.
   """
   return 640 * frames + 80
 

@@ -11,10 +11,10 @@ _OWN = tuple(_TABLE)
 
 
 def of(name: str | None) -> Variant:
-  """The variant called `name`.
+  """Returns the variant called `name`.
 
   Raises:
-    InputError: no such variant.
+    InputError: there is no such variant.
   """
   variant = _TABLE.get(name) if isinstance(name, str) else None
   if variant is None:
@@ -23,16 +23,16 @@ def of(name: str | None) -> Variant:
 
 
 def names() -> tuple[str, ...]:
-  """Names of all variants."""
+  """Returns the names of all variants."""
   return tuple(_TABLE)
 
 
 def register(variant: Variant) -> Variant:
-  """Adds a variant of one's own, for this process. Its network's part has to be in
+  """Adds a variant in this process. Its audio projection has to be in
   `models.audio_projection.AUDIO_PATHS` under the same name.
 
   Raises:
-    ValueError: its name is taken, or the network's part is missing.
+    ValueError: the name is taken, or the audio projection is missing.
   """
   if variant.name in _TABLE:
     raise ValueError(f"There is a variant {variant.name} already.")
@@ -43,10 +43,10 @@ def register(variant: Variant) -> Variant:
 
 
 def unregister(name: str) -> None:
-  """Takes a variant out again that `register` added.
+  """Removes a variant that `register` added.
 
   Raises:
-    ValueError: it is one of the package, or none.
+    ValueError: the variant belongs to the package, or there is no such variant.
   """
   if name in _OWN or name not in _TABLE:
     raise ValueError(f"Variant {name} was not registered.")

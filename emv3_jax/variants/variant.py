@@ -1,4 +1,4 @@
-"""What an audio variant is: all that differs between the released networks, outside the network."""
+"""The description of an audio variant: all differences between the released models outside the network."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -12,27 +12,26 @@ from emv3_jax.models.transformer_block import TransformerConfig
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Variant:
-  """An audio variant. The network's own part is in `models.audio_projection.AUDIO_PATHS`.
+  """An audio variant. Its audio projection is in `models.audio_projection.AUDIO_PATHS`.
 
-  A feature is a row of the audio encoder's output, `features_per_frame` of which belong to a video frame.
+  A feature is a row of the audio encoder's output; each video frame has `features_per_frame` of them.
 
   Attributes:
-    name: in `TransformerConfig.variant`, model folders and reports.
-    normalise: (float32 [n] at 16 kHz, a whole recording) -> the same at the level that the audio
-      encoder wants.
-    num_samples: number of video frames F -> samples that the audio encoder is given for them.
+    name: the name in `TransformerConfig.variant`, model folders and reports.
+    normalise: a whole recording, float32 [n] at 16 kHz -> the same with the level for the audio encoder.
+    num_samples: number of video frames F -> number of samples of the audio encoder's input.
     encoder_options: F -> options of the audio encoder's call, see `models.wav2vec2`.
-    features_per_frame: see above.
-    guidance: how sampling is guided, see `diffusion.guidance.Guidance.mode`.
+    features_per_frame: number of features for each video frame.
+    guidance: mode of guidance in sampling, see `diffusion.guidance.Guidance.mode`.
     face_mask: whether the face mask limits where audio acts.
-    settings: released settings of sampling, one for each field of `SamplingConfig` that may be None.
+    settings: released sampling settings, one for each field of `SamplingConfig` that may be None.
     presets: further settings by the name of a preset, see `sampling.settings.preset_of`.
-    follows_extractor: whether samples are only normalised where the audio encoder's feature extractor does.
-    context: features that records hold to either side of their window.
-    windows: features [n, ...] -> what the network takes [n, ...], of which row i may depend on
-      `context` rows to either side; None: the features themselves.
-    condition_fields: fields of `TransformerConfig` that features depend on, beside those that all
-      variants share (`data.index.CONDITION_FIELDS`).
+    follows_extractor: whether samples are normalised only if the audio encoder's feature extractor does.
+    context: number of features that records hold on each side of their window.
+    windows: features [n, ...] -> network input [n, ...], whose row i depends on at most `context` rows
+      on each side; with None the input is the features themselves.
+    condition_fields: fields of `TransformerConfig` that the features depend on, besides those shared by
+      all variants (`data.index.CONDITION_FIELDS`).
   """
 
   name: str
@@ -56,14 +55,14 @@ class Variant:
 
   def waveform(self, samples: Float[np.ndarray, "n"], frames: int, normalise: bool = True
                ) -> Float32[np.ndarray, "samples"]:
-    """Input of the audio encoder, `num_samples(frames)` long: the whole recording normalised, then
-    cut or padded with zeros.
+    """Makes the audio encoder's input of length `num_samples(frames)`: the whole recording is normalised,
+    then cut or padded with zeros.
 
     Args:
       samples: at 16 kHz.
-      frames: video frames F.
-      normalise: what the checkpoint's feature extractor says (`do_normalize`), where `follows_extractor`;
-        without, the samples are taken as they are.
+      frames: number of video frames F.
+      normalise: `do_normalize` of the checkpoint's feature extractor. If it is False and
+        `follows_extractor`, the samples are not normalised.
     """
     length = self.num_samples(frames)
     as_they_are = lambda samples: samples.astype(np.float32)
@@ -71,17 +70,17 @@ class Variant:
     normal = level(samples)[:length]
     return np.pad(normal, (0, length - len(normal)))
 
-  def heard(self, features: Float[np.ndarray, "n *feature"]) -> Float[np.ndarray, "n *taken"]:
-    """What the network takes of the features of a whole clip."""
+  def network_input(self, features: Float[np.ndarray, "n *feature"]) -> Float[np.ndarray, "n *taken"]:
+    """Makes the network's input from the features of a whole clip."""
     return features if self.windows is None else self.windows(features)
 
-  def cut(self, features: np.ndarray, start: int, frames: int) -> np.ndarray:
-    """Features of a window as a record holds them: with `context` to either side, the first and the
-    last feature repeated beyond the ends.
+  def crop_features(self, features: np.ndarray, start: int, frames: int) -> np.ndarray:
+    """Takes the features of a window, as a record stores them: with `context` features on each side; the
+    first and the last feature of the clip are repeated beyond its ends.
 
     Args:
       features: [n, ...] of a whole clip.
-      start, frames: of the window, in video frames.
+      start, frames: first frame and length of the window, in video frames.
 
     Returns:
       [stored_length(frames), ...].
@@ -92,18 +91,18 @@ class Variant:
     return features[around.clip(0, len(features) - 1)]
 
   def stored_length(self, frames: int) -> int:
-    """Features that a record of a window of `frames` video frames holds."""
+    """Returns the number of features in a record of a window of `frames` video frames."""
     return self.features_per_frame * frames + 2 * self.context
 
-  def heard_in_window(self, stored: np.ndarray) -> np.ndarray:
-    """What the network takes of a window, from what `cut` made of it."""
-    heard = self.heard(stored)
-    return heard[self.context:len(heard) - self.context]
+  def window_input(self, stored: np.ndarray) -> np.ndarray:
+    """Makes the network's input of a window from the features that `crop_features` returned."""
+    window = self.network_input(stored)
+    return window[self.context:len(window) - self.context]
 
   def input_shape(self, config: TransformerConfig, frames: int) -> tuple[int, ...]:
-    """Shape of what the network takes of a clip of `frames` video frames, without a batch axis."""
+    """Returns the shape of the network's audio input for `frames` video frames, without a batch axis."""
     return (self.features_per_frame * frames, *config.audio_path.feature_shape(config))
 
   def condition_values(self, config: TransformerConfig, shared: tuple[str, ...]) -> dict[str, Any]:
-    """What of a network's config its records depend on: fields `shared` by all variants and its own."""
+    """Returns the fields of a network's config that records depend on: those in `shared` and the variant's own."""
     return {name: getattr(config, name) for name in shared + self.condition_fields}

@@ -7,7 +7,7 @@ import time
 from absl import logging
 import numpy as np
 
-from emv3_jax.sampling import report as costs
+from emv3_jax.sampling import profile as profile_lib
 from emv3_jax.verify import inputs as inputs_lib
 from emv3_jax.verify.inputs import TAUS, Conditions, Inputs
 
@@ -50,7 +50,7 @@ def compare(module: str, ours: np.ndarray, theirs: np.ndarray, tolerance: float)
 
 
 class Comparison:
-  """Runs the parts that are asked for; `rows` and `costs` grow as it goes.
+  """Runs the parts that are asked for; `rows` and `profile` grow as it goes.
 
   Args:
     ours, theirs: the two sides, `ours.Ours` and `theirs.Theirs`.
@@ -64,7 +64,7 @@ class Comparison:
     self._sides, self._parts = {"theirs": theirs, "ours": ours}, parts
     self._inputs, self._conditions, self._hears = inputs, conditions, hears
     self.rows: list[Row] = []
-    self.costs = costs.Report()
+    self.profile = profile_lib.Profile()
 
   def run(self) -> list[Row]:
     steps = {"text_encoder": self._text, "image_encoder": self._image,
@@ -81,7 +81,7 @@ class Comparison:
     found = {}
     for name, side in self._sides.items():
       start = time.perf_counter()
-      with self.costs.part(f"{part}, {name}"):
+      with self.profile.measure(f"{part}, {name}"):
         found[name] = call(side)
       logging.info("%s, %s: %.0f s", part, name, time.perf_counter() - start)
     return found["theirs"], found["ours"]
@@ -111,7 +111,7 @@ class Comparison:
   def _vae(self):
     theirs, ours = self._both("vae encode", lambda side: side.encode(self._inputs.videos))
     self._add("VAE encode", ours, theirs, NETWORK)
-    self._conditions.known = inputs_lib.known_latents(self._inputs, theirs[1:])
+    self._conditions.condition = inputs_lib.make_condition(self._inputs, theirs[1:])
     self._decoded("VAE decode", self._inputs.latents, self._inputs.latents, NETWORK)
 
   def _transformer(self):

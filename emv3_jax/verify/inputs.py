@@ -65,8 +65,8 @@ class Inputs:
     pixels: [1, S, S, 3] for CLIP.
     waveform: [1, n] for wav2vec2.
     variant: of the transformer; preview where there is none.
-    videos: [2, F, H, W, 3] in [-1, 1]: moving pictures, and one of which only the first is known.
-    known_mask: [f, H8, W8, 4] mask channels of the latter.
+    videos: [2, F, H, W, 3] in [-1, 1]: moving pictures, and one of which only the first frame is given.
+    condition_mask: [f, H8, W8, 4] mask channels of the latter.
     latents: [1, f, H8, W8, 16] for the VAE's decoder, and as the transformer's noisy latents.
     noise: of that shape, that the sampling run starts from.
     face_mask: [1, tokens] (preview), or None.
@@ -78,7 +78,7 @@ class Inputs:
   waveform: np.ndarray
   variant: Variant
   videos: np.ndarray
-  known_mask: np.ndarray
+  condition_mask: np.ndarray
   latents: np.ndarray
   noise: np.ndarray
   face_mask: np.ndarray | None
@@ -97,14 +97,14 @@ class Conditions:
     prompt, negative: [1, text_tokens, text_dim], zeros after the last token.
     image: [1, image_tokens, image_dim].
     audio: [1, 2F, d] (preview) or [1, F, 5, l, d] (flash).
-    known: [1, f, H8, W8, 20].
+    condition: [1, f, H8, W8, 20].
   """
 
   prompt: np.ndarray
   negative: np.ndarray
   image: np.ndarray
   audio: np.ndarray
-  known: np.ndarray
+  condition: np.ndarray
 
 
 def make_inputs(config: ModelConfig, variant: str | None, tokenizer: pathlib.Path,
@@ -134,10 +134,10 @@ def make_inputs(config: ModelConfig, variant: str | None, tokenizer: pathlib.Pat
 
   picture = load_image(_ASSETS / "portrait.png")
   side = config.image_encoder.image_size
-  pixels = image_lib.clip_pixels(picture) if side == image_lib.CLIP_SIDE else normal(side, side, 3)
+  pixels = image_lib.clip_vision_pixels(picture) if side == image_lib.CLIP_VISION_SIDE else normal(side, side, 3)
   first = image_lib.to_pixels(image_lib.resize_lanczos(picture, (size.height, size.width)))
   moving = np.stack([np.roll(first, 2 * frame, axis=1) for frame in range(size.frames)])
-  known = tasks.of("i2v").known(size.frames)
+  given = tasks.of("i2v").condition_mask(size.frames)
   rows, columns = geometry.token_grid((size.height, size.width))
   face = np.zeros((rows, columns), np.float32)
   face[:-1, 1:] = 1
@@ -145,8 +145,8 @@ def make_inputs(config: ModelConfig, variant: str | None, tokenizer: pathlib.Pat
   return Inputs(
       ids=ids, mask=mask, pixels=pixels[None], waveform=0.1 * normal(1, samples),
       variant=hearing,
-      videos=np.stack([moving, masks.masked_video(moving, known)]),
-      known_mask=masks.mask_latents(known, (size.height, size.width)),
+      videos=np.stack([moving, masks.masked_video(moving, given)]),
+      condition_mask=masks.mask_latents(given, (size.height, size.width)),
       latents=normal(1, *size.latent, config.vae.z_dim),
       noise=np.asarray(initial_noise(size.seed, *size.latent, config.vae.z_dim))[None],
       face_mask=face.reshape(1, -1) if hearing.face_mask else None)
@@ -161,7 +161,7 @@ def make_conditions(config: ModelConfig, inputs: Inputs, size: Size) -> Conditio
   audio = normal(1, *variants.of(network.variant).input_shape(network, size.frames))
   return Conditions(
       prompt=text(), negative=text(), image=normal(1, network.image_tokens, network.image_dim),
-      audio=audio, known=known_latents(inputs, normal(*inputs.latents.shape)))
+      audio=audio, condition=make_condition(inputs, normal(*inputs.latents.shape)))
 
 
 def padded(states: np.ndarray, mask: np.ndarray, tokens: int) -> np.ndarray:
@@ -171,11 +171,11 @@ def padded(states: np.ndarray, mask: np.ndarray, tokens: int) -> np.ndarray:
   return result
 
 
-def known_latents(inputs: Inputs, latents: np.ndarray) -> np.ndarray:
+def make_condition(inputs: Inputs, latents: np.ndarray) -> np.ndarray:
   """[1, f, H8, W8, 20] of the mask and the masked video's latents [1, f, H8, W8, 16]."""
-  return np.asarray(masks.condition(inputs.known_mask[None], latents))
+  return np.asarray(masks.condition(inputs.condition_mask[None], latents))
 
 
 def heard(inputs: Inputs, states: np.ndarray) -> np.ndarray:
   """What the transformer hears of wav2vec2's states [1, n, ...]."""
-  return inputs.variant.heard(states[0])[None]
+  return inputs.variant.network_input(states[0])[None]

@@ -91,7 +91,7 @@ class Ours:
     def run(params, sinusoid, given):
       model = network.bind(params)
       context = model.project(given["prompt"], given["image"], given["audio"])
-      return model(inputs.latents, given["known"], sinusoid, context, rope=table,
+      return model(inputs.latents, given["condition"], sinusoid, context, rope=table,
                    face_mask=inputs.face_mask, audio_gain=self.settings.audio_gain)
 
     given = dataclasses.asdict(conditions)
@@ -102,6 +102,6 @@ class Ours:
     found = self.model.denoiser().run(params, self.model.whole(inputs.noise), SamplingConditions(
         text={"prompt": conditions.prompt, "negative": conditions.negative},
         image=conditions.image, audio=conditions.audio,
-        condition=self.model.whole(conditions.known),
+        condition=self.model.whole(conditions.condition),
         face_mask=None if inputs.face_mask is None else self.model.whole(inputs.face_mask)))
     return np.asarray(found, np.float32)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 import math
 
-from emv3_jax.sampling.report import versions
+from emv3_jax.sampling.profile import versions
 from emv3_jax.verify.comparison import Comparison, Row
 from emv3_jax.verify.originals import Original
 
@@ -25,7 +25,7 @@ def content(comparison: Comparison, originals: Mapping[str, Original], about: Ma
       "against": against["against"],
       "versions": {**versions(), **{k: v for k, v in against.items() if k != "against"}},
       "files": [file for original in originals.values() for file in original.files],
-      **comparison.costs.as_dict(),
+      **comparison.profile.as_dict(),
   }
 
 

@@ -82,7 +82,7 @@ class Theirs:
                   sample: bool) -> tuple[np.ndarray | None, np.ndarray | None]:
     prompt, negative, image, audio = map(torch.from_numpy, (
         conditions.prompt, conditions.negative, conditions.image, conditions.audio))
-    known = _first(conditions.known)
+    known = _first(conditions.condition)
     face_mask = None if inputs.face_mask is None else torch.from_numpy(inputs.face_mask)
     with self._module("transformer", self._implementation.transformer) as run:
       def velocity(latents, tau, text, voice: bool):

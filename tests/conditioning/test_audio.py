@@ -69,7 +69,7 @@ def test_samples_that_are_not_finite_are_refused(tmp_path, value):
 def test_samples_beyond_all_scales_are_refused():
   sound = np.zeros((16_000, 2), np.float32)
   sound[4_000] = 1e30
-  with pytest.raises(InputError, match=r"samples up to 1e\+30, where full scale is 1"):
+  with pytest.raises(InputError, match=r"samples up to 1e\+30, while full scale is 1"):
     audio.to_voice(sound, 16_000, "voice.wav")
   sound[4_000] = 2.0 ** 31  # integers kept as floats
   assert np.isfinite(PREVIEW.waveform(audio.to_voice(sound, 16_000, "voice.wav").samples, 25)).all()
@@ -102,7 +102,7 @@ def test_channels_that_cancel_leave_one(tmp_path, monkeypatch, rng):
   sound = 0.1 * rng.standard_normal(16_000).astype(np.float32)
   voice = audio.load_voice(write(tmp_path, np.stack([-0.9 * sound, sound], 1), 16_000))
   np.testing.assert_array_equal(voice.samples, sound)
-  assert len(told) == 1 and "cancel each other; channel 2 of 2" in told[0]
+  assert len(told) == 1 and "cancel each other; only channel 2 of 2" in told[0]
   other = rng.standard_normal(16_000).astype(np.float32)
   for pair in (np.stack([sound, 0 * sound], 1), np.stack([sound, other], 1), np.zeros((16_000, 2))):
     voice = audio.load_voice(write(tmp_path, pair, 16_000))

@@ -59,8 +59,8 @@ def test_box_from_a_file_of_the_reference(tmp_path):
 @pytest.mark.parametrize("values, found", [
     ([400, 100, 200, 500, 600, 1000], "reversed"), ([100, 700, 200, 500, 600, 1000], "outside"),
     ([100, 400, 200, 500], "six numbers"), ([1, 2, 3, 4, np.nan, 9], "six numbers"),
-    (["1", "2", "3", "4", "5", "6"], "six numbers"), ([100, 400, 200, 500, 1000, 600], "shape"),
-    ([None] * 6, "no array of numbers")])
+    (["1", "2", "3", "4", "5", "6"], "six numbers"), ([100, 400, 200, 500, 1000, 600], "aspect ratio"),
+    ([None] * 6, "not an array of numbers")])
 def test_bad_files_are_refused(tmp_path, values, found):
   path = str(tmp_path / "face.npy")
   np.save(path, np.array(values), allow_pickle=True)
@@ -70,7 +70,7 @@ def test_bad_files_are_refused(tmp_path, values, found):
 
 def test_a_pipe_is_no_box(tmp_path):
   os.mkfifo(tmp_path / "box.npy")
-  with pytest.raises(InputError, match="box.npy is no regular file"):
+  with pytest.raises(InputError, match="box.npy is not a regular file"):
     face.parse_face_box(f"{tmp_path}/box.npy", BLANK)
 
 

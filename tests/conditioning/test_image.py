@@ -49,17 +49,17 @@ def test_clip_pixels_match_golden(name):
     pytest.skip("recorded without the pixels")
   want = case["mid.pixels_224"][0].transpose(1, 2, 0)
   pixels = case["in.image_u8"]
-  golden_data.check("CLIP pixels", image.clip_pixels(pixels), want, 1e-5)
-  golden_data.check("CLIP pixels", image.clip_pixels(image.to_pixels(pixels)), want, 1e-5)
+  golden_data.check("CLIP pixels", image.clip_vision_pixels(pixels), want, 1e-5)
+  golden_data.check("CLIP pixels", image.clip_vision_pixels(image.to_pixels(pixels)), want, 1e-5)
 
 
 def test_clip_pixels_overshoot_and_keep_constants():
-  grey = image.clip_pixels(np.zeros((40, 24, 3), np.float32))  # 0.0 in [-1, 1], mid grey
+  grey = image.clip_vision_pixels(np.zeros((40, 24, 3), np.float32))  # 0.0 in [-1, 1], mid grey
   np.testing.assert_allclose(
-      grey, np.broadcast_to((0.5 - image.CLIP_MEAN) / image.CLIP_STD, grey.shape), atol=1e-6)
+      grey, np.broadcast_to((0.5 - image.CLIP_VISION_MEAN) / image.CLIP_VISION_STD, grey.shape), atol=1e-6)
   edge = np.zeros((64, 64, 3), np.uint8)
   edge[:, 32:] = 255
-  unit = image.clip_pixels(edge) * image.CLIP_STD + image.CLIP_MEAN
+  unit = image.clip_vision_pixels(edge) * image.CLIP_VISION_STD + image.CLIP_VISION_MEAN
   assert unit.min() < -0.05 and unit.max() > 1.05
 
 

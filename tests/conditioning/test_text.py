@@ -208,7 +208,7 @@ def kept(cache, prompts) -> str:
   return "".join(prompt for prompt in prompts if cache.file(prompt).exists())
 
 
-def test_the_longest_unused_entries_make_room(tmp_path, warnings_seen):
+def test_the_longest_unused_entries_evict(tmp_path, warnings_seen):
   old = PromptCache(tmp_path, "of another encoder", "float32")
   old.put("x", np.zeros((8, 16), np.float32))
   size = old.file("x").stat().st_size

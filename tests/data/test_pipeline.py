@@ -79,7 +79,7 @@ def test_sizes_have_orders_of_their_own():
 @pytest.mark.parametrize("counts", [(1,), (7, 3), (1, 100), (5, 5, 5), (0, 4, 0, 9), (13, 2, 31)])
 def test_every_step_has_its_turn(counts):
   order = Order(np.repeat(np.arange(len(counts)), counts), 2, seed=None)
-  turns = [order._turn(step) for step in range(200)]
+  turns = [order._batch_of_step(step) for step in range(200)]
   for place in set(place for place, _ in turns):
     assert [turn for where, turn in turns if where == place] == list(
         range(sum(where == place for where, _ in turns)))
@@ -94,8 +94,8 @@ def test_processes_share_a_global_batch(dataset):
 
 
 def test_threads_change_nothing(dataset):
-  one = take(dataset.batches(5, seed=1, threads=1, ahead=1), 9)
-  many = take(dataset.batches(5, seed=1, threads=6, ahead=9), 9)
+  one = take(dataset.batches(5, seed=1, threads=1, prefetch=1), 9)
+  many = take(dataset.batches(5, seed=1, threads=6, prefetch=9), 9)
   for left, right in zip(one, many, strict=True):
     chex.assert_trees_all_equal(left, right)
 
@@ -132,7 +132,7 @@ def test_what_a_batch_holds(dataset):
 
 
 def test_finish_sees_the_number_of_the_batch(dataset):
-  batches = dataset.batches(4, seed=1, finish=lambda step, batch: {"step": step, **batch})
+  batches = dataset.batches(4, seed=1, transform=lambda step, batch: {"step": step, **batch})
   batches.set_state(dataset.state_at(3))
   assert [batch["step"] for batch in take(batches, 3)] == [3, 4, 5]
 
@@ -197,7 +197,7 @@ def test_records_for_one_task_and_for_all_in_a_batch(tmp_path):
 
 
 def test_no_dataset(tmp_path):
-  with pytest.raises(InputError, match="no dataset: it has no index.json"):
+  with pytest.raises(InputError, match="not a dataset: it has no index.json"):
     Dataset(tmp_path)
 
 

@@ -42,7 +42,7 @@ def test_version_1_is_still_read():
   record = make_record(3)
   got = records.decode(as_version_1(records.encode(record, "float32", PREVIEW)))
   assert got.task == "" and got.task_mask is None and got.id == record.id
-  for name in records.arrays_of(""):
+  for name in records.array_names(""):
     np.testing.assert_array_equal(getattr(got, name), getattr(record, name))
 
 

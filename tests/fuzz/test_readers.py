@@ -45,7 +45,7 @@ def test_a_card_s_fields_are_of_their_types(tmp_path, place, value):
 
 
 def test_a_record_s_header_that_nests_without_end_is_refused():
-  with pytest.raises(InputError, match="here is no record"):
+  with pytest.raises(InputError, match="here is not a record"):
     records.decode(len(DEEP).to_bytes(8, "little") + DEEP.encode(), "here")
 
 

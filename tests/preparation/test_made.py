@@ -160,7 +160,7 @@ def test_a_longer_clip_is_cut_to_the_window(made):
   inputs = made_lib.read_made(line, SETTINGS, made.model).inputs
   variant = variants.of(made.model.config.model.transformer.variant)
   whole = clip_lib.encode_audio(made.model, inputs)[0]
-  close(variant.heard_in_window(record.audio), whole[:5 * variant.features_per_frame])
+  close(variant.window_input(record.audio), whole[:5 * variant.features_per_frame])
   assert inputs.sample_frames == 9 and not np.allclose(record.audio, shorter.audio)
 
 

@@ -97,7 +97,7 @@ def test_flash(flash, footage, tmp_path):
   whole = sampling.encode_audio(flash, inputs)[0]
   dataset = Dataset(tmp_path / "set", flash.config.model.transformer)
   for number, start in enumerate((0, 4, 8)):
-    close(FLASH.heard_in_window(dataset[number].audio), whole[start:start + 5])
+    close(FLASH.window_input(dataset[number].audio), whole[start:start + 5])
   assert not np.allclose(whole[4:9], FLASH.windows(whole[4:9, 2])), "context matters"
 
 
@@ -170,7 +170,7 @@ def test_a_changed_clip_makes_its_shard_anew(footage, model, tmp_path):
 
 
 def test_a_lost_shard_is_made_again(footage, model, tmp_path, monkeypatch):
-  """Until then the folder is no dataset."""
+  """Until then the folder is not a dataset."""
   rows = rows_of(footage)[:2]
   manifest = write_manifest(tmp_path / "clips.jsonl", rows)
   prepare(model, manifest, tmp_path / "set", shard_clips=1)

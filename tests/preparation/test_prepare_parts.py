@@ -121,7 +121,7 @@ def test_a_record_of_a_made_clip(task):
   np.testing.assert_array_equal(record.masked_latents, known[None, ..., 4:])
   assert record.task == task.name and record.face_mask.tolist() == [[1, 1], [1, 1]]
   drawn = 1 - known[..., 0]
-  np.testing.assert_array_equal(record.mouth_mask, drawn if task.redraws_mouth else 0 * drawn)
+  np.testing.assert_array_equal(record.mouth_mask, drawn if task.inpaints_mouth else 0 * drawn)
   heard = make_record(clip, 5, record.latents, known, record.text, np.zeros((3, 8)),
                       np.arange(9.0)[:, None, None] * np.ones((2, 8)), FLASH).audio
   assert heard.shape == (9, 2, 8) and heard[:, 0, 0].tolist() == [0, 0, 0, 1, 2, 3, 4, 5, 6]

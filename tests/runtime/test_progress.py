@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from emv3_jax.runtime import command_line, program_cache, start_up
-from emv3_jax.sampling import report as report_lib
+from emv3_jax.sampling import profile as profile_lib
 from emv3_jax.training import loop
 
 
@@ -57,11 +57,11 @@ def test_messages_of_the_whole_package_are_shown(module, level, shown):
 
 
 def test_every_part_begins_with_a_line(spoken):
-  report = report_lib.Report()
-  for name in report_lib.DOING:
-    with report.part(name):
-      assert start_up.work == report_lib.DOING[name]
-  assert spoken == [f"{doing} ..." for doing in report_lib.DOING.values()]
+  profile = profile_lib.Profile()
+  for name in profile_lib.DESCRIPTIONS:
+    with profile.measure(name):
+      assert start_up.work == profile_lib.DESCRIPTIONS[name]
+  assert spoken == [f"{doing} ..." for doing in profile_lib.DESCRIPTIONS.values()]
   assert start_up.work == ""
 
 

@@ -112,7 +112,7 @@ def test_first_and_last_frame(files):
   config = tiny_config()
   request = i2v(files, task="flf2v", last_image=files["last_image"], seconds=0.16)
   found = inputs_lib.read_inputs(request, config, config.tokenizer)
-  assert found.known.tolist() == [True, False, False, True, True], "held over the surplus frame"
+  assert found.condition_mask.tolist() == [True, False, False, True, True], "held over the surplus frame"
   assert np.array_equal(found.video[3], found.video[4])
   assert found.frames == 4 and found.sample_frames == 5
 
@@ -224,7 +224,7 @@ def test_written_video_is_whole_and_says_what_it_is(model, files, tmp_path):
     ({"task": "i2vv"}, "Unknown task"),
     ({"image": None}, "needs image"),
     ({"video": "x.mp4"}, "does not use video"),
-    ({"seconds": -1.0}, "no length of time"),
+    ({"seconds": -1.0}, "not a length of time"),
     ({"seconds": 0.1}, "too short"),
     ({"audio": "absent.wav"}, "no such file"),
     ({"image": "absent.png"}, "absent.png"),
@@ -256,7 +256,7 @@ def test_where_a_puppet_has_its_face_is_told(model, files, tmp_path):
     with pytest.raises(InputError, match=f"No face found in the image of (?s:.)*--face_box={box}\\."):
       sample(model, i2v(files, image=tmp_path / f"{name}.png", face_box="auto"))
   named = types.SimpleNamespace(config=dataclasses.replace(model.config, name="mine"))
-  assert type(model).hint_of_face(named, (64, 64)) == ""
+  assert type(model).face_box_hint(named, (64, 64)) == ""
 
 
 def test_audio_longer_than_the_window_is_never_cut_silently(files):

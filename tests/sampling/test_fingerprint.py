@@ -81,8 +81,8 @@ def test_every_field_is_known_to_decide_or_not():
   decide = {path for paths in (*lib.VALUES.values(), *lib.FILES.values())
             for path in ([paths] if isinstance(paths, str) else paths)}
   fields = leaves(Config("x"), "config") | leaves(Request("x"), "request")
-  assert decide | lib.NOT_DECIDING.keys() == fields
-  assert not decide & lib.NOT_DECIDING.keys()
+  assert decide | lib.EXCLUDED.keys() == fields
+  assert not decide & lib.EXCLUDED.keys()
 
 
 def test_a_fixed_example(folder, monkeypatch):
@@ -142,7 +142,7 @@ def test_what_decides(config, folder, name):
   assert of(changed(config, **settings), request_in(folder, task, **{**base, **asked})) != before
 
 
-NOT_DECIDING = {
+EXCLUDED = {
     "name": ("i2v", {}, {"name": "other"}),
     "checkpoint": ("i2v", {}, {"checkpoint": "elsewhere"}),
     "prompt cache": ("i2v", {}, {"prompt_cache": "elsewhere"}),
@@ -164,9 +164,9 @@ NOT_DECIDING = {
 }
 
 
-@pytest.mark.parametrize("name", NOT_DECIDING)
+@pytest.mark.parametrize("name", EXCLUDED)
 def test_what_does_not_decide(config, folder, name):
-  task, asked, settings = NOT_DECIDING[name]
+  task, asked, settings = EXCLUDED[name]
   base = {"face_box": "1,2,3,4"}
   before = of(config, request_in(folder, task, **base))
   assert of(changed(config, **settings), request_in(folder, task, **{**base, **asked})) == before
@@ -207,7 +207,7 @@ def test_a_waveform_that_is_not_normalised_counts_for_preview(config, folder, mo
   for variant, counts in (("preview", True), ("flash", False)):
     usual, other = (model_of(config, model__transformer__variant=variant) for _ in range(2))
     other.card = ModelCard(folder, None, {"audio_encoder": audio})
-    told, apart = (lib.ingredients(model, request_in(folder)) for model in (usual, other))
+    told, apart = (lib.entries(model, request_in(folder)) for model in (usual, other))
     assert apart == told | ({"features.do_normalize": False} if counts else {})
 
 
@@ -284,12 +284,12 @@ def test_untrained_weights_are_known_by_their_seed(config, folder):
 
 def test_what_a_report_says(config, folder):
   model, request = model_of(config), request_in(folder)
-  told = lib.for_report(model, request)
+  told = lib.provenance(model, request)
   assert told["fingerprint"] == lib.fingerprint(model, request)
   assert told["networks"] == {name: model.digest(name) for name in COMPONENTS}
-  assert told["tokenizer"] == lib.ingredients(model, request)["file.tokenizer"]
+  assert told["tokenizer"] == lib.entries(model, request)["file.tokenizer"]
   with model.using("transformer", {"kernel": np.zeros(3)}):
-    assert lib.for_report(model, request) == {}  # nobody knows its digest
+    assert lib.provenance(model, request) == {}  # nobody knows its digest
     with pytest.raises(InputError, match="the weights of transformer are not in the model folder"):
       lib.fingerprint(model, request)
 

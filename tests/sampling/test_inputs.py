@@ -57,7 +57,7 @@ def test_the_seed_of_the_request_goes_first(read):
 def test_the_size_of_the_config_goes_first(read):
   found = read("sampling.height=32", "sampling.width=64")
   assert found.size == (32, 64) and found.video.shape == (5, 32, 64, 3)
-  assert found.picture.shape == (32, 64, 3) and found.face_mask.shape == (8,)
+  assert found.reference_image.shape == (32, 64, 3) and found.face_mask.shape == (8,)
 
 
 def test_seconds_cut_the_sound(read, files):
@@ -86,11 +86,11 @@ def test_lipsync_gives_all_but_the_mouth(read, footage):
   found = read(image=None, video=footage, task="lipsync", face_box="0,48,8,40")
   mouth = np.zeros((48, 48), bool)
   mouth[24:, 8:40] = True
-  assert found.known.shape == (5, 48, 48) and found.source.shape == (5, 48, 48, 3)
-  np.testing.assert_array_equal(found.known, np.broadcast_to(~mouth, (5, 48, 48)))
-  np.testing.assert_array_equal(found.mouth, ~found.known)
-  assert not found.picture[mouth].any()
-  np.testing.assert_array_equal(found.picture[~mouth], found.video[0][~mouth])
+  assert found.condition_mask.shape == (5, 48, 48) and found.source_video.shape == (5, 48, 48, 3)
+  np.testing.assert_array_equal(found.condition_mask, np.broadcast_to(~mouth, (5, 48, 48)))
+  np.testing.assert_array_equal(found.mouth_mask, ~found.condition_mask)
+  assert not found.reference_image[mouth].any()
+  np.testing.assert_array_equal(found.reference_image[~mouth], found.video[0][~mouth])
 
 
 def test_a_video_s_face_is_all_that_it_covers(read, footage, monkeypatch, caplog):
@@ -104,7 +104,7 @@ def test_a_video_s_face_is_all_that_it_covers(read, footage, monkeypatch, caplog
   caplog.set_level("INFO", "absl")
   monkeypatch.setattr(face_lib, "detect_face", detect)
   found = read(image=None, video=footage, task="lipsync", face_box="auto")
-  rows, columns = np.nonzero(found.mouth[0])
+  rows, columns = np.nonzero(found.mouth_mask[0])
   # Five frames in the mask; they are looked at for the mouth and again for the face mask.
   assert (rows.min(), rows.max(), columns.min(), columns.max()) == (22, 33, 8, 27)
   line, = [line for line in caplog.messages if "ace" in line]
@@ -126,7 +126,7 @@ def test_pipes_and_addresses_are_refused_and_not_waited_for(read, tmp_path, name
 
 def test_a_request_that_cannot_be_is_refused_when_it_is_made(files):
   for wrong in ({"seed": -1}, {"seconds": 0.0}, {"seconds": float("nan")}):
-    with pytest.raises(InputError, match="seed is -1|no length of time"):
+    with pytest.raises(InputError, match="seed is -1|not a length of time"):
       Request(audio=files["audio"], **wrong)
 
 
@@ -145,10 +145,10 @@ def test_sizes_that_no_memory_holds_are_refused_before_they_are_made(read, foota
     with pytest.raises(InputError, match="5 frames of 1600000x1600000 pixels take .* this machine"):
       read(*huge, **changes)
   wanted = memory.needed((48, 48), 5, 6)
-  monkeypatch.setattr(memory, "of_machine", lambda: wanted * 3 // 2)
+  monkeypatch.setattr(memory, "machine_memory", lambda: wanted * 3 // 2)
   read("sampling.enlarge=6")
   assert "may not be enough" in caplog.text
-  monkeypatch.setattr(memory, "of_machine", lambda: wanted - 1)
+  monkeypatch.setattr(memory, "machine_memory", lambda: wanted - 1)
   with pytest.raises(InputError, match="GiB for the pictures alone"):
     read("sampling.enlarge=6")
 
@@ -156,7 +156,7 @@ def test_sizes_that_no_memory_holds_are_refused_before_they_are_made(read, foota
 def test_memory_of_a_clip():
   """113 frames of 768x768: 12 + 3 bytes a pixel, 144 a latent cell of 64 pixels and 4 frames."""
   assert memory.needed((768, 768), 113) == 768 * 768 * (113 * 15 + 29 * 144 // 64) + 96 * 96 * 16
-  assert 2 ** 20 < memory.of_machine() < 2 ** 60
+  assert 2 ** 20 < memory.machine_memory() < 2 ** 60
 
 
 def circle(folder, height, width):
@@ -188,6 +188,6 @@ def test_a_set_size_of_another_shape_crops(read, tmp_path, told):
   video_files.write_video(tmp_path / "a.mp4", frames)
   found = read("sampling.height=64", "sampling.width=64", image=None, video=tmp_path / "a.mp4",
                task="lipsync", face_box="80,240,0,160")
-  tall, wide = sides(found.source[0] // 128)
+  tall, wide = sides(found.source_video[0] // 128)
   assert abs(tall - wide) <= 1
-  assert found.mouth[0, 32:].all() and not found.mouth[0, :30].any()
+  assert found.mouth_mask[0, 32:].all() and not found.mouth_mask[0, :30].any()

@@ -74,7 +74,7 @@ class Manifest:
       raise self.errors[request.prompt]
     frames = np.zeros((5, 16, 16, 3), np.uint8)
     report = {"seed": 1, "config": {"name": "tiny", "sampling": {"enlarge": 1}}, "request": {},
-              **fingerprint.for_report(model, request)}
+              **fingerprint.provenance(model, request)}
     return Clip(frames=frames, fps=25, sound=(np.zeros((3200, 1), np.float32), 16000),
                 latents=np.zeros((2, 2, 2, 16), np.float32), report=report)
 
@@ -103,7 +103,7 @@ def test_a_job_whose_files_are_not_as_written_is_made_again(manifest):
 
   video.write_bytes(whole[:-1])
   assert manifest.run() == MADE
-  assert manifest.told[0] == "Line 1 (clip) is made again: clip.mp4 is not as it was written."
+  assert manifest.told[0] == "Line 1 (clip) is sampled again: clip.mp4 is not as it was written."
   video.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
   assert manifest.run() == SKIPPED  # one byte of the same length shows to --verify alone
   assert manifest.run(verify=True) == MADE
@@ -136,7 +136,7 @@ def test_a_report_of_version_0_1_is_not_done_and_says_why(manifest):
   del content["fingerprint"]
   report.write_text(json.dumps({**content, "digest": "0" * 64}))
   assert manifest.run() == MADE
-  assert manifest.told == ["Line 1 (clip) is made again: clip.json has no fingerprint (version 0.1 "
+  assert manifest.told == ["Line 1 (clip) is sampled again: clip.json has no fingerprint (version 0.1 "
                            "wrote none).", "Line 1 (clip) done."]
 
 
@@ -190,7 +190,7 @@ def test_weights_are_verified_before_the_work(manifest, tmp_path, monkeypatch):
 @pytest.mark.parametrize("error, said", [
     (ValueError("no such thing\nin detail"), "ValueError: no such thing"), (KeyError("k"), "KeyError: 'k'"),
     (MemoryError(), "MemoryError: the memory of this machine is not enough"),
-    (RuntimeError("RESOURCE_EXHAUSTED: 5 bytes"), "--plan tells what would take less (RESOURCE_EXHAUSTED: 5"),
+    (RuntimeError("RESOURCE_EXHAUSTED: 5 bytes"), "--plan shows settings that need less (RESOURCE_EXHAUSTED: 5"),
     (RecursionError(), "RecursionError"), (OSError(5, "Input/output error"), "Input/output error"),
     (UnicodeEncodeError("utf-8", "\ud83d", 0, 1, "surrogates not allowed"), "surrogates not allowed")])
 def test_a_job_may_raise_what_it_likes(manifest, error, said):

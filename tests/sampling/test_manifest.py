@@ -47,7 +47,7 @@ def test_paths_are_relative_to_the_manifest(tmp_path):
     (f'{{"audio": "a.wav", "seed": {"[" * 900}{"]" * 900}}}', "expected int"),
     ('{"audio": "a.wav", "seed": -1}', "seed is -1; it must be 0 or more"),
     ('{"audio": "a.wav", "seed": 4294967296}', "seed is 4294967296; it must be at most 4294967295"),
-    ('{"audio": "a.wav", "seconds": 0}', "no length of time; give a number above 0"),
+    ('{"audio": "a.wav", "seconds": 0}', "not a length of time; give a number above 0"),
     ('{"audio": "a.wav", "face_box": [1, 2, 3]}', "expected str"),
     ('{"audio": "a.wav", "face_box": [1, 2, 3, 1e999]}', "expected str"),
     ('{"audio": "a.wav", "face_box": [1, 2, 3, true]}', "expected str"),
@@ -124,7 +124,7 @@ def test_names_are_made_of_file_names(tmp_path, audio, name):
 def test_lines_of_one_name_fail_and_no_others(tmp_path):
   jobs = read(tmp_path, *[{"name": name, "audio": "a"} for name in ("x", "y", "x", "x")])
   assert [job.line for job in jobs if job.fault] == [1, 3, 4]
-  assert jobs[0].fault == "lines 1, 3, 4 all make 'x'; give each a name of its own"
+  assert jobs[0].fault == "lines 1, 3, 4 all write 'x'; give each its own name"
 
 
 def test_unusable_manifests(tmp_path):
@@ -165,7 +165,7 @@ def faults(folder, *lines, out="out", config=CONFIG) -> list[str]:
     ({"face_box": "9,8,1,2"}, "reversed or empty"), ({"face_box": [-1, 8, 1, 2]}, "outside of any image"),
     ({"face_box": "1,2,3,inf"}, "outside of any image"), ({"face_box": "atuo"}, "a .npy file, auto or none."), ({"name": "x" * 240}, "the name is 12 bytes too long"),
     ({"name": "taken"}, "taken.mp4 is a folder"), ({"name": "fifo"}, "fifo.mp4 is a pipe"),
-    ({"name": "full"}, "full.mp4 is a device"), ({"name": "mine"}, "mine.json is in the way: it is no report")])
+    ({"name": "full"}, "full.mp4 is a device"), ({"name": "mine"}, "mine.json is in the way: it is not the report")])
 def test_all_is_looked_at_before_the_first_job(folder, line, said):
   out = folder / "out"
   (out / "taken.mp4").mkdir(parents=True)
@@ -180,7 +180,7 @@ def test_all_is_looked_at_before_the_first_job(folder, line, said):
 
 def test_what_would_not_be_used_is_told_beforehand(folder):
   lipsync = {**LIPSYNC, "name": "y", "face_box": "none"}
-  assert "lipsync must know where the mouth is" in faults(folder, JOB, lipsync)[1]
+  assert "lipsync needs the position of the mouth" in faults(folder, JOB, lipsync)[1]
   assert "a .npy file or auto." in faults(folder, {**lipsync, "face_box": "nose"})[0]
   bad = {**JOB, "negative_prompt": "bad hands"}
   assert faults(folder, bad) == [""]
@@ -209,13 +209,13 @@ def test_sources_are_not_written_over_by_any_line(folder):
   (folder / "hard.mp4").hardlink_to(folder / "v.mp4")
   assert "hard.mp4 is the input" in faults(folder, {**LIPSYNC, "name": "hard"}, out=out)[0]
   of_another = faults(folder, {**JOB, "name": "v"}, LIPSYNC, out=out)
-  assert "v.mp4 is read by line 2, and would be replaced" in of_another[0] and not of_another[1]
+  assert "v.mp4 is read by line 2 and would be replaced" in of_another[0] and not of_another[1]
   (folder / "v.json").write_text('{"config": {}, "request": {}}')  # v.mp4 was made before, by line 1
   assert faults(folder, {**JOB, "name": "v"}, LIPSYNC, out=out) == ["", ""]
 
 
 def test_a_folder_that_cannot_be_written(folder):
-  with pytest.raises(InputError, match="Output folder .*a.wav cannot be made"):
+  with pytest.raises(InputError, match="Output folder .*a.wav cannot be created"):
     check_jobs(read(folder, JOB), folder / "a.wav", CONFIG)
   with pytest.raises(InputError, match="Output folder /proc/self/task is not writable"):
     check_jobs(read(folder, JOB), "/proc/self/task", CONFIG)

@@ -75,14 +75,14 @@ def test_what_is_left_of_a_report_gives_way(tmp_path, end, monkeypatch):
   (tmp_path / "clip.json").write_text(REPORT[:end])
   output.write(clip(), video)
   assert output.is_report(tmp_path / "clip.json") or json.loads((tmp_path / "clip.json").read_text())["seed"] == 7
-  assert told == [f"{tmp_path}/clip.json was empty or cut short; it is written anew with its clip."]
+  assert told == [f"{tmp_path}/clip.json was empty or truncated; it is written again with its clip."]
 
 
 @pytest.mark.parametrize("content", ["{}", REPORT[1:], "{// mine\n}", "{'a': 1}", "not JSON", '{"a": 1,}', "[1, 2", "\xff"])
 def test_what_is_whole_or_of_another_form_stays_beside_a_video(tmp_path, content):
   (tmp_path / "clip.mp4").write_bytes(b"x")
   (tmp_path / "clip.json").write_text(content, encoding="latin-1")
-  with pytest.raises(InputError, match="it is no report of a clip"):
+  with pytest.raises(InputError, match="it is not the report of a clip"):
     output.write(clip(), tmp_path / "clip.mp4")
   assert (tmp_path / "clip.json").read_text(encoding="latin-1") == content
 
@@ -90,7 +90,7 @@ def test_what_is_whole_or_of_another_form_stays_beside_a_video(tmp_path, content
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"fingerprint": 1}', '{"config": {}}', "[" * 100_000])
 def test_the_json_of_somebody_else_stays(tmp_path, content):
   (tmp_path / "clip.json").write_text(content)
-  with pytest.raises(InputError, match="clip.json is in the way: it is no report of a clip"):
+  with pytest.raises(InputError, match="clip.json is in the way: it is not the report of a clip"):
     output.write(clip(), tmp_path / "clip.mp4")
   assert (tmp_path / "clip.json").read_text() == content and not (tmp_path / "clip.mp4").exists()
 

@@ -180,7 +180,7 @@ def test_the_default_has_a_name_and_says_what_it_knows(caplog, monkeypatch, tmp_
   monkeypatch.chdir(tmp_path)
   model = emv3_jax.load("tiny")
   assert model.folder == ASSETS / "model" and model.config.sampling.height == 64
-  assert caplog.text.count("knows drawn puppets only") == 1
+  assert caplog.text.count("generates only drawn puppets") == 1
   assert "docs/conversion.md" in caplog.text
   assert run_sample.find_card("tiny", model.config).name == "tiny"
   (tmp_path / "tiny").mkdir()
@@ -210,6 +210,6 @@ def test_print_config_names_origins(capsys):
 def test_what_would_not_be_used_is_refused(variant, settings, request_, said):
   with pytest.raises(InputError, match=said):
     inputs._check_used(request_, tasks.of(request_.task), variants.of(variant),
-                       SamplingConfig(**settings).completed(variant))
+                       SamplingConfig(**settings).with_defaults(variant))
   used = Request("a", task="lipsync", face_box="1,2,3,4", paste=False)
-  inputs._check_used(used, tasks.of("lipsync"), variants.of(variant), SamplingConfig().completed(variant))
+  inputs._check_used(used, tasks.of("lipsync"), variants.of(variant), SamplingConfig().with_defaults(variant))

@@ -66,8 +66,8 @@ def conditions_of(clips: int, config: transformer.TransformerConfig = CONFIG) ->
   text["prompt"][:, 5:] = 0  # a prompt shorter than the text tokens
   frames = 4 * (f - 1) + 1
   audio = normal(2 * frames, 16) if config.variant == "preview" else normal(frames, 5, 2, 16)
-  return Conditions(text=text, image=normal(5, 32), audio=audio,
-                    condition=normal(f, 2 * h, 2 * w, 20), face_mask=normal(h * w))
+  return Conditions(text=text, image=normal(5, 32), audio=audio, condition=normal(f, 2 * h, 2 * w, 20),
+                    face_mask=normal(h * w))
 
 
 def noise_of(clips: int) -> np.ndarray:

@@ -21,7 +21,7 @@ def test_each_task_is_given_its_own(batch, task):
   if task == "lipsync":
     want = np.repeat(batch["lipsync_mask"][..., None], 4, axis=-1).astype(np.float32)
   else:
-    want = np.broadcast_to(masks.mask_latents(of(task).known(5), (32, 48)),
+    want = np.broadcast_to(masks.mask_latents(of(task).condition_mask(5), (32, 48)),
                            got["mask"].shape)
   np.testing.assert_array_equal(got["mask"], want)
   masked = {"i2v": 0, "flf2v": 1, "lipsync": 2}

@@ -16,15 +16,15 @@ from emv3_jax.sampling import fingerprint
 from emv3_jax.sampling.inputs import read_inputs
 from emv3_jax.sampling.model import load
 from emv3_jax.sampling.settings import Request
-from emv3_jax.tasks import ClipPicture, Given, TaskSpec, masks
+from emv3_jax.tasks import ConditionInput, ReferenceImage, TaskSpec, masks
 from emv3_jax.tasks.conditions import assemble
 from emv3_jax.variants.preview import PREVIEW
 from tests.data.windows import CONFIG, make_record
 from tests.sampling.conftest import files, tiny_config  # noqa: F401  a fixture
 
 MIDDLE = TaskSpec(
-    "middle", (Given("image", lambda frames, sampled: slice(frames // 2, frames // 2 + 1)),),
-    ClipPicture.FIRST, slot=3)
+    "middle", (ConditionInput("image", lambda frames, sampled: slice(frames // 2, frames // 2 + 1)),),
+    ReferenceImage.FIRST, slot=3)
 CHANNELS = np.array([[0, 0, 0, 0], [0, 1, 0, 0]])  # of five frames: the second one of latent frame 1
 
 
@@ -46,13 +46,13 @@ def request_of(files):  # noqa: F811
 
 def test_a_request_is_read_and_its_files_count(model, request_of):
   found = read_inputs(request_of, model.config, model.tokenizer_path)
-  assert found.known.tolist() == [False, False, True, False, False]
+  assert found.condition_mask.tolist() == [False, False, True, False, False]
   assert found.video[2].any() and not found.video[[0, 1, 3, 4]].any()
-  assert found.picture.shape == (48, 48, 3) and found.face_mask is None
-  known = clip_lib.encode_known(model, found)[0]
-  np.testing.assert_array_equal(known[..., :4], np.broadcast_to(CHANNELS[:, None, None], (2, 6, 6, 4)))
-  assert known[..., 4:].any()
-  entries = fingerprint.ingredients(model, request_of)
+  assert found.reference_image.shape == (48, 48, 3) and found.face_mask is None
+  condition = clip_lib.encode_condition(model, found)[0]
+  np.testing.assert_array_equal(condition[..., :4], np.broadcast_to(CHANNELS[:, None, None], (2, 6, 6, 4)))
+  assert condition[..., 4:].any()
+  entries = fingerprint.entries(model, request_of)
   assert "file.image" in entries and not {"face_box", "file.last_image", "paste"} & entries.keys()
 
 
@@ -90,7 +90,7 @@ def test_a_training_batch():
   got = assemble(batch, [tasks.number("middle")] * 2)
   np.testing.assert_array_equal(got["mask"][0], np.broadcast_to(CHANNELS[:, None, None], (2, 4, 6, 4)))
   np.testing.assert_array_equal(got["masked_latents"][0], whole.masked_latents[3])
-  np.testing.assert_array_equal(got["image"][0], whole.image[ClipPicture.FIRST])
+  np.testing.assert_array_equal(got["image"][0], whole.image[ReferenceImage.FIRST])
   np.testing.assert_array_equal(got["masked_latents"][1], own.masked_latents[0])
   np.testing.assert_array_equal(got["mask"][1], own.task_mask)
   assert (got["face_mask"] == 1).all() and got["task"].tolist() == [4, 4]
@@ -98,21 +98,21 @@ def test_a_training_batch():
 
 def test_what_records_do_not_hold_is_not_trained():
   batch = collate([make_record(1)], np.arange(1), CONFIG.text_tokens, PREVIEW)
-  with pytest.raises(InputError, match="holds what 3 tasks know of a clip, middle is not among them"):
+  with pytest.raises(InputError, match="holds the masked latents of 3 tasks, but not those of middle"):
     assemble(batch, [tasks.number("middle")])
   tasks.unregister("middle")
   tasks.register(dataclasses.replace(MIDDLE, slot=None))
-  with pytest.raises(InputError, match="middle cannot be trained on records that are for all tasks"):
+  with pytest.raises(InputError, match="middle cannot be trained on records that serve all tasks"):
     assemble(batch, [tasks.number("middle")])
 
 
 def test_a_part_of_a_video_without_its_mouth():
-  half = TaskSpec("half", (Given("video", lambda frames, sampled: slice(0, 2)),), redraws_mouth=True)
+  half = TaskSpec("half", (ConditionInput("video", lambda frames, sampled: slice(0, 2)),), inpaints_mouth=True)
   mouth = np.zeros((8, 8), bool)
   mouth[4:] = True
-  known = half.known(5, mouth=mouth)
-  assert known[:2, :4].all() and not known[:2, 4:].any() and not known[2:].any()
-  assert masks.mask_latents(known, (8, 8)).shape == (2, 1, 1, 4)
+  condition = half.condition_mask(5, mouth=mouth)
+  assert condition[:2, :4].all() and not condition[:2, 4:].any() and not condition[2:].any()
+  assert masks.mask_latents(condition, (8, 8)).shape == (2, 1, 1, 4)
 
 
 def test_what_cannot_be_registered():
@@ -120,7 +120,7 @@ def test_what_cannot_be_registered():
     tasks.register(TaskSpec("i2v"))
   with pytest.raises(ValueError, match="slot 7; the next free one is 4"):
     tasks.register(TaskSpec("other", slot=7))
-  with pytest.raises(ValueError, match="redraws the mouth"):
-    TaskSpec("other", finish=lambda frames, source, mouth: frames)
+  with pytest.raises(ValueError, match="inpaints the mouth"):
+    TaskSpec("other", postprocess=lambda frames, source, mouth: frames)
   with pytest.raises(ValueError, match="lipsync was not the last"):
     tasks.unregister("lipsync")

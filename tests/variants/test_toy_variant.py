@@ -78,9 +78,9 @@ def features(files):  # noqa: F811
 def test_features_of_a_window_keep_what_the_clip_says_of_them(features):
   """Through a record and a batch; at the ends of the clip they are repeated."""
   clip = np.concatenate([features, 2 * features[::-1]])
-  assert np.all(TOY.cut(clip, 0, 5)[0] == clip[0]) and np.all(TOY.cut(clip, 5, 5)[-1] == clip[-1])
+  assert np.all(TOY.crop_features(clip, 0, 5)[0] == clip[0]) and np.all(TOY.crop_features(clip, 5, 5)[-1] == clip[-1])
   for start in (0, 3, 5):
-    record = dataclasses.replace(make_record(1), audio=TOY.cut(clip, start, 5))
+    record = dataclasses.replace(make_record(1), audio=TOY.crop_features(clip, start, 5))
     assert len(record.audio) == TOY.stored_length(5) == 7
     stored = records.decode(records.encode(record, "float32", TOY))
     batch = collate([stored], np.arange(1), 8, TOY)

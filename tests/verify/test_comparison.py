@@ -97,7 +97,7 @@ def test_the_transformer_is_given_the_encoders_states(variant, audio):
     assert array.shape == drawn.given[name].shape and array.dtype == np.float32, name
     assert np.abs(array - drawn.given[name]).max() > 0.1, name
   assert with_states.given["audio"].shape == audio
-  assert with_states.given["known"].shape == (1, 2, 4, 6, 20)
+  assert with_states.given["condition"].shape == (1, 2, 4, 6, 20)
   assert not with_states.given["prompt"][:, 192:].any()  # of 512 tokens
 
 

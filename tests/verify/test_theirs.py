@@ -31,7 +31,7 @@ def test_guidance_is_that_of_the_released_settings(variant, guidance, hears):
   from emv3_jax.verify.theirs import Theirs
   solver = Keeping()
   implementation = types.SimpleNamespace(hears=hears, solver=lambda settings: solver)
-  settings = SamplingConfig(steps=STEPS).completed(variant)
+  settings = SamplingConfig(steps=STEPS).with_defaults(variant)
   theirs = Theirs(implementation, {}, settings, variant)
 
   def velocity(latents, tau, text, voice):

@@ -21,7 +21,7 @@ from emv3_jax.io import atomic
 from emv3_jax.models.network import Params
 from emv3_jax.puppets.training.settings import Learning
 from emv3_jax.runtime import config
-from emv3_jax.sampling.report import versions
+from emv3_jax.sampling.profile import versions
 from emv3_jax.training.monitor.metrics import Writer
 from emv3_jax.training.run.checkpoints import FOLDER, Checkpoints
 from emv3_jax.training.run.preemption import Preemption

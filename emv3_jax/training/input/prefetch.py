@@ -16,7 +16,7 @@ import numpy as np
 
 from emv3_jax.data import pipeline
 from emv3_jax.errors import InputError
-from emv3_jax.tasks import numbered
+from emv3_jax.tasks import by_number
 from emv3_jax.tasks.conditions import ANY_TASK, assemble
 from emv3_jax.training import curriculum
 from emv3_jax.training.batch import Batch
@@ -168,7 +168,7 @@ def _check_pairs(stage: Stage, records: pipeline.Batch, pair: pipeline.Batch) ->
   apart = np.flatnonzero((ours != theirs) & (ours != ANY_TASK) & (theirs != ANY_TASK))
   if len(apart):
     row = apart[0]
-    names = " and ".join(sorted(numbered(int(tasks[row])).name for tasks in (ours, theirs)))
+    names = " and ".join(sorted(by_number(int(tasks[row])).name for tasks in (ours, theirs)))
     raise InputError(f"Stage {stage.name!r} pairs record {records['example'][row]} of its negatives "
                      f"with that of the data, but they are for the tasks {names}; a pair needs one. "
                      "Prepare the data without reports, or from clips of the negatives' tasks.")

@@ -42,7 +42,7 @@ class Source:
 
   def records(self, numbers: np.ndarray) -> Batch:
     """The records of these numbers."""
-    return self.dataset.batch_of(numbers)
+    return self.dataset.read_batch(numbers)
 
   def digest(self) -> str:
     """Identifies the dataset wherever it lies."""

@@ -5,7 +5,7 @@ import pathlib
 
 from emv3_jax.io.atomic import write_json
 from emv3_jax.runtime import processes
-from emv3_jax.tasks import numbered
+from emv3_jax.tasks import by_number
 from emv3_jax.training.input.sources import Sources
 from emv3_jax.training.monitor.metrics import StepMetrics
 
@@ -43,7 +43,7 @@ def _clips(row: StepMetrics, sources: Sources) -> dict:
     record = source.dataset[number]
     values = {name: _json_number(values[index]) for name, values in by_example.items()}
     clips.append({"record": int(number), "id": record.id, "window": record.index, **values,
-                  "task": numbered(int(by_example["task"][index])).name})
+                  "task": by_number(int(by_example["task"][index])).name})
   return {"dataset": source.folder, "batch": clips}
 
 

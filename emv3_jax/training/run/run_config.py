@@ -11,7 +11,7 @@ import jax
 
 from emv3_jax.errors import InputError
 from emv3_jax.runtime import config as config_lib
-from emv3_jax.sampling.report import versions
+from emv3_jax.sampling.profile import versions
 from emv3_jax.training import curriculum
 from emv3_jax.training.curriculum import Stage
 from emv3_jax.training.input.sources import needs_data

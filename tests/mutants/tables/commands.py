@@ -67,7 +67,7 @@ MUTANTS = [
         ("the config's checkpoint is taken all the same", "return load(flags.checkpoint, config",
          "return load(\"\", config", "test_flags_reach_the_request"),
         ("what the command line says passes for the config's",
-         "return load(flags.checkpoint, config, said=said)", "return load(flags.checkpoint, config)",
+         "return load(flags.checkpoint, config, overridden=overridden)", "return load(flags.checkpoint, config)",
          "test_flags_reach_the_request"),
         ("--verify does not look at the weights", "  if flags.verify:\n", "  if False:\n",
          "test_weights_are_verified_on_request"),

@@ -1,4 +1,4 @@
-"""Seconds and peak memory by part of a run."""
+"""Profile of a run: seconds and peak memory of each part."""
 
 from collections.abc import Iterator
 import contextlib
@@ -17,30 +17,30 @@ _CLEAR_REFS = pathlib.Path("/proc/self/clear_refs")
 _PACKAGES = ("emv3-jax", "jax", "jaxlib", "flax", "numpy", "orbax-checkpoint", "av")
 
 
-DOING = {  # what a part does, for the line that it begins with
+DESCRIPTIONS = {  # of the parts, for the log line at the start of each
     "inputs": "Reading and checking the inputs", "text_encoder": "Encoding the prompt",
     "audio_encoder": "Encoding the voice", "image_encoder": "Encoding the picture for CLIP",
-    "vae_encode": "Encoding the known pictures", "transformer": "Sampling",
+    "vae_encode": "Encoding the given frames", "transformer": "Sampling",
     "vae_decode": "Decoding the pictures"}
 
 
-class Report:
-  """Collects what a run cost, part by part, in the order of first use."""
+class Profile:
+  """Measures the parts of a run, in the order of their first use."""
 
   def __init__(self):
     self.seconds: dict[str, float] = {}
     self.peak_gib: dict[str, float] = {}
 
   @contextlib.contextmanager
-  def part(self, name: str) -> Iterator[None]:
-    """Says what begins and times it; on Linux also its peak resident memory, parts before it not counted in."""
+  def measure(self, name: str) -> Iterator[None]:
+    """Logs the start of a part and measures its seconds; on Linux also its own peak resident memory."""
     measurable = _reset_peak()
     start = time.perf_counter()
-    doing = DOING.get(name, name)
+    description = DESCRIPTIONS.get(name, name)
     if processes.is_first():
-      logging.info("%s ...", doing)
+      logging.info("%s ...", description)
     try:
-      with start_up.at_work(doing):
+      with start_up.at_work(description):
         yield
     finally:
       self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
@@ -49,7 +49,7 @@ class Report:
       logging.vlog(1, "%s: %.1f s", name, self.seconds[name])
 
   def as_dict(self) -> dict:
-    """`seconds` and `peak_memory_gib` by part, rounded for reading."""
+    """Returns `seconds` and `peak_memory_gib` by part, rounded to two decimals."""
     return {
         "seconds": {name: round(value, 2) for name, value in self.seconds.items()},
         "peak_memory_gib": {name: round(value, 2) for name, value in self.peak_gib.items()},
@@ -57,7 +57,7 @@ class Report:
 
 
 def versions() -> dict[str, str]:
-  """Versions of Python, of the packages that decide the numbers, and of the device."""
+  """Returns the versions of Python and of the packages that affect the numbers, and the device."""
   found = {name: importlib.metadata.version(name) for name in _PACKAGES}
   device = jax.devices()[0]
   return {"python": platform.python_version(), **found,
@@ -65,7 +65,7 @@ def versions() -> dict[str, str]:
 
 
 def _reset_peak() -> bool:
-  """Resets the kernel's high-water mark of this process; False where that is not possible."""
+  """Resets the kernel's peak memory of this process; returns False where this is not possible."""
   try:
     _CLEAR_REFS.write_text("5")
   except OSError:
@@ -74,6 +74,6 @@ def _reset_peak() -> bool:
 
 
 def peak_gib() -> float:
-  """The most memory that this process has held at once, of its own and shared."""
+  """Returns the peak resident memory of this process in GiB, shared memory included."""
   line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
   return int(line.split()[1]) / 2**20
