@@ -93,21 +93,21 @@ def test_face_and_mouth_by_cells(clip):
   window = read_footage(clip, SETTINGS).windows[0]
   redrawn = np.zeros((32, 48), bool)
   redrawn[16:28, 12:36] = True
-  np.testing.assert_array_equal(window.redrawn, redrawn)
+  np.testing.assert_array_equal(window.inpainted, redrawn)
   np.testing.assert_array_equal(window.mouth, redrawn)
   np.testing.assert_array_equal(window.face, [[1, 1, 0], [0, 0, 0]])
   window = read_footage(changed(clip, mouth_box="14,20,28,36"), SETTINGS).windows[0]
   mouth = np.zeros((32, 48), bool)
   mouth[14:20, 20:28] = True
   np.testing.assert_array_equal(window.mouth, mouth)
-  np.testing.assert_array_equal(window.redrawn, redrawn | mouth)
+  np.testing.assert_array_equal(window.inpainted, redrawn | mouth)
 
 
 def test_no_face_box_needs_a_mouth_box(clip):
   with pytest.raises(InputError, match="face_box none needs a mouth_box"):
     read_footage(changed(clip, face_box="none"), SETTINGS)
   window = read_footage(changed(clip, face_box="none", mouth_box="14,20,28,36"), SETTINGS).windows[0]
-  assert window.face.all() and window.redrawn.sum() == 6 * 8
+  assert window.face.all() and window.inpainted.sum() == 6 * 8
 
 
 @pytest.mark.parametrize("fields, said", [
