@@ -102,7 +102,7 @@ def sweep(config: Config, flags) -> None:
     sampling = dataclasses.replace(config.sampling, text_scale=text, audio_scale=audio)
     actor = samples.Actor(load(flags.checkpoint, dataclasses.replace(config, sampling=sampling)),
                           flags.kept)
-    shown = samples.perform(actor, clips, seed=flags.seed, swaps=0, silences=1, told=0)
+    shown = samples.perform(actor, clips, seed=flags.seed, swaps=0, silences=1, text_only=0)
     rows.append({"text_scale": text, "audio_scale": audio,
                  **lip_sync.figures([lip_sync.row(each) for each in shown])})
     tell(rows[-1])
@@ -130,9 +130,9 @@ def draw(rows: list[dict], picture: pathlib.Path) -> None:
   figure.savefig(picture, dpi=100)
 
 
-def tell(told: dict) -> None:
+def tell(values: dict) -> None:
   plain = {name: round(value, 4) if isinstance(value, float) else value
-           for name, value in told.items()}
+           for name, value in values.items()}
   sys.stdout.write(json.dumps(plain) + "\n")
   sys.stdout.flush()
 

@@ -35,7 +35,7 @@ MEBIBYTES = 20
 def shown():
   actor = samples.Actor(load(config=build(Config, tiny.get_config())))
   clips = samples.render(CLIPS, frames=FRAMES, seed=WORLD, first=FIRST)
-  return list(samples.perform(actor, clips, seed=FIRST, silences=SILENCES, swaps=SWAPS, told=0))
+  return list(samples.perform(actor, clips, seed=FIRST, silences=SILENCES, swaps=SWAPS, text_only=0))
 
 
 @pytest.fixture(scope="module")

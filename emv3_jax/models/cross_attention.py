@@ -105,8 +105,8 @@ class CrossAttention(nnx.Module):
         audio=expert(tokens.audio, self.k_audio, self.norm_k_audio, self.v_audio))
 
   def __call__(self, x: Float[jax.Array, "b s d"], context: Context, *,
-               face_mask: Float[jax.Array, "b positions"] | None, audio_gain: float | jax.Array,
-               modality_weights: Float32[jax.Array, "b 3"] | None, execution: ExecutionConfig
+               face_mask: Float[AnyArray, "b positions"] | None, audio_gain: float | jax.Array,
+               modality_weights: Float32[AnyArray, "b 3"] | None, execution: ExecutionConfig
                ) -> Float[jax.Array, "b s d"]:
     """The injected conditions, to be added to the residual stream.
 

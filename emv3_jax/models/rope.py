@@ -15,7 +15,8 @@ from emv3_jax.arrays import AnyArray
 
 THETA = 10000.0
 
-RopeTable = tuple[Float32[AnyArray, "s pairs"], Float32[AnyArray, "s pairs"]]
+RopeTable = tuple[AnyArray, AnyArray]  # cosine and sine, each float32 [s, k/2]
+_Angles = Float32[AnyArray, "s pairs"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +49,7 @@ def axis_pairs(head_dim: int) -> tuple[int, int, int]:
 
 
 def rope_table(grid: tuple[int, int, int], head_dim: int,
-               riflex: Riflex | None = None) -> RopeTable:
+               riflex: Riflex | None = None) -> tuple[_Angles, _Angles]:
   """Cosine and sine of every token's rotation angles.
 
   Args:
@@ -77,7 +78,7 @@ def rope_table(grid: tuple[int, int, int], head_dim: int,
   return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
 
 
-def apply_rope(x: Float[AnyArray, "b s n k"], table: RopeTable) -> Float[jax.Array, "b s n k"]:
+def apply_rope(x: Float[AnyArray, "b s n k"], table: tuple[_Angles, _Angles]) -> Float[jax.Array, "b s n k"]:
   """Rotates the interleaved pairs (2i, 2i+1) of each head, in float32.
 
   Args:

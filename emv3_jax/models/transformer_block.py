@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Float32
 
+from emv3_jax.arrays import AnyArray
 from emv3_jax.errors import InputError
 from emv3_jax.limits import ABOVE_0, CHANNELS, WIDEST, check_ranges
 from emv3_jax.models.audio_projection import AUDIO_PATHS, AudioPath
@@ -128,9 +129,9 @@ class Block(nnx.Module):
 
   def post_attention(self, x: Float[jax.Array, "b s d"], y: Float[jax.Array, "b s n k"],
                      e: Modulation, context: Context, *,
-                     face_mask: Float[jax.Array, "b positions"] | None,
+                     face_mask: Float[AnyArray, "b positions"] | None,
                      audio_gain: float | jax.Array,
-                     modality_weights: Float32[jax.Array, "b 3"] | None,
+                     modality_weights: Float32[AnyArray, "b 3"] | None,
                      execution: ExecutionConfig) -> Float[jax.Array, "b s d"]:
     """The next layer's x, of this one's and its attention output y.
 

@@ -65,10 +65,9 @@ class Variant:
         `follows_extractor`, the samples are not normalised.
     """
     length = self.num_samples(frames)
-    normal = samples.astype(np.float32)
-    if normalise or not self.follows_extractor:
-      normal = self.normalise(samples)
-    normal = normal[:length]
+    as_they_are = lambda samples: samples.astype(np.float32)
+    level = self.normalise if normalise or not self.follows_extractor else as_they_are
+    normal = level(samples)[:length]
     return np.pad(normal, (0, length - len(normal)))
 
   def network_input(self, features: Float[np.ndarray, "n *feature"]) -> Float[np.ndarray, "n *taken"]:

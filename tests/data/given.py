@@ -33,7 +33,8 @@ def in_training(model, batch) -> dict:
   transformer = sharding.on_mesh(model.config.model.transformer)
   forward = Forward(dataclasses.replace(transformer, network=given))
   zeros = np.zeros_like(batch.latents)
-  forward.velocity(None, batch, Draws(np.float32([0.5]), zeros, None), rope=None)
+  forward.velocity({}, batch, Draws(np.float32([0.5]), zeros, None),
+                   rope=(np.zeros((1, 1), np.float32),) * 2)
   return {**given.context, "condition": given.condition, "face_mask": given.face_mask}
 
 

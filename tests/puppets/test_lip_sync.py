@@ -10,7 +10,7 @@ from tests.puppets.actors import Actor, clips, darker, still
 def judged(perform):
   """Figures of a puppeteer: from (clip, whose sound it is or None) to a video."""
   actor = Actor(lambda clip, heard, picture: perform(clip, heard), clips())
-  return lip_sync.figures([lip_sync.row(shown) for shown in samples.perform(actor, clips(), told=0)])
+  return lip_sync.figures([lip_sync.row(shown) for shown in samples.perform(actor, clips(), text_only=0)])
 
 
 def test_puppets_that_speak():
@@ -46,7 +46,7 @@ def test_colours_that_change():
 
 def test_what_is_left_out():
   actor = Actor(lambda clip, heard, picture: clip.frames, clips())
-  shown = list(samples.perform(actor, clips(), swaps=0, silences=1, told=0))
+  shown = list(samples.perform(actor, clips(), swaps=0, silences=1, text_only=0))
   assert [each.silent is not None for each in shown] == [True, False, False]
   found = lip_sync.figures([lip_sync.row(each) for each in shown])
   assert "silent_opening" in found and not {"swapped_r", "swapped_excess"} & set(found)

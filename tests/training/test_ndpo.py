@@ -73,7 +73,7 @@ def test_a_model_in_mixed_precision_predicts_what_its_reference_does():
   config = dataclasses.replace(
       config, precision=dataclasses.replace(config.precision, transformer=MIXED))
   forward = tiny.programs_of(config).forward
-  params, batch = tiny.params_of(forward.network), tiny.batch_of()
+  params, batch = tiny.params_of(forward.network), jax.tree.map(jnp.asarray, tiny.batch_of())
   draws = draw(config.seed, config.loss, jnp.int32(0), batch.example, batch.latents.shape[1:])
   velocity = jax.jit(lambda params: forward.velocity(
       params, batch, draws, forward.rope(batch.latents.shape)), compiler_options=QUICK)

@@ -1,4 +1,4 @@
-"""Whether a model does what captions say: what is told, what is seen, and what chance gives."""
+"""Whether a model does what captions say: what is asked for, what is seen, and what chance gives."""
 
 from collections.abc import Sequence
 import itertools
@@ -37,12 +37,12 @@ def hair(video: np.ndarray) -> str:
 
 
 def figures(rows: Sequence[dict[str, Pair]]) -> dict[str, float]:
-  """By what is told: the share of clips that show it, and as NAME/chance the share that would if
+  """By kind of attribute: the share of clips that show it, and as NAME/chance the share that would if
   captions were shuffled, each clip with each other one's."""
-  told = {}
+  shares = {}
   for name in rows[0]:
     pairs = [row[name] for row in rows]
-    told[name] = float(np.mean([wanted == seen for wanted, seen in pairs]))
-    told[f"{name}/chance"] = float(np.mean(
+    shares[name] = float(np.mean([wanted == seen for wanted, seen in pairs]))
+    shares[f"{name}/chance"] = float(np.mean(
         [wanted == seen for (wanted, _), (_, seen) in itertools.permutations(pairs, 2)]))
-  return told
+  return shares

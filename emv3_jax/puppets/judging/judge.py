@@ -24,7 +24,7 @@ MEAN = "mean"  # of all worlds, beside them
 LEAST = {"r": 0.005, "least_r": 0.02, "offset": 0.2, "silent_opening": 0.005, "swapped_r": 0.005,
          "swapped_excess": 0.01, "identity_ratio": 0.03, "background_ratio": 0.03,
          "wrong_fingers": 0.005, "six_fingers": 0.005, "jerk": 0.01, "drift": 0.5}
-_CHANCE = "/chance"  # told beside a share, not judged
+_CHANCE = "/chance"  # given beside a share, not judged
 
 
 def row(shown: Performance) -> dict:
@@ -32,18 +32,18 @@ def row(shown: Performance) -> dict:
   truth = shown.clip.truth
   marks = {"": flaws.read(shown.spoken), "/vae": flaws.read(shown.rebuilt),
            "/true": flaws.read(shown.clip.frames)}
-  told = shown.told
+  text_only = shown.text_only
   return {"lips": lip_sync.row(shown),
           "flaws": {of: flaws.row(seen, truth.fingers) for of, seen in marks.items()},
           "deeds": {of: captions.deeds(seen, truth) for of, seen in marks.items()},
-          **({} if told is None else {"t2v": _of_caption(told, shown)})}
+          **({} if text_only is None else {"t2v": _of_caption(text_only, shown)})}
 
 
-def _of_caption(told: np.ndarray, shown: Performance) -> dict:
-  late = lip_sync.lateness(readers.opening(told), shown.clip.truth.opening)
+def _of_caption(text_only: np.ndarray, shown: Performance) -> dict:
+  late = lip_sync.lateness(readers.opening(text_only), shown.clip.truth.opening)
   return {"r": lip_sync.in_time(late),
-          "told": {**captions.looks(told, shown.clip.truth),
-                   **captions.deeds(flaws.read(told), shown.clip.truth)}}
+          "told": {**captions.looks(text_only, shown.clip.truth),
+                   **captions.deeds(flaws.read(text_only), shown.clip.truth)}}
 
 
 def figures(rows: Sequence[dict]) -> dict[str, float]:
@@ -60,18 +60,18 @@ def figures(rows: Sequence[dict]) -> dict[str, float]:
       also the share that its reader gets right, i2v/gesture/vae and i2v/gesture/true;
     t2v/NAME: likewise, of samples from caption and sound; t2v/r is the median of the mouths' r.
   """
-  told = lip_sync.figures([row["lips"] for row in rows])
+  values = lip_sync.figures([row["lips"] for row in rows])
   for of in rows[0]["flaws"]:
     seen = flaws.figures([row["flaws"][of] for row in rows])
-    told |= {name + of: value for name, value in seen.items()}
+    values |= {name + of: value for name, value in seen.items()}
     share = captions.figures([row["deeds"][of] for row in rows])
-    told |= ({f"i2v/{name}": value for name, value in share.items()} if not of else
+    values |= ({f"i2v/{name}": value for name, value in share.items()} if not of else
              {f"i2v/gesture{of}": share["gesture"]})
   if rows[0].get("t2v"):
-    told["t2v/r"] = float(np.median([row["t2v"]["r"] for row in rows]))
+    values["t2v/r"] = float(np.median([row["t2v"]["r"] for row in rows]))
     share = captions.figures([row["t2v"]["told"] for row in rows])
-    told |= {f"t2v/{name}": value for name, value in share.items()}
-  return told
+    values |= {f"t2v/{name}": value for name, value in share.items()}
+  return values
 
 
 def noise(rows: Sequence[dict], seed: int = 0) -> dict[str, float]:
@@ -79,7 +79,7 @@ def noise(rows: Sequence[dict], seed: int = 0) -> dict[str, float]:
   rng = np.random.default_rng(seed)
   drawn = [figures([rows[i] for i in rng.integers(len(rows), size=len(rows))])
            for _ in range(DRAWS)]
-  return {name: max(float(np.std([told[name] for told in drawn])), _least(name, len(rows)))
+  return {name: max(float(np.std([values[name] for values in drawn])), _least(name, len(rows)))
           for name in drawn[0]}
 
 
@@ -100,14 +100,14 @@ def evidence(worlds: dict[str, Sequence[dict]], **about) -> dict:
   return {**about, "clips": min(map(len, worlds.values())),
           "noise": _rounded({name: math.sqrt(np.mean([each[name] ** 2 for each in spread]))
                              for name in spread[0]}),
-          "worlds": {world: _rounded(told) for world, told in found.items()},
+          "worlds": {world: _rounded(values) for world, values in found.items()},
           MEAN: _rounded(mean(found))}
 
 
 def mean(found: dict[str, dict[str, float]]) -> dict[str, float]:
   """The mean over worlds."""
   names = next(iter(found.values()))
-  return {name: float(np.mean([told[name] for told in found.values()])) for name in names}
+  return {name: float(np.mean([values[name] for values in found.values()])) for name in names}
 
 
 def changes(found: dict[str, dict[str, float]], clips: int, known: dict) -> list[str]:
@@ -123,16 +123,16 @@ def changes(found: dict[str, dict[str, float]], clips: int, known: dict) -> list
   """
   widened = math.sqrt(max(1, known["clips"] / clips))
   expected = {world: known["worlds"][world] for world in found}
-  compared = [(f"world {world}", told, expected[world], 1.0) for world, told in found.items()]
+  compared = [(f"world {world}", values, expected[world], 1.0) for world, values in found.items()]
   if len(found) > 1:
     compared.append((f"mean of {len(found)} worlds", mean(found), mean(expected),
                      1 / math.sqrt(len(found))))
   lines = []
-  for where, told, before, narrowed in compared:
-    if set(told) != set(before):
-      raise InputError(f"Other figures than before: {', '.join(sorted(set(told) ^ set(before)))}; "
+  for where, values, before, narrowed in compared:
+    if set(values) != set(before):
+      raise InputError(f"Other figures than before: {', '.join(sorted(set(values) ^ set(before)))}; "
                        "--write what is found.")
-    for name, value in told.items():
+    for name, value in values.items():
       allowed = ALLOWED * known["noise"][name] * widened * narrowed
       # Both were rounded.
       if not name.endswith(_CHANCE) and abs(value - before[name]) > allowed + 1e-4:
@@ -141,5 +141,5 @@ def changes(found: dict[str, dict[str, float]], clips: int, known: dict) -> list
   return lines
 
 
-def _rounded(told: dict[str, float]) -> dict[str, float]:
-  return {name: round(value, 4) for name, value in told.items()}
+def _rounded(values: dict[str, float]) -> dict[str, float]:
+  return {name: round(value, 4) for name, value in values.items()}

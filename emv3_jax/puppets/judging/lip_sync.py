@@ -52,15 +52,15 @@ def figures(rows: Sequence[dict]) -> dict[str, float]:
   late = column("late")
   near = np.array([in_time(curve) for curve in late])
   identity, background = column("errors").mean(0) / column("vae_errors").mean(0)
-  told = {"r": np.median(near), "least_r": near.min(),
+  figures = {"r": np.median(near), "least_r": near.min(),
           "offset": np.median(late, axis=0).argmax() - FAR,
           "identity_ratio": identity, "background_ratio": background,
           "identities": column("identity").mean(), "vae_identities": column("vae_identity").mean()}
   for name, summary in (("silent_opening", np.max), ("swapped_r", np.median),
                         ("swapped_excess", np.median)):
     if len(column(name)):
-      told[name] = summary(column(name))
-  return {name: float(value) for name, value in told.items()}
+      figures[name] = summary(column(name))
+  return {name: float(value) for name, value in figures.items()}
 
 
 def lateness(seen: np.ndarray, true: np.ndarray) -> list[float]:

@@ -41,7 +41,7 @@ class Performance:
     swapped: as `spoken`, with the sound of `other`; None where left out.
     other: another clip.
     silent: as `spoken`, with silence; None where left out.
-    told: made of caption and sound alone (t2v); None where left out.
+    text_only: made of caption and sound alone (t2v); None where left out.
   """
 
   clip: world.Clip
@@ -50,7 +50,7 @@ class Performance:
   swapped: np.ndarray | None = None
   other: world.Clip | None = None
   silent: np.ndarray | None = None
-  told: np.ndarray | None = None
+  text_only: np.ndarray | None = None
 
 
 def render(count: int, split: str = "held_out", frames: int = FRAMES, seed: int = 0,
@@ -65,7 +65,7 @@ class Actor:
   """A model that plays puppets.
 
   Args:
-    model: of the puppets' size; `told` wants a config that says so, see `sized`.
+    model: of the puppets' size; `text_only` wants a config that says so, see `sized`.
     folder: where videos are kept, by all that decides their pixels: weights, settings, inputs and the
       code of sampling; None keeps none.
   """
@@ -123,14 +123,14 @@ class Actor:
 
 
 def perform(actor: Actor, clips: Sequence[world.Clip], *, seed: int = 0, swaps: int | None = None,
-            silences: int | None = None, told: int | None = None) -> Iterator[Performance]:
+            silences: int | None = None, text_only: int | None = None) -> Iterator[Performance]:
   """Lets a model play clips.
 
   Args:
     actor: the model.
     clips: at least two where sounds are swapped.
     seed: of the first clip's noise; each clip has its own.
-    swaps, silences, told: how many clips are also made with the next one's sound, with silence, of
+    swaps, silences, text_only: how many clips are also made with the next one's sound, with silence, of
       caption and sound alone; None is all.
   """
   within = lambda index, count: count is None or index < count
@@ -141,7 +141,7 @@ def perform(actor: Actor, clips: Sequence[world.Clip], *, seed: int = 0, swaps: 
         rebuilt=actor.rebuild(clip.frames),
         swapped=actor.speak(clip, other.audio, noise) if within(index, swaps) else None,
         silent=actor.speak(clip, np.zeros_like(clip.audio), noise) if within(index, silences) else None,
-        told=actor.speak(clip, clip.audio, noise, False) if within(index, told) else None)
+        text_only=actor.speak(clip, clip.audio, noise, False) if within(index, text_only) else None)
 
 
 def sized(config: Config) -> Config:

@@ -92,7 +92,7 @@ def dropped_at(config: DropoutConfig, uniform: jax.Array) -> Dropped:
                                                   config.audio)))
 
 
-def drop_conditions(batch: Batch, dropped: Dropped, empty_text: jax.Array) -> Batch:
+def drop_conditions(batch: Batch, dropped: Dropped, empty_text: AnyArray) -> Batch:
   """The batch with dropped conditions replaced as in the unconditional branches of guidance.
 
   Args:

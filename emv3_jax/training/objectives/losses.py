@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from emv3_jax import geometry
+from emv3_jax.arrays import AnyArray
 from emv3_jax.models.network import Params
 from emv3_jax.models.rope import RopeTable
 from emv3_jax.training.batch import Batch
@@ -37,7 +38,7 @@ Objective = Callable[[Params, Batches], tuple[jax.Array, ByExample]]
 
 
 def sft_objective(forward: Forward, config: ObjectiveConfig, step: jax.Array,
-                  empty_text: jax.Array, rope: RopeTable, which: str = "batch") -> Objective:
+                  empty_text: AnyArray, rope: RopeTable, which: str = "batch") -> Objective:
   """Flow matching on a batch of the data.
 
   Args:
@@ -80,7 +81,8 @@ def ndpo_objective(forward: Forward, config: ObjectiveConfig, step: jax.Array, r
     batch = batches["batch"]
     draws = draw(config.seed, config.loss, step, batch.example, batch.latents.shape[1:])
     d = forward.errors(params, batch, draws, rope)
-    if reference is not None:
+    if config.ndpo.reading == "reference":
+      assert reference is not None  # the reading needs one
       d_ref, beta = forward.errors(reference, batch, draws, rope), config.ndpo.beta
     else:
       d_ref, beta = jnp.zeros_like(d), measured_beta(calibration, d)

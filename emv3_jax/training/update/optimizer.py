@@ -31,7 +31,7 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
   return optax.chain(direction, optax.add_decayed_weights(config.weight_decay, _decayed))
 
 
-def muon(learning_rate: optax.ScalarOrSchedule, dimension_numbers: Callable[[Params], Params],
+def muon(learning_rate: optax.ScalarOrSchedule, dimension_numbers: Callable[[Any], Any],
          **options) -> optax.GradientTransformation:
   """Muon, whose orthogonalised steps are as long as Adam's.
 

@@ -20,6 +20,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from emv3_jax import sharding
+from emv3_jax.arrays import AnyArray
 from emv3_jax.attention import backends
 from emv3_jax.errors import InputError
 from emv3_jax.models.network import Params
@@ -135,7 +136,7 @@ class TrainStep:
     self._step, self._forward, self._accumulate = compiled, forward, accumulate
     self._ropes: dict[tuple, tuple] = {}
 
-  def __call__(self, state: State, batch: Batch, empty_text: jax.Array,
+  def __call__(self, state: State, batch: Batch, empty_text: AnyArray,
                positives: Batch | None = None) -> tuple[State, dict[str, jax.Array]]:
     """One step.
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from emv3_jax.arrays import AnyArray
 from emv3_jax.models.network import Params
 from emv3_jax.models.rope import RopeTable
 from emv3_jax.sharding.mesh import degree
@@ -42,7 +43,7 @@ def make_train_step(config: Config, forward: Forward, optimizer: optax.GradientT
   parts, rows = config.train.accumulate, degree(forward.mesh, "batch")
   constrain = lambda batches: {name: forward.constrain(batch) for name, batch in batches.items()}
 
-  def train_step(state: State, batches: Batches, empty_text: jax.Array, rope: RopeTable):
+  def train_step(state: State, batches: Batches, empty_text: AnyArray, rope: RopeTable):
     batches = constrain(batches)
     params, frozen = split_params(state["params"], trained)
     loss, metrics = 0.0, {}
@@ -69,7 +70,7 @@ def make_train_step(config: Config, forward: Forward, optimizer: optax.GradientT
 
 
 def objectives_of(kind: Kind, config: ObjectiveConfig, forward: Forward, state: State,
-                  empty_text: jax.Array, rope: RopeTable) -> list[tuple[Objective, float, str]]:
+                  empty_text: AnyArray, rope: RopeTable) -> list[tuple[Objective, float, str]]:
   """The objectives of a kind of step, their weights, and the prefixes of their metrics' names."""
   step, weight = state["step"], config.ndpo.sft_weight
   if kind == "sft":

@@ -37,7 +37,7 @@ MUTANTS = [
     *of("emv3_jax/diffusion/multistep.py", SOLVERS,
         ("DPM++ extrapolates backwards", "self._slope) * (clean - state.clean)\n    x = at(self._keep) * state.x",
          "self._slope) * (state.clean - clean)\n    x = at(self._keep) * state.x", "test_trajectory"),
-        ("UniPC never corrects", "jnp.where(i > 0, corrected, state.x)", "state.x",
+        ("UniPC never corrects", "jnp.where(jnp.asarray(i) > 0, corrected, state.x)", "state.x",
          "test_order_of_convergence"),
         ("the last step extrapolates too", "range(1, len(slopes) - 1)", "range(1, len(slopes))",
          "test_trajectory", "test_a_straight_path_is_followed_exactly"),

@@ -76,7 +76,7 @@ MUTANTS = [
         ("weights of image and audio are swapped", "image * weights[:, 1], audio * weights[:, 2]",
          "image * weights[:, 2], audio * weights[:, 1]",
          "test_experts_are_weighted_and_summed_before_the_output_projection"),
-        ("keys are not normed", "(norm(key(x)), value(x))", "(key(x), value(x))", GOLDEN),
+        ("keys are not normed", "place(norm(key(x))), place(value(x))", "place(key(x)), place(value(x))", GOLDEN),
         ("the audio expert does not start silent", "linear(nnx.initializers.zeros, use_bias=False)",
          "linear(use_bias=False)", f"{TRANSFORMER}::test_initial_parameters"),
         ("a step takes its earlier weight at its tau", "tau >= end)", "tau > end)",
