@@ -217,8 +217,8 @@ def refused(made: Made, clip: Clip, said: str, **settings) -> None:
     ("frames", 9, "tells of 9 frames, its audio .* makes 5"),
     ("frames", 4, "too short: it has 4 frames, a window takes 5; make it longer, or .*--save_latents"),
     ("size.height", 65, "is damaged: 5 frames of 64x65 pixels"),
-    ("size.height", 32, "made at 64x32 pixels .* add .32, 64. to --config.prepare.sizes"),
-    ("video.sha256", "0" * 64, "i2v.mp4 is not the one that its report .* tells of"),
+    ("size.height", 32, "sampled at 64x32 pixels .* add .32, 64. to --config.prepare.sizes"),
+    ("video.sha256", "0" * 64, "i2v.mp4 is not the one of its report"),
     ("video", None, "of another release, or no report: it has no video.sha256"),
     ("latents", {"sha256": "0" * 64}, "i2v.latents.npy cannot be read: No such file"),
     ("tokenizer", "0" * 64, "another model .*tokenizer"),
@@ -261,7 +261,7 @@ def test_latents_that_are_not_those_of_the_report(made, one):
   clip.report.write_text(json.dumps({**values, "latents": {"sha256": file_digest_now(path)}}))
   refused(made, clip, r"are float32 .2, 8, 8, 4., wanted finite float32 .2, 8, 8, 16.")
   np.save(path, np.zeros((2, 8, 8, 16), np.float32))
-  refused(made, clip, "are not those that the report")
+  refused(made, clip, "are not those of the report")
 
 
 def test_a_clip_that_is_written_anew_loses_latents_of_the_old_one(made, one):
@@ -287,7 +287,7 @@ def test_weights_that_made_the_clips_are_told(model, files, tmp_path, caplog):
     return prepare(model, manifest, tmp_path / "set", shard_clips=2).made_by
 
   assert told("f1", "f1", "f1") == "f1" and "different weights" not in caplog.text
-  assert told("f1", "f1", "e2") == "e2, f1" and "weights, as their reports tell: e2, f1" in caplog.text
+  assert told("f1", "f1", "e2") == "e2, f1" and "weights according to their reports: e2, f1" in caplog.text
   assert told("f1", "f1", "") == "f1" and "tell: unknown, f1" in caplog.text
 
 

@@ -134,7 +134,7 @@ def test_auto_takes_the_box_round_the_faces_of_a_window(clip, monkeypatch):
   found = read_footage(changed(clip, face_box="auto"), SETTINGS)
   assert [window.index for window in found.windows] == [0, 2]
   assert [(entry.window, entry.reason) for entry in found.rejected] == [(1, "No face found.")]
-  rows = np.flatnonzero(found.windows[0].redrawn.any(axis=1))
+  rows = np.flatnonzero(found.windows[0].inpainted.any(axis=1))
   assert (rows[0], rows[-1]) == (12, 22)  # lower half of rows 2 to 23
   assert [window.start for window, _ in stream_windows(found, SETTINGS)] == [0, 8]
 

@@ -112,7 +112,7 @@ def test_a_record_of_a_made_clip(task):
   known = rng.normal(size=(2, 4, 4, 20))
   known[..., :4] = rng.random((2, 4, 4, 1)) < 0.5
   clip = SimpleNamespace(size=(32, 32), clip=Clip(1, "a", pathlib.Path(), "words"),
-                         made=SimpleNamespace(task=task, video="sha256"),
+                         report=SimpleNamespace(task=task, video="sha256"),
                          inputs=SimpleNamespace(face_mask=None))
   audio = rng.normal(size=(18, 8))
   record = make_record(clip, 5, np.zeros((2, 4, 4, 16)), known, np.zeros((1, 8)), np.zeros((3, 8)),
