@@ -288,7 +288,7 @@ def test_weights_that_made_the_clips_are_told(model, files, tmp_path, caplog):
 
   assert told("f1", "f1", "f1") == "f1" and "different weights" not in caplog.text
   assert told("f1", "f1", "e2") == "e2, f1" and "weights according to their reports: e2, f1" in caplog.text
-  assert told("f1", "f1", "") == "f1" and "tell: unknown, f1" in caplog.text
+  assert told("f1", "f1", "") == "f1" and "reports: unknown, f1" in caplog.text
 
 
 def test_lines_with_a_report(tmp_path, caplog):
