@@ -183,6 +183,6 @@ def _frames_told(head: bytes) -> int:
   frame = head[begin:begin + 64]  # header, side information of 9 to 32 bytes, then the name
   for name, offset in ((b"Xing", 8), (b"Info", 8), (b"VBRI", 14)):
     at = frame.find(name)
-    if at >= 0 and (offset == 14 or frame[at + 7] & 1):  # a flag says whether they are told
+    if at >= 0 and (offset == 14 or frame[at + 7] & 1):  # a flag says whether the number is present
       return int.from_bytes(frame[at + offset:at + offset + 4], "big")
   return 0

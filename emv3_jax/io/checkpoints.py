@@ -105,7 +105,7 @@ def save_component(folder: str | os.PathLike, name: str, params: Params, *, conf
     _barrier(f"save_{name}_end")
   except OSError as error:
     raise InputError(f"{folder}: {name} could not be written ({error.strerror or error}).\n"
-                     "Nothing half-written was kept; free the disk or choose another folder."
+                     "No partial file was kept; free disk space or choose another folder."
                      ) from error
   finally:
     if first:
@@ -130,7 +130,7 @@ def load_component(folder: str | os.PathLike, name: str, abstract: Params, *, sh
     Nested dict of `jax.Array`.
 
   Raises:
-    InputError: the folder, the card or the component is missing or half-written, of another
+    InputError: the folder, the card or the component is missing or incomplete, of another
       variant, or does not fit `abstract`.
   """
   path = fitting_component(folder, name, abstract, variant)

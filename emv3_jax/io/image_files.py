@@ -20,7 +20,7 @@ SMALLEST_SIDE = TOKEN
 LARGEST = 400_000_000  # pixels
 SCALED_ABOVE = 89_000_000  # pixels; these are scaled while they are read
 ORIENTATION = 0x0112  # number of the EXIF tag
-KEPT_SIDE = 2048  # pixels at least that are kept of the shorter side
+MIN_SHORTER_SIDE = 2048  # pixels of the shorter side that remain after scaling
 # Bytes that a pixel takes while it is read: of formats (JPEG is scaled by its decoder, WebP decoded into several
 # canvases), and of modes other than those of three channels and more, which take four.
 _BYTES_OF_FORMAT = {"JPEG": 3, "WEBP": 16}
@@ -90,7 +90,7 @@ def _factor(file: Image.Image, path) -> int:
     raise InputError(f"Image {path} is {file.width}x{file.height} pixels, {pixels / 1e6:.0f} megapixels; "
                      f"at most {LARGEST // 10**6} are read. Save it smaller.")
   _check_memory(file, path)
-  while pixels > SCALED_ABOVE and min(file.size) // (2 * factor) >= KEPT_SIDE:
+  while pixels > SCALED_ABOVE and min(file.size) // (2 * factor) >= MIN_SHORTER_SIDE:
     factor *= 2
   if factor > 1:
     logging.warning("%s: its %dx%d pixels are read as %dx%d.", path, file.width, file.height,

@@ -88,7 +88,7 @@ class ModelCard:
       variant: the variant that the caller needs, None for any.
 
     Raises:
-      InputError: the component is absent or half-written, or the folder is of another variant.
+      InputError: the component is absent or incomplete, or the folder is of another variant.
     """
     if name not in self.components:
       if any(self.folder.glob(f"{name}.unfinished*")):

@@ -140,7 +140,7 @@ def stream_component(folder: str | os.PathLike, name: str, abstract: Params, *,
     dtype: dtype of what is read; None takes that of each leaf of `abstract`.
 
   Raises:
-    InputError: the component is missing or half-written, or does not fit `abstract`.
+    InputError: the component is missing or incomplete, or does not fit `abstract`.
   """
   return ComponentStream(fitting_component(folder, name, abstract), abstract, dtype)
 
@@ -150,7 +150,7 @@ def fitting_component(folder: str | os.PathLike, name: str, abstract: Params,
   """The path of a component that is whole and has exactly the names and shapes of `abstract`.
 
   Raises:
-    InputError: it is missing, half-written, of another variant, or does not fit.
+    InputError: it is missing, incomplete, of another variant, or does not fit.
   """
   card = read_model_card(folder)
   card.require(name, variant)

@@ -75,7 +75,7 @@ def use(folder: str | os.PathLike, *, required: bool = False, limit_mib: int = L
   compilation_cache.reset_cache()  # where another folder was in use
   if writable:
     _seal_when_compiled(place)
-  _announcer().kept = f"are kept in {folder}" if writable else "cannot be kept"
+  _announcer().kept = f"are cached in {folder}" if writable else "cannot be cached"
   return True
 
 

@@ -113,9 +113,9 @@ def encode_text(model: Model, inputs: Inputs) -> dict[str, np.ndarray]:
   """
   length, dim = model.config.model.transformer.text_tokens, model.config.model.transformer.text_dim
   cache = open_cache(model)
-  kept = {name: cache.get(prompt) if cache else None for name, prompt in inputs.prompts.items()}
-  missing = [name for name in kept if processes.any_process(kept[name] is None)]
-  states = {name: state for name, state in kept.items() if state is not None}
+  cached = {name: cache.get(prompt) if cache else None for name, prompt in inputs.prompts.items()}
+  missing = [name for name in cached if processes.any_process(cached[name] is None)]
+  states = {name: state for name, state in cached.items() if state is not None}
   if missing:
     ids, mask = inputs.tokenizer.tokenize([inputs.prompts[name] for name in missing], length)
     # Padding is masked, so that less padding gives the same states; few lengths need few programs.
