@@ -1,4 +1,4 @@
-"""Released PyTorch checkpoints to model folders of this project, and back.
+"""Converts released PyTorch checkpoints to model folders of this project, and back.
 
     emv3-convert SOURCE DEST [--component=auto] [--dtype=bfloat16] [--key=ema]
     emv3-convert --inspect SOURCE
@@ -58,7 +58,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def _given_config(text: str) -> dict:
-  """Config fields from JSON, or from a file that holds it."""
+  """Reads config fields from JSON, or from a JSON file."""
   try:
     content = json.loads(text if text.lstrip().startswith("{") else pathlib.Path(text).read_text())
   except (OSError, ValueError, RecursionError) as error:

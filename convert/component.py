@@ -1,4 +1,4 @@
-"""What the converter knows about one component: its name tables, sizes and network."""
+"""Components for conversion: name tables, sizes and network."""
 
 from collections.abc import Callable, Collection, Mapping
 import dataclasses
@@ -16,7 +16,7 @@ MAX_SIZE = 1 << 24
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """One way in which the tensors of a component are named.
+  """A naming scheme for the tensors of a component.
 
   Attributes:
     name: "official", or the library whose names these are.
@@ -127,7 +127,7 @@ class Component:
     return config
 
   def _check_types(self, fields: Mapping[str, Any]) -> None:
-    """Config files and options are written by hand: what is not a size is named here."""
+    """Checks types of config values, which are written by hand; errors name the field."""
     defaults: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(self.config)}
     for name, value in fields.items():
       wanted = type(defaults[name])
@@ -151,7 +151,7 @@ class Component:
 
 
 def _is_a(wanted: type, value) -> bool:
-  """Whether a JSON value can stand for one of a config: 3 for 3.0, but not true for 1."""
+  """Returns whether a JSON value is valid for a config value: 3 for 3.0, but not true for 1."""
   if wanted is float:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e9
   return isinstance(value, wanted) and (wanted is bool or not isinstance(value, bool))

@@ -1,4 +1,4 @@
-"""From a model folder back to a safetensors file with the official names, bit for bit."""
+"""Export of a model folder to a safetensors file with the official names, bit for bit."""
 
 import json
 import math
@@ -89,7 +89,7 @@ def _check_file(file: pathlib.Path, replace: bool) -> None:
 
 
 def _official(component: pathlib.Path, pieces: list[tuple[Leaf, object]]) -> np.ndarray:
-  """One tensor of the official file from our leaf, or from the three that it fuses."""
+  """Makes one tensor of the official file from our leaf, or from the three leaves that it fuses."""
   arrays = []
   for leaf, layer in sorted(pieces, key=lambda piece: piece[0].third or 0):
     view = leaf.transform.backward(StoredLeaf(component, leaf.ours)[layer])

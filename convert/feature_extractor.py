@@ -1,4 +1,4 @@
-"""What wav2vec2 wants of a waveform, as published beside its weights."""
+"""Settings of wav2vec2's feature extractor, published beside its weights."""
 
 import pathlib
 

@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, whatever its name says."""
+"""Detection of the kind of a file from its first bytes, independent of its name."""
 
 import pathlib
 import re
@@ -27,12 +27,12 @@ _STRANGERS = (
 
 
 def ending(file: pathlib.PurePath) -> str:
-  """The last ending of a name, in small letters: `.PTH` is `.pth`."""
+  """Returns the last suffix of a name in lower case: `.pth` for `.PTH`."""
   return file.suffix.lower()
 
 
 def is_safetensors(file: pathlib.Path) -> bool:
-  """Whether a weight file is safetensors, else a pickle; by content, by name where that is unclear.
+  """Returns whether a weight file is safetensors (else a pickle), by content, or by name if that is unclear.
 
   Raises:
     InputError: it is another thing that often lies in the place of weights, or has no known ending.

@@ -1,4 +1,4 @@
-"""From checkpoint files to a model folder."""
+"""Conversion of checkpoint files to a model folder."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -89,7 +89,7 @@ def left_out(error: InputError) -> str:
 
 def convert(source: Source, folder: pathlib.Path, component: str = "auto", dtype: str = "keep",
             given: Mapping[str, Any] | None = None, replace: bool = False) -> list[str]:
-  """Converts what a source holds into a model folder.
+  """Converts the checkpoints of a source to a model folder.
 
   All names and shapes are checked before anything is written. A component that the folder already
   has from the same files in the same dtype is left as it is; a base transformer gives way to one of
@@ -136,7 +136,7 @@ def convert(source: Source, folder: pathlib.Path, component: str = "auto", dtype
 
 
 def _take_tokenizer(folder: pathlib.Path, source: pathlib.Path) -> str:
-  """Puts a tokenizer into the model folder as tokenizer.json; the line about it."""
+  """Writes a tokenizer to the model folder as tokenizer.json; returns a line about it."""
   if source.suffix == ".json":
     write_tokenizer(folder, source)
     return "tokenizer: copied"
@@ -158,7 +158,7 @@ def _model_of(variant: str | None) -> dict:
 
 
 def digests(checkpoint: Checkpoint) -> list[dict]:
-  """Name, sha256 and size in bytes of each file of a checkpoint, and its key where there is one."""
+  """Returns name, sha256 and size in bytes of each file of a checkpoint, and its key if there is one."""
   found = []
   for file in checkpoint.files:
     with file.open("rb") as content:
@@ -170,7 +170,7 @@ def digests(checkpoint: Checkpoint) -> list[dict]:
 
 def _already_there(folder, plan: Plan, dtype: str, sources: list[dict], features: dict,
                    replace: bool) -> bool:
-  """Whether the folder has exactly this component; raises where it has another that must stay.
+  """Returns whether the folder has exactly this component; raises if it has another one that must stay.
 
   One that is not whole does not count.
   """

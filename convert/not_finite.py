@@ -12,7 +12,7 @@ EXPONENTS = {"float32": (np.uint32, 0x7f800000), "bfloat16": (np.uint16, 0x7f80)
 
 
 class NotFinite:
-  """Which tensors hold values that are not finite, by their names in the file."""
+  """Counts of values that are not finite, by the tensors' names in the file."""
 
   def __init__(self):
     self.in_file: dict[str, tuple[int, int]] = {}  # (NaN, Inf)
@@ -44,7 +44,7 @@ class NotFinite:
 
 
 def count(array: np.ndarray) -> tuple[int, int]:
-  """Numbers of NaN and of Inf of either sign."""
+  """Counts NaN and Inf of either sign."""
   integer, exponent = EXPONENTS[str(array.dtype)]
   flat, nans, infs = array.reshape(-1), 0, 0
   for start in range(0, flat.size, BLOCK):

@@ -1,4 +1,4 @@
-"""Which component a checkpoint is, and whether it is exactly that: the strict report."""
+"""Recognition of the component of a checkpoint, and strict checks of its tensors."""
 
 import collections
 from collections.abc import Collection, Mapping
@@ -30,12 +30,12 @@ FEW = 3  # and that a message does
 
 
 class Unrecognised(InputError):
-  """A checkpoint that is none of the known components."""
+  """Raised for a checkpoint that is not a known component."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """A checkpoint recognised as a component, with everything that speaks against it.
+  """A checkpoint recognised as a component, with all faults.
 
   Attributes:
     tensors: by the names of the table.
@@ -81,7 +81,7 @@ class Plan:
                      "lists more.")
 
   def params(self, dtype: str = "keep", counts: NotFinite | None = None) -> Params:
-    """Our parameters, each made when it is asked for.
+    """Returns our parameters, each converted when it is read.
 
     Args:
       dtype: of the result, or "keep".
@@ -166,7 +166,7 @@ def identify(checkpoint: Checkpoint, component: str = "auto",
 
 
 def _selected(tensors: Mapping[str, LazyArray], checkpoint: Checkpoint) -> dict[str, LazyArray]:
-  """The tensors below the checkpoint's key."""
+  """Returns the tensors below the checkpoint's key."""
   if not checkpoint.key:
     return without_wrapped_layers(tensors)
   before = f"{checkpoint.key}."

@@ -1,4 +1,4 @@
-"""Where the weights are: a file, a folder, or a repository of the Hugging Face hub."""
+"""Sources of weights: a file, a folder, or a repository of the Hugging Face hub."""
 
 from collections.abc import Iterator
 import dataclasses
@@ -27,7 +27,7 @@ TRAINING_FILES = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-  """The files of one checkpoint and the `config.json` beside them, {} where there is none.
+  """The files of one checkpoint and the `config.json` beside them, {} if there is none.
 
   Attributes:
     key: what is taken of files that hold more: tensors whose names begin with it and a dot.
@@ -43,7 +43,7 @@ class Checkpoint:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """What was found.
+  """Checkpoints and other files that were found.
 
   Attributes:
     tokenizers: umT5's tokenizer.json or spiece.model, by where it lies.
@@ -57,7 +57,7 @@ class Source:
 
   @property
   def tokenizer(self) -> pathlib.Path | None:
-    """The file of the text encoder's tokenizer, None where there is none.
+    """Returns the file of the text encoder's tokenizer, None if there is none.
 
     Raises:
       InputError: there are several.
@@ -149,7 +149,7 @@ def _folders(folder: pathlib.Path, depth: int = 0, above: tuple = ()) -> Iterato
 
 
 def _unfinished(root: pathlib.Path) -> list[pathlib.Path]:
-  """What downloaders left, in the folders of `root` and where the hub's client keeps it."""
+  """Finds unfinished downloads in the folders of `root` and in the cache of the hub's client."""
   hidden = [root / ".cache" / "huggingface" / "download"]
   if root.parent.name == "snapshots":
     hidden.append(root.parent.parent / "blobs")
@@ -237,7 +237,7 @@ def _checkpoint(name: str, files: tuple[pathlib.Path, ...], folder: pathlib.Path
 
 
 def _download(source: str) -> pathlib.Path:
-  """The local snapshot of a hub repository, downloaded where it is not in the cache."""
+  """Returns the local snapshot of a hub repository, downloaded if it is not in the cache."""
   parts = HUB_ID.fullmatch(source)
   if not parts or source.lower().endswith(WEIGHT_SUFFIXES) or source.startswith("."):
     raise InputError(f"{source[:200]} does not exist.\n"

@@ -1,4 +1,4 @@
-"""The language of the name tables: which tensor of a released file is which parameter here.
+"""Name tables: the mapping of tensors of a released file to parameters.
 
 A table is a tuple of `Row(ours, kind, theirs)`. `ours` and `theirs` are the dotted paths of a
 module, or of a single tensor; the kind says which tensors the module has in each world and how one
@@ -24,7 +24,7 @@ class Transform:
   backward: Callable[[np.ndarray], np.ndarray]
 
   def shape(self, theirs: tuple[int, ...]) -> tuple[int, ...]:
-    """Our shape of a tensor whose shape is `theirs`.
+    """Returns our shape of a tensor with the shape `theirs`.
 
     Raises:
       ValueError: the transform does not apply to that shape.
@@ -71,13 +71,13 @@ class Leaf:
     return "{l}" in self.theirs
 
   def names(self, layers: int) -> list[str]:
-    """Names in the file, one a layer."""
+    """Returns the names in the file, one per layer."""
     if not self.stacked:
       return [self.theirs]
     return [self.theirs.format(l=layer) for layer in range(layers)]
 
   def take(self, tensor: np.ndarray) -> np.ndarray:
-    """Our array (of one layer) as a view of the file's tensor."""
+    """Returns our array (of one layer) as a view of the file's tensor."""
     if self.third is not None:
       size = tensor.shape[0] // 3
       tensor = tensor[self.third * size:(self.third + 1) * size]
@@ -168,13 +168,13 @@ class Match:
                 if layer is not None), default=0)
 
   def size(self, ours: str, axis: int) -> int | None:
-    """Size of an axis of our leaf (of the first layer that there is), None where it is missing."""
+    """Returns the size of an axis of our leaf (of the first existing layer), None if it is missing."""
     shape = next(iter(self.shapes.get(ours, {}).values()), None)
     return None if shape is None or not -len(shape) <= axis < len(shape) else shape[axis]
 
 
 def match(rows: Iterable[Row], shapes: Mapping[str, tuple[int, ...]]) -> Match:
-  """Finds which of our leaves the named shapes of a file are."""
+  """Matches the named shapes of a file with our leaves."""
   leaves = [leaf for row in rows for leaf in row.leaves()]
   by_name, by_pattern = {}, {}
   for leaf in leaves:  # names with a layer are looked up by their pattern

@@ -130,7 +130,7 @@ def _open_safetensors(file: pathlib.Path, notes: list[str]) -> dict[str, LazyArr
 
 
 def _check_layout(entries, size: int, damaged, notes: list[str], file: pathlib.Path) -> None:
-  """Tensors must not share bytes; bytes of no tensor are told."""
+  """Checks that tensors do not share bytes; bytes that belong to no tensor are logged."""
   taken, last = 0, ""
   for begin, end, name in sorted((begin, end, name) for name, (_, _, begin, end) in entries.items()):
     if begin < taken and begin < end:
@@ -143,6 +143,6 @@ def _check_layout(entries, size: int, damaged, notes: list[str], file: pathlib.P
 
 
 def shown(name: str) -> str:
-  """A name of a file as a message shows it: printable and not long."""
+  """Makes a name of a file printable and short for messages."""
   name = name if len(name) <= 100 else f"{name[:97]}..."
   return name if name.isprintable() else ascii(name)

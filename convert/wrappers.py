@@ -1,4 +1,4 @@
-"""Names that training code and other programs put round those of a network.
+"""Prefixes that training code and other programs add to the names of a network.
 
 The same network is `blocks.0...` in one file, `module.blocks.0...` in the next, and
 `{"state_dict": {"model._orig_mod.blocks.0...": ...}}` in a third.

@@ -1,4 +1,4 @@
-"""Makes talking videos: one portrait and one voice, or many from a manifest.
+"""Samples talking videos: one clip, or many clips from a manifest.
 
   emv3-sample --config=tiny --image=P --audio=A --prompt=TEXT --out=V.mp4
   emv3-sample --config=tiny --manifest=jobs.jsonl --out=DIR
@@ -103,13 +103,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def find_card(checkpoint: str | None, config: Config) -> ModelCard | None:
-  """What the model folder says of itself; None where no folder is named."""
+  """Reads the card of the model folder; returns None if no folder is named."""
   folder = checkpoint or config.checkpoint
   return None if folder in ("", UNTRAINED) else read_model_card(folder_of(folder))
 
 
 def given_of_request(flags) -> dict:
-  """Flags of a single clip that were given, by their fields; whatever they were given as."""
+  """Returns the flags of a single clip that are set, by field of the request."""
   found = {name: getattr(flags, name, None) for name in _OF_REQUEST}
   return {name: value for name, value in found.items() if value is not None}
 
@@ -122,12 +122,12 @@ def run_one(config: Config, flags, overridden: Collection[str]) -> int:
     if not is_text(given.get(name, "")):
       raise InputError(f"--{name} is no UTF-8 text; the terminal or the script has another encoding.")
   request = Request(**given, paste=False if flags.no_paste else None)
-  video = processes.together(lambda: output.check_video_path(flags.out, named_files(request).values()))
+  video = processes.run_on_all(lambda: output.check_video_path(flags.out, named_files(request).values()))
   model = open_model(config, flags, overridden)
   if flags.verify:
     jobs.verify_weights(model)
   clip = sample(model, request, progress=progress_bar)
-  processes.together(lambda: output.write(clip, video, save_latents=flags.save_latents))
+  processes.run_on_all(lambda: output.write(clip, video, save_latents=flags.save_latents))
   seconds = ", ".join(f"{name} {value:.1f}" for name, value in clip.report["seconds"].items())
   height, width = (side * model.config.sampling.enlarge for side in clip.frames.shape[1:3])
   logging.info("Wrote %s: %d frames, %dx%d. Seconds: %s.", video, len(clip.frames), width, height,
@@ -138,18 +138,18 @@ def run_one(config: Config, flags, overridden: Collection[str]) -> int:
 
 
 def open_model(config: Config, flags, overridden: Collection[str]) -> Model:
-  """The model, before any of its networks is loaded. A program cache that the user chose has to work; the
-  default one need not."""
+  """Opens the model without loading its networks. A program cache chosen by the user must be usable; the
+  default cache need not be."""
   def open_here() -> Model:
     program_cache.use(config.program_cache, limit_mib=config.program_cache_mib,
                       required=config.program_cache != Config.program_cache)
     return load(flags.checkpoint, config, overridden=overridden)
 
-  return processes.together(open_here)
+  return processes.run_on_all(open_here)
 
 
 def summarise(flags, made: dict) -> None:
-  """Says what the process cost, on stderr and with --json on stdout."""
+  """Prints the seconds of the process on stderr, and with --json on stdout."""
   logging.info("Seconds since the start: %s", start_up.describe())
   if flags.json:
     sys.stdout.write(json.dumps({**made, **start_up.spent()}) + "\n")
@@ -160,9 +160,9 @@ def run_manifest(config: Config, flags, overridden: Collection[str]) -> int:
   if single:
     raise InputError(f"--{single[0]} does not go with --manifest; write it into the manifest"
                      f"{', or --config.seed for all of its lines' if single[0] == 'seed' else ''}.")
-  folder, todo = processes.together(lambda: (read_folder(flags), manifest.read_manifest(flags.manifest)))
+  folder, todo = processes.run_on_all(lambda: (read_folder(flags), manifest.read_manifest(flags.manifest)))
   model = open_model(config, flags, overridden)
-  todo = processes.together(lambda: check_lines(todo, folder, model, flags))
+  todo = processes.run_on_all(lambda: check_lines(todo, folder, model, flags))
   outcome = jobs.run_jobs(model, todo, folder, save_latents=flags.save_latents, verify=flags.verify,
                           progress=progress_bar)
   logging.info("%d done, %d skipped as done before, %d failed.", outcome.done, outcome.skipped,
@@ -172,7 +172,7 @@ def run_manifest(config: Config, flags, overridden: Collection[str]) -> int:
 
 
 def check_lines(todo: Sequence[manifest.Job], folder: pathlib.Path, model: Model, flags) -> list[manifest.Job]:
-  """The jobs with the faults that were found, which are told; with --strict they are an `InputError`."""
+  """Checks jobs and logs their faults; with --strict raises `InputError` if there is one."""
   todo = manifest.check_jobs(todo, folder, model.config)
   faulty = [job for job in todo if job.fault]
   for job in faulty:
@@ -184,11 +184,11 @@ def check_lines(todo: Sequence[manifest.Job], folder: pathlib.Path, model: Model
 
 
 def read_folder(flags) -> pathlib.Path:
-  """The folder of a manifest's clips."""
+  """Returns the output folder of a manifest."""
   paths.refuse_address(flags.out, "Output folder")
   folder = pathlib.Path(flags.out)
-  failures = paths.identity(folder / jobs.FAILED)
-  if failures is not None and failures == paths.identity(flags.manifest):
+  failures = paths.file_id(folder / jobs.FAILED)
+  if failures is not None and failures == paths.file_id(flags.manifest):
     raise InputError(f"Manifest {flags.manifest} is where the reasons of failed jobs are written; give it "
                      "another name, or choose another --out.")
   return folder

@@ -75,7 +75,7 @@ def main(arguments: Sequence[str]) -> int:
   if flags.export is not None:
     export_newest(config, workdir, pathlib.Path(flags.export) if flags.export else None)
     return 0
-  programs = processes.together(lambda: TrainPrograms(config))
+  programs = processes.run_on_all(lambda: TrainPrograms(config))
   devices = jax.devices()
   throughput = utilisation.throughput_of(config, devices[0].device_kind, len(devices))
   try:

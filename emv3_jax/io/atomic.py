@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writing: files appear complete or not at all."""
 
 from collections.abc import Iterator
 import contextlib
@@ -13,7 +13,7 @@ from emv3_jax.errors import InputError
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-  """A temporary path in the folder of `path` that takes its place when the block ends well.
+  """Yields a temporary path in the folder of `path`, which replaces `path` if the block succeeds.
 
   The temporary file exists, is empty and keeps the suffix of `path`. An exception in the block, an
   interrupt included, removes it and leaves what was at `path`. Only a killed process leaves one
@@ -44,7 +44,7 @@ def atomic_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 def remove(path: str | os.PathLike) -> None:
-  """Removes a file, where there is one.
+  """Removes a file if it exists.
 
   Raises:
     InputError: what is there cannot be removed: it is a folder, or its folder is not writable.
@@ -59,12 +59,12 @@ def remove(path: str | os.PathLike) -> None:
 
 
 def temporary_path(path: pathlib.Path) -> pathlib.Path:
-  """A new name beside `path`, longer than its own, with the same suffix."""
+  """Returns a new path beside `path` with a longer name and the same suffix."""
   return path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-  """Writes `value` as indented JSON, whole or not at all.
+  """Writes `value` as indented JSON, atomically.
 
   Names of files that are not UTF-8 are written with escapes, and read back as they were.
 

@@ -1,4 +1,4 @@
-"""Sound from any file that holds some: WAV, MP3, M4A, a video."""
+"""Decoding of sound from any file with an audio track: WAV, MP3, M4A, a video."""
 
 import os
 
@@ -63,7 +63,7 @@ def read_audio(path: str | os.PathLike) -> tuple[Float32[np.ndarray, "n channels
 
 def _first_decoded(container: InputContainer, streams: list[av.AudioStream],
                    path) -> tuple[av.AudioStream, list[Piece]]:
-  """The first track that decodes, and its pieces; raises what `_decode` raises for the last."""
+  """Returns the first track that decodes, and its pieces; raises the error of the last track."""
   *others, last = streams
   for stream in others:
     try:
@@ -74,7 +74,7 @@ def _first_decoded(container: InputContainer, streams: list[av.AudioStream],
 
 
 def _decode(container: InputContainer, stream: av.AudioStream, path) -> list[Piece]:
-  """All of one track. The frames' rate counts, not the stream's: HE-AAC headers declare half of it.
+  """Decodes one track. The rate of the frames is used, because HE-AAC headers declare half of it.
 
   Raises:
     FFmpegError: a packet cannot be decoded, and it is no tag between joined files.
@@ -103,7 +103,7 @@ def _decode(container: InputContainer, stream: av.AudioStream, path) -> list[Pie
 
 def _checked_length(container: InputContainer, stream: av.AudioStream, pieces: list[Piece],
                     path) -> list[Piece]:
-  """Compares the time from the track's start to the end of its last piece with what is declared.
+  """Compares the time from the track's start to the end of its last piece with the declared length.
 
   Raises:
     InputError: the file is cut short.
@@ -122,7 +122,7 @@ def _checked_length(container: InputContainer, stream: av.AudioStream, pieces: l
 
 
 def _channels(frame: av.AudioFrame) -> Float32[np.ndarray, "n channels"]:
-  """A decoded frame's samples; two channels, where more are not in the places that are usual for so many."""
+  """Returns the samples of a decoded frame; an unusual layout of more than two channels is mixed to two."""
   samples, names = _to_float(frame), [channel.name for channel in frame.layout.channels]
   if len(names) < 3 or "NONE" in names or downmix.is_usual(names):
     return samples
@@ -130,7 +130,7 @@ def _channels(frame: av.AudioFrame) -> Float32[np.ndarray, "n channels"]:
 
 
 def _to_float(frame: av.AudioFrame) -> Float32[np.ndarray, "n channels"]:
-  """Samples of a decoded frame in any sample format."""
+  """Converts the samples of a decoded frame from any sample format to float."""
   if frame.format.is_planar and frame.layout.nb_channels >= 8:  # PyAV reads past the eighth plane
     packed = av.AudioResampler(frame.format.packed.name, frame.layout.name, frame.sample_rate)
     frame = packed.resample(frame)[0]
@@ -144,7 +144,7 @@ def _to_float(frame: av.AudioFrame) -> Float32[np.ndarray, "n channels"]:
 
 
 def _declared_seconds(container: InputContainer, stream: av.AudioStream, path) -> float:
-  """Length that the file's header promises, 0 where there is none to rely on.
+  """Returns the length in the file's header in seconds, 0 if it is not reliable.
 
   FFmpeg believes a WAV header only as far as the file goes, so the size in the header is read
   here. Raw AAC, MP3 without a Xing, Info or VBRI tag, and Ogg declare nothing: FFmpeg then
@@ -170,7 +170,7 @@ def _declared_seconds(container: InputContainer, stream: av.AudioStream, path) -
 
 
 def _frames_told(head: bytes) -> int:
-  """Number of frames that the first frame of an MP3 tells; 0 without such a frame.
+  """Returns the number of frames in the info frame of an MP3; 0 without such a frame.
 
   It is looked for where it stands, since a comment may hold "Info" too.
   """
@@ -183,6 +183,6 @@ def _frames_told(head: bytes) -> int:
   frame = head[begin:begin + 64]  # header, side information of 9 to 32 bytes, then the name
   for name, offset in ((b"Xing", 8), (b"Info", 8), (b"VBRI", 14)):
     at = frame.find(name)
-    if at >= 0 and (offset == 14 or frame[at + 7] & 1):  # a flag says whether they are told
+    if at >= 0 and (offset == 14 or frame[at + 7] & 1):  # a flag says whether the number is present
       return int.from_bytes(frame[at + offset:at + offset + 4], "big")
   return 0

@@ -1,4 +1,4 @@
-"""The model folder: one Orbax checkpoint per component, and `model.json` that says what they are.
+"""Model folders: one Orbax checkpoint per component, and `model.json`, which describes them.
 
     DIR/model.json        schema, variant, and of every component: config, dtype, sources, size,
                           digest of the weights
@@ -68,7 +68,7 @@ def save_component(folder: str | os.PathLike, name: str, params: Params, *, conf
                    variant: str | None = None, dtype: str | None = None,
                    sources: Sequence[Mapping] = (), model_name: str = "",
                    sampling: SamplingCard | None = None, features: Mapping = {}) -> None:
-  """Writes one component into a model folder, which is made where absent.
+  """Writes one component into a model folder, which is created if missing.
 
   A component of that name is replaced. Every process calls this with its shards of `params`.
 
@@ -105,7 +105,7 @@ def save_component(folder: str | os.PathLike, name: str, params: Params, *, conf
     _barrier(f"save_{name}_end")
   except OSError as error:
     raise InputError(f"{folder}: {name} could not be written ({error.strerror or error}).\n"
-                     "Nothing half-written was kept; free the disk or choose another folder."
+                     "No partial file was kept; free disk space or choose another folder."
                      ) from error
   finally:
     if first:
@@ -130,7 +130,7 @@ def load_component(folder: str | os.PathLike, name: str, abstract: Params, *, sh
     Nested dict of `jax.Array`.
 
   Raises:
-    InputError: the folder, the card or the component is missing or half-written, of another
+    InputError: the folder, the card or the component is missing or incomplete, of another
       variant, or does not fit `abstract`.
   """
   path = fitting_component(folder, name, abstract, variant)
@@ -157,7 +157,7 @@ def load_component(folder: str | os.PathLike, name: str, abstract: Params, *, sh
 
 
 def _load_to(device, path: pathlib.Path, abstract: Params, dtype) -> Params:
-  """Reads leaf after leaf to one device, in little memory beside the result."""
+  """Reads leaf after leaf to one device, with little memory besides the result."""
   loaded = {}
   for name, leaf in named_leaves(abstract).items():
     with start_up.part("read"):
@@ -171,7 +171,7 @@ def _load_to(device, path: pathlib.Path, abstract: Params, dtype) -> Params:
 
 
 def write_tokenizer(folder: str | os.PathLike, source: str | os.PathLike) -> None:
-  """Copies a `tokenizer.json` to DIR/tokenizer/tokenizer.json, whole or not at all.
+  """Copies a `tokenizer.json` to DIR/tokenizer/tokenizer.json atomically.
 
   Raises:
     InputError: it cannot be written.
@@ -184,7 +184,7 @@ def write_tokenizer(folder: str | os.PathLike, source: str | os.PathLike) -> Non
 
 
 def _check_place(final: pathlib.Path) -> None:
-  """Refuses to replace a folder that this module did not write, such as a diffusers download."""
+  """Raises InputError for a folder that this module did not write, such as a diffusers download."""
   if final.exists() and not (final / "orbax.checkpoint").exists():
     raise InputError(f"{final} exists and is not a converted component; it will not be replaced.\n"
                      "Choose another folder for the converted model.")
@@ -209,7 +209,7 @@ def _put_in_place(folder: pathlib.Path, name: str, fresh: pathlib.Path, card: Co
 
 
 def _remove(*paths: pathlib.Path) -> None:
-  """Removes folders. Where a disk filled up, Orbax's threads may be writing to one still."""
+  """Removes folders. After a full disk, threads of Orbax may still be writing to one."""
   for path in paths:
     for attempt in range(REMOVALS):
       try:

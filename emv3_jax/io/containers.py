@@ -47,7 +47,7 @@ class _OpenedFile:
 
 @contextlib.contextmanager
 def open_container(path: str | os.PathLike, kind: str) -> Iterator[InputContainer]:
-  """A media file for reading. Bytes in tags that are no UTF-8 become lone surrogates.
+  """Opens a media file for reading. Bytes in tags that are not UTF-8 become lone surrogates.
 
   FFmpeg may use no protocol and no format that names other files, so that nothing else is opened,
   whatever is in the file.
@@ -91,7 +91,7 @@ def _refuse_playlist(path: pathlib.Path, kind: str) -> None:
 
 @functools.cache
 def _formats() -> str:
-  """FFmpeg's names of the formats that may be read, with commas."""
+  """Returns FFmpeg's names of the allowed formats, joined by commas."""
   kept = []
   for name in sorted(av.formats_available - _NAMES_OTHERS - _DRAWS_TEXT):
     try:

@@ -1,4 +1,4 @@
-"""Digests of weights and of files: what something is, wherever and however it is kept.
+"""Digests of weights and files, which identify contents independent of path and storage format.
 
 The digest of a component is a sha256 over its leaves, sorted by their dotted names: name, dtype,
 shape, and the sha256 of the elements in C order. How the leaves are cut into chunks and
@@ -30,7 +30,7 @@ _computed: dict[str, str] = {}  # as CACHE, for where that cannot be written
 
 
 def component_digest(component: str | os.PathLike) -> str:
-  """Digest, in hex, of a component's folder; 0.5 GiB of memory at most, the weights are streamed.
+  """Computes the digest, in hex, of a component's folder; weights are streamed with at most 0.5 GiB of memory.
 
   Raises:
     InputError: the component cannot be read.
@@ -40,7 +40,7 @@ def component_digest(component: str | os.PathLike) -> str:
 
 
 def params_digest(params: Params) -> str:
-  """As `component_digest`, of a nested dict of arrays, all of whose shards are in this process."""
+  """Computes `component_digest` of a nested dict of arrays whose shards are all in this process."""
   leaves = named_leaves(params)
   return _together(leaves, lambda name: _of_array(np.asarray(leaves[name])))
 
@@ -69,7 +69,7 @@ def _bytes(array: np.ndarray) -> memoryview:
 
 
 def weights_digest(card: ModelCard, name: str) -> str:
-  """The digest of component `name` as it was recorded when it was written.
+  """Returns the digest of component `name` that was recorded when it was written.
 
   That of a folder of version 0.1, which has none, is computed once and kept in `CACHE`.
 
@@ -98,7 +98,7 @@ def _remembered(component: pathlib.Path) -> str:
 
 
 def _key(component: pathlib.Path) -> str:
-  """Changes when a file of the component does: from path, names, sizes and times."""
+  """Computes a key from path, names, sizes and times that changes if a file of the component changes."""
   files = [[str(path.relative_to(component)), status.st_size, status.st_mtime_ns]
            for path in sorted(component.rglob("*")) if path.is_file() for status in [path.stat()]]
   return hashlib.sha256(json.dumps([str(component.resolve()), files]).encode()).hexdigest()
@@ -118,7 +118,7 @@ def _kept(key: str) -> str | None:
 
 
 def verify_digests(folder: str | os.PathLike) -> dict[str, str]:
-  """Reads all weights of a model folder and compares their digests with those recorded.
+  """Reads all weights of a model folder and compares their digests with the recorded ones.
 
   Components of version 0.1 have none recorded and are only read.
 
@@ -151,13 +151,13 @@ def verify_digests(folder: str | os.PathLike) -> dict[str, str]:
 
 
 def untrained_digest(config, seed: int, name: str) -> str:
-  """Stands for the parameters that `Network.untrained` draws for component `name` from `seed`."""
+  """Returns the digest of the parameters that `Network.untrained` draws for component `name` from `seed`."""
   architecture = hashlib.sha256(repr(config).encode()).hexdigest()
   return f"untrained-{name}-{seed}-{architecture[:16]}"
 
 
 def file_digest(path: str | os.PathLike) -> str:
-  """sha256, in hex, of a file's contents; read once as long as its size and time stay.
+  """Returns the sha256, in hex, of a file; it is read again only if its size or time has changed.
 
   Raises:
     InputError: there is no such file, or it cannot be read.
@@ -177,7 +177,7 @@ def _read_once(path: str, *_) -> str:
 
 
 def file_digest_now(path: str | os.PathLike) -> str:
-  """sha256, in hex, of what is in a file at this moment.
+  """Computes the sha256, in hex, of the current contents of a file.
 
   Raises:
     OSError: there is no such file, or it cannot be read.

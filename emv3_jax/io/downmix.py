@@ -1,4 +1,4 @@
-"""Several channels to two or to one, with the weights that FFmpeg takes by default.
+"""Downmix to two channels or one, with FFmpeg's default weights.
 
 They keep loudness: a voice in the centre is as loud afterwards. FFmpeg scales them down for integer
 samples; here samples are floats and may exceed 1 where all channels are loud at once.
@@ -24,7 +24,7 @@ _USUAL = {
 
 def to_stereo(samples: Float32[np.ndarray, "n channels"],
               names: Sequence[str] | None = None) -> Float32[np.ndarray, "n 2"]:
-  """Left and right of three channels or more.
+  """Mixes three channels or more to left and right.
 
   Args:
     samples: of one channel each.
@@ -34,7 +34,7 @@ def to_stereo(samples: Float32[np.ndarray, "n channels"],
 
 
 def to_mono(samples: Float32[np.ndarray, "n channels"]) -> Float32[np.ndarray, "n"]:
-  """One channel: the mean of two; of more what is usual for so many."""
+  """Mixes to one channel: the mean of two; for more channels the usual weights of their number."""
   if samples.shape[1] < 3:
     return samples.mean(axis=1)
   return samples @ _matrix(samples.shape[1], None)[:, 2]

@@ -1,4 +1,4 @@
-"""Still images from files."""
+"""Decoding of still images."""
 
 from collections.abc import Iterator
 import contextlib
@@ -20,7 +20,7 @@ SMALLEST_SIDE = TOKEN
 LARGEST = 400_000_000  # pixels
 SCALED_ABOVE = 89_000_000  # pixels; these are scaled while they are read
 ORIENTATION = 0x0112  # number of the EXIF tag
-KEPT_SIDE = 2048  # pixels at least that are kept of the shorter side
+MIN_SHORTER_SIDE = 2048  # pixels of the shorter side that remain after scaling
 # Bytes that a pixel takes while it is read: of formats (JPEG is scaled by its decoder, WebP decoded into several
 # canvases), and of modes other than those of three channels and more, which take four.
 _BYTES_OF_FORMAT = {"JPEG": 3, "WEBP": 16}
@@ -29,7 +29,7 @@ _BAND = 256  # rows, about, that are worked on at a time
 
 
 def load_image(path: str | os.PathLike) -> UInt8[np.ndarray, "H W 3"]:
-  """Reads an image upright (EXIF orientation applied), 8 bits a channel, sRGB.
+  """Reads an image upright (EXIF orientation applied), with 8 bits per channel, in sRGB.
 
   Colours of a profile are converted to sRGB, transparent pixels are composited onto white, 16-bit grey
   is scaled to 8 bits, and of an animation the first frame is taken. Of more than 89 megapixels every
@@ -50,7 +50,7 @@ def load_image(path: str | os.PathLike) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def upright_size(path: str | os.PathLike) -> tuple[int, int]:
-  """Height and width in the file, upright; only its header is read.
+  """Returns height and width of the upright image; reads only the header of the file.
 
   Raises:
     InputError: as `load_image`, of what the header tells.
@@ -62,7 +62,7 @@ def upright_size(path: str | os.PathLike) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _opened(path: str | os.PathLike) -> Iterator[Image.Image]:
-  """PIL's file; errors of opening and decoding become `InputError`s."""
+  """Opens a file with PIL; errors of opening and decoding become `InputError`s."""
   paths.check_input(path, "Image")
   limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # `_factor` has its own
   try:
@@ -84,13 +84,13 @@ def _opened(path: str | os.PathLike) -> Iterator[Image.Image]:
 
 
 def _factor(file: Image.Image, path) -> int:
-  """By how much a picture is scaled down while it is read: a power of 2; 1 for ordinary ones."""
+  """Returns the factor by which a picture is scaled down while it is read: a power of 2, usually 1."""
   pixels, factor = file.width * file.height, 1
   if pixels > LARGEST:
     raise InputError(f"Image {path} is {file.width}x{file.height} pixels, {pixels / 1e6:.0f} megapixels; "
                      f"at most {LARGEST // 10**6} are read. Save it smaller.")
   _check_memory(file, path)
-  while pixels > SCALED_ABOVE and min(file.size) // (2 * factor) >= KEPT_SIDE:
+  while pixels > SCALED_ABOVE and min(file.size) // (2 * factor) >= MIN_SHORTER_SIDE:
     factor *= 2
   if factor > 1:
     logging.warning("%s: its %dx%d pixels are read as %dx%d.", path, file.width, file.height,

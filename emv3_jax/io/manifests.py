@@ -1,4 +1,4 @@
-"""Manifests: text files with one JSON object a line, whoever wrote them.
+"""Manifests: text files with one JSON object per line, written by any program.
 
 Sampling and preparation read theirs here. A line that cannot be used is kept with its fault, so that the
 others are used.
@@ -68,14 +68,14 @@ def _read_line(number: int, line: bytes) -> Line:
 
 
 def shortened(fault: str) -> str:
-  """A fault on one line that can be read: its begin, and its end, which says what was wanted."""
+  """Shortens a fault to one readable line: its begin and its end, which says what was expected."""
   fault = " ".join(fault.split())
   half = LONGEST_FAULT // 2
   return fault if len(fault) <= LONGEST_FAULT else f"{fault[:half]} ... {fault[-half:]}"
 
 
 def is_text(value: Any) -> bool:
-  """Whether it is a string that a file or a file's name can hold."""
+  """Returns whether a string can be written to a file or be a file name."""
   try:
     return isinstance(value, str) and b"\0" not in value.encode()
   except UnicodeEncodeError:  # half of a surrogate pair
@@ -83,14 +83,14 @@ def is_text(value: Any) -> bool:
 
 
 def box_text(value: Any) -> Any:
-  """A list of four finite numbers as the text `1,2,3,4`; anything else as it is."""
+  """Converts a list of four finite numbers to the text `1,2,3,4`; other values stay unchanged."""
   if not isinstance(value, list) or len(value) != 4 or not all(map(_is_finite, value)):
     return value
   return ",".join(str(whole(side)) for side in value)
 
 
 def whole(value: Any) -> Any:
-  """3.0 as 3: a column of whole numbers with gaps is written so; anything else as it is."""
+  """Converts 3.0 to 3, because other programs write integer columns with gaps so; other values stay unchanged."""
   return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -99,7 +99,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def repeated(names: Iterable[tuple[int, Hashable]]) -> dict[Hashable, list[int]]:
-  """The names that several lines have, with these lines' numbers, from (line, name)."""
+  """Returns names that occur in several lines, with the numbers of these lines, from pairs (line, name)."""
   lines: dict[Hashable, list[int]] = {}
   for number, name in names:
     lines.setdefault(name, []).append(number)

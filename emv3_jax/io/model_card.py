@@ -1,4 +1,4 @@
-"""`model.json`: what a model folder holds, whether all of it is there, and how it wants to be sampled.
+"""Model cards (`model.json`): components of a model folder, checks for completeness, sampling settings.
 
 The card of a component records how many files and bytes its folder has, so that a folder that lost
 some of them, or never got them, is recognised before anything is read, and a digest of its weights.
@@ -25,7 +25,7 @@ TRANSFORMER = "transformer"
 
 @dataclasses.dataclass(frozen=True)
 class ComponentCard:
-  """What `model.json` says about one component.
+  """The entry of one component in `model.json`.
 
   Attributes:
     config: fields of the network's config dataclass; JSON lists come back as tuples.
@@ -49,7 +49,7 @@ class ComponentCard:
 
 @dataclasses.dataclass(frozen=True)
 class SamplingCard:
-  """How a model wants to be sampled; see `sampling.resolution` for what is made of it.
+  """Sampling settings of a model; `sampling.resolution` combines them with those of the user.
 
   Attributes:
     must_match: settings that have to be those of the training, by field of SamplingConfig.
@@ -64,7 +64,7 @@ class SamplingCard:
 
 @dataclasses.dataclass(frozen=True)
 class ModelCard:
-  """`model.json` of `folder`.
+  """The contents of `model.json` in `folder`.
 
   Attributes:
     folder: where it lies.
@@ -81,14 +81,14 @@ class ModelCard:
   sampling: SamplingCard | None = None
 
   def require(self, name: str, variant: str | None = None) -> ComponentCard:
-    """The card of component `name`, whose files are all there.
+    """Returns the card of component `name` after checking that all its files exist.
 
     Args:
       name: e.g. "transformer".
       variant: the variant that the caller needs, None for any.
 
     Raises:
-      InputError: the component is absent or half-written, or the folder is of another variant.
+      InputError: the component is absent or incomplete, or the folder is of another variant.
     """
     if name not in self.components:
       if any(self.folder.glob(f"{name}.unfinished*")):
@@ -117,7 +117,7 @@ class ModelCard:
     return audio is None or audio.features.get("do_normalize", True)
 
   def is_whole(self, name: str) -> bool:
-    """Whether all that was written of a component is there."""
+    """Returns whether all files of a component exist."""
     card = self.components[name]
     return measure(self.folder / name) == (card.files, card.bytes)
 
@@ -156,7 +156,7 @@ def read_model_card(folder: str | os.PathLike) -> ModelCard:
 
 
 def write_model_card(card: ModelCard) -> None:
-  """Writes `model.json`, whole or not at all.
+  """Writes `model.json` atomically.
 
   Raises:
     InputError: it cannot be written.
@@ -176,13 +176,13 @@ def _component(card: ComponentCard) -> dict:
 
 
 def measure(folder: pathlib.Path) -> tuple[int, int]:
-  """Number and total size in bytes of the files below `folder`."""
+  """Returns number and total size in bytes of the files below `folder`."""
   sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
   return len(sizes), sum(sizes)
 
 
 def _tuples(value: Any) -> Any:
-  """JSON lists as tuples, so that a config built from them is hashable."""
+  """Converts JSON lists to tuples, so that a config built from them is hashable."""
   if isinstance(value, dict):
     return {key: _tuples(item) for key, item in value.items()}
   return tuple(map(_tuples, value)) if isinstance(value, list) else value

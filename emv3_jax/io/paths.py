@@ -1,4 +1,4 @@
-"""Paths that a user gave, looked at before any work is done."""
+"""Checks of paths from users, before any work is done."""
 
 from collections.abc import Iterable
 import os
@@ -13,7 +13,8 @@ _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 
 
 def refuse_address(path: str | os.PathLike, what: str) -> None:
-  """
+  """Checks that a path is not an address.
+
   Raises:
     InputError: `path` is an address such as gs://bucket/clip.mp4.
   """
@@ -24,16 +25,16 @@ def refuse_address(path: str | os.PathLike, what: str) -> None:
 
 
 def refuse_addresses(config, names: Iterable[str]) -> None:
-  """As `refuse_address`, of fields of a configuration; called by their names."""
+  """Calls `refuse_address` for fields of a config; messages use the names of the fields."""
   for name in names:
     refuse_address(getattr(config, name), name.capitalize().replace("_", " "))
 
 
 def expanded(path: str | os.PathLike) -> pathlib.Path:
-  """`path` with the home folder in place of `~`.
+  """Returns `path` with the home folder in place of `~`.
 
   Raises:
-    InputError: there is no home folder: HOME is not set, and the user's number has no entry.
+    InputError: there is no home folder: HOME is not set, and the user has no entry in the password file.
   """
   try:
     return pathlib.Path(path).expanduser()
@@ -43,10 +44,10 @@ def expanded(path: str | os.PathLike) -> pathlib.Path:
 
 
 def check_input(path: str | os.PathLike, what: str) -> None:
-  """Looks whether there is a file that can be read.
+  """Checks that a path is a readable regular file.
 
   Raises:
-    InputError: there is none, or it is a folder, a pipe or a device, or may not be read.
+    InputError: it does not exist, is a folder, a pipe or a device, or is not readable.
   """
   try:
     mode = os.stat(path).st_mode
@@ -84,7 +85,7 @@ def check_output(path: pathlib.Path, inputs: Iterable[str | os.PathLike] = ()) -
     raise InputError(f"Output {path} is a folder; name a file in it.")
   if not stat.S_ISREG(mode):
     raise InputError(f"Output {path} is {_kind(mode)}; give the name of a file.")
-  read = next((file for file in inputs if identity(file) == identity(path)), None)
+  read = next((file for file in inputs if file_id(file) == file_id(path)), None)
   if read is not None:
     raise InputError(f"Output {path} is the input {read}; choose another name, it would be replaced.")
 
@@ -104,7 +105,7 @@ def check_folder(folder: pathlib.Path) -> None:
                      "another one.") from None
 
 
-def identity(path: str | os.PathLike) -> tuple[int, int] | None:
+def file_id(path: str | os.PathLike) -> tuple[int, int] | None:
   """The same for all names of a file, through links too; None where there is none."""
   try:
     found = os.stat(path)

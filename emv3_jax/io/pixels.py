@@ -1,4 +1,4 @@
-"""From the decoder's numbers to bytes, and larger pictures."""
+"""Conversion of decoded pixels to bytes, and enlargement of pictures."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from PIL import Image
 
 
 def to_uint8(video: Float[jax.Array | np.ndarray, "*shape"]) -> UInt8[jax.Array, "*shape"]:
-  """Pixels in [-1, 1] to uint8: x / 2 + 0.5, clamped to [0, 1], times 255, truncated, as released.
+  """Converts pixels in [-1, 1] to uint8: x / 2 + 0.5, clamped to [0, 1], times 255, truncated, as in the released code.
 
   255 is therefore reached only at exactly 1. Pure; may be jitted.
   """
@@ -17,7 +17,7 @@ def to_uint8(video: Float[jax.Array | np.ndarray, "*shape"]) -> UInt8[jax.Array,
 
 
 def enlarged(frames: UInt8[np.ndarray, "F H W 3"], factor: int) -> UInt8[np.ndarray, "F H2 W2 3"]:
-  """Each frame `factor` times as high and wide, by Lanczos."""
+  """Enlarges each frame by `factor` in height and width, by Lanczos."""
   if factor == 1:
     return frames
   size = (factor * frames.shape[2], factor * frames.shape[1])

@@ -1,4 +1,4 @@
-"""Resampling of sound, by librosa with soxr in high quality, as `librosa.load` does it."""
+"""Resampling of sound by librosa with soxr in high quality, as in `librosa.load`."""
 
 from jaxtyping import Float
 import numpy as np
@@ -6,7 +6,7 @@ import numpy as np
 
 def resample(samples: Float[np.ndarray, "n *channels"], rate: float, to: float, *,
              fit: bool = False) -> Float[np.ndarray, "n2 *channels"]:
-  """Sound at another rate.
+  """Resamples sound to another rate.
 
   Args:
     samples: float [n] or [n, channels], finite.

@@ -1,4 +1,4 @@
-"""Decoded pieces of sound laid where their time stamps say: holes filled, overlaps cut."""
+"""Placement of decoded pieces of sound by their time stamps: gaps are filled, overlaps are cut."""
 
 from collections.abc import Iterator, Sequence
 import dataclasses
@@ -22,7 +22,7 @@ LONGEST_HOLE = 3600.0  # seconds
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Piece:
-  """What the decoder gave at once.
+  """A piece of sound that the decoder returned at once.
 
   Attributes:
     seconds: time stamp of the first sample; None where there is none.
@@ -41,7 +41,7 @@ class Piece:
 
 def lay(pieces: Sequence[Piece], tick: float, origin: float | None, path
         ) -> Float32[np.ndarray, "n channels"]:
-  """One recording at the rate of the first piece and with as many channels as the piece with most.
+  """Joins pieces to one recording, at the rate of the first piece and with the largest number of channels.
 
   Args:
     pieces: in the order of decoding, at least one.
@@ -75,7 +75,7 @@ def lay(pieces: Sequence[Piece], tick: float, origin: float | None, path
 
 
 def _begins(pieces: Sequence[Piece], tolerance: float, path) -> list[float]:
-  """Seconds at which each piece begins: right after the one before unless the stamps make a step."""
+  """Returns the start of each piece in seconds: the end of the previous piece unless the stamps have a step."""
   first = next((piece.seconds for piece in pieces if piece.seconds is not None), 0.0)
   joined = np.concatenate([[0.0], _running_length(pieces)[:-1]])
   # How far each stamp lies from where the piece is when all are joined.
@@ -100,7 +100,7 @@ def _begins(pieces: Sequence[Piece], tolerance: float, path) -> list[float]:
 
 
 def _running_length(pieces: Sequence[Piece]) -> np.ndarray:
-  """Seconds from the first sample to the end of each piece; whole samples are added, not seconds."""
+  """Returns the seconds from the first sample to the end of each piece, from sums of samples."""
   lengths = np.array([len(piece.samples) for piece in pieces], np.float64)
   rates = np.array([piece.rate for piece in pieces])
   ends = np.zeros_like(lengths)
@@ -110,7 +110,7 @@ def _running_length(pieces: Sequence[Piece]) -> np.ndarray:
 
 
 def _step(ahead: np.ndarray, tolerance: float) -> float:
-  """How far the stamps step at the first of these pieces; 0 where they only jitter."""
+  """Returns the step of the stamps at the first of these pieces in seconds; 0 for jitter."""
   if abs(ahead[0]) > LARGE:
     return float(ahead[0])
   ahead = ahead[~np.isnan(ahead)]
@@ -121,7 +121,7 @@ def _step(ahead: np.ndarray, tolerance: float) -> float:
 
 def _runs(pieces: Sequence[Piece], begins: Sequence[float], rate: int, channels: int
           ) -> Iterator[tuple[float, Float32[np.ndarray, "n channels"]]]:
-  """(seconds, float32 [n, channels]) of pieces that follow each other without a step."""
+  """Yields (seconds, float32 [n, channels]) of pieces that follow each other without a step."""
   first = 0
   for i in range(1, len(pieces) + 1):
     if i < len(pieces):
@@ -141,7 +141,7 @@ def _runs(pieces: Sequence[Piece], begins: Sequence[float], rate: int, channels:
 
 def _widened(samples: Float32[np.ndarray, "n few"], channels: int
              ) -> Float32[np.ndarray, "n channels"]:
-  """One channel goes to all; of several the others are silent."""
+  """Adds channels: one channel is copied to all; after several channels the others are silent."""
   if samples.shape[1] == channels:
     return samples
   if samples.shape[1] == 1:

@@ -1,4 +1,4 @@
-"""Reading parts of a stored component: one leaf, one layer, some rows.
+"""Reads parts of a stored component: one leaf, one layer, some rows.
 
 Orbax keeps each leaf as a zarr3 array under its dotted name in one OCDBT store. Leaves below
 `blocks` are stacked over layers and stored a chunk or more per layer, so that one layer is read
@@ -27,7 +27,7 @@ PIECE_BYTES = 64 << 20
 
 
 def is_stacked(leaf_name: str) -> bool:
-  """Whether a leaf has a leading layers axis."""
+  """Returns whether a leaf has a leading layers axis."""
   return leaf_name.startswith(STACKED + ".")
 
 
@@ -50,7 +50,7 @@ class StoredLeaf:
     return self.start(index)()
 
   def start(self, index: Any = ...) -> Callable[[], np.ndarray]:
-    """Begins reading in the background; the result waits for the array and returns it."""
+    """Starts reading in the background; the returned function waits for the array and returns it."""
     future = self._store[index].read()
 
     def finish() -> np.ndarray:
@@ -62,7 +62,7 @@ class StoredLeaf:
     return finish
 
   def whole(self) -> np.ndarray:
-    """All of it, read piece by piece: little memory beside the result."""
+    """Reads the whole leaf piece by piece, with little memory besides the result."""
     if not self.shape or 0 in self.shape:
       return self[...]
     result, row = np.empty(self.shape, self.dtype), 0
@@ -101,7 +101,7 @@ class ComponentStream:
     return next(leaf.shape[0] for name, leaf in self._leaves.items() if is_stacked(name))
 
   def layer(self, index: int) -> Params:
-    """The tree below `blocks` at one layer, without the layers axis; numpy arrays.
+    """Reads the tree below `blocks` of one layer, without the layers axis, as numpy arrays.
 
     Reading of the next layer begins in the background, so that two layers are in memory.
     """
@@ -110,12 +110,12 @@ class ComponentStream:
     return nested({name.removeprefix(STACKED + "."): finish() for name, finish in reading.items()})
 
   def part(self, path: str) -> Params:
-    """The tree below a dotted path, e.g. "norm"; numpy arrays."""
+    """Reads the tree below a dotted path, e.g. "norm", as numpy arrays."""
     below = self._below(path)
     return nested({name: leaf.whole() for name, leaf in below.items()})
 
   def rows(self, path: str) -> Params:
-    """As `part`, but with leaves that read only the rows they are indexed with.
+    """Returns the tree of `part` with leaves that read only the indexed rows.
 
     For an embedding table: `stream.rows("token_embedding")["embedding"][ids]`.
     """
@@ -140,7 +140,7 @@ def stream_component(folder: str | os.PathLike, name: str, abstract: Params, *,
     dtype: dtype of what is read; None takes that of each leaf of `abstract`.
 
   Raises:
-    InputError: the component is missing or half-written, or does not fit `abstract`.
+    InputError: the component is missing or incomplete, or does not fit `abstract`.
   """
   return ComponentStream(fitting_component(folder, name, abstract), abstract, dtype)
 
@@ -150,7 +150,7 @@ def fitting_component(folder: str | os.PathLike, name: str, abstract: Params,
   """The path of a component that is whole and has exactly the names and shapes of `abstract`.
 
   Raises:
-    InputError: it is missing, half-written, of another variant, or does not fit.
+    InputError: it is missing, incomplete, of another variant, or does not fit.
   """
   card = read_model_card(folder)
   card.require(name, variant)
@@ -170,7 +170,7 @@ def fitting_component(folder: str | os.PathLike, name: str, abstract: Params,
 
 
 def stored_leaves(component: pathlib.Path) -> dict[str, jax.ShapeDtypeStruct]:
-  """Names, shapes and dtypes of a component's leaves, read from its metadata.
+  """Returns names, shapes and dtypes of a component's leaves, from its metadata.
 
   Raises:
     InputError: the component cannot be read.

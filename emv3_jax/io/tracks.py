@@ -52,7 +52,7 @@ def pictures_begin(path: str | os.PathLike) -> float | None:
       try:
         for frame in container.decode(stream):
           return frame_seconds(frame) or 0.0
-      except FFmpegError:  # it is the sound that is read; its place is told in the header
+      except FFmpegError:  # only sound is needed; the header has the start
         continue
     for stream in tracks:
       if stream.start_time is not None:

@@ -1,4 +1,4 @@
-"""Video files in: anything that FFmpeg decodes."""
+"""Decoding of video files, of any format that FFmpeg supports."""
 
 import collections
 from collections.abc import Generator, Iterable, Iterator
@@ -32,7 +32,7 @@ WIDEST_PIXEL = 8  # width by height, or the other way
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Video:
-  """Decoded pictures.
+  """A decoded video.
 
   Attributes:
     frames: uint8 [F, H, W, 3] RGB.
@@ -64,7 +64,7 @@ def read_video(path: str | os.PathLike, fps: float | None = FPS,
 
 
 def stream_video(path: str | os.PathLike, fps: float = FPS) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-  """The frames of `read_video`, one at a time: memory does not grow with the video.
+  """Yields the frames of `read_video` one at a time; memory does not grow with the video.
 
   Repeated frames are the same array.
 
@@ -77,7 +77,7 @@ def stream_video(path: str | os.PathLike, fps: float = FPS) -> Iterator[UInt8[np
 
 def _upright_frames(path: str | os.PathLike, fps: float | None
                     ) -> Generator[tuple[UInt8[np.ndarray, "H W 3"], float], None, None]:
-  """(frame uint8 [H, W, 3], average rate of the file)."""
+  """Yields (frame uint8 [H, W, 3], average rate of the file)."""
   with open_container(path, "Video") as container:
     moving = tracks.moving_pictures(container)
     if not moving:
@@ -113,7 +113,7 @@ def _size(shape: tuple[int, ...]) -> str:
 
 def _timed_frames(container: InputContainer, stream: av.VideoStream, rate: float,
                   path: str | os.PathLike) -> Iterator[tuple[float, av.VideoFrame | None]]:
-  """(seconds since the first frame, frame), then (end of the last frame, None).
+  """Yields (seconds since the first frame, frame), then (end of the last frame, None).
 
   Raises:
     InputError: a packet is incomplete, or the file ends before the length that it declares.
@@ -142,7 +142,7 @@ def _timed_frames(container: InputContainer, stream: av.VideoStream, rate: float
 
 def _check_whole(container: InputContainer, stream: av.VideoStream,
                  reach: dict[int, float], path: str | os.PathLike) -> None:
-  """Compares the end of the last packet with the length that the header promises."""
+  """Compares the end of the last packet with the length in the header."""
   if container.format.name.startswith("matroska"):  # declares the length of its longest track
     found, declared = max(reach.values(), default=0.0), (container.duration or 0) / av.time_base
   else:
@@ -156,7 +156,7 @@ def _check_whole(container: InputContainer, stream: av.VideoStream,
 
 def _at_constant_rate(timed: Iterable[tuple[float, av.VideoFrame | None]], fps: float
                       ) -> Iterator[av.VideoFrame]:
-  """The latest frame at each time j / fps; as many as fit, rounded, and at least one."""
+  """Yields the latest frame at each time j / fps; their number is the rounded duration times fps, at least one."""
   held, count = None, 0
   tolerance = 1e-3  # containers round time stamps to milliseconds
   for seconds, frame in timed:
@@ -177,7 +177,7 @@ def _tell_hdr(path: str, curve: str) -> None:
 
 
 def _pixel_aspect(stream: av.VideoStream, path: str | os.PathLike) -> fractions.Fraction:
-  """Width of a pixel by its height; 1 where the file does not say."""
+  """Returns the width of a pixel divided by its height; 1 if the file does not specify it."""
   aspect = stream.sample_aspect_ratio or fractions.Fraction(1)
   if not 1 / WIDEST_PIXEL <= aspect <= WIDEST_PIXEL:
     raise InputError(f"Video {path} has pixels of shape {aspect.numerator}:{aspect.denominator}; save "
@@ -187,7 +187,7 @@ def _pixel_aspect(stream: av.VideoStream, path: str | os.PathLike) -> fractions.
 
 def _to_rgb(frame: av.VideoFrame, aspect: fractions.Fraction,
             path: str | os.PathLike) -> UInt8[np.ndarray, "H W 3"]:
-  """uint8 [H, W, 3], upright, of square pixels: the side that is short of pixels is enlarged."""
+  """Converts a frame to upright uint8 [H, W, 3] with square pixels; the side with fewer pixels is enlarged."""
   height, width = frame.height, frame.width
   height, width = round(height * max(1 / aspect, 1)), round(width * max(aspect, 1))
   if (height, width) == (frame.height, frame.width):

@@ -1,4 +1,4 @@
-"""Windows through the encoders, in batches of one shape: the same programs as in sampling."""
+"""Encoding of windows in batches of one shape, with the same programs as in sampling."""
 
 from collections.abc import Iterable, Iterator, Sequence
 import itertools
@@ -18,14 +18,14 @@ from emv3_jax.tasks import ReferenceImage, masks
 
 def encode_texts(model: Model, tokenizer: text_lib.Tokenizer, texts: Iterable[str],
                  batch: int) -> dict[str, np.ndarray]:
-  """umT5 states float32 [m, text_dim] of each text, without padding.
+  """Encodes texts to umT5 states, float32 [m, text_dim], without padding.
 
-  Texts of more than the network's `text_tokens` are cut, with a warning.
+  Texts of more than the network's `text_tokens` are truncated, with a warning.
   """
   length = model.config.model.transformer.text_tokens
-  texts = sorted(set(texts), key=lambda text: (len(text), text))  # like lengths together
+  texts = sorted(set(texts), key=lambda text: (len(text), text))  # similar lengths together
   states = {}
-  for part in _parts(texts, batch):
+  for part in _chunks(texts, batch):
     ids, mask = tokenizer.tokenize([*part, *[""] * (batch - len(part))], length)
     used = min(length, -(-int(mask.sum(axis=1).max()) // LENGTH_STEP) * LENGTH_STEP)
     hidden = model.encode_tokens(ids[:, :used], mask[:, :used])
@@ -34,37 +34,36 @@ def encode_texts(model: Model, tokenizer: text_lib.Tokenizer, texts: Iterable[st
 
 
 def encode_images(model: Model, windows: Sequence[Window], batch: int) -> list[np.ndarray]:
-  """CLIP states float32 [k, image_tokens, image_dim] of each window's first frame, as each of the k kinds
-  of `ReferenceImage` shows it."""
-  pictures = [picture for window in windows for picture in _clip_pictures(window)]
+  """Encodes the k kinds of `ReferenceImage` of each window to CLIP states, float32 [k, image_tokens, image_dim]."""
+  pictures = [picture for window in windows for picture in _reference_images(window)]
   states = []
   with model.parameters("image_encoder") as params:
-    for part in _parts(pictures, batch):
-      pixels = np.stack([image_lib.clip_vision_pixels(picture) for picture in _filled(part, batch)])
+    for part in _chunks(pictures, batch):
+      pixels = np.stack([image_lib.clip_vision_pixels(picture) for picture in _padded(part, batch)])
       states += list(model.encode("image_encoder", params, pixels)[:len(part)])
-  return [np.stack(pictures) for pictures in _parts(states, len(ReferenceImage))]
+  return [np.stack(pictures) for pictures in _chunks(states, len(ReferenceImage))]
 
 
 def encode_sounds(model: Model, footage: Sequence[Footage], settings: PrepareConfig
                   ) -> list[np.ndarray]:
-  """wav2vec2 features float32 of each window of each clip, with the sound around it as context.
+  """Computes wav2vec2 features, float32, of each window of each clip, with the sound around it as context.
 
-  Sound of up to `sound_frames` is encoded whole, exactly as sampling does with that recording.
+  Sound of up to `sound_frames` is encoded as a whole, as in sampling.
 
   Returns:
-    features as `Variant.crop_features` leaves them, e.g. preview [2F, dim].
+    Features from `Variant.crop_features`, e.g. for preview [2F, dim].
   """
   features, variant = [], variants.of(model.config.model.transformer.variant)
   with model.parameters("audio_encoder") as params:
     for clip in footage:
-      heard = audio_lib.num_frames(clip.voice.seconds)
-      if heard <= settings.sound_frames:
-        whole = _features(model, params, clip.voice.samples, geometry.sample_frames(heard))
+      frames_of_sound = audio_lib.num_frames(clip.voice.seconds)
+      if frames_of_sound <= settings.sound_frames:
+        whole = _features(model, params, clip.voice.samples, geometry.sample_frames(frames_of_sound))
         features += [variant.crop_features(whole, window.start, settings.frames) for window in clip.windows]
         continue
       for window in clip.windows:
         middle = window.start + settings.frames // 2 - settings.sound_frames // 2
-        first = min(max(middle, 0), heard - settings.sound_frames)
+        first = min(max(middle, 0), frames_of_sound - settings.sound_frames)
         samples = clip.voice.samples[_sample(first):_sample(first + settings.sound_frames)]
         around = _features(model, params, samples, settings.sound_frames)
         features.append(variant.crop_features(around, window.start - first, settings.frames))
@@ -89,18 +88,18 @@ def encode_videos(model: Model, windows: Iterable[tuple[Window, np.ndarray]],
 
   encoded: list[np.ndarray] = []
   with model.parameters("vae") as params:
-    for part in _parts(videos(), batch):
-      encoded += list(model.vae_encode(params, np.stack(_filled(part, batch)))[:len(part)])
+    for part in _chunks(videos(), batch):
+      encoded += list(model.vae_encode(params, np.stack(_padded(part, batch)))[:len(part)])
       while len(encoded) >= count:
         yield waiting.pop(0), np.stack(encoded[:count])
         del encoded[:count]
 
 
-def _clip_pictures(window: Window) -> Iterator[np.ndarray]:
-  """The first frame in the order of `ReferenceImage`."""
+def _reference_images(window: Window) -> Iterator[np.ndarray]:
+  """Yields the first frame in the order of `ReferenceImage`."""
   pixels = image_lib.to_pixels(window.first)
   pictures = {ReferenceImage.FIRST: window.first,
-              ReferenceImage.FIRST_MASKED: masks.masked_video(pixels[None], ~window.redrawn[None])[0]}
+              ReferenceImage.FIRST_MASKED: masks.masked_video(pixels[None], ~window.inpainted[None])[0]}
   for kind in ReferenceImage:
     yield pictures[kind]
 
@@ -109,11 +108,11 @@ def _videos(window: Window, frames: np.ndarray) -> Iterator[np.ndarray]:
   video = image_lib.to_pixels(frames)
   yield video
   for task in tasks.precomputed():
-    yield masks.masked_video(video, task.condition_mask(len(video), mouth=window.redrawn))
+    yield masks.masked_video(video, task.condition_mask(len(video), mouth=window.inpainted))
 
 
 def _features(model: Model, params, samples: np.ndarray, frames: int) -> np.ndarray:
-  """Features [n, ...] of a recording, as sampling makes them."""
+  """Computes the features [n, ...] of a recording, as in sampling."""
   variant = variants.of(model.config.model.transformer.variant)
   return model.encode("audio_encoder", params, variant.waveform(samples, frames, model.normalises_waveform)[None],
                       **variant.encoder_options(frames))[0]
@@ -123,13 +122,13 @@ def _sample(frame: int) -> int:
   return frame * geometry.RATE // geometry.FPS
 
 
-def _parts(items: Iterable, size: int) -> Iterator[list]:
+def _chunks(items: Iterable, size: int) -> Iterator[list]:
   """Lists of `size` items, the last one shorter."""
   items = iter(items)
   while part := list(itertools.islice(items, size)):
     yield part
 
 
-def _filled(part: list, size: int) -> list:
+def _padded(part: list, size: int) -> list:
   """`part` with its last item repeated up to `size`, so that a program compiles once."""
   return part + part[-1:] * (size - len(part))

@@ -1,4 +1,4 @@
-"""A clip read once, from end to end: is it whole, which windows has it, where are face and mouth."""
+"""Reading of a clip: checks it, finds its windows, and detects face and mouth."""
 
 from collections.abc import Iterator
 import dataclasses
@@ -18,7 +18,7 @@ from emv3_jax.preparation.framing import nearest_size
 from emv3_jax.preparation.manifest import Clip, Rejection
 from emv3_jax.preparation.settings import PrepareConfig
 
-LOOKED_AT = 9  # frames of a window in which the face is looked for, as for a clip in sampling
+DETECTION_FRAMES = 9  # frames of a window for face detection, the same number as for a clip in sampling
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,19 +26,19 @@ class Window:
   """A window of a clip, before it is encoded. H, W = size of its bucket.
 
   Attributes:
-    index: number in the clip.
-    start: first frame, at 25 a second.
+    index: number of the window in the clip.
+    start: first frame, at 25 frames a second.
     first: uint8 [H, W, 3], the first frame.
-    face: uint8 [H/16, W/16], tokens of the face.
-    redrawn: bool [H, W], what lip-sync draws anew: the lower part of the face and the mouth.
-    mouth: bool [H, W].
+    face: uint8 [H/16, W/16], 1 for tokens of the face.
+    inpainted: bool [H, W], the region that lip-sync inpaints: the lower part of the face and the mouth.
+    mouth: bool [H, W], the mouth region.
   """
 
   index: int
   start: int
   first: np.ndarray
   face: np.ndarray
-  redrawn: np.ndarray
+  inpainted: np.ndarray
   mouth: np.ndarray
 
 
@@ -47,12 +47,12 @@ class Footage:
   """A clip that can be used.
 
   Attributes:
-    clip: its line of the manifest.
-    framing: of its pictures.
+    clip: line of the manifest.
+    framing: framing of the pictures.
     digest: sha256 of the file.
-    voice: its sound.
-    windows: those that can be used, at least one.
-    rejected: windows that cannot.
+    voice: the sound.
+    windows: windows that can be used, at least one.
+    rejected: windows that cannot be used.
   """
 
   clip: Clip
@@ -85,15 +85,15 @@ def read_footage(clip: Clip, settings: PrepareConfig, detector: str | None = Non
   """
   if clip.fault:
     raise InputError(clip.fault)
-  count, framing, kept = _look_through(clip, settings)
+  count, framing, kept = _scan(clip, settings)
   _check_length(clip, "pictures", count, settings)
   voice = audio_lib.load_voice(clip.video)
-  heard = audio_lib.num_frames(voice.seconds)
-  _check_length(clip, "sound", heard, settings)
+  frames_of_sound = audio_lib.num_frames(voice.seconds)
+  _check_length(clip, "sound", frames_of_sound, settings)
   windows, rejected = [], []
   for index, pictures in kept.items():
     start = index * settings.step
-    if start + settings.frames > min(count, heard):
+    if start + settings.frames > min(count, frames_of_sound):
       continue
     try:
       windows.append(_window(clip, settings, framing, index, pictures, detector))
@@ -116,7 +116,7 @@ def _check_length(clip: Clip, what: str, count: int, settings: PrepareConfig) ->
 
 
 def stream_windows(footage: Footage, settings: PrepareConfig) -> Iterator[tuple[Window, np.ndarray]]:
-  """(window, uint8 [F, H, W, 3]) in turn; one window's pictures are in memory, and the overlap's."""
+  """Yields (window, uint8 [F, H, W, 3]); memory holds the pictures of one window and of the overlap."""
   wanted = {window.start: window for window in footage.windows}
   held: dict[int, np.ndarray] = {}  # by frame
   for number, frame in enumerate(video_files.stream_video(footage.clip.video, geometry.FPS)):
@@ -131,27 +131,27 @@ def stream_windows(footage: Footage, settings: PrepareConfig) -> Iterator[tuple[
 
 
 def _starts(number: int, settings: PrepareConfig) -> range:
-  """First frames of the windows that hold frame `number`."""
+  """Returns the first frames of the windows that contain frame `number`."""
   first = max(0, math.ceil((number - settings.frames + 1) / settings.step))
   return range(first * settings.step, number + 1, settings.step)
 
 
-def _look_through(clip: Clip, settings: PrepareConfig
+def _scan(clip: Clip, settings: PrepareConfig
                   ) -> tuple[int, Framing, dict[int, list[np.ndarray]]]:
-  """Number of frames, framing, and by window the pictures that are looked at, the first in front."""
-  looked_at = {0}
+  """Returns the number of frames, the framing, and for each window its pictures for face detection."""
+  detection_frames = {0}
   if clip.face_box == "auto":
-    looked_at |= set(np.linspace(0, settings.frames - 1, LOOKED_AT, dtype=int).tolist())
+    detection_frames |= set(np.linspace(0, settings.frames - 1, DETECTION_FRAMES, dtype=int).tolist())
   count, framing, kept = 0, None, {}
   for number, frame in enumerate(video_files.stream_video(clip.video, geometry.FPS)):
     if framing is None:
       height, width = frame.shape[:2]
       framing = Framing(height, width, nearest_size(height, width, settings.sizes))
     for start in _starts(number, settings):
-      if number - start in looked_at:
+      if number - start in detection_frames:
         kept.setdefault(start // settings.step, []).append(framing.picture(frame))
     count = number + 1
-  assert framing is not None  # a video without a frame is refused by who reads it
+  assert framing is not None  # the reader refuses a video without frames
   return count, framing, kept
 
 
@@ -159,24 +159,24 @@ def _window(clip: Clip, settings: PrepareConfig, framing: Framing, index: int,
             pictures: list[np.ndarray], detector: str | None) -> Window:
   size = framing.size
   face = _face(clip, framing, pictures, detector)
-  redrawn = np.zeros(size, bool)
+  inpainted = np.zeros(size, bool)
   tokens = np.ones(geometry.token_grid(size), np.uint8)
   if face is not None:
-    redrawn = face_lib.mouth_region(face, size, settings.mouth_fraction)
+    inpainted = face_lib.mouth_region(face, size, settings.mouth_fraction)
     tokens = face_lib.face_mask(face, size).reshape(tokens.shape).astype(np.uint8)
-  mouth = redrawn
+  mouth = inpainted
   if clip.mouth_box:
     box = _parse_box("mouth_box", clip.mouth_box, framing)
     assert box is not None  # `none` is refused
     mouth = face_lib.mouth_region(box, size, 1.0)
   if not mouth.any():
     raise InputError(f"Clip {clip.id}: face_box none needs a mouth_box; give one, or auto.")
-  return Window(index, index * settings.step, pictures[0], tokens, redrawn | mouth, mouth)
+  return Window(index, index * settings.step, pictures[0], tokens, inpainted | mouth, mouth)
 
 
 def _face(clip: Clip, framing: Framing, pictures: list[np.ndarray], detector: str | None
           ) -> face_lib.FaceBox | None:
-  """The box around the faces of a window; None for `none`."""
+  """Returns the box around the faces of a window; None for `none`."""
   if clip.face_box != "auto":
     return _parse_box("face_box", clip.face_box, framing)
   boxes = [face_lib.detect_face(picture, detector) for picture in pictures]

@@ -1,4 +1,4 @@
-"""The list of clips to prepare: one JSON object a line."""
+"""The manifest of clips to prepare: one JSON object per line."""
 
 import dataclasses
 import pathlib
@@ -44,7 +44,7 @@ class Clip:
 
 @dataclasses.dataclass(frozen=True)
 class Rejection:
-  """A clip, or one window of it, that could not be used; a line of rejected.jsonl."""
+  """A clip or window that could not be used; a line of rejected.jsonl."""
 
   line: int
   id: str
@@ -54,7 +54,7 @@ class Rejection:
 
 
 def read_manifest(path: str | pathlib.Path) -> list[Clip]:
-  """Reads a manifest. Relative paths in it are relative to its folder; other keys are left alone.
+  """Reads a manifest. Relative paths in it are relative to its folder; other keys are ignored.
 
   A line that cannot be used is kept with its fault, so that the other lines still run; so are
   lines of one id.

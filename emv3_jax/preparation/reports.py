@@ -1,4 +1,4 @@
-"""What the JSON that sampling writes beside a video says: the request, its task, and who made it."""
+"""Reports of generated clips: the JSON files that sampling writes beside videos."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -14,26 +14,26 @@ from emv3_jax.runtime.command_names import as_called
 from emv3_jax.sampling.settings import Request
 from emv3_jax.tasks import TaskSpec
 
-_WANTED = f"give the JSON that {as_called('emv3-sample')} wrote beside the video"
+_ADVICE = f"give the JSON that {as_called('emv3-sample')} wrote beside the video"
 
 
 @dataclasses.dataclass(frozen=True)
-class MadeBy:
-  """A report.
+class ClipReport:
+  """The report of a generated clip.
 
   Attributes:
-    path: of the report.
-    request: what was asked for; relative paths are relative to the current folder, as they were then.
-    seed: of the noise.
-    frames: frames of the video.
-    size: (H, W) that it was sampled at, in pixels; the video's pictures may be written larger.
-    face_detector: that looked for the face.
-    transformer: config of the transformer, as far as it is told.
+    path: path of the report.
+    request: the request; relative paths are relative to the current folder, as in sampling.
+    seed: seed of the noise.
+    frames: number of frames of the video.
+    size: sampled size (H, W) in pixels; the written pictures may be larger.
+    face_detector: face detector of the config.
+    transformer: config of the transformer.
     video: sha256 of the video as written.
-    latents: sha256 of the latents beside it; empty where they were not saved.
+    latents: sha256 of the latents beside it; empty if they were not saved.
     files: sha256 of the request's files by field.
-    networks: digests of the networks' weights by component; none where the report does not tell, as
-      when the transformer was in training.
+    networks: digests of the networks' weights by component; empty if the report has none, for example for
+      previews during training.
     tokenizer: sha256 of the tokenizer; empty likewise.
   """
 
@@ -55,58 +55,58 @@ class MadeBy:
     return tasks.of(self.request.task)
 
 
-def read_report(path: pathlib.Path) -> MadeBy:
-  """Reads and checks a report, not the files that it names.
+def read_report(path: pathlib.Path) -> ClipReport:
+  """Reads and checks a report, but not the files that it names.
 
   Raises:
-    InputError: missing, damaged, none of this release, or it names no task.
+    InputError: the report is missing, damaged, not of this release, or names no task.
   """
-  where = f"Report {path}"
+  label = f"Report {path}"
   paths.check_input(path, "Report")
   try:
     values = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
     json.dumps(values, ensure_ascii=False).encode()  # fails on half of a surrogate pair
   except OSError as error:
-    raise InputError(f"{where} cannot be read: {error.strerror}.") from None
+    raise InputError(f"{label} cannot be read: {error.strerror}.") from None
   except (ValueError, RecursionError) as error:
-    raise InputError(f"{where} is no JSON or damaged ({error}); {_WANTED}.") from None
-  get = lambda name, kind, *default: _get(where, values, name, kind, *default)
+    raise InputError(f"{label} is no JSON or damaged ({error}); {_ADVICE}.") from None
+  get = lambda name, kind, *default: _get(label, values, name, kind, *default)
   request = get("request", dict)
   if not request.get("task"):
-    raise InputError(f"{where} names no task; {_WANTED}.")
+    raise InputError(f"{label} names no task; {_ADVICE}.")
   try:
     tasks.of(request["task"])
-    made = MadeBy(
+    report = ClipReport(
         path, config_lib.build(Request, request, "request"), get("seed", int), get("frames", int),
         (get("size.height", int), get("size.width", int)), get("config.face_detector", str),
         get("config.model.transformer", dict), get("video.sha256", str),
         get("latents.sha256", str, ""), get("files", dict), get("networks", dict, {}),
         get("tokenizer", str, ""))
   except InputError as error:
-    raise InputError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
-  height, width = made.size
-  if min(made.frames, height, width) < 1 or height % TOKEN or width % TOKEN:
-    raise InputError(f"{where} is damaged: {made.frames} frames of {width}x{height} pixels; {_WANTED}.")
-  return made
+    raise InputError(str(error) if str(error).startswith(label) else f"{label}: {error}") from None
+  height, width = report.size
+  if min(report.frames, height, width) < 1 or height % TOKEN or width % TOKEN:
+    raise InputError(f"{label} is damaged: {report.frames} frames of {width}x{height} pixels; {_ADVICE}.")
+  return report
 
 
 def _refuse(constant: str):
   raise ValueError(f"{constant} is no number")
 
 
-def _get(where: str, values, name: str, kind: type, *default):
-  """The value of a dotted name.
+def _get(label: str, values, name: str, kind: type, *default):
+  """Returns the value of a dotted name.
 
   Raises:
-    InputError: it is not there, and there is no default; or of another type.
+    InputError: it is missing without a default, or has another type.
   """
   for part in name.split("."):
     if not isinstance(values, Mapping) or part not in values:
       if default:
         return default[0]
-      raise InputError(f"{where} is of another release, or no report: it has no {name}; {_WANTED}.")
+      raise InputError(f"{label} is of another release, or no report: it has no {name}; {_ADVICE}.")
     values = values[part]
   if type(values) is not kind:
-    raise InputError(f"{where} is damaged: {name} is {ascii(values)[:60]}, expected "
-                     f"{kind.__name__}; {_WANTED}.")
+    raise InputError(f"{label} is damaged: {name} is {ascii(values)[:60]}, expected "
+                     f"{kind.__name__}; {_ADVICE}.")
   return values

@@ -1,4 +1,4 @@
-"""A whole manifest: shard after shard, then the index."""
+"""Preparation of a manifest: one shard after the other, then the index."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -15,7 +15,7 @@ from emv3_jax.errors import InputError
 from emv3_jax.io import atomic
 from emv3_jax.io.digests import file_digest
 from emv3_jax.preparation import encoding, shards
-from emv3_jax.preparation.made import ENCODERS
+from emv3_jax.preparation.generated import ENCODERS
 from emv3_jax.preparation.manifest import Clip
 from emv3_jax.preparation.settings import PrepareConfig
 from emv3_jax.runtime import config as config_lib
@@ -28,15 +28,15 @@ _SPEED_ONLY = ("text_batch", "image_batch", "video_batch")
 
 def prepare(model: Model, settings: PrepareConfig, clips: Sequence[Clip], folder: pathlib.Path,
             progress: Callable = iter) -> Index:
-  """Prepares clips in `folder`; shards that are there already are kept.
+  """Prepares clips in `folder`; complete shards are kept.
 
-  While shards are missing the folder has no index, so that nobody takes it for a dataset.
+  While shards are missing the folder has no index, so that it is not a dataset.
 
   Args:
     model: the encoders.
-    settings: of the windows.
+    settings: settings of the preparation.
     clips: from `read_manifest`.
-    folder: made where absent.
+    folder: output folder, created if missing.
     progress: wraps the numbers of the shards, e.g. a `tqdm`.
 
   Raises:
@@ -44,11 +44,11 @@ def prepare(model: Model, settings: PrepareConfig, clips: Sequence[Clip], folder
       prepared with other settings, other encoders or more clips.
   """
   tokenizer = text_lib.Tokenizer.load(model.tokenizer_path)
-  identity = _identity(model, settings)
+  dataset_config = _dataset_config(model, settings)
   groups = [clips[first:first + settings.shard_clips]
             for first in range(0, len(clips), settings.shard_clips)]
-  _enter(folder, identity, len(groups))
-  notes = {number: shards.finished(folder, number, group) for number, group in enumerate(groups)}
+  _open_folder(folder, dataset_config, len(groups))
+  notes = {number: shards.read_note(folder, number, group) for number, group in enumerate(groups)}
   missing = [number for number, note in notes.items() if note is None]
   if missing:
     atomic.remove(folder / INDEX)
@@ -56,29 +56,29 @@ def prepare(model: Model, settings: PrepareConfig, clips: Sequence[Clip], folder
     logging.info("%d of %d shards are done already.", len(groups) - len(missing), len(groups))
   for number in progress(missing):
     notes[number] = shards.make_shard(model, tokenizer, settings, folder, number, groups[number])
-  return _finish(model, tokenizer, settings, identity, [note for note in notes.values() if note is not None], folder)
+  return _write_index(model, tokenizer, settings, dataset_config, [note for note in notes.values() if note is not None], folder)
 
 
-def _identity(model: Model, settings: PrepareConfig) -> dict:
-  """All that records depend on beside the clips; JSON-able."""
+def _dataset_config(model: Model, settings: PrepareConfig) -> dict:
+  """Collects all that records depend on besides the clips; can be written as JSON."""
   encoders = {name: {"config": dataclasses.asdict(getattr(model.config.model, name)),
                      "precision": dataclasses.asdict(getattr(model.config.precision, name)),
                      "digest": model.digest(name)} for name in ENCODERS}
   kept = {name: value for name, value in dataclasses.asdict(settings).items()
           if name not in _SPEED_ONLY}
-  identity = {"schema": records.SCHEMA, "version": records.VERSION, "encoders": encoders,
+  dataset_config = {"schema": records.SCHEMA, "version": records.VERSION, "encoders": encoders,
               "conditions": index_lib.condition_fields(model.config.model.transformer),
               "settings": {**kept, "numerics": NUMERICS, "face_detector": model.config.face_detector,
                            "tokenizer": file_digest(model.tokenizer_path)}}
-  return json.loads(json.dumps(identity))
+  return json.loads(json.dumps(dataset_config))
 
 
-def _enter(folder: pathlib.Path, identity: dict, groups: int) -> None:
-  """Makes the folder, or checks that what is in it can be gone on with."""
+def _open_folder(folder: pathlib.Path, dataset_config: dict, groups: int) -> None:
+  """Creates the folder, or checks that an earlier run in it can be continued."""
   try:
     (folder / SHARDS).mkdir(parents=True, exist_ok=True)
   except OSError as error:
-    raise InputError(f"Output folder {folder} cannot be made: {error.strerror}; choose another "
+    raise InputError(f"Output folder {folder} cannot be created: {error.strerror}; choose another "
                      "--out.") from error
   path = folder / SETTINGS
   if path.exists():
@@ -86,25 +86,25 @@ def _enter(folder: pathlib.Path, identity: dict, groups: int) -> None:
       found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
       raise InputError(f"{path} cannot be read: {error}; choose another --out.") from None
-    faults = config_lib.differences(found, identity)
+    faults = config_lib.differences(found, dataset_config)
     if faults:
       earlier = any(".digest: " in fault for fault in faults)
       raise InputError(f"{folder} was prepared with other settings (there != now): "
-                       f"{'; '.join(faults[:4])}.\nChoose another --out, or go on with the same"
-                       f"{' (one that version 0.1 began cannot be gone on with)' if earlier else ''}"
+                       f"{'; '.join(faults[:4])}.\nChoose another --out, or use the same settings"
+                       f"{' (a folder of version 0.1 cannot be continued)' if earlier else ''}"
                        ".")
   numbered = [note for note in (folder / SHARDS).glob("*.json") if note.stem.isdecimal()]
   beyond = [note for note in numbered if int(note.stem) >= groups]
   if beyond:
     raise InputError(f"{folder} holds shards of a longer manifest ({groups + len(beyond)} of them, "
                      f"this one makes {groups}); choose another --out.")
-  for left in (folder / SHARDS).glob(".*.part.array_record"):  # by a run that was killed
-    atomic.remove(left)
-  atomic.write_json(path, identity)
+  for leftover in (folder / SHARDS).glob(".*.part.array_record"):  # by a run that was killed
+    atomic.remove(leftover)
+  atomic.write_json(path, dataset_config)
 
 
-def _finish(model: Model, tokenizer: text_lib.Tokenizer, settings: PrepareConfig, identity: dict,
-            notes: Sequence[shards.Note], folder: pathlib.Path) -> Index:
+def _write_index(model: Model, tokenizer: text_lib.Tokenizer, settings: PrepareConfig, dataset_config: dict,
+            notes: Sequence[shards.ShardNote], folder: pathlib.Path) -> Index:
   rejected = [entry for note in notes for entry in note.rejected]
   if rejected:
     with atomic.atomic_file(folder / REJECTED) as temporary:
@@ -112,19 +112,19 @@ def _finish(model: Model, tokenizer: text_lib.Tokenizer, settings: PrepareConfig
                                    for entry in rejected), encoding="utf-8")
   else:
     atomic.remove(folder / REJECTED)
-  made = tuple(note.shard for note in notes if note.shard)
-  if not made:
+  written = tuple(note.shard for note in notes if note.shard)
+  if not written:
     raise InputError(f"No clip could be used; the first: {rejected[0].reason}\n"
                      f"{folder / REJECTED} has all reasons.")
-  makers = sorted({digest for note in notes for digest in note.made_by})
-  if len(makers) > 1:
-    logging.warning("The clips come from different weights, as their reports tell: %s. Negatives of a "
-                    "stage should come from the weights that it starts at.",
-                    ", ".join(maker or "unknown" for maker in makers))
+  digests = sorted({digest for note in notes for digest in note.made_by})
+  if len(digests) > 1:
+    logging.warning("The clips come from different weights according to their reports: %s. Negatives of a "
+                    "stage should come from the weights that it starts from.",
+                    ", ".join(digest or "unknown" for digest in digests))
   empty = encoding.encode_texts(model, tokenizer, [""], 1)[""]
-  index = Index(**identity, records=sum(shard.records for shard in made),
+  index = Index(**dataset_config, records=sum(shard.records for shard in written),
                 clips=sum(note.clips for note in notes), rejected=len(rejected),
-                dtype=settings.dtype, stride=settings.step, buckets=settings.buckets, shards=made,
-                made_by=", ".join(filter(None, makers)))
+                dtype=settings.dtype, stride=settings.step, buckets=settings.buckets, shards=written,
+                made_by=", ".join(filter(None, digests)))
   index_lib.write_index(folder, index, empty)
   return index

@@ -1,4 +1,4 @@
-"""What preparation can be told, beside the networks."""
+"""Settings of the preparation."""
 
 import dataclasses
 
@@ -58,7 +58,7 @@ class PrepareConfig:
 
   @property
   def step(self) -> int:
-    """Frames from one window to the next."""
+    """Frames from the start of a window to the start of the next one."""
     return self.stride or self.frames
 
   @property

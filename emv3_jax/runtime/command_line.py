@@ -1,4 +1,4 @@
-"""What the command lines share: flags, config overrides, how errors look."""
+"""Shared parts of the command lines: flags, config overrides, error messages."""
 
 import argparse
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -69,14 +69,14 @@ class Parser(argparse.ArgumentParser):
 
 
 def read_config(path: str, overrides: Sequence[str], cls) -> ml_collections.ConfigDict:
-  """Config file plus overrides, for the dataclass `cls`; see `emv3_jax.runtime.config`."""
+  """Reads a config file and applies overrides, for the dataclass `cls`; see `emv3_jax.runtime.config`."""
   config = config_lib.read_config_file(path, [field.name for field in dataclasses.fields(cls)])
   config_lib.override(config, overrides, cls)
   return config
 
 
 def overridden_fields(overrides: Sequence[str]) -> frozenset[str]:
-  """Dotted names of the fields that the command line sets."""
+  """Returns the dotted names of the fields that the command line overrides."""
   return frozenset(assignment.partition("=")[0] for assignment in overrides)
 
 
@@ -104,7 +104,7 @@ def print_config(config: Mapping, defaults: Mapping, overrides: Sequence[str],
 
 
 def _flat(values: Mapping, before: str = "") -> dict:
-  """Nested values by dotted name; lists as tuples."""
+  """Flattens nested values to dotted names; lists become tuples."""
   flat = {}
   for name, value in values.items():
     if isinstance(value, Mapping) and value:
@@ -115,7 +115,7 @@ def _flat(values: Mapping, before: str = "") -> dict:
 
 
 def legible(message: str) -> str:
-  """A message whose quotations, of names and values that may be anything, do not bury what it says."""
+  """Shortens long quoted names and values in a message."""
   lines = message.splitlines()
   if len(lines) > LINES:
     lines = [" ".join(message.split())]
@@ -124,7 +124,7 @@ def legible(message: str) -> str:
 
 
 def tell(text: str) -> None:
-  """Writes a message to stderr, above a progress bar that is there."""
+  """Writes a message to stderr, above the progress bar if there is one."""
   tqdm.tqdm.write(text, file=sys.stderr)
 
 
@@ -148,7 +148,7 @@ def progress(items: Collection[_Item], what: str, unit: str) -> Iterator[_Item]:
 
 
 def _above_bars(emit: Callable) -> Callable:
-  """Writes a record where a progress bar stands, and the bar anew under it."""
+  """Writes a log record above the progress bar."""
   def above(record: std_logging.LogRecord) -> None:
     with tqdm.tqdm.external_write_mode(file=sys.stderr):
       emit(record)
@@ -157,7 +157,7 @@ def _above_bars(emit: Callable) -> Callable:
 
 
 def show_own_messages() -> None:
-  """Messages of this project go to stderr as they are, those of libraries from warnings on; a line each."""
+  """Logs messages of this project, and warnings and errors of libraries, to stderr, one line each."""
   flags.FLAGS.mark_as_parsed()  # absl logging waits for absl flags, which are not used here
   logging.use_absl_handler()
   logging.set_verbosity(logging.INFO)
@@ -171,7 +171,7 @@ def show_own_messages() -> None:
 
 
 def _is_shown(record: std_logging.LogRecord) -> bool:
-  """Whether it is a warning, or a message of this package or of the script that runs."""
+  """Returns whether a record is a warning, or a message of this package or of the running script."""
   own = (_PACKAGE, str(pathlib.Path(sys.argv[0]).resolve()))
   return (record.levelno >= std_logging.WARNING
           or str(pathlib.Path(record.pathname).resolve()).startswith(own))
@@ -223,6 +223,6 @@ def run(main: Callable[[Sequence[str]], int]) -> None:
 
 
 def _stop(number: int, _) -> None:
-  """Unwinds the program as Ctrl-C does, so that nothing half-written stays."""
+  """Raises KeyboardInterrupt as Ctrl-C does, so that partial files are removed."""
   signal.signal(number, signal.SIG_IGN)  # a second one would break into the cleaning up
   raise Stopped("by SIGTERM")

@@ -1,4 +1,4 @@
-"""How the commands and shipped configs are to be written here: in a checkout, or installed from a wheel."""
+"""Names of the commands and shipped configs, in a checkout or in an installation from a wheel."""
 
 import pathlib
 import sys
@@ -14,12 +14,12 @@ _CHECKOUT = pathlib.Path(__file__).parents[2] / "run_sample.py"
 
 
 def in_checkout() -> bool:
-  """Whether this package lies in a checkout, and no installed command was called."""
+  """Returns whether the package is used from a checkout and no installed command was called."""
   return _CHECKOUT.is_file() and pathlib.Path(sys.argv[0]).name not in _COMMANDS
 
 
 def as_called(text: str) -> str:
-  """A text with commands as installed, e.g. `emv3-sample`, with them as they are called here."""
+  """Replaces installed commands in a text, e.g. `emv3-sample`, by those of this environment."""
   if in_checkout():
     for installed, words in _COMMANDS.items():
       text = text.replace(installed, words)
@@ -27,5 +27,5 @@ def as_called(text: str) -> str:
 
 
 def config_name(name: str) -> str:
-  """A shipped config as --config takes it: `tiny`, in a checkout the file `configs/tiny.py`."""
+  """Returns the value of --config for a shipped config: `tiny`, in a checkout `configs/tiny.py`."""
   return f"configs/{name}.py" if in_checkout() else name

@@ -1,4 +1,4 @@
-"""Configurations at the door: config files and overrides become frozen dataclasses here.
+"""Configs: config files and overrides become frozen dataclasses.
 
 A config file holds `get_config()` returning an `ml_collections.ConfigDict`. Overrides are
 `--config.a.b=value`. Everything behind this module sees frozen dataclasses only.
@@ -37,13 +37,13 @@ _KINDS = {
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-  """A hint for a mistyped name: `did you mean 'steps'?`, or the list of known names."""
+  """Returns a hint for a mistyped name: `did you mean 'steps'?`, or the list of known names."""
   close = difflib.get_close_matches(name, known, n=1)
   return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}."
 
 
 def shipped_configs() -> dict[str, pathlib.Path]:
-  """Files of the configs that ship, by name; they lie in configs/ of a checkout."""
+  """Returns the files of the shipped configs by name; in a checkout they are in configs/."""
   package = importlib.util.find_spec("emv3_jax.configs")
   assert package is not None and package.origin is not None  # it is a part of this one
   return {path.stem: path for path in sorted(pathlib.Path(package.origin).parent.glob("[!_]*.py"))}
@@ -93,7 +93,7 @@ def read_config_file(path: str | pathlib.Path, wanted: Collection[str] = ()) -> 
 
 
 def _raised(path: pathlib.Path, error: BaseException) -> str:
-  """What a config file ended in, and where in it."""
+  """Describes the error of a config file and its line."""
   if isinstance(error, OSError) and error.filename == str(path):
     return f"Config {path} cannot be read ({error.strerror})."
   lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
@@ -142,7 +142,7 @@ _EXAMPLES = {str: "text", bool: False, int: 1, float: 1.0, tuple: ()}
 
 
 def _example(cls, name: str):
-  """Some value of the type that the field `name`, a dotted path, has in the dataclass `cls`."""
+  """Returns an example value for the field `name`, a dotted path, of the dataclass `cls`."""
   hint = cls
   for part in name.split("."):
     hint = next(h for h in _alternatives(typing.get_type_hints(hint)[part]))
@@ -150,7 +150,7 @@ def _example(cls, name: str):
 
 
 def _alternatives(hint) -> list:
-  """The types of a union other than None; else the type itself."""
+  """Returns the types of a union without None; for other types the type itself."""
   if typing.get_origin(hint) in (typing.Union, types.UnionType):
     return [part for part in typing.get_args(hint) if part is not type(None)]
   return [hint]
@@ -179,7 +179,7 @@ def _parse_value(name: str, text: str, old):
 
 
 def _named_number(text: str) -> float | None:
-  """NaN and infinity, which are no Python literals: they are refused by that name, later on."""
+  """Parses NaN and infinity, which are not Python literals, so that a later check names them."""
   return float(text) if text.strip().lstrip("+-").lower() in ("nan", "inf", "infinity") else None
 
 
@@ -252,7 +252,7 @@ def _plain(value):
 
 
 def differences(left, right, where: str = "") -> list[str]:
-  """Fields in which two dataclasses or nested dicts differ, as `path: left != right`."""
+  """Lists the fields in which two dataclasses or nested dicts differ, as `path: left != right`."""
   left, right = (_plain(x) for x in (left, right))
   if isinstance(left, Mapping) and isinstance(right, Mapping):
     return [line for name in sorted(left.keys() | right.keys())

@@ -1,4 +1,4 @@
-"""What this machine has."""
+"""Resources of this machine."""
 
 import os
 import pathlib
@@ -7,7 +7,7 @@ _LIMIT = pathlib.Path("/sys/fs/cgroup/memory.max")  # of a container
 
 
 def memory() -> int:
-  """Bytes of memory that this process may have."""
+  """Returns the bytes of memory that this process may use."""
   installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
   try:
     return min(installed, int(_LIMIT.read_text()))

@@ -1,4 +1,4 @@
-"""What configs and commands of version 0.1 name, and what it is called now."""
+"""Names of modules, commands and config fields in version 0.1, and their names today."""
 
 # Packages and modules that config files import.
 MODULES = {
@@ -16,7 +16,7 @@ FIELDS = {"preview.sampling": "sampling"}
 
 
 def module(name: str) -> str | None:
-  """The name today of a module or package `name`, or of one that lies in it; None if it never moved."""
+  """Returns today's name of a module or package, or of a module in it; None if it never moved."""
   for old, new in MODULES.items():
     if name == old or name.startswith(old + "."):
       return new + name[len(old):]
@@ -24,7 +24,7 @@ def module(name: str) -> str | None:
 
 
 def module_of(error: ImportError) -> tuple[str, str] | None:
-  """The old and the new name of what an import asked for; None if it never moved."""
+  """Returns old and new name of an imported module; None if it never moved."""
   asked = [error.name or ""]
   quoted = str(error).split("'")  # cannot import name 'b' from 'a' (...)
   if len(quoted) > 3 and not isinstance(error, ModuleNotFoundError):
@@ -33,6 +33,6 @@ def module_of(error: ImportError) -> tuple[str, str] | None:
 
 
 def hint_of_field(path: str) -> str:
-  """The sentence about a field that has another name now; "" if it never moved."""
+  """Returns a sentence about a renamed field; "" if it was not renamed."""
   new = FIELDS.get(path.removeprefix("config."))
   return f" It is config.{new} now." if new else ""

@@ -1,7 +1,7 @@
-"""Several processes, on one host or many, that run one program on all their devices together.
+"""Distributed runs: several processes, on one host or many, that run one program on all their devices.
 
-Each runs the same code on the same request; what only one of them can know (a file, a cache) is
-agreed on before the devices are asked to work together, or they would wait for each other for ever.
+Each process runs the same code on the same request. Results that may differ between processes (files, caches)
+are compared before a collective operation, which would otherwise wait forever.
 """
 
 import argparse
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-  """`--distributed`, or `--coordinator`, `--process_id` and `--num_processes`."""
+  """Adds `--distributed`, `--coordinator`, `--process_id` and `--num_processes`."""
   parser.add_argument("--distributed", action="store_true",
                       help="several hosts that find each other, as on TPU pods or under SLURM")
   parser.add_argument("--coordinator", metavar="HOST:PORT",
@@ -29,15 +29,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def join(flags: argparse.Namespace, *, stop_at_steps: bool = False) -> None:
-  """Joins the processes of a run, before anything asks JAX for devices.
+  """Connects the processes of a run; must be called before JAX looks for devices.
 
   Args:
     flags: see `add_flags`.
-    stop_at_steps: leaves SIGTERM to JAX's service, by which processes find a step that they all
-      stop at (`training.run.preemption`); else each process hears its own.
+    stop_at_steps: leaves SIGTERM to JAX's preemption service, by which all processes stop at the same
+      step (`training.run.preemption`); otherwise each process handles its own signal.
 
   Raises:
-    InputError: flags that do not go together, or the others are not there.
+    InputError: the flags contradict each other, or the other processes do not connect.
   """
   given = [flags.coordinator, flags.num_processes, flags.process_id]
   if flags.distributed and given != [None] * 3:
@@ -55,34 +55,34 @@ def join(flags: argparse.Namespace, *, stop_at_steps: bool = False) -> None:
 
 
 def is_first() -> bool:
-  """Whether this process is the one that writes."""
+  """Returns whether this is process 0, which writes files and logs."""
   return jax.process_index() == 0
 
 
-def several() -> bool:
-  """Whether there are other processes in this run."""
-  # Asking for the count makes JAX look for devices, which is not yet the time while flags are read.
+def is_distributed() -> bool:
+  """Returns whether the run has several processes."""
+  # `process_count` makes JAX look for devices, which is too early while flags are read.
   return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
-def anywhere(flag: bool) -> bool:
-  """Whether `flag` is true in any process."""
-  if not several():
+def any_process(flag: bool) -> bool:
+  """Returns whether `flag` is True in any process."""
+  if not is_distributed():
     return flag
   return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
 
 
-def together(run: Callable[[], T]) -> T:
-  """What `run` gives here, once it worked in every process.
+def run_on_all(run: Callable[[], T]) -> T:
+  """Calls `run` in every process and returns its result of this process if all calls succeeded.
 
   Raises:
-    InputError: that of this process, or word that another one had one.
+    InputError: raised by `run`, in this process or another one.
   """
   try:
     result = run()
   except InputError:
-    anywhere(True)
+    any_process(True)
     raise
-  if anywhere(False):
+  if any_process(False):
     raise InputError("Another process of the run cannot use its inputs; its own message says why.")
   return result

@@ -1,4 +1,4 @@
-"""Compiled programs on disk, so that a second start does not compile.
+"""The cache of compiled programs on disk, so that a second start does not compile.
 
 JAX keys each program by its own text, the compiler's version and options, and the device; what
 decides a program (network configs, shapes, settings) is therefore in the key. Versions and, for
@@ -33,7 +33,7 @@ LIMIT_MIB = 4096  # of a folder, where nothing else is said
 
 
 def use(folder: str | os.PathLike, *, required: bool = False, limit_mib: int = LIMIT_MIB) -> bool:
-  """Keeps compiled programs of this process in `folder` and takes them from there.
+  """Caches compiled programs of this process in `folder`.
 
   A folder that is only readable is read from, with a warning. Damaged entries are removed, with a
   warning, and compiled again.
@@ -75,7 +75,7 @@ def use(folder: str | os.PathLike, *, required: bool = False, limit_mib: int = L
   compilation_cache.reset_cache()  # where another folder was in use
   if writable:
     _seal_when_compiled(place)
-  _announcer().kept = f"are kept in {folder}" if writable else "cannot be kept"
+  _announcer().kept = f"are cached in {folder}" if writable else "cannot be cached"
   return True
 
 
@@ -93,7 +93,7 @@ class Announcer:
     self._timer: threading.Timer | None = None
 
   def on_miss(self) -> None:
-    """A program is not in the cache: it is compiled now."""
+    """Handles a program that is not in the cache and is compiled now."""
     if start_up.work not in self._told:
       self._stop()
       self._timer = threading.Timer(self._patience, self._tell, (start_up.work,))
@@ -117,7 +117,7 @@ class Announcer:
 
 @functools.cache
 def _announcer() -> Announcer:
-  """The one of this process, which hears of every program."""
+  """Returns the announcer of this process."""
   announcer = Announcer()
   compiler = std_logging.getLogger(_COMPILER)
   above = compiler.parent or std_logging.getLogger()
@@ -135,7 +135,7 @@ def _announcer() -> Announcer:
 
 
 def _machine() -> str:
-  """Name of a folder for programs of these versions and this kind of machine."""
+  """Returns the name of the folder for programs of these versions and this kind of machine."""
   name = f"jax-{jax.__version__}-{platform.machine()}"
   try:
     lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
@@ -146,7 +146,7 @@ def _machine() -> str:
 
 
 def _make(place: pathlib.Path) -> bool:
-  """Makes the folder where absent; whether it can be written to.
+  """Creates the folder if missing; returns whether it is writable.
 
   Raises:
     OSError: it cannot be made, or is neither writable nor holds anything.
@@ -182,7 +182,7 @@ def _remove_damaged(place: pathlib.Path, writable: bool) -> None:
 
 @functools.cache
 def _seal_when_compiled(place: pathlib.Path) -> None:
-  """Writes the checksums of new entries whenever a program was compiled."""
+  """Writes the checksums of new entries after each compilation."""
   def seal(event: str, *_, **__):
     # JAX adds its options to the class when it is imported.
     now = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,4 +1,4 @@
-"""Where the seconds of a process went, from its very start: importing, reading, compiling, running.
+"""Times of a process by kind, from its start: import, read, compile, run.
 
 JAX reports its tracing and compiling as events; what reads and places parameters reports itself
 with `part`. What overlaps is counted once, and `run` is what is left.
@@ -35,7 +35,7 @@ class Clock:
     self.intervals: dict[str, list[Interval]] = {kind: [] for kind in KINDS[1:-1]}
 
   def add(self, kind: str, seconds: float) -> None:
-    """Counts the last `seconds`."""
+    """Adds the last `seconds` to a kind."""
     now = time.monotonic()
     self.intervals[kind].append((now - seconds, now))
 
@@ -44,7 +44,7 @@ class Clock:
       self.add(_EVENTS[event], duration_secs)
 
   def summary(self, age: float) -> dict[str, float]:
-    """Seconds by kind up to `age` seconds after the start; they add up to `total`."""
+    """Returns seconds by kind up to `age` seconds after the start; their sum is `total`."""
     found, counted = {"import": self.imported}, []
     # Compiling may end in loading, tracing in compiling: the inner one is counted first.
     for kind in ("load", "compile", "trace", "place", "read", "devices"):
@@ -55,14 +55,14 @@ class Clock:
     return {kind: round(found[kind], 2) for kind in KINDS} | {"total": round(age, 2)}
 
   def programs(self) -> dict[str, int]:
-    """Numbers of programs compiled here, and taken from the program cache."""
+    """Returns the numbers of programs that were compiled and that were loaded from the program cache."""
     cached = len(self.intervals["load"])
     return {"compiled": len(self.intervals["compile"]) - cached, "from_cache": cached}
 
 
 @functools.cache
 def watch() -> Clock:
-  """Starts counting; what was before is `import`. The command lines call it when they begin."""
+  """Starts the clock; earlier time counts as `import`. The command lines call it first."""
   clock = Clock(_process_age())
   jax.monitoring.register_event_duration_secs_listener(clock.on_event)
   return clock
@@ -70,7 +70,7 @@ def watch() -> Clock:
 
 @contextlib.contextmanager
 def part(kind: str) -> Iterator[None]:
-  """Counts the block as `devices`, `read` or `place`."""
+  """Counts the time of the block as `devices`, `read` or `place`."""
   clock, start = watch(), time.monotonic()
   try:
     yield
@@ -80,7 +80,7 @@ def part(kind: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def at_work(name: str) -> Iterator[None]:
-  """Names what is done within the block, for messages about programs that it builds."""
+  """Names the work of the block, for messages about programs that it compiles."""
   global work
   work, before = name, work
   try:
@@ -90,7 +90,7 @@ def at_work(name: str) -> Iterator[None]:
 
 
 def spent() -> dict:
-  """Seconds by kind since the start of the process, and numbers of programs; JSON-able.
+  """Returns seconds by kind since the start of the process, and numbers of programs; can be written as JSON.
 
   `import` loading Python and packages, `devices` finding the devices, `read` parameters from disk
   or drawing them, `place` putting them on the devices (read into shards they are placed as they are
@@ -101,7 +101,7 @@ def spent() -> dict:
 
 
 def describe() -> str:
-  """`spent` in a line."""
+  """Formats `spent` as one line."""
   found = spent()
   seconds = dict(found["seconds"])
   total = seconds.pop("total")
@@ -111,7 +111,7 @@ def describe() -> str:
 
 
 def _length(intervals: list[Interval]) -> float:
-  """Of the union of intervals."""
+  """Returns the length of the union of intervals."""
   length, end = 0.0, float("-inf")
   for first, last in sorted(intervals):
     length += max(0.0, last - max(first, end))
@@ -120,7 +120,7 @@ def _length(intervals: list[Interval]) -> float:
 
 
 def _process_age() -> float:
-  """Seconds since the process started; where the system does not say, since this was imported."""
+  """Returns the seconds since the start of the process, or since the import if the system does not know it."""
   try:
     fields = pathlib.Path("/proc/self/stat").read_text().rpartition(")")[2].split()
   except OSError:

@@ -71,8 +71,8 @@ def sample(model: Model, request: Request, *, progress: Callable | None = None) 
   start_up.watch()
   profile = Profile()
   with profile.measure("inputs"):
-    inputs = processes.together(lambda: _read(model, request))
-    provenance = processes.together(lambda: fingerprint.provenance(model, request))
+    inputs = processes.run_on_all(lambda: _read(model, request))
+    provenance = processes.run_on_all(lambda: fingerprint.provenance(model, request))
     files = {name: file_digest(path) for name, path in named_files(request).items()}
   with profile.measure("text_encoder"):
     text = encode_text(model, inputs)
@@ -113,9 +113,9 @@ def encode_text(model: Model, inputs: Inputs) -> dict[str, np.ndarray]:
   """
   length, dim = model.config.model.transformer.text_tokens, model.config.model.transformer.text_dim
   cache = open_cache(model)
-  kept = {name: cache.get(prompt) if cache else None for name, prompt in inputs.prompts.items()}
-  missing = [name for name in kept if processes.anywhere(kept[name] is None)]
-  states = {name: state for name, state in kept.items() if state is not None}
+  cached = {name: cache.get(prompt) if cache else None for name, prompt in inputs.prompts.items()}
+  missing = [name for name in cached if processes.any_process(cached[name] is None)]
+  states = {name: state for name, state in cached.items() if state is not None}
   if missing:
     ids, mask = inputs.tokenizer.tokenize([inputs.prompts[name] for name in missing], length)
     # Padding is masked, so that less padding gives the same states; few lengths need few programs.

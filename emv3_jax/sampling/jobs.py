@@ -54,7 +54,7 @@ def verify_weights(model: Model) -> None:
   """
   folder = model.folder
   if folder is not None:
-    processes.together(lambda: digests.verify_digests(folder))
+    processes.run_on_all(lambda: digests.verify_digests(folder))
 
 
 def run_jobs(model: Model, jobs: Sequence[Job], folder: str | pathlib.Path, *,
@@ -82,27 +82,27 @@ def run_jobs(model: Model, jobs: Sequence[Job], folder: str | pathlib.Path, *,
       for the failed one forever.
   """
   folder = pathlib.Path(folder)
-  jobs = processes.together(lambda: check_jobs(jobs, folder, model.config))
+  jobs = processes.run_on_all(lambda: check_jobs(jobs, folder, model.config))
   if verify:
     verify_weights(model)
   done, skipped, failures = 0, 0, []
   try:
     for job in jobs:
       try:
-        processes.together(lambda job=job: _check(job, folder))
+        processes.run_on_all(lambda job=job: _check(job, folder))
         video = video_path(job, folder)
         if _is_done(model, job, video, save_latents, verify):
           logging.info("Line %d (%s) is done already.", job.line, job.name)
           skipped += 1
           continue
         clip = sample(model, job.to_make, progress=progress)
-        processes.together(lambda clip=clip, video=video: output.write(clip, video, save_latents=save_latents))
+        processes.run_on_all(lambda clip=clip, video=video: output.write(clip, video, save_latents=save_latents))
       except Exception as error:  # no error of one job may stop the others
         failures.append(_failure(job, error))
         logging.error("Line %d (%s) failed: %s", job.line, job.name, failures[-1].reason)
         if not job.fault:
           logging.vlog(1, "%s", "".join(traceback.format_exception(error)))
-        if not isinstance(error, InputError) and processes.several():
+        if not isinstance(error, InputError) and processes.is_distributed():
           raise
         continue
       logging.info("Line %d (%s) done.", job.line, job.name)
@@ -154,7 +154,7 @@ def _is_done(model: Model, job: Job, video: pathlib.Path, save_latents: bool,
         video, lambda: fingerprint(model, job.to_make), save_latents=save_latents,
         verify=verify) if processes.is_first() else None
 
-  reason = processes.together(reason_on_first_process)
+  reason = processes.run_on_all(reason_on_first_process)
   if reason is not None and video.exists():
     logging.info("Line %d (%s) is sampled again: %s.", job.line, job.name, reason)
-  return not processes.anywhere(reason is not None)
+  return not processes.any_process(reason is not None)

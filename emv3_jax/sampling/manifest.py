@@ -123,7 +123,7 @@ def check_jobs(jobs: Sequence[Job], folder: str | pathlib.Path, config: Config) 
   readers: dict[tuple[int, int] | None, int] = {None: 0}
   for job in jobs:
     for file in named_files(job.to_make).values() if not job.fault else ():
-      readers.setdefault(paths.identity(file), job.line)
+      readers.setdefault(paths.file_id(file), job.line)
   checked, made = [], set()
   for job in jobs:
     if not job.fault:
@@ -142,7 +142,7 @@ def _check_written(job: Job, folder: pathlib.Path, readers: dict) -> None:
   video = video_path(job, folder)
   check_output(job, folder)
   for file in output.paths_of(video):
-    reader = readers.get(paths.identity(file))
+    reader = readers.get(paths.file_id(file))
     if reader and not output.is_report(output.report_path(video)):
       raise InputError(f"Output {file} is read by line {reader} and would be replaced; choose another "
                        "name or --out.")

@@ -99,8 +99,8 @@ class Run:
     return self._missing(curriculum.stage_position(self.stages, step).index)
 
   def _missing(self, index: int) -> RequiredDataset | None:
-    found = processes.together(lambda: self.sources.missing(index))
-    if processes.anywhere(found is not None):  # perhaps on another host only
+    found = processes.run_on_all(lambda: self.sources.missing(index))
+    if processes.any_process(found is not None):  # perhaps on another host only
       return found or self.sources.required(index)[-1]
     return None
 
@@ -215,13 +215,13 @@ def train(config: Config, workdir: pathlib.Path, programs: TrainPrograms, *,
     Diverged: loss or gradients went wrong; the batch is in WORKDIR/diverged_STEP.json.
   """
   with Preemption() as preemption, locked(workdir):
-    run = processes.together(
+    run = processes.run_on_all(
         lambda: Run(config, workdir, programs, make_previews, throughput or Throughput()))
     with Checkpoints(workdir, run.description, config.train.keep,
                      config.train.keep_every) as checkpoints:
       first = checkpoints.latest
       if first is not None:
-        processes.together(lambda step=first: checkpoints.check(step))
+        processes.run_on_all(lambda step=first: checkpoints.check(step))
       missing = None if (first or 0) >= config.last_step else run.missing(first or 0)
       if missing and first is not None:
         return _stopped_without(missing, config.last_step, first)

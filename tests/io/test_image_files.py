@@ -150,7 +150,7 @@ def test_profiles_that_cannot_be_used_are_told(tmp_path, rng, told, icc):
 def test_large_pictures_are_scaled_while_read(tmp_path, monkeypatch, told, mode, ending):
   """Limits a thousandth of what they are."""
   monkeypatch.setattr(image_files, "SCALED_ABOVE", 89_000)
-  monkeypatch.setattr(image_files, "KEPT_SIDE", 64)
+  monkeypatch.setattr(image_files, "MIN_SHORTER_SIDE", 64)
   monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50_000)
   ramp = np.linspace(0, 255, 512).astype(np.uint8) + np.zeros((300, 1), np.uint8)
   image = Image.fromarray(257 * ramp.astype(np.uint16)) if mode == "I;16" else Image.fromarray(ramp)
@@ -186,7 +186,7 @@ def raise_memory_error(*_):
 
 def test_bands_of_a_large_picture_fit_together(tmp_path, rng, monkeypatch):
   monkeypatch.setattr(image_files, "SCALED_ABOVE", 1000)
-  monkeypatch.setattr(image_files, "KEPT_SIDE", 20)
+  monkeypatch.setattr(image_files, "MIN_SHORTER_SIDE", 20)
   monkeypatch.setattr(image_files, "_BAND", 6)
   pixels = rng.integers(0, 256, (83, 90, 3), np.uint8)  # rows and columns are left over
   Image.fromarray(pixels).save(tmp_path / "a.png")

@@ -192,7 +192,7 @@ def test_other_settings_or_encoders_are_refused(prepared, footage, model):
   other = load(config=dataclasses.replace(model.config, seed=44), parts=run.ENCODERS)
   with pytest.raises(InputError, match=r"digest: '.*-43-.*' != '.*-44-") as caught:
     prepare(other, footage, prepared, shard_clips=2, stride=4)
-  assert "one that version 0.1 began cannot be gone on with" in str(caught.value)
+  assert "a folder of version 0.1 cannot be continued" in str(caught.value)
   with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match="settings.numerics"):
     patch.setattr(run, "NUMERICS", 1)  # of a release that read media otherwise
     prepare(model, footage, prepared, shard_clips=2, stride=4)

@@ -93,21 +93,21 @@ def test_face_and_mouth_by_cells(clip):
   window = read_footage(clip, SETTINGS).windows[0]
   redrawn = np.zeros((32, 48), bool)
   redrawn[16:28, 12:36] = True
-  np.testing.assert_array_equal(window.redrawn, redrawn)
+  np.testing.assert_array_equal(window.inpainted, redrawn)
   np.testing.assert_array_equal(window.mouth, redrawn)
   np.testing.assert_array_equal(window.face, [[1, 1, 0], [0, 0, 0]])
   window = read_footage(changed(clip, mouth_box="14,20,28,36"), SETTINGS).windows[0]
   mouth = np.zeros((32, 48), bool)
   mouth[14:20, 20:28] = True
   np.testing.assert_array_equal(window.mouth, mouth)
-  np.testing.assert_array_equal(window.redrawn, redrawn | mouth)
+  np.testing.assert_array_equal(window.inpainted, redrawn | mouth)
 
 
 def test_no_face_box_needs_a_mouth_box(clip):
   with pytest.raises(InputError, match="face_box none needs a mouth_box"):
     read_footage(changed(clip, face_box="none"), SETTINGS)
   window = read_footage(changed(clip, face_box="none", mouth_box="14,20,28,36"), SETTINGS).windows[0]
-  assert window.face.all() and window.redrawn.sum() == 6 * 8
+  assert window.face.all() and window.inpainted.sum() == 6 * 8
 
 
 @pytest.mark.parametrize("fields, said", [
@@ -134,7 +134,7 @@ def test_auto_takes_the_box_round_the_faces_of_a_window(clip, monkeypatch):
   found = read_footage(changed(clip, face_box="auto"), SETTINGS)
   assert [window.index for window in found.windows] == [0, 2]
   assert [(entry.window, entry.reason) for entry in found.rejected] == [(1, "No face found.")]
-  rows = np.flatnonzero(found.windows[0].redrawn.any(axis=1))
+  rows = np.flatnonzero(found.windows[0].inpainted.any(axis=1))
   assert (rows[0], rows[-1]) == (12, 22)  # lower half of rows 2 to 23
   assert [window.start for window, _ in stream_windows(found, SETTINGS)] == [0, 8]
 

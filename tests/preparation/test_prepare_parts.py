@@ -16,7 +16,7 @@ from emv3_jax.io import video_files
 from emv3_jax.preparation import encoding, footage, shards
 from emv3_jax.preparation.footage import read_footage
 from emv3_jax.preparation.framing import nearest_size
-from emv3_jax.preparation.made import make_record
+from emv3_jax.preparation.generated import make_record
 from emv3_jax.preparation.manifest import Clip
 from emv3_jax.preparation.settings import PrepareConfig
 from emv3_jax.tasks import names, of
@@ -79,9 +79,9 @@ def test_clips_are_known_by_line_size_and_time(clip):
 def test_a_shard_is_kept_while_it_is_whole_and_of_these_clips(clip, tmp_path):
   (tmp_path / SHARDS).mkdir()
   file = f"{SHARDS}/00003.array_record"
-  note = shards.Note(shards.clips_digest([clip]), Shard(file, 5, ((0, 1),)), 1, ())
+  note = shards.ShardNote(shards.clips_digest([clip]), Shard(file, 5, ((0, 1),)), 1, ())
   path = tmp_path / SHARDS / "00003.json"
-  kept = lambda *clips: shards.finished(tmp_path, 3, clips)
+  kept = lambda *clips: shards.read_note(tmp_path, 3, clips)
   assert kept(clip) is None, "there is no note"
   path.write_text(json.dumps(dataclasses.asdict(note)))
   assert kept(clip) is None, "there is no shard"
@@ -102,7 +102,7 @@ def test_windows_that_hold_the_fifth_frame(stride, starts):
 
 
 def test_parts_are_filled_with_their_last_item():
-  assert [encoding._filled(part, 2) for part in encoding._parts(range(3), 2)] == [[0, 1], [2, 2]]
+  assert [encoding._padded(part, 2) for part in encoding._chunks(range(3), 2)] == [[0, 1], [2, 2]]
 
 
 @pytest.mark.parametrize("task", [of(name) for name in names()], ids=names())
@@ -112,7 +112,7 @@ def test_a_record_of_a_made_clip(task):
   known = rng.normal(size=(2, 4, 4, 20))
   known[..., :4] = rng.random((2, 4, 4, 1)) < 0.5
   clip = SimpleNamespace(size=(32, 32), clip=Clip(1, "a", pathlib.Path(), "words"),
-                         made=SimpleNamespace(task=task, video="sha256"),
+                         report=SimpleNamespace(task=task, video="sha256"),
                          inputs=SimpleNamespace(face_mask=None))
   audio = rng.normal(size=(18, 8))
   record = make_record(clip, 5, np.zeros((2, 4, 4, 16)), known, np.zeros((1, 8)), np.zeros((3, 8)),

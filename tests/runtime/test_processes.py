@@ -9,19 +9,19 @@ from emv3_jax.runtime import processes
 
 
 def test_together_gives_the_result_or_the_error():
-  assert processes.together(lambda: 3) == 3
+  assert processes.run_on_all(lambda: 3) == 3
 
   def fail():
     raise InputError("no such file")
 
   with pytest.raises(InputError, match="no such file"):
-    processes.together(fail)
+    processes.run_on_all(fail)
 
 
 def test_together_hears_of_errors_elsewhere(monkeypatch):
-  monkeypatch.setattr(processes, "anywhere", lambda flag: True)
+  monkeypatch.setattr(processes, "any_process", lambda flag: True)
   with pytest.raises(InputError, match="Another process of the run"):
-    processes.together(lambda: 3)
+    processes.run_on_all(lambda: 3)
 
 
 @pytest.mark.parametrize("arguments, message", [

@@ -221,8 +221,8 @@ def test_whoever_stops_a_batch_stops_all_of_it(manifest, error):
 
 def test_of_several_processes_none_goes_on_alone(manifest, monkeypatch):
   """What one of them meets the others do not know of; wrong input they agree on."""
-  monkeypatch.setattr(processes, "several", lambda: True)
-  monkeypatch.setattr(processes, "anywhere", lambda flag: flag)
+  monkeypatch.setattr(processes, "is_distributed", lambda: True)
+  monkeypatch.setattr(processes, "any_process", lambda flag: flag)
   manifest.errors |= {"input": InputError("x"), "bad": ValueError("y")}
   with pytest.raises(ValueError, match="y"):
     manifest.run("input", "a", "bad", "b")
@@ -233,7 +233,7 @@ def test_a_clip_that_the_first_process_cannot_write_failed_in_all(manifest, monk
   """Here is another process, which writes nothing and hears of it."""
   wrote = []
   monkeypatch.setattr(jobs.output, "write", lambda *_, **__: wrote.append(1))
-  monkeypatch.setattr(processes, "anywhere", lambda flag: flag or bool(wrote))
+  monkeypatch.setattr(processes, "any_process", lambda flag: flag or bool(wrote))
   assert manifest.run() == FAILED and "Another process" in manifest.told[-2]
 
 

@@ -128,8 +128,8 @@ def test_processes_agree(folder, programs, monkeypatch, tmp_path):
   """What is missing on another host only is missing here too."""
   run = loop.Run(config_of(folder), tmp_path, programs, None, loop.Throughput())
   assert run.missing(0) is None
-  monkeypatch.setattr(processes, "anywhere", lambda flag: True)
-  monkeypatch.setattr(processes, "together", lambda act: act())
+  monkeypatch.setattr(processes, "any_process", lambda flag: True)
+  monkeypatch.setattr(processes, "run_on_all", lambda act: act())
   assert run.missing(0) == RequiredDataset(str(folder / "data"), 0, "learn", negative=False)
 
 

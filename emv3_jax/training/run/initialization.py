@@ -29,7 +29,7 @@ def initial_params(config: Config, network: Network, mesh: Mesh) -> Params:
     mesh: where the parameters go.
 
   Raises:
-    InputError: no checkpoint is named, it is missing or half-written, or its transformer is not
+    InputError: no checkpoint is named, it is missing or incomplete, or its transformer is not
       the config's.
   """
   if not config.checkpoint:

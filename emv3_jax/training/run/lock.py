@@ -30,7 +30,7 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
   Raises:
     InputError: another run holds it, or the folder cannot be made or written to.
   """
-  held = processes.together(lambda: _take(workdir) if processes.is_first() else None)
+  held = processes.run_on_all(lambda: _take(workdir) if processes.is_first() else None)
   try:
     yield
   finally:

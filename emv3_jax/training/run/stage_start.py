@@ -85,7 +85,7 @@ class StageStart:
     if processes.is_first():
       for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
-    processes.anywhere(False)  # waits for it
+    processes.any_process(False)  # waits for it
 
   def share(self, first: int, state: State) -> float | None:
     """The share of what the stage from step `first` on has changed that the average holds.
@@ -98,7 +98,7 @@ class StageStart:
     """
     path = self._folder / str(first)
     kinds = [kind for kind in ("ema", "params") if ocp.is_orbax_checkpoint(os.fspath(path / kind))]
-    if processes.anywhere("ema" not in kinds):
+    if processes.any_process("ema" not in kinds):
       logging.info("%s is not there, so that the average's share is not known.", path)
       return None
     along = length = 0.0

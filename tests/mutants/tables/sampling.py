@@ -129,7 +129,7 @@ MUTANTS = [
          "test_whoever_stops_a_batch_stops_all_of_it"),
         ("failures are not counted", "skipped, len(failures))", "skipped, 0)",
          "test_each_file_is_read_once_and_changed_ones_again"),
-        ("one of several processes goes on alone", "and processes.several():", "and False:",
+        ("one of several processes goes on alone", "and processes.is_distributed():", "and False:",
          "test_of_several_processes_none_goes_on_alone"),
         ("what is in the way is not looked at again", "  check_output(job, folder)  # checked again", "  pass  # again",
          "test_what_comes_in_the_way_meanwhile_is_seen"),

@@ -50,7 +50,7 @@ MUTANTS = [
          "if missing:", f"{WAITING}::test_a_first_stage_that_unlearns_needs_no_data"),
         ("a run begins without its data", "if missing and not missing.negative:", "if False:",
          f"{WAITING}::test_a_run_does_not_begin_without_its_data"),
-        ("another host's datasets do not count", "if processes.anywhere(found is not None):", "if found is not None:",
+        ("another host's datasets do not count", "if processes.any_process(found is not None):", "if found is not None:",
          f"{WAITING}::test_processes_agree")),
     *of("emv3_jax/training/input/sources.py", ENDS,
         ("what is missing is told from the end", "found = found or dataset", "found = dataset", IN_ORDER),

@@ -16,7 +16,7 @@ from emv3_jax.data.pipeline import Dataset, collate
 from emv3_jax.errors import InputError
 from emv3_jax.io import video_files
 from emv3_jax.io.digests import file_digest_now
-from emv3_jax.preparation import made as made_lib
+from emv3_jax.preparation import generated as generated_lib
 from emv3_jax.preparation import reports
 from emv3_jax.preparation.manifest import Clip, read_manifest
 from emv3_jax.preparation.settings import PrepareConfig
@@ -157,7 +157,7 @@ def test_a_longer_clip_is_cut_to_the_window(made):
   for name in ("masked_latents", "task_mask", "image", "face_mask", "text"):
     np.testing.assert_array_equal(getattr(record, name), getattr(shorter, name))
   line = Clip(1, "long", made.folder / "long.mp4", "", report=made.folder / "long.json")
-  inputs = made_lib.read_made(line, SETTINGS, made.model).inputs
+  inputs = generated_lib.read_generated(line, SETTINGS, made.model).inputs
   variant = variants.of(made.model.config.model.transformer.variant)
   whole = clip_lib.encode_audio(made.model, inputs)[0]
   close(variant.window_input(record.audio), whole[:5 * variant.features_per_frame])
@@ -199,7 +199,7 @@ def change(values: dict, name: str, value) -> dict:
 
 def refused(made: Made, clip: Clip, said: str, **settings) -> None:
   with pytest.raises(InputError, match=said):
-    made_lib.read_made(clip, dataclasses.replace(SETTINGS, **settings), made.model)
+    generated_lib.read_generated(clip, dataclasses.replace(SETTINGS, **settings), made.model)
 
 
 @pytest.mark.parametrize("name, value, said", [
@@ -212,13 +212,13 @@ def refused(made: Made, clip: Clip, said: str, **settings) -> None:
     ("request.task", "lipsync", "Task lipsync needs video|does not use image"),
     ("request.image", "absent.png", "its image absent.png is not there; a relative path"),
     ("request.seconds", 0.16, "tells of 5 frames, its audio .* makes 4: it has changed"),
-    ("files.image", "0" * 64, "its image .* has changed since the clip was made"),
+    ("files.image", "0" * 64, "its image .* has changed since the clip was sampled"),
     ("frames", "5", "frames is '5', expected int"), ("frames", -5, "is damaged: -5 frames"),
     ("frames", 9, "tells of 9 frames, its audio .* makes 5"),
     ("frames", 4, "too short: it has 4 frames, a window takes 5; make it longer, or .*--save_latents"),
     ("size.height", 65, "is damaged: 5 frames of 64x65 pixels"),
-    ("size.height", 32, "made at 64x32 pixels .* add .32, 64. to --config.prepare.sizes"),
-    ("video.sha256", "0" * 64, "i2v.mp4 is not the one that its report .* tells of"),
+    ("size.height", 32, "sampled at 64x32 pixels .* add .32, 64. to --config.prepare.sizes"),
+    ("video.sha256", "0" * 64, "i2v.mp4 is not the one of its report"),
     ("video", None, "of another release, or no report: it has no video.sha256"),
     ("latents", {"sha256": "0" * 64}, "i2v.latents.npy cannot be read: No such file"),
     ("tokenizer", "0" * 64, "another model .*tokenizer"),
@@ -247,7 +247,7 @@ def test_windows_that_the_clip_does_not_fill(made, one):
   refused(made, clip, "too short: it has 5 frames, a window takes 9; set .*frames=5.$", frames=9)
   report = made.folder / "flf2v.json"
   clip = Clip(1, "flf2v", made.folder / "flf2v.mp4", "", report=report)
-  assert made_lib.read_made(clip, SETTINGS, made.model).latents is not None
+  assert generated_lib.read_generated(clip, SETTINGS, made.model).latents is not None
   longer = dataclasses.replace(clip, report=clip.video.with_name("longer.json"))
   longer.report.write_text(json.dumps({**json.loads(report.read_text()), "frames": 9}))
   refused(made, longer, "too long: of its 9 frames a window takes 5, .* set .*frames=9")
@@ -257,11 +257,11 @@ def test_latents_that_are_not_those_of_the_report(made, one):
   clip, values = one
   path = clip.video.with_suffix(".latents.npy")
   np.save(path, np.zeros((2, 8, 8, 4), np.float32))
-  assert made_lib.read_made(clip, SETTINGS, made.model).latents is None, "the report tells of none"
+  assert generated_lib.read_generated(clip, SETTINGS, made.model).latents is None, "the report tells of none"
   clip.report.write_text(json.dumps({**values, "latents": {"sha256": file_digest_now(path)}}))
   refused(made, clip, r"are float32 .2, 8, 8, 4., wanted finite float32 .2, 8, 8, 16.")
   np.save(path, np.zeros((2, 8, 8, 16), np.float32))
-  refused(made, clip, "are not those that the report")
+  refused(made, clip, "are not those of the report")
 
 
 def test_a_clip_that_is_written_anew_loses_latents_of_the_old_one(made, one):
@@ -287,8 +287,8 @@ def test_weights_that_made_the_clips_are_told(model, files, tmp_path, caplog):
     return prepare(model, manifest, tmp_path / "set", shard_clips=2).made_by
 
   assert told("f1", "f1", "f1") == "f1" and "different weights" not in caplog.text
-  assert told("f1", "f1", "e2") == "e2, f1" and "weights, as their reports tell: e2, f1" in caplog.text
-  assert told("f1", "f1", "") == "f1" and "tell: unknown, f1" in caplog.text
+  assert told("f1", "f1", "e2") == "e2, f1" and "weights according to their reports: e2, f1" in caplog.text
+  assert told("f1", "f1", "") == "f1" and "reports: unknown, f1" in caplog.text
 
 
 def test_lines_with_a_report(tmp_path, caplog):
