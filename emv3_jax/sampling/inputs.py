@@ -141,8 +141,7 @@ def check_request(request: Request, config: Config) -> None:
   if request.face_box not in (None, "auto", "none") and not request.face_box.endswith(".npy"):
     face_lib.parse_numbers(request.face_box, optional=not task.inpaints_mouth)
   if request.face_box == "none" and task.inpaints_mouth:
-    raise InputError(f"Task {task.name} needs the position of the mouth; pass --face_box=y1,y2,x1,x2 or "
-                     "auto.")
+    raise InputError(f"Task {task.name} needs the position of the mouth; pass --face_box=y1,y2,x1,x2 or auto.")
 
 
 def _check_pictures(request: Request, task: TaskSpec) -> None:
@@ -193,9 +192,7 @@ def _size(config: Config, height: int, width: int, frames: int) -> tuple[int, in
 
 def _read_pictures(request: Request, config: Config, task: TaskSpec, frames: int,
                    sample_frames: int) -> tuple[dict, np.ndarray | None, Framing | None]:
-  """Reads the files of the task's condition inputs.
-
-  A picture at the end of the clip is repeated over the surplus frames.
+  """Reads the task's condition inputs; a picture at the end of the clip is repeated over the surplus frames.
 
   Returns:
     Fields of `Inputs`; the first picture as read, uint8 [h, w, 3]; its framing.
