@@ -73,7 +73,7 @@ def test_a_clip_is_sampled(model, request_of):
 
 def test_preparation_encodes_what_it_knows():
   frames = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
-  videos = list(encoding._videos(SimpleNamespace(redrawn=np.zeros((16, 16), bool)), frames))
+  videos = list(encoding._videos(SimpleNamespace(inpainted=np.zeros((16, 16), bool)), frames))
   assert len(videos) == 5 and videos[4][2].any()
   np.testing.assert_array_equal(videos[4][2], videos[0][2])
   assert not videos[4][[0, 1, 3, 4]].any()
