@@ -234,8 +234,8 @@ class Transformer(nnx.Module):
     _, f, height, width, _ = latents.shape
     if context.frames != f:
       raise ValueError(f"latents have {f} frames, the audio is of {context.frames}.")
-    e, e0 = self.time_modulation(sinusoid, execution)
-    x = self.embed(latents, condition, execution)
+    e, e0 = self.time_modulation(jnp.asarray(sinusoid), execution)
+    x = self.embed(jnp.asarray(latents), jnp.asarray(condition), execution)
     x = self.run_blocks(x, e0, context, rope=rope, face_mask=face_mask, audio_gain=audio_gain,
                         modality_weights=modality_weights, execution=execution)
     return self.run_head(x, e, (f, height // PATCH[1], width // PATCH[2]), execution)

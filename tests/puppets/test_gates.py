@@ -23,8 +23,8 @@ class Copy:
   def encode(self, video):
     return video.astype(jnp.float32) / 127.5 - 1
 
-  def decode(self, latents, finish):
-    return finish(latents * (1 - self.loss))
+  def decode(self, latents, postprocess):
+    return postprocess(latents * (1 - self.loss))
 
 
 @dataclasses.dataclass(frozen=True)
