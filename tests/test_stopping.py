@@ -42,6 +42,8 @@ command_line.run(main)
 def run(monkeypatch):
   """Runs a command line in this process; gives its exit code."""
   before = signal.getsignal(signal.SIGTERM)
+  # Shells have programs in the background ignore it.
+  before_int = signal.signal(signal.SIGINT, signal.default_int_handler)
 
   def run(main, *arguments):
     monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
@@ -51,6 +53,7 @@ def run(monkeypatch):
 
   yield run
   signal.signal(signal.SIGTERM, before)
+  signal.signal(signal.SIGINT, before_int)
 
 
 def test_a_stopped_process(tmp_path):

@@ -6,7 +6,6 @@ convolution alone is followed by a group norm. The residual stream is float32 in
 """
 
 import dataclasses
-from typing import Literal
 
 from flax import nnx
 import jax
@@ -183,7 +182,7 @@ class Wav2Vec2(nnx.Module):
     self.precision = precision
 
   def __call__(self, waveform: AnyArray, *, frames: int | None = None,
-               layers: Literal["last", "all"] = "last") -> Float32[jax.Array, "b a *layers d"]:
+               layers: str = "last") -> Float32[jax.Array, "b a *layers d"]:
     """Encodes clips of one length.
 
     Args:

@@ -22,7 +22,7 @@ DEEP = "[" * 100_000
 
 @pytest.mark.parametrize("name, read", [
     (index_lib.INDEX, index_lib.read_index), (model_card.CARD, model_card.read_model_card),
-    (run.SETTINGS, lambda folder: run._enter(folder, {}, 1))])
+    (run.SETTINGS, lambda folder: run._open_folder(folder, {}, 1))])
 def test_json_that_nests_without_end_is_refused(tmp_path, name, read):
   (tmp_path / name).write_text(DEEP)
   with pytest.raises(InputError, match=f"{name} cannot be read"):
@@ -67,13 +67,13 @@ def test_a_damaged_record_is_read_or_refused():
 def test_a_note_that_nests_without_end_has_its_shard_made_again(tmp_path):
   (tmp_path / run.SHARDS).mkdir()
   (tmp_path / run.SHARDS / "00000.json").write_text(DEEP)
-  assert shards.finished(tmp_path, 0, []) is None
+  assert shards.read_note(tmp_path, 0, []) is None
 
 
 def test_notes_of_others_are_left_alone(tmp_path):
   (tmp_path / run.SHARDS).mkdir()
   (tmp_path / run.SHARDS / "mine.json").write_text("{}")
-  run._enter(tmp_path, {}, 1)
+  run._open_folder(tmp_path, {}, 1)
   assert (tmp_path / run.SHARDS / "mine.json").exists()
 
 

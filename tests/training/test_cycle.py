@@ -35,7 +35,7 @@ def commands() -> list[list[str]]:
 def test_the_run_tells_the_commands_of_the_docs():
   train, *made, again = commands()
   config = build(Config, train_cycle_tiny.get_config())
-  needs = [need for index in range(3) for need in Sources(config).needs(index) if need.negative]
+  needs = [need for index in range(3) for need in Sources(config).required(index) if need.negative]
   told = commands_for(needs[0], config, pathlib.Path("runs/cycle"), train)
   assert [shlex.split(line) for line in told.splitlines()[1:]] == [*made, again]
   assert train == again

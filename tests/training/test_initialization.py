@@ -39,7 +39,7 @@ def _velocity(config, params, audio_gain):
     audio = np.random.default_rng(4).normal(size=(1, 5, 5, 2, 8)).astype(np.float32)
   context = model.embed_context(batch.text, batch.image, audio)
   known = np.concatenate([batch.mask, batch.masked_latents], axis=-1)
-  return model(batch.latents, known, time_sinusoid([300.0], config.freq_dim), context,
+  return model(batch.latents, known, time_sinusoid(np.array([300.0]), config.freq_dim), context,
                rope=rope_table(tiny.GRID, config.head_dim), audio_gain=audio_gain)
 
 
