@@ -71,7 +71,7 @@ def sample(model: Model, request: Request, *, progress: Callable | None = None) 
   start_up.watch()
   profile = Profile()
   with profile.measure("inputs"):
-    inputs = processes.run_on_all(lambda: _read(model, request))
+    inputs, used = processes.run_on_all(lambda: _read(model, request))
     provenance = processes.run_on_all(lambda: fingerprint.provenance(model, request))
     files = {name: file_digest(path) for name, path in named_files(request).items()}
   with profile.measure("text_encoder"):
@@ -93,16 +93,26 @@ def sample(model: Model, request: Request, *, progress: Callable | None = None) 
     assert inputs.source_video is not None and inputs.mouth_mask is not None  # they are read for a task with post-processing
     frames = postprocess(frames, inputs.source_video[:inputs.frames], inputs.mouth_mask[:inputs.frames])
   return Clip(frames=frames, fps=FPS, sound=inputs.sound, latents=latents,
-              report={**provenance, **_describe(model, request, files, inputs, profile)})
+              report={**provenance, **_describe(model, used, files, inputs, profile)})
 
 
-def _read(model: Model, request: Request) -> Inputs:
+def _read(model: Model, request: Request) -> tuple[Inputs, Request]:
+  """Reads the inputs, and returns the request that they are of.
+
+  The small default knows drawn puppets, of which detectors find no face: where nobody asked for a face box
+  and its task can do without one, the voice acts on the whole picture, as `none` says, with a warning.
+  """
   try:
     inputs = read_inputs(request, model.config, model.tokenizer_path, model.normalises_waveform)
   except NoFace as error:
-    raise NoFace(f"{error}{model.face_box_hint(error.size)}", error.size) from None
+    hint = model.face_box_hint(error.size)
+    if not hint or request.face_box is not None or tasks.of(request.task).inpaints_mouth:
+      raise NoFace(f"{error}{hint}", error.size) from None
+    logging.warning("No face was found in %s: face detectors do not know drawings. The voice acts on the whole "
+                    "picture.%s", request.image, hint)
+    return _read(model, dataclasses.replace(request, face_box="none"))
   model.check_size(inputs.size)
-  return inputs
+  return inputs, request
 
 
 def encode_text(model: Model, inputs: Inputs) -> dict[str, np.ndarray]:

@@ -17,8 +17,8 @@ from emv3_jax.errors import InputError
 from emv3_jax.io import checkpoints, video_files
 from emv3_jax.io.model_card import ComponentCard, ModelCard
 from emv3_jax.sampling import clip as clip_lib
+from emv3_jax.sampling import fingerprint, output
 from emv3_jax.sampling import inputs as inputs_lib
-from emv3_jax.sampling import output
 from emv3_jax.sampling.clip import encode_text, sample
 from emv3_jax.sampling.model import load
 from emv3_jax.sampling.settings import Request
@@ -69,10 +69,10 @@ def test_prompts_are_encoded_without_most_of_their_padding(files, monkeypatch):
 
 
 def test_the_checkpoint_says_whether_the_waveform_is_normalised(model, files, monkeypatch):
-  usual = clip_lib._read(model, i2v(files)).waveform
+  usual = clip_lib._read(model, i2v(files))[0].waveform
   audio = ComponentCard({}, "float32", features={"do_normalize": False})
   monkeypatch.setattr(model, "card", ModelCard(files["audio"].parent, None, {"audio_encoder": audio}))
-  plain = clip_lib._read(model, i2v(files)).waveform
+  plain = clip_lib._read(model, i2v(files))[0].waveform
   voice = plain[:3200]
   assert not plain[3200:].any() and voice.std() < 0.5
   np.testing.assert_allclose(usual[:3200], (voice - voice.mean()) / voice.std(), atol=1e-4)
@@ -257,6 +257,18 @@ def test_where_a_puppet_has_its_face_is_told(model, files, tmp_path):
       sample(model, i2v(files, image=tmp_path / f"{name}.png", face_box="auto"))
   named = types.SimpleNamespace(config=dataclasses.replace(model.config, name="mine"))
   assert type(model).face_box_hint(named, (64, 64)) == ""
+
+
+def test_a_puppet_needs_no_face_box(model, files, monkeypatch):
+  """Detectors know no drawings: without a box the small default takes the whole picture, and says so."""
+  lines = []
+  monkeypatch.setattr(clip_lib.logging, "warning", lambda text, *values: lines.append(text % values))
+  request = i2v(files, face_box=None)
+  free = sample(model, request)
+  assert any("The voice acts on the whole picture" in line and "--face_box=" in line for line in lines)
+  assert free.report["request"]["face_box"] == "none"
+  np.testing.assert_array_equal(free.frames, sample(model, i2v(files, face_box="none")).frames)
+  assert free.report["fingerprint"] == fingerprint.provenance(model, request)["fingerprint"]
 
 
 def test_audio_longer_than_the_window_is_never_cut_silently(files):
