@@ -7,6 +7,8 @@
   emv3_jax.write(clip, "clip.mp4")
 """
 
+import os
+
 from emv3_jax.errors import InputError
 from emv3_jax.runtime import checkout
 from emv3_jax.sampling.clip import Clip, sample
@@ -19,3 +21,5 @@ __version__ = "0.1.0"
 __all__ = ["Clip", "Config", "InputError", "Model", "Request", "load", "sample", "write"]
 
 checkout.add_folders_beside()
+# transformers warns when it is imported without PyTorch, which nothing here needs.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")

@@ -1,6 +1,8 @@
 import concurrent.futures
 import os
 import pathlib
+import subprocess
+import sys
 
 from absl import logging
 import ml_dtypes
@@ -250,3 +252,11 @@ def test_many_writers_of_a_small_cache_get_in_nobodys_way(tmp_path, warnings_see
     list(threads.map(work, "abcdef"))
   assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 2000
   assert not warnings_seen
+
+
+def test_nobody_is_told_that_pytorch_is_missing():
+  script = ("import importlib.util as util; found = util.find_spec; "
+            "util.find_spec = lambda name, *rest: None if name == 'torch' else found(name, *rest); "
+            "import emv3_jax, transformers; assert not transformers.utils.is_torch_available()")
+  done = subprocess.run([sys.executable, "-c", script], check=True, text=True, capture_output=True)
+  assert "PyTorch" not in done.stdout + done.stderr
