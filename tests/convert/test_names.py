@@ -62,7 +62,7 @@ def test_every_released_name_and_shape_is_explained(identify, name):
   component, variant, parameters = RELEASED[name]
   assert (plan.component.name, plan.layout.variant) == (component, variant)
   assert plan.layout.name == "official"
-  assert plan.faults == {"missing": (), "unexpected": (), "misshapen": ()}
+  assert plan.problems == {"missing": (), "unexpected": (), "misshapen": ()}
   assert plan.num_params == parameters
   assert plan.unused == UNUSED.get(name, {})
 
@@ -77,7 +77,7 @@ def test_a_map_to_other_names_leads_to_the_same_parameters(identify):
     one = identify(official)
     other = identify({renamed[key]: value for key, value in official.items()})
     assert (other.component, other.layout.name) == (one.component, layout)
-    assert other.faults == {"missing": (), "unexpected": (), "misshapen": ()}
+    assert other.problems == {"missing": (), "unexpected": (), "misshapen": ()}
     for ours, leaf in one.leaves.items():
       assert [renamed[source] for source in leaf.names(24)] == other.leaves[ours].names(24), ours
 
@@ -105,7 +105,7 @@ def test_transformers_clip_is_explained(identify):
                       and "patch" not in name else shape, dtype)
   plan = identify(shapes)
   assert (plan.component.name, plan.layout.name) == ("image_encoder", "transformers")
-  assert plan.faults == {"missing": (), "unexpected": (), "misshapen": ()}
+  assert plan.problems == {"missing": (), "unexpected": (), "misshapen": ()}
   assert plan.config.num_layers == 31 and plan.unused["vision_model.encoder.layers.31.*"] == 16
 
 
@@ -115,9 +115,9 @@ def test_other_spellings_are_known(identify):
                .replace("conv.weight_v", "conv.parametrizations.weight.original1"): value
            for name, value in shapes.items()}
   assert newer.keys() != shapes.keys()
-  assert not any(identify(newer).faults.values())
+  assert not any(identify(newer).problems.values())
   wrapped = {f"model.{name}": value for name, value in released_names.checkpoint("wan_vae").items()}
-  assert not any(identify(wrapped).faults.values())
+  assert not any(identify(wrapped).problems.values())
 
 
 def test_a_lost_layer_is_missing_and_not_a_smaller_model(identify):
