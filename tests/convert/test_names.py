@@ -196,8 +196,8 @@ def test_unknown_config_fields_are_named(identify):
     ({"conv_kernels": (10, "3")}, r"conv_kernels is \(10, '3'\), wanted a list of type int"),
     ({"conv_kernels": ((1,), (2,))}, "conv_kernels is .*, wanted a list of type int"),
     ({"audio_encoder": 3}, "--config_json: audio_encoder is '3', wanted an object"),
-    ({"num_layers": 10**9}, "num_layers is 1000000000, which is no size"),
-    ({"num_heads": 0}, "num_heads is 0, which is no size"),
+    ({"num_layers": 10**9}, "num_layers is 1000000000, which is not a valid size"),
+    ({"num_heads": 0}, "num_heads is 0, which is not a valid size"),
     ({"num_heads": 7}, "dim is 768; it must be a multiple of num_heads, 7"),
     ({"conv_kernels": (1, 2)}, "2 conv_kernels and 7 conv_strides"),
 ])
@@ -213,10 +213,10 @@ def test_heads_divide_the_width(identify):
 
 def test_config_files_of_no_network_are_named(identify):
   clip = released_names.checkpoint("clip_visual_used")
-  with pytest.raises(InputError, match="config.json beside it, are of no such network"):
+  with pytest.raises(InputError, match="config.json beside it, do not fit this network"):
     identify(clip, beside={"vision_config": 3})
   speech = released_names.checkpoint("wav2vec2_base_model")
-  with pytest.raises(InputError, match="config.json beside it, are of no such network"):
+  with pytest.raises(InputError, match="config.json beside it, do not fit this network"):
     identify(speech, beside={"conv_stride": 3})
 
 

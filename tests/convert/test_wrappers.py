@@ -106,7 +106,7 @@ def test_a_file_of_a_whole_pipeline_is_ambiguous(identify, rng):
 
 
 def test_a_lora_is_told_from_a_network(identify):
-  with pytest.raises(InputError, match="it is a LoRA, a difference to a network"):
+  with pytest.raises(InputError, match="it is a LoRA, a difference to the weights"):
     identify({f"diffusion_model.blocks.0.self_attn.q.lora_{part}.weight": np.ones((3, 3))
               for part in "AB"})
 
