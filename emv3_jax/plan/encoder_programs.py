@@ -1,4 +1,4 @@
-"""The encoders as programs, planned when asked for by name."""
+"""Programs of the encoders, which are planned only if they are selected by name."""
 
 import jax
 import jax.numpy as jnp
