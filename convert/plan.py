@@ -153,7 +153,7 @@ def identify(checkpoint: Checkpoint, component: str = "auto",
                      f"({_described(layout)}) and of {', '.join(names)}.\n"
                      "Give one file per component.")
   if component not in ("auto", part.name):
-    raise InputError(f"{checkpoint.name} holds a {part.name}, asked for was {component}.\n"
+    raise InputError(f"{checkpoint.name} holds a {part.name}, wanted was {component}.\n"
                      f"Drop --component, or give the file of the {component}.")
   by_table = {name: tensors[source] for name, source in plain.items()}
   given = given or {}

@@ -123,7 +123,7 @@ TENSOR_OF_ONE_ONE = Kind((("", "", _drop(0, 1)),))
 
 
 def third(index: int) -> Kind:
-  """A linear layer that is one third of a fused one: 0 queries, 1 keys, 2 values."""
+  """Returns the kind of a linear layer that is a third of a fused one: 0 queries, 1 keys, 2 values."""
   return Kind(LINEAR.tensors, index)
 
 

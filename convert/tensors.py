@@ -63,7 +63,7 @@ def _check_present(files: Sequence[pathlib.Path]) -> None:
     return
   first = absent[0]
   what = (f"{first} is a link to {first.readlink()}, which is not there" if first.is_symlink()
-          else f"{first} does not exist" if not first.exists() else f"{first} is no regular file")
+          else f"{first} does not exist" if not first.exists() else f"{first} is not a regular file")
   if len(files) > 1:
     names = ", ".join(file.name for file in absent[:LISTED])
     more = ", ..." if len(absent) > LISTED else ""
@@ -102,7 +102,7 @@ def _open_safetensors(file: pathlib.Path, notes: list[str]) -> dict[str, LazyArr
                for name, entry in header.items()}
     for name, (_, shape, begin, end) in entries.items():
       if not all(type(number) is int for number in (*shape, begin, end)):
-        raise TypeError(f"sizes of {shown(name)} are no whole numbers")
+        raise TypeError(f"sizes of {shown(name)} are not integers")
   except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
     raise damaged(f"its header cannot be read ({type(error).__name__}: {str(error)[:150]})") from error
   end_of_data = start + max((end for _, _, _, end in entries.values()), default=0)

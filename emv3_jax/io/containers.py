@@ -65,7 +65,7 @@ def open_container(path: str | os.PathLike, kind: str) -> Iterator[InputContaine
   path = pathlib.Path(path)
   if not path.is_file():
     raise InputError(f"{kind} {path} is a folder; name a file in it." if path.is_dir() else
-                     f"{kind} {path} is no regular file; save it as one." if path.exists() else
+                     f"{kind} {path} is not a regular file; save it as one." if path.exists() else
                      f"{kind} {path}: no such file.")
   if path.stat().st_size == 0:
     raise InputError(f"{kind} {path} is empty (0 bytes).")
@@ -78,7 +78,7 @@ def open_container(path: str | os.PathLike, kind: str) -> Iterator[InputContaine
   except FFmpegError as error:
     _refuse_playlist(path, kind)
     raise InputError(f"{kind} {path} cannot be decoded ({error.strerror or error}).\n"
-                     f"It is no {what}, or it is damaged; save it again.") from error
+                     f"It is not a {what}, or it is damaged; save it again.") from error
   except OSError as error:
     raise InputError(f"{kind} {path} cannot be read: {error.strerror}.") from error
 

@@ -165,7 +165,7 @@ def file_digest(path: str | os.PathLike) -> str:
   try:
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
-      raise InputError(f"{path} cannot be read: it is no regular file.")  # reading a pipe would block
+      raise InputError(f"{path} cannot be read: it is not a regular file.")  # reading a pipe would block
     return _read_once(os.path.realpath(path), status.st_ino, status.st_size, status.st_mtime_ns)
   except OSError as error:
     raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None

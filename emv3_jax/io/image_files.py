@@ -70,7 +70,7 @@ def _opened(path: str | os.PathLike) -> Iterator[Image.Image]:
       yield file
   except UnidentifiedImageError:
     size = os.path.getsize(path)
-    found = "is empty (0 bytes)" if size == 0 else f"is no image that can be read ({size} bytes)"
+    found = "is empty (0 bytes)" if size == 0 else f"is not an image that can be read ({size} bytes)"
     raise InputError(f"Image {path} {found}; give a PNG, JPEG or WebP file.") from None
   except InputError:
     raise

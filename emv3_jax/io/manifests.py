@@ -50,7 +50,7 @@ def read_lines(path: str | pathlib.Path) -> list[Line]:
   except (OSError, UnicodeDecodeError) as error:
     raise InputError(f"Manifest {path} cannot be read: {error}.") from error
   if b"\0" in content[:4096]:
-    raise InputError(f"Manifest {path} cannot be read: it is no text; write one JSON object a line.")
+    raise InputError(f"Manifest {path} cannot be read: it is not text; write one JSON object a line.")
   return [_read_line(number, line) for number, line in enumerate(content.split(b"\n"), 1)
           if line.removeprefix(codecs.BOM_UTF8).strip()]
 

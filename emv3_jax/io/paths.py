@@ -126,4 +126,4 @@ def _check_name(path: pathlib.Path) -> None:
 def _kind(mode: int) -> str:
   kinds = {stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket", stat.S_ISCHR: "a device",
            stat.S_ISBLK: "a device"}
-  return next((kind for is_kind, kind in kinds.items() if is_kind(mode)), "no regular file")
+  return next((kind for is_kind, kind in kinds.items() if is_kind(mode)), "not a regular file")

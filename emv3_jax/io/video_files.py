@@ -100,7 +100,7 @@ def _upright_frames(path: str | os.PathLike, fps: float | None
         picture = _to_rgb(frame, aspect, path)
       last, shape = frame, shape or picture.shape
       if picture.shape != shape:
-        raise InputError(f"Video {path} changes its size on the way, from {_size(shape)} to "
+        raise InputError(f"Video {path} changes its frame size, from {_size(shape)} to "
                          f"{_size(picture.shape)}; save it with one size.")
       yield picture, rate
   if shape is None:
@@ -203,5 +203,5 @@ def _to_rgb(frame: av.VideoFrame, aspect: fractions.Fraction,
     return picture.swapaxes(0, 1)[::b, ::c]
   if (b, c) == (0, 0) and a and d:
     return picture[::d, ::a]
-  raise InputError(f"Video {path} is to be shown at an angle that is no multiple of 90 degrees; "
+  raise InputError(f"Video {path} has a rotation that is not a multiple of 90 degrees; "
                    "save it upright.")

@@ -165,7 +165,7 @@ def test_wrong_and_mixed_files_are_refused(identify):
     identify({"a": ((3,), "float32"), "b": ((3,), "float32")})
   with pytest.raises(InputError, match="not recognised. Its 0 tensors"):
     identify({})
-  with pytest.raises(InputError, match="holds a vae, asked for was transformer"):
+  with pytest.raises(InputError, match="holds a vae, wanted was transformer"):
     identify(vae, component="transformer")
 
 

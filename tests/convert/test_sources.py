@@ -401,7 +401,7 @@ def test_a_part_that_links_to_nothing_is_named(tmp_path):
   save_file({"b": np.ones(3, np.float32)}, tmp_path / "b.safetensors")
   with pytest.raises(InputError, match="; 1 of 2 parts are missing: a.safetensors"):
     open_tensors([tmp_path / "b.safetensors", tmp_path / "a.safetensors"])
-  with pytest.raises(InputError, match="/dev/null is no regular file"):
+  with pytest.raises(InputError, match="/dev/null is not a regular file"):
     open_tensors([pathlib.Path("/dev/null")])
 
 
