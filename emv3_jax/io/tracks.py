@@ -32,7 +32,8 @@ def decodable(streams: Sequence[_Stream]) -> list[_Stream]:
 
 def tick(timed: Stream | Packet | Frame) -> fractions.Fraction:
   """Returns the unit of time stamps in seconds; 0 if the container does not specify it."""
-  return timed.time_base or fractions.Fraction(0)
+  base = timed.time_base
+  return fractions.Fraction(base.numerator, base.denominator) if base else fractions.Fraction(0)
 
 
 def frame_seconds(frame: Frame) -> float | None:

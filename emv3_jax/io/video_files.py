@@ -178,7 +178,8 @@ def _warn_hdr(path: str, curve: str) -> None:
 
 def _pixel_aspect(stream: av.VideoStream, path: str | os.PathLike) -> fractions.Fraction:
   """Returns the width of a pixel divided by its height; 1 if the file does not specify it."""
-  aspect = stream.sample_aspect_ratio or fractions.Fraction(1)
+  found = stream.sample_aspect_ratio or fractions.Fraction(1)
+  aspect = fractions.Fraction(found.numerator, found.denominator)  # newer PyAV has a class of its own
   if not 1 / WIDEST_PIXEL <= aspect <= WIDEST_PIXEL:
     raise InputError(f"Video {path} has pixels of shape {aspect.numerator}:{aspect.denominator}; save "
                      "it with square ones.")

@@ -259,15 +259,16 @@ def test_where_a_puppet_has_its_face_is_told(model, files, tmp_path):
   assert type(model).face_box_hint(named, (64, 64)) == ""
 
 
-def test_a_puppet_needs_no_face_box(model, files, monkeypatch):
+def test_a_puppet_needs_no_face_box(model, files, tmp_path, monkeypatch):
   """Detectors know no drawings: without a box the small default takes the whole picture, and says so."""
   lines = []
   monkeypatch.setattr(clip_lib.logging, "warning", lambda text, *values: lines.append(text % values))
-  request = i2v(files, face_box=None)
+  Image.new("RGB", (48, 48), "grey").save(tmp_path / "grey.png")
+  request = i2v(files, image=tmp_path / "grey.png", face_box=None)
   free = sample(model, request)
   assert any("The voice acts on the whole picture" in line and "--face_box=" in line for line in lines)
   assert free.report["request"]["face_box"] == "none"
-  np.testing.assert_array_equal(free.frames, sample(model, i2v(files, face_box="none")).frames)
+  np.testing.assert_array_equal(free.frames, sample(model, dataclasses.replace(request, face_box="none")).frames)
   assert free.report["fingerprint"] == fingerprint.provenance(model, request)["fingerprint"]
 
 
