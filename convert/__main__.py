@@ -5,7 +5,7 @@
     emv3-convert --export DIR FILE.safetensors [--component=transformer] [--replace]
 
 SOURCE is a file, a folder, or owner/name[/folder][@revision] on the Hugging Face hub.
-Exit codes: 0; 1 where --inspect found parts that cannot be read beside others; 2 for mistakes.
+Exit codes: 0; 1 if --inspect found some parts that cannot be read; 2 for wrong input.
 """
 
 import argparse
@@ -37,18 +37,18 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
   parser = command_line.Parser(prog=as_called("emv3-convert"), description=as_called(__doc__ or ""))
   parser.add_argument("paths", nargs="+", metavar="PATH", help="SOURCE DEST, SOURCE, or DIR FILE")
   mode = parser.add_mutually_exclusive_group()
-  mode.add_argument("--inspect", action="store_true", help="show what SOURCE is, write nothing")
+  mode.add_argument("--inspect", action="store_true", help="show what SOURCE contains, write nothing")
   mode.add_argument("--export", action="store_true", help="write DIR's component to FILE")
   parser.add_argument("--component", default="auto", choices=CHOICES,
-                      help="convert only this part (default: all that are found)")
+                      help="convert only this part (default: all parts that are found)")
   parser.add_argument("--dtype", default="keep", choices=("keep", *DTYPES),
                       help="dtype of the stored parameters (default: that of the files)")
   parser.add_argument("--config_json", "--config-json", metavar="FILE_OR_JSON", default="{}",
-                      help='sizes that shapes do not tell, e.g. \'{"num_heads": 3}\'')
-  parser.add_argument("--key", default="", metavar="WORDS", help="of a file with several sets of weights "
-                      "take that whose names begin with WORDS and a dot, e.g. ema")
+                      help='sizes that cannot be inferred from shapes, e.g. \'{"num_heads": 3}\'')
+  parser.add_argument("--key", default="", metavar="WORDS", help="of a file with several sets of weights, "
+                      "convert the one whose names begin with WORDS and a dot, e.g. ema")
   parser.add_argument("--replace", action="store_true",
-                      help="write over a component that DEST already has, or over FILE")
+                      help="replace a component that DEST already has, or FILE")
   options = parser.parse_args(arguments)
   wanted = 1 if options.inspect else 2
   if len(options.paths) != wanted:
@@ -76,7 +76,7 @@ def _tuples(value: Any) -> Any:
 
 
 def run(options: argparse.Namespace) -> tuple[list[str], list[InputError]]:
-  """Does what was asked; returns the lines to print, and what cannot be read beside what they show."""
+  """Runs the command; returns the lines to print, and errors of parts that cannot be read."""
   for path in options.paths:
     refuse_address(path, "Path")
   if options.export:
@@ -97,36 +97,36 @@ def run(options: argparse.Namespace) -> tuple[list[str], list[InputError]]:
 
 def main(arguments: list[str] | None = None) -> int:
   if "JAX_PLATFORMS" not in os.environ:
-    jax.config.update("jax_platforms", "cpu")  # nothing here computes
-  said, options = io.StringIO(), argparse.Namespace(paths=[])
-  # Where a disk fills up, Orbax logs and prints tracebacks of its threads beside the error it
-  # raises; they would bury the message.
+    jax.config.update("jax_platforms", "cpu")  # conversion computes nothing
+  stderr_text, options = io.StringIO(), argparse.Namespace(paths=[])
+  # If the disk is full, Orbax logs and prints tracebacks of its threads in addition to the error that it
+  # raises; the message would be hard to find among them.
   logging.set_verbosity(logging.FATAL)
   command_line.quieten_asyncio()
-  for stream in (sys.stdout, sys.stderr):  # names in files may be what no terminal shows
+  for stream in (sys.stdout, sys.stderr):  # names in files may have characters that the terminal cannot show
     if isinstance(stream, io.TextIOWrapper):
       stream.reconfigure(errors="backslashreplace")
   try:
     options = parse(arguments)
-    with contextlib.redirect_stderr(said):
-      lines, faults = run(options)
+    with contextlib.redirect_stderr(stderr_text):
+      lines, problems = run(options)
   except InputError as error:
     print(command_line.legible(str(error)), file=sys.stderr)
     return 2
-  except (OSError, RecursionError) as error:  # the last from JSON in JSON in JSON
+  except (OSError, RecursionError) as error:  # deeply nested JSON raises RecursionError
     where = str(getattr(error, "filename", None) or " ".join(options.paths))
     print(f"{where[:200]} cannot be read or written ({getattr(error, 'strerror', None) or error}).",
           file=sys.stderr)
     return 2
   except BaseException:
-    sys.stderr.write(said.getvalue())
+    sys.stderr.write(stderr_text.getvalue())
     raise
-  sys.stderr.write(said.getvalue())
+  sys.stderr.write(stderr_text.getvalue())
   for line in lines:
     print(line, file=sys.stderr if line.startswith("warning: ") else sys.stdout)
-  for fault in faults:
-    print("cannot be read: " + " ".join(str(fault).splitlines()), file=sys.stderr)
-  return 1 if faults else 0
+  for problem in problems:
+    print("cannot be read: " + " ".join(str(problem).splitlines()), file=sys.stderr)
+  return 1 if problems else 0
 
 
 if __name__ == "__main__":

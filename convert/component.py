@@ -19,15 +19,15 @@ class Layout:
   """A naming scheme for the tensors of a component.
 
   Attributes:
-    name: "official", or the library whose names these are.
+    name: "official", or the library that uses these names.
     rows: the name table.
-    variant: of the model, for transformers.
-    prefixes: taken off names that have them (this network as a part of a library's larger one).
-    dropped: prefix of the names in `rows` that files of some releases of the library lack.
-    aliases: other spellings of a name in `rows`.
-    unused: patterns of tensors that are known to come along and that the network does not have.
-    last_block: where a tensor of this name is present, the last layer is unused as well.
-    last_block_pattern: the names of a layer, with `{l}`.
+    variant: variant of the model, for transformers.
+    prefixes: prefixes that are removed from names (the library has the network as part of a larger one).
+    dropped: prefix of the names in `rows` that is missing in files of some releases of the library.
+    aliases: {other spelling: name in `rows`}.
+    unused: patterns of tensors that published files contain, but the network does not use.
+    last_block: name of a tensor; if a file has it, its last layer is unused as well.
+    last_block_pattern: prefix of the names of a layer, with `{l}` for its number.
   """
 
   name: str
@@ -45,7 +45,7 @@ class Layout:
     return [leaf for row in self.rows for leaf in row.leaves()]
 
   def plain(self, names: Collection[str]) -> dict[str, str]:
-    """{name as in `rows`: name in the file}."""
+    """Returns {name as in `rows`: name in the file}."""
     if self.dropped and not any(name.startswith(self.dropped) for name in names):
       return {f"{self.dropped}{name}": name for name in names}
     plain = {}
@@ -59,7 +59,7 @@ class Layout:
     return plain
 
   def unused_among(self, plain_names: Collection[str]) -> dict[str, str]:
-    """{name: pattern} of those names that are known and not used by the network."""
+    """Returns {name: pattern} of the names that `unused` lists or that belong to an unused last layer."""
     patterns = list(self.unused)
     if self.last_block in plain_names:
       head, tail = self.last_block_pattern.split("{l}")
@@ -75,13 +75,13 @@ class Component:
   """A part of the model that is converted on its own.
 
   Attributes:
-    name: its folder in the model folder.
-    layouts: the ways its tensors may be named, the official one of each variant first.
+    name: name of its folder in the model folder.
+    layouts: naming schemes of its tensors, the official one of each variant first.
     config: the network's config dataclass.
-    sizes: from the matched shapes and the `config.json` beside the file (empty where there is
-      none) to fields of `config`; None for a field that neither tells.
-    abstract: from config and variant to the network's abstract parameters.
-    head_dim: width of a head in the released model, where shapes do not tell the number of heads.
+    sizes: function from the matched shapes and the `config.json` beside the file (empty if there is
+      none) to fields of `config`; None for a field that cannot be inferred.
+    abstract: function from config and variant to the network's abstract parameters.
+    head_dim: width of a head in the released model; None if shapes determine the number of heads.
   """
 
   name: str
@@ -93,41 +93,41 @@ class Component:
 
   def infer_config(self, match: Match, layout: Layout, beside: Mapping[str, Any],
                    given: Mapping[str, Any]):
-    """The config that the shapes, the `config.json` and, above both, `given` say.
+    """Infers the network's config from shapes and `config.json`; fields of `given` take precedence.
 
-    A file as wide as the released model must have as many layers, so that one that lost its last
-    layers is not taken for a smaller model.
+    A file with the sizes of the released model must have as many layers, so that a file without the last
+    layers is not mistaken for a smaller model.
 
     Raises:
-      InputError: a field is unknown or the sizes contradict each other.
+      InputError: a field is unknown, or the sizes contradict each other.
     """
-    known = {field.name for field in dataclasses.fields(self.config)}
-    for name in sorted(given.keys() - known):
-      raise InputError(f"{self.name} has no config field {name}; known: {', '.join(sorted(known))}.")
+    names = {field.name for field in dataclasses.fields(self.config)}
+    for name in sorted(given.keys() - names):
+      raise InputError(f"{self.name} has no config field {name}; known: {', '.join(sorted(names))}.")
     try:
-      told = {**self.sizes(match, beside), **given}
+      values = {**self.sizes(match, beside), **given}
     except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
-      raise InputError(f"{self.name}: its shapes, or the config.json beside it, are of no such network "
+      raise InputError(f"{self.name}: its shapes, or the config.json beside it, do not fit this network "
                        f"({str(error)[:150]}).\nGive the checkpoint as published.") from error
-    if "variant" in known and layout.variant in ("preview", "flash"):
-      told["variant"] = layout.variant
-    if self.head_dim and told["num_heads"] is None and told["dim"]:
-      told["num_heads"] = self._released_heads(told["dim"], self.head_dim)
-    fields = {name: value for name, value in told.items() if value is not None}
+    if "variant" in names and layout.variant in ("preview", "flash"):
+      values["variant"] = layout.variant
+    if self.head_dim and values["num_heads"] is None and values["dim"]:
+      values["num_heads"] = self._released_heads(values["dim"], self.head_dim)
+    fields = {name: value for name, value in values.items() if value is not None}
     self._check_types(fields)
     try:
       config = self.config(**fields)
-      released = self.config(**({"variant": config.variant} if "variant" in known else {}))
+      released = self.config(**({"variant": config.variant} if "variant" in names else {}))
     except (ValueError, TypeError) as error:
-      raise InputError(f"{self.name}: {error}\nGive the sizes that shapes do not tell with "
+      raise InputError(f"{self.name}: {error}\nGive the sizes that cannot be inferred from shapes with "
                        "--config_json.") from error
-    if "num_layers" in known and "num_layers" not in given:
+    if "num_layers" in names and "num_layers" not in given:
       full = dataclasses.replace(config, num_layers=released.num_layers)
       return full if full == released else config
     return config
 
   def _check_types(self, fields: Mapping[str, Any]) -> None:
-    """Checks types of config values, which are written by hand; errors name the field."""
+    """Checks the types of config values, which may be written by hand; errors name the field."""
     defaults: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(self.config)}
     for name, value in fields.items():
       wanted = type(defaults[name])
@@ -139,12 +139,12 @@ class Component:
         raise InputError(f"{self.name}: config field {name} is {str(repr(value))[:80]}, wanted {what}.")
       if isinstance(value, int) and (wanted is int and not 0 < value <= MAX_SIZE
                                      or name == "num_layers" and value > MAX_LAYERS):
-        raise InputError(f"{self.name}: config field {name} is {str(value)[:30]}, which is no size of this "
+        raise InputError(f"{self.name}: config field {name} is {str(value)[:30]}, which is not a valid size of this "
                          "network.")
 
   def _released_heads(self, dim: int, width: int) -> int:
     if dim % width:
-      raise InputError(f"{self.name}: shapes do not tell the number of heads of width {dim} "
+      raise InputError(f"{self.name}: shapes do not determine the number of heads of width {dim} "
                        f"(released: {width} a head).\nPut the config.json beside the file, "
                        """or give it: --config_json='{"num_heads": N}'""")
     return dim // width

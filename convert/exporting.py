@@ -25,20 +25,20 @@ def export(folder: pathlib.Path, file: pathlib.Path, component: str = "transform
            replace: bool = False) -> str:
   """Writes one component as safetensors, one tensor in memory at a time.
 
-  Tensors that the network does not have were left out by the conversion, and are not in the file.
+  Tensors that the conversion left out because the network does not use them are not in the file.
 
   Args:
     folder: a model folder.
-    file: ends in .safetensors or .sft; its folder is there.
-    component: of the folder.
-    replace: write over a file that is there.
+    file: path that ends in .safetensors, in an existing folder.
+    component: name of the component.
+    replace: whether to replace an existing file.
 
   Returns:
     One line about the file, for the user.
 
   Raises:
-    InputError: the file is not named as what it will be, is there already or cannot be written, or
-      the folder has no such whole component.
+    InputError: the file has another suffix, exists already or cannot be written, or the folder has no
+      complete component of that name.
   """
   _check_file(file, replace)
   card = read_model_card(folder)
@@ -53,7 +53,7 @@ def export(folder: pathlib.Path, file: pathlib.Path, component: str = "transform
   if rows.keys() != stored.keys():
     raise InputError(f"{path} has parameters without an official name: "
                      f"{', '.join(sorted(stored.keys() - rows.keys())[:3])}, ...")
-  parts = {}  # {official name: [(row, layer)]}, three of them where the file fuses q, k, v
+  parts = {}  # {official name: [(row, layer)]}, three of them if the file fuses q, k, v
   for name, leaf in rows.items():
     for layer, theirs in enumerate(leaf.names(stored[name].shape[0])):
       parts.setdefault(theirs, []).append((leaf, layer if leaf.stacked else ...))
@@ -89,7 +89,7 @@ def _check_file(file: pathlib.Path, replace: bool) -> None:
 
 
 def _official(component: pathlib.Path, pieces: list[tuple[Leaf, object]]) -> np.ndarray:
-  """Makes one tensor of the official file from our leaf, or from the three leaves that it fuses."""
+  """Builds one tensor of the official file from our leaf, or from the three leaves that it fuses."""
   arrays = []
   for leaf, layer in sorted(pieces, key=lambda piece: piece[0].third or 0):
     view = leaf.transform.backward(StoredLeaf(component, leaf.ours)[layer])

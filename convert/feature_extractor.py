@@ -11,20 +11,21 @@ FILE = "preprocessor_config.json"
 
 
 def waveform_settings(checkpoint: Checkpoint) -> dict:
-  """`do_normalize` and `sampling_rate` of the audio encoder's feature extractor; {} where the
-  checkpoint has none beside it.
+  """Returns `do_normalize` and `sampling_rate` of the audio encoder's feature extractor.
+
+  Returns {} if there is no such file beside the checkpoint.
 
   Raises:
-    InputError: it cannot be read, is of no such network, or for sound at another rate than 16 kHz.
+    InputError: the file cannot be read, or it is not for waveforms with one channel at 16 kHz.
   """
   path = pathlib.Path(checkpoint.files[0]).parent / FILE
   if not path.is_file():
     return {}
-  from transformers import Wav2Vec2FeatureExtractor  # here: a second, for the audio encoder alone
+  from transformers import Wav2Vec2FeatureExtractor  # slow import, for the audio encoder only
 
   try:
     read = Wav2Vec2FeatureExtractor.from_pretrained(path.parent, local_files_only=True)
-  except Exception as error:  # the library raises nothing narrower for a file it cannot parse
+  except Exception as error:  # for a file that it cannot parse the library raises many kinds of error
     raise InputError(f"{path} cannot be read ({type(error).__name__}: {str(error)[:150]}).\n"
                      "Download it again, or remove it.") from error
   settings = {"do_normalize": read.do_normalize, "sampling_rate": read.sampling_rate}

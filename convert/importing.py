@@ -27,17 +27,25 @@ CHOICES = ("auto", *COMPONENTS, "tokenizer")
 
 def survey(source: Source, given: Mapping[str, Any] | None = None,
            ) -> tuple[list[Plan], list[Unrecognised], list[InputError]]:
-  """Looks at every checkpoint of a source: plans, those that are no component, those that cannot
-  be read."""
-  plans, strangers, faults = [], [], []
+  """Examines every checkpoint of a source.
+
+  Args:
+    source: what `sources.find` found.
+    given: config fields that override what shapes and config files say.
+
+  Returns:
+    Plans of the components, errors of checkpoints that are not a component, and errors of checkpoints
+    that cannot be read.
+  """
+  plans, unrecognised, problems = [], [], []
   for checkpoint in source.checkpoints:
     try:
       plans.append(identify(checkpoint, given=given))
     except Unrecognised as error:
-      strangers.append(error)
+      unrecognised.append(error)
     except InputError as error:
-      faults.append(error)
-  return plans, strangers, faults
+      problems.append(error)
+  return plans, unrecognised, problems
 
 
 def identify_all(source: Source, component: str = "auto",
@@ -46,12 +54,12 @@ def identify_all(source: Source, component: str = "auto",
 
   Args:
     source: what `sources.find` found.
-    component: one of `CHOICES`; other components of the source are left out, whether they can be
-      read or not.
+    component: one of `CHOICES`; other components of the source are skipped, even if they cannot be
+      read.
     given: config fields that override what shapes and config files say.
 
   Returns:
-    Plans, one a component, and a line about each file that is left out because it is none.
+    Plans, one per component, and a line about each file that is skipped because it is not a component.
 
   Raises:
     InputError: nothing is recognised, one cannot be read, or two checkpoints are the same component.
@@ -60,12 +68,12 @@ def identify_all(source: Source, component: str = "auto",
     return [], []
   if len(source.checkpoints) == 1:
     return [identify(source.checkpoints[0], component, given)], []
-  plans, strangers, faults = survey(source, given)
+  plans, unrecognised, problems = survey(source, given)
   wanted = [plan for plan in plans if component in ("auto", plan.component.name)]
-  if faults and (component == "auto" or not wanted):
-    raise faults[0]
-  if strangers and not wanted:
-    raise strangers[0]
+  if problems and (component == "auto" or not wanted):
+    raise problems[0]
+  if unrecognised and not wanted:
+    raise unrecognised[0]
   if not wanted and source.checkpoints:
     raise InputError(f"{source.name} has no {component}; found: "
                      f"{', '.join(sorted({plan.component.name for plan in plans}))}.")
@@ -74,11 +82,11 @@ def identify_all(source: Source, component: str = "auto",
     if same:
       raise InputError(f"{source.name} has several checkpoints of the {plan.component.name}: "
                        f"{same}.\nGive the file or folder of one of them as SOURCE.")
-  return wanted, [left_out(error) for error in (*strangers, *faults)]
+  return wanted, [left_out(error) for error in (*unrecognised, *problems)]
 
 
 def several(plan: Plan, plans: list[Plan]) -> str:
-  """Names of the checkpoints of the plan's component where there are several, else ""."""
+  """Returns the names of the checkpoints of the plan's component if there are several, else ""."""
   same = [other.checkpoint.name for other in plans if other.component is plan.component]
   return ", ".join(same) if len(same) > 1 else ""
 
@@ -91,18 +99,18 @@ def convert(source: Source, folder: pathlib.Path, component: str = "auto", dtype
             given: Mapping[str, Any] | None = None, replace: bool = False) -> list[str]:
   """Converts the checkpoints of a source to a model folder.
 
-  All names and shapes are checked before anything is written. A component that the folder already
-  has from the same files in the same dtype is left as it is; a base transformer gives way to one of
-  EchoMimicV3; any other needs `replace`.
+  All names and shapes are checked before anything is written. A component that was converted from the
+  same files to the same dtype is kept; EchoMimicV3's transformer replaces a base transformer; to replace
+  any other component, `replace` must be True.
 
   Args:
-    dtype: of the stored parameters, or "keep" for that of the files.
+    dtype: dtype of the stored parameters, or "keep" for that of the files.
 
   Returns:
     One line about each part, for the user.
 
   Raises:
-    InputError: a checkpoint is not whole, or the folder has another one in its place.
+    InputError: a checkpoint is incomplete, or the folder has another component of that name.
   """
   plans, lines = identify_all(source, component, given)
   lines = [*source.notes, *lines]
@@ -141,14 +149,14 @@ def _take_tokenizer(folder: pathlib.Path, source: pathlib.Path) -> str:
     write_tokenizer(folder, source)
     return "tokenizer: copied"
   with tempfile.TemporaryDirectory() as scratch:
-    made = pathlib.Path(scratch) / "tokenizer.json"
-    Tokenizer.load(source).save(made)
-    write_tokenizer(folder, made)
+    converted = pathlib.Path(scratch) / "tokenizer.json"
+    Tokenizer.load(source).save(converted)
+    write_tokenizer(folder, converted)
   return f"tokenizer: converted from {source.name}"
 
 
 def _model_of(variant: str | None) -> dict:
-  """What the model folder says of itself with a released transformer."""
+  """Returns name and sampling settings of the model folder for a released transformer; {} for others."""
   if variant not in variants.names():
     return {}
   released = variants.of(variant).settings
@@ -170,9 +178,10 @@ def digests(checkpoint: Checkpoint) -> list[dict]:
 
 def _already_there(folder, plan: Plan, dtype: str, sources: list[dict], features: dict,
                    replace: bool) -> bool:
-  """Returns whether the folder has exactly this component; raises if it has another one that must stay.
+  """Returns whether the folder has exactly this component; an incomplete one does not count.
 
-  One that is not whole does not count.
+  Raises:
+    InputError: the folder has another component of that name, and `replace` is False.
   """
   card = read_model_card(folder) if (folder / CARD).exists() else ModelCard(folder, None, {})
   name = plan.component.name
@@ -186,5 +195,5 @@ def _already_there(folder, plan: Plan, dtype: str, sources: list[dict], features
   variant = f" (variant {card.variant})" if name == "transformer" else ""
   raise InputError(f"{folder} already has a {name}{variant} in {old.dtype}, from "
                    f"{', '.join(source['file'] for source in old.sources) or 'unknown files'}.\n"
-                   "Add --replace to convert over it, --component to leave it out, or give another "
+                   "Add --replace to replace it, choose other parts with --component, or give another "
                    "folder.")

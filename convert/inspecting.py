@@ -19,19 +19,19 @@ HEAD = ("component", "variant", "names", "tensors", "parameters", "dtype", "unus
 
 def inspect_source(source: Source, component: str, given: Mapping[str, Any],
                    ) -> tuple[list[str], list[InputError]]:
-  """A table with a line for each recognised checkpoint, then the names behind its counts.
+  """Makes a table with a line for each recognised checkpoint, followed by the names that it counts.
 
   Returns:
-    The lines, and what cannot be read beside what they show.
+    The lines to print, and errors of checkpoints that cannot be read.
 
   Raises:
-    InputError: there is nothing to show.
+    InputError: nothing is recognised.
   """
-  plans, strangers, faults = survey(source, given)
+  plans, unrecognised, problems = survey(source, given)
   shown = [plan for plan in plans if component in ("auto", plan.component.name)]
   tokenizers = source.tokenizers if component in ("auto", "tokenizer") else ()
   if not shown and not tokenizers:
-    raise next(iter((*faults, *strangers)), None) or InputError(
+    raise next(iter((*problems, *unrecognised)), None) or InputError(
         f"{source.name} has no {component}; found: "
         f"{', '.join(sorted({plan.component.name for plan in plans})) or 'a tokenizer'}.")
   rows: list[tuple[str, ...]] = [HEAD]
@@ -44,25 +44,28 @@ def inspect_source(source: Source, component: str, given: Mapping[str, Any],
   for plan in shown:
     lines += [f"{plan.component.name} unused: {pattern} ({count})"
               for pattern, count in plan.unused.items()]
-    for fault, names in plan.faults.items():
-      lines += [f"{plan.component.name} {fault}: {printable(name)}" for name in names[:LISTED]]
+    for problem, names in plan.problems.items():
+      lines += [f"{plan.component.name} {problem}: {printable(name)}" for name in names[:LISTED]]
       if len(names) > LISTED:
-        lines.append(f"{plan.component.name} {fault}: ... and {len(names) - LISTED} more")
+        lines.append(f"{plan.component.name} {problem}: ... and {len(names) - LISTED} more")
     lines += [f"warning: {plan.component.name}: {note}." for note in plan.notes]
   lines += dict.fromkeys(f"{plan.component.name}: several checkpoints, of which only one can be "
                          f"converted: {several(plan, shown)}" for plan in shown if several(plan, shown))
-  lines += [*source.notes, *map(left_out, strangers)]
-  return lines + [f"tokenizer: {path}" for path in tokenizers], faults
+  lines += [*source.notes, *map(left_out, unrecognised)]
+  return lines + [f"tokenizer: {path}" for path in tokenizers], problems
 
 
 def inspect_folder(folder: pathlib.Path) -> tuple[list[str], list[InputError]]:
-  """A table of the components of a converted model, and what is wrong with others in it.
+  """Makes a table of the components of a converted model.
+
+  Returns:
+    The lines to print, and errors of components that cannot be read.
 
   Raises:
-    InputError: the folder is not a model folder, or nothing in it is whole.
+    InputError: the folder is not a model folder, or has no complete component.
   """
   card = read_model_card(folder)
-  rows, faults = [("component", "variant", "dtype", "bytes", "files", "from")], []
+  rows, problems = [("component", "variant", "dtype", "bytes", "files", "from")], []
   for name in card.components:
     try:
       component = card.require(name)
@@ -70,15 +73,15 @@ def inspect_folder(folder: pathlib.Path) -> tuple[list[str], list[InputError]]:
                    f"{component.bytes:,}", str(component.files),
                    ", ".join(source["file"] for source in component.sources)))
     except InputError as error:
-      faults.append(error)
+      problems.append(error)
     except (KeyError, TypeError, ValueError) as error:
-      faults.append(InputError(f"{folder / CARD}: what it says of {name} cannot be read "
+      problems.append(InputError(f"{folder / CARD}: the entry of {name} cannot be read "
                                f"({type(error).__name__}: {error}).\nConvert the model again."))
   if (folder / "tokenizer" / "tokenizer.json").exists():
     rows.append(("tokenizer", "", "", "", "1", "tokenizer.json"))
-  if faults and len(rows) == 1:
-    raise faults[0]
-  return _table(rows), faults
+  if problems and len(rows) == 1:
+    raise problems[0]
+  return _table(rows), problems
 
 
 def _table(rows: list[tuple[str, ...]]) -> list[str]:

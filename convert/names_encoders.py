@@ -101,7 +101,7 @@ CLIP_TRANSFORMERS = (
 
 
 def _clip_sizes(match: Match, beside: Mapping) -> dict:
-  """The position table tells the image size: one class token and the square of patches."""
+  """Infers sizes; the image size follows from the position table, one class token and a square of patches."""
   beside = beside.get("vision_config", beside)
   if "patch_size" not in beside or "num_hidden_layers" not in beside:
     beside = {}
@@ -155,7 +155,7 @@ WAV2VEC2 = (
 
 
 def _wav2vec2_sizes(match: Match, beside: Mapping) -> dict:
-  """Shapes tell all but the head size and the strides, which are the released ones unless told."""
+  """Infers sizes; the head size and the strides are the released ones unless config.json has them."""
   if "conv_stride" not in beside:
     beside = {}
   dim = match.size("norm.scale", -1)

@@ -88,8 +88,8 @@ LAYOUTS = (
 
 
 def _sizes(match: Match, beside: Mapping) -> dict:
-  """Shapes tell all but the head size, the text length, and how flash splits its audio features."""
-  if not beside.keys() & {"ffn_dim", "attention_head_dim"}:  # of another network in the same folder
+  """Infers sizes; shapes do not determine the head size, the text length, and the split of flash's audio features."""
+  if not beside.keys() & {"ffn_dim", "attention_head_dim"}:  # the config.json is of another network in the same folder
     beside = {}
   dim, windows = match.size("patch_embedding.bias", -1), match.size("audio_projection.proj1.kernel", 0)
   flash_tokens = match.size("audio_projection.proj3.bias", -1)
@@ -116,7 +116,7 @@ def _sizes(match: Match, beside: Mapping) -> dict:
 
 @functools.cache
 def _abstract(config: TransformerConfig, variant: str | None) -> Params:
-  """The network's parameters; the base has those of preview without audio."""
+  """Returns the network's abstract parameters; the base model has those of preview without audio."""
   abstract = transformer.network(config).abstract
   if variant != "base":
     return abstract

@@ -19,7 +19,7 @@ from .table import (
 
 
 def _block(ours: str, official: str, diffusers: str):
-  """A residual block; the shortcut is there where the number of channels changes."""
+  """Rows of a residual block, which has a shortcut only if the number of channels changes."""
   return (
     (f"{ours}.norm1", GAMMA_3D, f"{official}.residual.0", f"{diffusers}.norm1"),
     (f"{ours}.conv1", CONV, f"{official}.residual.2", f"{diffusers}.conv1"),
@@ -30,7 +30,7 @@ def _block(ours: str, official: str, diffusers: str):
 
 
 def _resample(ours: str, official: str, diffusers: str):
-  """A step between two stages; the convolution in time is there where the frame rate changes."""
+  """Rows of a resampling layer between two stages; it has a temporal convolution only if the frame rate changes."""
   return (
     (f"{ours}.conv", CONV, f"{official}.resample.1", f"{diffusers}.resample.1"),
     (f"{ours}.time_conv", CONV, f"{official}.time_conv", f"{diffusers}.time_conv"),
@@ -97,7 +97,7 @@ LAYOUTS = (Layout("official", _OFFICIAL), Layout("diffusers", _DIFFUSERS))
 
 
 def _sizes(match: Match, beside: Mapping) -> dict:
-  """Shapes tell everything but the statistics of the latents, which are Wan's unless told."""
+  """Infers sizes; the statistics of the latents are Wan's unless config.json has them."""
   base = match.size("encoder.conv_in.bias", -1)
   stages = [match.size(f"encoder.stages.{stage}.blocks.1.conv2.bias", -1) for stage in range(4)]
   steps = [f"encoder.stages.{stage}.resample.time_conv.bias" for stage in range(3)]

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-BLOCK = 1 << 16  # elements looked at together; they stay in the cache
+BLOCK = 1 << 16  # elements that are checked together; they fit into the CPU cache
 LISTED = 3
-# Bits of the exponent, all of them set in NaN and Inf alone, by dtype.
+# Integer type and mask of the exponent by dtype; only NaN and Inf have all its bits set.
 EXPONENTS = {"float32": (np.uint32, 0x7f800000), "bfloat16": (np.uint16, 0x7f80),
              "float16": (np.uint16, 0x7c00)}
 
@@ -16,10 +16,10 @@ class NotFinite:
 
   def __init__(self):
     self.in_file: dict[str, tuple[int, int]] = {}  # (NaN, Inf)
-    self.by_cast: dict[str, int] = {}  # Inf that was a number in the file
+    self.by_cast: dict[str, int] = {}  # numbers of the file that became Inf
 
-  def look(self, name: str, tensor: np.ndarray, cast: np.ndarray) -> None:
-    """Counts in a tensor of the file and in what was made of it (or of a third of it)."""
+  def add(self, name: str, tensor: np.ndarray, cast: np.ndarray) -> None:
+    """Counts values of a tensor of the file, and of the array that it (or a third of it) was cast to."""
     found = count(tensor)
     if any(found):
       self.in_file[name] = found
@@ -27,17 +27,17 @@ class NotFinite:
       self.by_cast[name] = self.by_cast.get(name, 0) + sum(found)
 
   def lines(self, component: str, dtype: str) -> list[str]:
-    """Warnings, for the user."""
+    """Returns warnings for the user."""
     lines = []
     if self.in_file:
       lines.append(f"warning: {component}: {_tensors(self.in_file)} values that are not finite: "
                    + _listed({name: " and ".join(f"{number:,} {what}" for number, what in zip(
                        found, ("NaN", "Inf"), strict=True) if number)
                        for name, found in self.in_file.items()})
-                   + ". A network with them gives NaN: compare the file with its publisher's.")
+                   + ". The network will give NaN: compare the file with the published one.")
     if self.by_cast:
-      lines.append(f"warning: {component}: {_tensors(self.by_cast)} values beyond what {dtype} "
-                   "can: " + _listed({name: f"{number:,} became Inf"
+      lines.append(f"warning: {component}: {_tensors(self.by_cast)} values beyond the range of "
+                   f"{dtype}: " + _listed({name: f"{number:,} became Inf"
                                       for name, number in self.by_cast.items()})
                    + ". Give --dtype=bfloat16 or float32.")
     return lines

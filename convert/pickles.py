@@ -1,4 +1,4 @@
-"""Tensors of PyTorch's own files, which are pickles: read without running anything in them."""
+"""Reading of tensors from PyTorch's own files, which are pickles, without executing any code in them."""
 
 from collections.abc import Iterator, Mapping
 import pathlib
@@ -12,14 +12,14 @@ import ml_dtypes
 from emv3_jax.errors import InputError
 from emv3_jax.io.checkpoints import LazyArray
 
-MAX_DEPTH = 8  # dicts in dicts
-# What a training run keeps beside the weights; nothing in these is a network.
+MAX_DEPTH = 8  # of nested dicts
+# Keys of a training run's state beside the weights, which is not part of a network.
 TRAINING_STATE = re.compile(
     r"(^|_)(optim|sched|lr_|scaler|callback|loops|rng|random|hyper|args?$|config)")
 
 
 def open_pickle(file: pathlib.Path) -> dict[str, LazyArray]:
-  """Tensors by name; those of dicts in dicts have the keys on the way before them, with dots.
+  """Returns tensors by name; the names of nested dicts have the outer keys as prefixes, with dots.
 
   Raises:
     InputError: the file is damaged, would execute code, or holds no tensors.
@@ -30,7 +30,7 @@ def open_pickle(file: pathlib.Path) -> dict[str, LazyArray]:
     raise InputError(f"{file}: reading {file.suffix} files needs PyTorch.\n"
                      "Install it: pip install 'emv3-jax[convert]'") from error
   try:
-    # Only the zip format can be mapped; older files are read as a whole, as safely.
+    # Only the zip format can be memory-mapped; older files are read whole, with the same safety.
     with warnings.catch_warnings(action="ignore"):
       content = torch.load(file, map_location="cpu", weights_only=True,
                            mmap=zipfile.is_zipfile(file))
@@ -40,7 +40,7 @@ def open_pickle(file: pathlib.Path) -> dict[str, LazyArray]:
     raise InputError(f"{file} is refused: {what}, but only tensors are read from a pickle. Nothing "
                      "in it was run.\nGet the checkpoint from its publisher, as safetensors if there "
                      "is one.") from error
-  except Exception as error:  # damaged bytes make PyTorch's reader raise nearly anything
+  except Exception as error:  # PyTorch raises many kinds of error for damaged bytes
     reason = (str(error).splitlines() or [type(error).__name__])[0][:150]
     if "TorchScript" in reason:
       raise InputError(f"{file} is a TorchScript program, not a state dict.\n"
@@ -56,7 +56,7 @@ def open_pickle(file: pathlib.Path) -> dict[str, LazyArray]:
 
 
 def _tensors(content: Mapping, before: str, seen: set[int], tensor: type) -> Iterator:
-  """(name, tensor) of a dict and the dicts in it; `seen`, because a pickle may hold itself."""
+  """Yields (name, tensor) of nested dicts; `seen` holds ids of the outer ones, since a dict may contain itself."""
   for key, value in content.items():
     if not isinstance(key, str):
       continue

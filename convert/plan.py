@@ -25,25 +25,25 @@ from .wrappers import prefixes, unwrapped, without_wrapped_layers
 COMPONENTS = {component.name: component
               for component in (TRANSFORMER, VAE, TEXT_ENCODER, IMAGE_ENCODER, AUDIO_ENCODER)}
 DTYPES = ("float32", "bfloat16", "float16")
-LISTED = 8  # names of each fault that --inspect lists
-FEW = 3  # and that a message does
+LISTED = 8  # names of each problem that --inspect lists
+FEW = 3  # names of each problem that a message lists
 
 
 class Unrecognised(InputError):
-  """Raised for a checkpoint that is not a known component."""
+  """Error for a checkpoint that is none of the components."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """A checkpoint recognised as a component, with all faults.
+  """A checkpoint recognised as a component, with all its problems.
 
   Attributes:
-    tensors: by the names of the table.
+    tensors: tensors of the files, by the names of the table.
     leaves: rows of the table that the network has, by our name.
-    missing, unexpected, misshapen: faults, by the names of the table.
-    unused: {pattern: number} of tensors that are known to come along without being used.
-    dtype: of the tensors that are used, "mixed" where they differ.
-    notes: what is odd about the files and does no harm.
+    missing, unexpected, misshapen: problems, by the names of the table.
+    unused: {pattern: number} of tensors that published files contain, but the network does not use.
+    dtype: dtype of the tensors that are used, "mixed" if they differ.
+    notes: lines about harmless irregularities of the files.
   """
 
   checkpoint: Checkpoint
@@ -61,7 +61,7 @@ class Plan:
   notes: tuple[str, ...] = ()
 
   @property
-  def faults(self) -> dict[str, tuple[str, ...]]:
+  def problems(self) -> dict[str, tuple[str, ...]]:
     return {"missing": self.missing, "unexpected": self.unexpected, "misshapen": self.misshapen}
 
   @property
@@ -69,23 +69,23 @@ class Plan:
     return sum(math.prod(leaf.shape) for leaf in named_leaves(self.abstract).values())
 
   def check(self) -> None:
-    """Raises InputError with the first faults, if there are any."""
-    if not any(self.faults.values()):
+    """Raises InputError with the first problems, if there are any."""
+    if not any(self.problems.values()):
       return
-    counts = ", ".join(f"{len(names)} {fault}" for fault, names in self.faults.items() if names)
-    listed = "; ".join(f"{fault}: {', '.join(map(shown, names[:FEW]))}{', ...' * (len(names) > FEW)}"
-                       for fault, names in self.faults.items() if names)
+    counts = ", ".join(f"{len(names)} {problem}" for problem, names in self.problems.items() if names)
+    listed = "; ".join(f"{problem}: {', '.join(map(shown, names[:FEW]))}{', ...' * (len(names) > FEW)}"
+                       for problem, names in self.problems.items() if names)
     raise InputError(f"{self.checkpoint.name}: not a whole {self.component.name} "
                      f"({_described(self.layout)}): {counts}.\n  {listed}\n"
                      "Give the checkpoint as published, for other sizes with --config_json; --inspect "
                      "lists more.")
 
   def params(self, dtype: str = "keep", counts: NotFinite | None = None) -> Params:
-    """Returns our parameters, each converted when it is read.
+    """Returns our parameters as `LazyArray`s, each converted when it is read.
 
     Args:
-      dtype: of the result, or "keep".
-      counts: learns of values that are not finite while the parameters are made.
+      dtype: dtype of the result, or "keep" for that of the files.
+      counts: counts values that are not finite while the parameters are converted.
     """
     counts = counts or NotFinite()
     return nested({name: self._stacked(leaf, shape.shape, dtype, counts)
@@ -101,9 +101,9 @@ class Plan:
       layers = array if leaf.stacked else array[None]
       for layer, name in zip(layers, names, strict=True):
         tensor = self.tensors[name].make()
-        with np.errstate(over="ignore"):  # told by name instead
+        with np.errstate(over="ignore"):  # `counts` reports it, by name
           copy(leaf.take(tensor), layer)
-        counts.look(name, tensor, layer)
+        counts.add(name, tensor, layer)
       return array
 
     return LazyArray(tuple(shape), stored, make)
@@ -114,12 +114,12 @@ def identify(checkpoint: Checkpoint, component: str = "auto",
   """Recognises a checkpoint by the names of its tensors and compares it with the network.
 
   Args:
-    checkpoint: files.
-    component: its name where the caller knows it; "auto" finds out.
-    given: config fields that override what shapes and `config.json` say, or {component: fields}.
+    checkpoint: files of the checkpoint.
+    component: name of the expected component, or "auto" for any.
+    given: config fields that take precedence over shapes and `config.json`, or {component: fields}.
 
   Raises:
-    InputError: it is none of the known components, not the one asked for, or several at once.
+    InputError: it is none of the components, another than `component`, or several at once.
   """
   if checkpoint.problem:
     raise InputError(checkpoint.problem)
@@ -133,27 +133,27 @@ def identify(checkpoint: Checkpoint, component: str = "auto",
   prefix, part, layout = candidates[best]
   plain = _plain(prefix, layout, tensors)
   unused = layout.unused_among(plain.keys())
-  # Other networks may lie beside this one in the file; that is told below.
+  # The file may contain other networks besides this one; the error for that is raised below.
   wrapped = [source for name, source in plain.items()
              if name not in unused and source.startswith(prefix)]
   if not explained[best] or 2 * len(explained[best]) < len(wrapped):
     raise _unrecognised(checkpoint, tensors)
   rest = tensors.keys() - explained[best] - {plain[name] for name in unused}
   others = [candidates[index] for index, names in enumerate(explained) if rest & names]
-  if any((other, known) == (part, layout) for _, other, known in others):
-    sets = sorted({wrapper for (wrapper, other, known), names in zip(candidates, explained, strict=True)
-                   if (other, known) == (part, layout) and len(names) == len(explained[best])})
+  if any((other, scheme) == (part, layout) for _, other, scheme in others):
+    sets = sorted({wrapper for (wrapper, other, scheme), names in zip(candidates, explained, strict=True)
+                   if (other, scheme) == (part, layout) and len(names) == len(explained[best])})
     raise InputError(f"{checkpoint.name} has the {part.name} more than once: its names begin with "
                      f"{' and with '.join(repr(found.removesuffix('.')) for found in sets)}.\n"
                      f"Choose one: --key={(sets[-1] or prefix).removesuffix('.')}")
   if others:
-    told = sorted({f"{other.name} ({_described(known)})" for _, other, known in others
-                   if other is part} or {other.name for _, other, _ in others})
+    names = sorted({f"{other.name} ({_described(scheme)})" for _, other, scheme in others
+                    if other is part} or {other.name for _, other, _ in others})
     raise InputError(f"{checkpoint.name}: ambiguous: it has names of {part.name} "
-                     f"({_described(layout)}) and of {', '.join(told)}.\n"
+                     f"({_described(layout)}) and of {', '.join(names)}.\n"
                      "Give one file per component.")
   if component not in ("auto", part.name):
-    raise InputError(f"{checkpoint.name} holds a {part.name}, asked for was {component}.\n"
+    raise InputError(f"{checkpoint.name} holds a {part.name}, wanted was {component}.\n"
                      f"Drop --component, or give the file of the {component}.")
   by_table = {name: tensors[source] for name, source in plain.items()}
   given = given or {}
@@ -183,12 +183,12 @@ def _selected(tensors: Mapping[str, LazyArray], checkpoint: Checkpoint) -> dict[
 def _unrecognised(checkpoint: Checkpoint, tensors: Mapping[str, LazyArray]) -> Unrecognised:
   names = ", ".join(map(shown, sorted(tensors)[:3]))
   if any(".lora_" in name for name in tensors):
-    return Unrecognised(f"{checkpoint.name}: not recognised: it is a LoRA, a difference to a network "
-                        f"and not one. Its {len(tensors)} tensors are named {names}, ...\n"
+    return Unrecognised(f"{checkpoint.name}: not recognised: it is a LoRA, a difference to the weights "
+                        f"of a network, not a network. Its {len(tensors)} tensors are named {names}, ...\n"
                         "Give the network's own checkpoint.")
   return Unrecognised(f"{checkpoint.name}: not recognised. Its {len(tensors)} tensors are named "
                       f"{names}, ...\nKnown: {', '.join(COMPONENTS)}, as published or as in diffusers "
-                      "and transformers; --key=WORDS takes what lies below WORDS.")
+                      "and transformers; --key=WORDS takes the tensors below WORDS.")
 
 
 def _compare(checkpoint, component: Component, layout: Layout, tensors, unused, given,
@@ -200,7 +200,7 @@ def _compare(checkpoint, component: Component, layout: Layout, tensors, unused, 
     abstract = component.abstract(config, layout.variant)
   except ValueError as error:
     raise InputError(f"{checkpoint.name}: no {component.name} has these sizes ({error}).\n"
-                     "Give the sizes that shapes do not tell with --config_json.") from error
+                     "Give the sizes that cannot be inferred from shapes with --config_json.") from error
   wanted = named_leaves(abstract)
   leaves = {leaf.ours: leaf for leaf in layout.leaves if leaf.ours in wanted}
   if leaves.keys() != wanted.keys():
@@ -226,13 +226,13 @@ def _compare(checkpoint, component: Component, layout: Layout, tensors, unused, 
 
 
 def _plain(prefix: str, layout: Layout, names: Collection[str]) -> dict[str, str]:
-  """{name as in the layout's rows: name in the file}."""
+  """Returns {name as in the layout's rows: name in the file}."""
   outer = unwrapped(names, prefix)
   return {name: outer[inner] for name, inner in layout.plain(outer).items()}
 
 
 def _explained(prefix: str, layout: Layout, names: Collection[str]) -> set[str]:
-  """Names of the file that a layout's rows know, unused ones aside."""
+  """Returns the names of the file that match a row of a layout, without unused ones."""
   plain = _plain(prefix, layout, names)
   unused = layout.unused_among(plain.keys())
   unknown = match(layout.rows, {name: () for name in plain}).unknown

@@ -1,4 +1,4 @@
-"""The tensors of the official files, as the name tables have them: names, shapes and dtypes."""
+"""Names, shapes and dtypes of the tensors of the official files, from the name tables."""
 
 from emv3_jax.models.network import named_leaves
 
@@ -11,12 +11,12 @@ DTYPES = {  # of the released files
 
 def tensors(component: str, variant: str | None = None, config=None,
             ) -> dict[str, tuple[tuple[int, ...], str]]:
-  """{official name: (shape, dtype)} of what the released file of a component holds for its network.
+  """Returns {official name: (shape, dtype)} of the tensors that a component's network uses.
 
   Args:
-    component: a name of `COMPONENTS`.
+    component: name of a component in `COMPONENTS`.
     variant: `preview` or `flash`, for the transformer.
-    config: the network's config where it is not of the released sizes.
+    config: the network's config; None for the released one.
   """
   part = COMPONENTS[component]
   layout = next(layout for layout in part.layouts if layout.variant in (None, variant))
@@ -24,7 +24,7 @@ def tensors(component: str, variant: str | None = None, config=None,
   ours = named_leaves(part.abstract(config, variant))
   found = {}
   for leaf in layout.leaves:
-    if leaf.ours not in ours:  # a module without a bias, say
+    if leaf.ours not in ours:  # for example a module without a bias
       continue
     shape = tuple(ours[leaf.ours].shape)
     theirs = leaf.their_shape(shape[1:] if leaf.stacked else shape)

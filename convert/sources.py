@@ -13,7 +13,7 @@ from emv3_jax.errors import InputError
 
 from .file_kinds import UNFINISHED_SUFFIXES, WEIGHT_SUFFIXES, ending
 
-MAX_DEPTH = 3  # folders below SOURCE that are looked into
+MAX_DEPTH = 3  # levels of folders below SOURCE that are searched
 LISTED = 3  # files that a message lists
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?P<folder>/[\w./-]+)?(@(?P<revision>[\w./-]+))?")
 HUB_FILES = (*(f"*{suffix}" for suffix in WEIGHT_SUFFIXES), "*.index.json", "*config.json",
@@ -27,11 +27,14 @@ TRAINING_FILES = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-  """The files of one checkpoint and the `config.json` beside them, {} if there is none.
+  """The files of one checkpoint.
 
   Attributes:
-    key: what is taken of files that hold more: tensors whose names begin with it and a dot.
-    problem: why it cannot be read, where that is known from the files beside it.
+    name: name in messages.
+    files: its files.
+    beside: content of the `config.json` beside them; {} if there is none.
+    key: if not empty, only tensors whose names begin with it and a dot are used.
+    problem: why the checkpoint cannot be read, if other files show it; else "".
   """
 
   name: str
@@ -43,11 +46,13 @@ class Checkpoint:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """Checkpoints and other files that were found.
+  """Checkpoints and other files that were found in a source.
 
   Attributes:
-    tokenizers: umT5's tokenizer.json or spiece.model, by where it lies.
-    notes: lines about what lies there and is not read.
+    name: what the user gave.
+    checkpoints: the checkpoints.
+    tokenizers: paths of umT5's tokenizer.json or spiece.model.
+    notes: lines about files that are not read.
   """
 
   name: str
@@ -71,22 +76,23 @@ class Source:
 def find(source: str, key: str = "") -> Source:
   """Looks for checkpoints in a file, a folder, or `owner/name[/folder][@revision]` on the hub.
 
-  What cannot be read of several checkpoints is said when its turn comes.
+  If only some checkpoints cannot be read, each of them gets a `problem`, which is reported when it is read.
 
   Args:
-    key: of every checkpoint.
+    source: file, folder, or id of a repository on the hub.
+    key: `key` of every checkpoint.
 
   Raises:
     InputError: there is no such file or repository, or no weights in it.
   """
   if not source or "\0" in source:
-    raise InputError(f"{source!r} is no path.\nGive a file, a folder, or a Hugging Face id.")
+    raise InputError(f"{source!r} is not a path.\nGive a file, a folder, or a Hugging Face id.")
   try:
     path = pathlib.Path(source).expanduser()
     if not path.exists() and not path.is_symlink():
       path = _download(source)
     found = _in_folder(source, path) if path.is_dir() else _one_file(source, path)
-  except (OSError, RuntimeError) as error:  # no home folder is a RuntimeError
+  except (OSError, RuntimeError) as error:  # a missing home folder is a RuntimeError
     reason = getattr(error, "strerror", None) or str(error)
     raise InputError(f"{source[:200]} cannot be read ({reason}).") from error
   return dataclasses.replace(found, checkpoints=tuple(
@@ -120,7 +126,7 @@ def _in_folder(source: str, path: pathlib.Path) -> Source:
 
 
 def _snapshot(path: pathlib.Path) -> pathlib.Path:
-  """The files of a repository where `path` is its folder in the hub's cache, else `path`."""
+  """Returns the snapshot of a repository if `path` is its folder in the hub's cache, else `path`."""
   if path.name.startswith("models--") and (path / "snapshots").is_dir():
     found = sorted(entry for entry in (path / "snapshots").iterdir() if entry.is_dir())
     main = path / "refs" / "main"
@@ -139,7 +145,7 @@ def _snapshot(path: pathlib.Path) -> pathlib.Path:
 
 
 def _folders(folder: pathlib.Path, depth: int = 0, above: tuple = ()) -> Iterator[pathlib.Path]:
-  """`folder` and those below it, links followed; a link to a folder above ends there."""
+  """Yields `folder` and the folders below it, following links, but not links to a folder above."""
   yield folder
   above = (*above, folder.resolve())
   if depth < MAX_DEPTH:
@@ -153,7 +159,7 @@ def _unfinished(root: pathlib.Path) -> list[pathlib.Path]:
   hidden = [root / ".cache" / "huggingface" / "download"]
   if root.parent.name == "snapshots":
     hidden.append(root.parent.parent / "blobs")
-  found = [file for place in hidden for file in sorted(place.rglob("*.incomplete"))]
+  found = [file for cache in hidden for file in sorted(cache.rglob("*.incomplete"))]
   for folder in _folders(root):
     for file in sorted(folder.iterdir()):
       whole = file.with_suffix("")
@@ -164,7 +170,7 @@ def _unfinished(root: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _checkpoints(folder: pathlib.Path, root: pathlib.Path, notes: list[str]) -> list[Checkpoint]:
-  """Checkpoints of one folder; a pickle is left out where the same weights are safetensors."""
+  """Checkpoints of one folder; a pickle is skipped if the same weights exist as safetensors."""
   where = lambda name: str((folder / name).relative_to(root))
   found = {index.name.removesuffix(".index.json"): _indexed(index, where(index.name))
            for index in sorted(folder.glob("*.index.json")) if _is_ours(index)}
@@ -179,7 +185,7 @@ def _checkpoints(folder: pathlib.Path, root: pathlib.Path, notes: list[str]) -> 
     taken.update(files)
     part = PART.fullmatch(file.name)
     name = f"{part['stem']}{file.suffix}" if part and len(files) > 1 else file.name
-    if name not in found:  # parts that an index does not name are of an older download
+    if name not in found:  # parts that the index does not name belong to an older download
       found[name] = _checkpoint(where(file.name), files, folder)
   for name in list(found):
     plain, others = name.lower(), {other.lower() for other in found}
@@ -192,13 +198,13 @@ def _checkpoints(folder: pathlib.Path, root: pathlib.Path, notes: list[str]) -> 
 
 
 def _is_ours(file: pathlib.Path) -> bool:
-  """Whether a file (or a link to one that is gone) is named as weights or their index are."""
+  """Returns whether a file, or a broken link, has the name of weights or of their index."""
   name = pathlib.PurePath(file.name.removesuffix(".index.json"))
   return not name.name.startswith(".") and ending(name) in WEIGHT_SUFFIXES and not file.is_dir()
 
 
 def _all_parts(file: pathlib.Path) -> tuple[pathlib.Path, ...]:
-  """The file, with its siblings where its name says that it is one part of several."""
+  """Returns the file, or all parts of the checkpoint if its name is that of one part of several."""
   part = PART.fullmatch(file.name)
   if not part or not 0 < int(part["count"]) <= MAX_PARTS:
     return (file,)
@@ -207,7 +213,7 @@ def _all_parts(file: pathlib.Path) -> tuple[pathlib.Path, ...]:
 
 
 def _indexed(index: pathlib.Path, name: str) -> Checkpoint:
-  """The checkpoint whose parts an index names, relative to its folder."""
+  """Returns the checkpoint whose parts are named in an index file, relative to its folder."""
   try:
     names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
     outside = [part for part in names if pathlib.PurePath(part).name != part]

@@ -1,11 +1,11 @@
 """Name tables: the mapping of tensors of a released file to parameters.
 
 A table is a tuple of `Row(ours, kind, theirs)`. `ours` and `theirs` are the dotted paths of a
-module, or of a single tensor; the kind says which tensors the module has in each world and how one
-becomes the other. `{l}` in `theirs` is the layer number: those tensors are stacked, in our
+module, or of a single tensor; the kind says which tensors the module has on each side and how they
+are converted. `{l}` in `theirs` is the layer number: those tensors are stacked, in our
 parameters, along a leading layers axis.
 
-Transforms only move axes, so a table runs backwards with the same bits.
+Transforms only move axes, so the reverse conversion gives the same bits.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -44,7 +44,7 @@ def _then(first: Transform, second: Transform) -> Transform:
 
 
 SAME = Transform("same", lambda x: x, lambda x: x)
-# PyTorch keeps [out, in, *window], we keep [*window, in, out].
+# PyTorch stores [out, in, *window], this project [*window, in, out].
 REVERSED = Transform("[out, in, *window] -> [*window, in, out]",
                      lambda x: np.moveaxis(x, (1, 0), (-2, -1)),
                      lambda x: np.moveaxis(x, (-2, -1), (1, 0)))
@@ -52,13 +52,13 @@ REVERSED = Transform("[out, in, *window] -> [*window, in, out]",
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-  """One of our leaves and the tensor, or the part of one, that it is made of.
+  """One of our leaves, and the tensor (or third of a tensor) that it is converted from.
 
   Attributes:
     ours: our dotted name.
-    theirs: name in the file, with `{l}` for the layer where ours is stacked.
-    transform: from theirs to ours.
-    third: 0, 1 or 2 where ours is that third of the tensor's first axis (fused q, k, v).
+    theirs: name in the file, with `{l}` for the layer number if ours is stacked.
+    transform: transform from theirs to ours.
+    third: 0, 1 or 2 if ours is that third of the tensor's first axis (fused q, k, v).
   """
 
   ours: str
@@ -84,7 +84,7 @@ class Leaf:
     return self.transform.forward(tensor)
 
   def our_shape(self, theirs: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of one layer of ours; raises ValueError where `theirs` has the wrong rank."""
+    """Returns the shape of one layer of ours; raises ValueError if `theirs` does not fit."""
     if self.third is not None:
       if not theirs or theirs[0] % 3:
         raise ValueError(f"first axis of {theirs} is not divisible by 3")
@@ -92,14 +92,14 @@ class Leaf:
     return self.transform.shape(theirs)
 
   def their_shape(self, ours: tuple[int, ...]) -> tuple[int, ...]:
-    """Inverse of `our_shape`."""
+    """Returns the shape of the file's tensor; the inverse of `our_shape`."""
     theirs = self.transform.backward(np.broadcast_to(np.int8(0), ours)).shape
     return theirs if self.third is None else (3 * theirs[0], *theirs[1:])
 
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-  """Which tensors a module has: (our suffix, their suffix, transform), and which third they are."""
+  """Which tensors a module has: (our suffix, their suffix, transform), and which third of a fused tensor they are."""
 
   tensors: tuple[tuple[str, str, Transform], ...]
   third: int | None = None
@@ -123,13 +123,13 @@ TENSOR_OF_ONE_ONE = Kind((("", "", _drop(0, 1)),))
 
 
 def third(index: int) -> Kind:
-  """A linear layer that is one third of a fused one: 0 queries, 1 keys, 2 values."""
+  """Returns the kind of a linear layer that is a third of a fused one: 0 queries, 1 keys, 2 values."""
   return Kind(LINEAR.tensors, index)
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """A line of a name table; see the head of this file."""
+  """A line of a name table; see the docstring of this module."""
 
   ours: str
   kind: Kind
@@ -141,7 +141,7 @@ class Row:
 
 
 def columns(table: Iterable[tuple[str, Kind, str, str]]) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
-  """Splits a table with two columns of theirs, (ours, kind, first, second), into two tables."""
+  """Splits a table with two columns of file names, (ours, kind, first, second), into two tables."""
   table = tuple(table)
   return (tuple(Row(ours, kind, first) for ours, kind, first, _ in table),
           tuple(Row(ours, kind, second) for ours, kind, _, second in table))
@@ -149,12 +149,12 @@ def columns(table: Iterable[tuple[str, Kind, str, str]]) -> tuple[tuple[Row, ...
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-  """Names of a file sorted by a table.
+  """Names of a file, matched with a name table.
 
   Attributes:
-    shapes: {our leaf: {layer, None where not stacked: shape of ours}}.
-    wrong_rank: {their name: their shape} of those that their transform does not apply to.
-    unknown: names that no row explains.
+    shapes: {our leaf: {layer, or None if not stacked: shape of ours}}.
+    wrong_rank: {name in the file: shape} of the tensors to which the transform does not apply.
+    unknown: names in the file that match no row.
   """
 
   shapes: dict[str, dict[int | None, tuple[int, ...]]]
@@ -163,7 +163,7 @@ class Match:
 
   @property
   def layers(self) -> int:
-    """Highest layer number plus one; 0 where nothing is stacked."""
+    """Returns the highest layer number plus one; 0 if nothing is stacked."""
     return max((layer + 1 for layers in self.shapes.values() for layer in layers
                 if layer is not None), default=0)
 
@@ -177,7 +177,7 @@ def match(rows: Iterable[Row], shapes: Mapping[str, tuple[int, ...]]) -> Match:
   """Matches the named shapes of a file with our leaves."""
   leaves = [leaf for row in rows for leaf in row.leaves()]
   by_name, by_pattern = {}, {}
-  for leaf in leaves:  # names with a layer are looked up by their pattern
+  for leaf in leaves:  # names with a layer number are looked up by their pattern
     (by_pattern if leaf.stacked else by_name).setdefault(leaf.theirs, []).append(leaf)
   found, wrong_rank, unknown = {}, {}, []
   for name, shape in shapes.items():

@@ -1,8 +1,7 @@
-"""Tensors of checkpoint files, read one at a time.
+"""Reading of tensors from checkpoint files, one at a time.
 
-Files are memory-mapped: a tensor costs memory only while somebody holds a copy of it. Nothing in a
-file is ever executed; pickles are read by torch with `weights_only=True`, and one that wants more
-is refused.
+Files are memory-mapped: a tensor takes memory only while a copy of it exists. No code in a file is
+executed; pickles are read by torch with `weights_only=True`, and those that need more are refused.
 """
 
 from collections.abc import Sequence
@@ -26,21 +25,21 @@ SAFETENSORS_DTYPES = {
   "U16": np.uint16, "U8": np.uint8, "BOOL": np.bool_,
 }
 MAX_HEADER_BYTES = 100_000_000
-MAX_SIZE = 1 << 48  # of an axis: beyond any memory, and products of it fit numpy's sizes
+MAX_SIZE = 1 << 48  # of an axis: larger than any memory, and its products do not overflow numpy's sizes
 LISTED = 3  # files that a message lists
 
 
 def open_tensors(files: Sequence[pathlib.Path], notes: list[str] | None = None,
                  ) -> dict[str, LazyArray]:
-  """Tensors by name of one checkpoint, which may be split over several files.
+  """Returns the tensors of one checkpoint by name; it may be split over several files.
 
   Args:
     files: all its parts.
-    notes: lines about what is odd but does no harm are appended to it.
+    notes: list to which lines about harmless irregularities are appended.
 
   Raises:
-    InputError: a file is missing, truncated, of an unknown format, or would execute code; or two
-      files have a tensor of the same name.
+    InputError: a file is missing, truncated, of an unknown format, or would execute code, or two files
+      have a tensor of the same name.
   """
   tensors = {}
   _check_present(files)
@@ -64,7 +63,7 @@ def _check_present(files: Sequence[pathlib.Path]) -> None:
     return
   first = absent[0]
   what = (f"{first} is a link to {first.readlink()}, which is not there" if first.is_symlink()
-          else f"{first} does not exist" if not first.exists() else f"{first} is no regular file")
+          else f"{first} does not exist" if not first.exists() else f"{first} is not a regular file")
   if len(files) > 1:
     names = ", ".join(file.name for file in absent[:LISTED])
     more = ", ..." if len(absent) > LISTED else ""
@@ -73,11 +72,11 @@ def _check_present(files: Sequence[pathlib.Path]) -> None:
 
 
 def copy(source: np.ndarray, target: np.ndarray, block: int = 256) -> None:
-  """`target[...] = source` with a cast, in blocks of the last two axes that fit the cache.
+  """Copies `source` to `target` with a cast, in blocks of the last two axes that fit into the CPU cache.
 
-  Sources are transposed views; copied whole, each of their elements would be a cache miss.
+  Sources are transposed views; without blocks each of their elements would be a cache miss.
   """
-  if source.dtype == target.dtype and source.dtype.itemsize == 2:  # numpy is slow in bfloat16
+  if source.dtype == target.dtype and source.dtype.itemsize == 2:  # numpy copies bfloat16 slowly
     source, target = source.view(np.uint16), target.view(np.uint16)
   if source.ndim < 2:
     target[...] = source
@@ -103,7 +102,7 @@ def _open_safetensors(file: pathlib.Path, notes: list[str]) -> dict[str, LazyArr
                for name, entry in header.items()}
     for name, (_, shape, begin, end) in entries.items():
       if not all(type(number) is int for number in (*shape, begin, end)):
-        raise TypeError(f"sizes of {shown(name)} are no whole numbers")
+        raise TypeError(f"sizes of {shown(name)} are not integers")
   except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
     raise damaged(f"its header cannot be read ({type(error).__name__}: {str(error)[:150]})") from error
   end_of_data = start + max((end for _, _, _, end in entries.values()), default=0)
@@ -139,7 +138,7 @@ def _check_layout(entries, size: int, damaged, notes: list[str], file: pathlib.P
   extra = size - sum(end - begin for _, _, begin, end in entries.values())
   if extra:
     notes.append(f"{file.name} has {extra:,} bytes that belong to no tensor and are not read; compare "
-                 "it with its publisher's")
+                 "it with the published file")
 
 
 def shown(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Prefixes that training code and other programs add to the names of a network.
+"""Prefixes that training code and other programs add to the names of a network's tensors.
 
 The same network is `blocks.0...` in one file, `module.blocks.0...` in the next, and
 `{"state_dict": {"model._orig_mod.blocks.0...": ...}}` in a third.
@@ -14,22 +14,21 @@ LEADING = frozenset((
     "ema_model", "model_ema", "shadow", "generator", "generator_ema", "vae", "first_stage_model",
     "autoencoder", "text_encoder", "text_encoders", "cond_stage_model", "umt5xxl", "image_encoder",
     "clip", "clip_vision", "audio_encoder"))
-# Words anywhere in a name: layers that a library has wrapped one by one.
+# Words anywhere in a name, for layers that a library has wrapped individually.
 ANYWHERE = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module",
                       "_forward_module"))
 Value = TypeVar("Value")
 
 
 def without_wrapped_layers(tensors: Mapping[str, Value]) -> dict[str, Value]:
-  """The tensors under names without the words of `ANYWHERE`; all as they are where two would be
-  one."""
+  """Removes the words of `ANYWHERE` from all names, or from none if two names would become equal."""
   plain = {".".join(part for part in name.split(".") if part not in ANYWHERE): value
            for name, value in tensors.items()}
   return plain if len(plain) == len(tensors) else dict(tensors)
 
 
 def prefixes(names: Collection[str]) -> list[str]:
-  """What may stand before the names of a network, each with its dot; the shortest, "", first."""
+  """Returns the possible prefixes of a network's names, each with a final dot; the shortest, "", first."""
   found = {""}
   for name in names:
     prefix = ""
@@ -42,11 +41,11 @@ def prefixes(names: Collection[str]) -> list[str]:
 
 
 def unwrapped(names: Collection[str], prefix: str) -> dict[str, str]:
-  """{name without the prefix, or as it is where it has none: name}.
+  """Returns {name without the prefix: name}; names without the prefix are unchanged.
 
-  A name whose shorter form is the name of another tensor stays as it is.
+  A name whose shorter form is the name of another tensor is unchanged as well.
   """
-  known = set(names)
+  all_names = set(names)
   short = {name: name.removeprefix(prefix) for name in names}
-  return {name if without != name and without in known else without: name
+  return {name if without != name and without in all_names else without: name
           for name, without in short.items()}

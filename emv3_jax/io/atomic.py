@@ -15,13 +15,13 @@ from emv3_jax.errors import InputError
 def atomic_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   """Yields a temporary path in the folder of `path`, which replaces `path` if the block succeeds.
 
-  The temporary file exists, is empty and keeps the suffix of `path`. An exception in the block, an
-  interrupt included, removes it and leaves what was at `path`. Only a killed process leaves one
-  behind: `.NAME.XXXXXXXX.part.SUFFIX`.
+  The temporary file exists, is empty and keeps the suffix of `path`. An exception in the block
+  (interrupts included) removes it and leaves `path` unchanged. Only a killed process leaves a file
+  `.NAME.XXXXXXXX.part.SUFFIX` behind.
 
   Raises:
-    InputError: the folder is missing or not writable, `path` is a folder, the disk is full; from
-      any OSError of the block that does not name another file.
+    InputError: the folder is missing or not writable, `path` is a folder, or the disk is full. An
+      OSError of the block becomes one as well, unless it names another file.
   """
   path = pathlib.Path(path)
   if path.is_dir():
@@ -32,7 +32,7 @@ def atomic_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
       os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
       yield temporary
       with open(temporary, "rb") as file:
-        os.fsync(file.fileno())  # a full disk may show only here
+        os.fsync(file.fileno())  # a full disk may be reported only here
       os.replace(temporary, path)
     finally:
       with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -47,7 +47,7 @@ def remove(path: str | os.PathLike) -> None:
   """Removes a file if it exists.
 
   Raises:
-    InputError: what is there cannot be removed: it is a folder, or its folder is not writable.
+    InputError: `path` cannot be removed: it is a folder, or its folder is not writable.
   """
   try:
     os.unlink(path)
@@ -55,7 +55,7 @@ def remove(path: str | os.PathLike) -> None:
     pass
   except OSError as error:
     raise InputError(f"{os.fspath(path)} is in the way and cannot be removed ({error.strerror}); move it, or "
-                     "choose another place.") from error
+                     "choose another path.") from error
 
 
 def temporary_path(path: pathlib.Path) -> pathlib.Path:
@@ -66,11 +66,11 @@ def temporary_path(path: pathlib.Path) -> pathlib.Path:
 def write_json(path: str | os.PathLike, value: Any) -> None:
   """Writes `value` as indented JSON, atomically.
 
-  Names of files that are not UTF-8 are written with escapes, and read back as they were.
+  File names that are not UTF-8 are written with escapes, from which they are read back unchanged.
 
   Raises:
     InputError: as `atomic_file`.
-    TypeError, ValueError: `value` holds what JSON has no form for, NaN included.
+    TypeError, ValueError: `value` cannot be written as JSON, e.g. because it holds NaN.
   """
   text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
   with atomic_file(path) as temporary:

@@ -14,38 +14,38 @@ from emv3_jax.io import downmix, sound_timeline, tracks
 from emv3_jax.io.containers import open_container
 from emv3_jax.io.sound_timeline import Piece
 
-# Containers end a little before or after the length they declare: the encoder's padding, rounding
-# of durations to milliseconds. More than this is missing only from a file that was cut.
+# Sound ends a little before or after the length that its container declares, because encoders pad and
+# durations are rounded to milliseconds. A file from which more is missing was cut short.
 DURATION_SLACK = 0.1  # seconds
-# Formats without an index, in which tags may stand between packets where files were joined; so large
-# a share of their packets may be no sound.
+# Formats without an index, in which joined files leave tags between the packets, and the largest share
+# of packets that may be such tags.
 TAGGED_FORMATS, TAGS_SHARE = ("mp3", "aac"), 0.1
 
 
 def read_audio(path: str | os.PathLike) -> tuple[Float32[np.ndarray, "n channels"], int]:
   """Decodes the first sound track that can be decoded.
 
-  Sound keeps its place: holes in the time stamps are filled with silence, overlaps are cut. In a
-  file with moving pictures sample 0 is at the first picture: silence stands before sound that begins
-  later, earlier sound is cut. In others it is the first sample of the track.
+  Samples follow their time stamps: gaps are filled with silence, overlaps are cut. In a file with a
+  video track, sample 0 is at the first video frame: silence is put before sound that begins later, and
+  earlier sound is cut. In other files sample 0 is the first sample of the track.
 
   Integer samples are divided by their full scale, as libsndfile does, so that WAV files give
-  exactly what `soundfile.read(path, dtype="float32")` gives. Values are passed on as they are,
-  NaN included. Where the rate changes on the way, all is brought to that of the beginning. Channels
-  stay as they are, but more than two become left and right where their file places them otherwise
-  than is usual for so many (`downmix`).
+  exactly what `soundfile.read(path, dtype="float32")` gives. Values are not changed, NaN included. If
+  the sample rate changes within the file, all sound is resampled to the first rate. Channels are kept,
+  but more than two are mixed to left and right if the file's layout is not the usual one of that number
+  of channels (`downmix`).
 
   Returns:
     Samples, nominally in [-1, 1], and their rate in Hz.
 
   Raises:
-    InputError: no such file, no media file, no sound in it, damaged, or cut short.
+    InputError: there is no such file, it is not a media file, has no sound, is damaged, or is cut short.
   """
   with open_container(path, "Audio") as container:
     sounds = container.streams.audio
     if not sounds:
-      held = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-      raise InputError(f"Audio {path} has no sound track, only: {held}.")
+      kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+      raise InputError(f"Audio {path} has no sound track, only: {kinds}.")
     streams = tracks.decodable(sounds)
     if not streams:
       raise InputError(f"Audio {path} has a sound track in a codec that cannot be decoded; save it as "
@@ -77,8 +77,8 @@ def _decode(container: InputContainer, stream: av.AudioStream, path) -> list[Pie
   """Decodes one track. The rate of the frames is used, because HE-AAC headers declare half of it.
 
   Raises:
-    FFmpegError: a packet cannot be decoded, and it is no tag between joined files.
-    InputError: there is no sample.
+    FFmpegError: a packet cannot be decoded, and it is not a tag between joined files.
+    InputError: there are no samples.
   """
   pieces, packets, refused = [], 0, []
   for packet in container.demux(stream):
@@ -94,8 +94,8 @@ def _decode(container: InputContainer, stream: av.AudioStream, path) -> list[Pie
   if refused and (not pieces or len(refused) > TAGS_SHARE * packets):
     raise refused[0]
   if refused:
-    logging.warning("%s: %d of %d packets are no sound (tags between joined files?); they are left "
-                    "out.", path, len(refused), packets)
+    logging.warning("%s: %d of %d packets are not sound (tags between joined files?); they are "
+                    "skipped.", path, len(refused), packets)
   if not pieces:
     raise InputError(f"Audio {path} has a sound track without a single sample.")
   return pieces
@@ -146,12 +146,12 @@ def _to_float(frame: av.AudioFrame) -> Float32[np.ndarray, "n channels"]:
 def _declared_seconds(container: InputContainer, stream: av.AudioStream, path) -> float:
   """Returns the length in the file's header in seconds, 0 if it is not reliable.
 
-  FFmpeg believes a WAV header only as far as the file goes, so the size in the header is read
-  here. Raw AAC, MP3 without a Xing, Info or VBRI tag, and Ogg declare nothing: FFmpeg then
-  guesses from the bit rate or looks at the last page present.
+  FFmpeg limits the length in a WAV header to the size of the file, so the header is read here. Raw AAC,
+  MP3 without a Xing, Info or VBRI tag, and Ogg declare no length: for them FFmpeg estimates it from the
+  bit rate or the last page of the file.
   """
   kind = container.format.name
-  if kind.startswith("matroska"):  # declares one length for all its tracks, the longest one's
+  if kind.startswith("matroska"):  # declares one length for all tracks, that of the longest
     if len(container.streams) > 1 or container.duration is None:
       return 0.0
     return container.duration / av.time_base
@@ -160,22 +160,22 @@ def _declared_seconds(container: InputContainer, stream: av.AudioStream, path) -
   with open(path, "rb") as file:
     head = file.read(1 << 20)
   seconds = float(stream.duration * tracks.tick(stream))
-  if kind == "mp3":  # of joined files the first one's frames; FFmpeg then guesses
-    return min(seconds, _frames_told(head) * stream.codec_context.frame_size / stream.rate)
+  if kind == "mp3":  # of joined files, the number of the first; FFmpeg estimates the rest
+    return min(seconds, _declared_frames(head) * stream.codec_context.frame_size / stream.rate)
   if kind == "wav" and head.startswith(b"RIFF") and stream.bit_rate:
     declared = int.from_bytes(head[4:8], "little") + 8
-    if declared < 0x7FFFFFFF:  # larger sizes stand for "not known yet" in streamed files
+    if declared < 0x7FFFFFFF:  # larger sizes mean "unknown" in streamed files
       seconds += max(declared - os.path.getsize(path), 0) * 8 / stream.bit_rate
   return seconds
 
 
-def _frames_told(head: bytes) -> int:
+def _declared_frames(head: bytes) -> int:
   """Returns the number of frames in the info frame of an MP3; 0 without such a frame.
 
-  It is looked for where it stands, since a comment may hold "Info" too.
+  Its name is looked for at its offsets only, since a comment may contain "Info" too.
   """
   begin = 0
-  while head[begin:begin + 3] == b"ID3":  # a tag: ten bytes, then its size in four times seven bits
+  while head[begin:begin + 3] == b"ID3":  # a tag: a header of ten bytes, in which four hold seven bits of the size each
     size = 0
     for byte in head[begin + 6:begin + 10]:
       size = size << 7 | byte & 0x7F

@@ -6,9 +6,9 @@
                           audio_encoder)
     DIR/tokenizer/        tokenizer.json
 
-A component appears whole or not at all: it is written beside its final place and renamed, and the
-card is written last. Leaves are written in batches, so that saving takes little memory beside the
-parameters themselves, or, where they are `LazyArray`s, little memory at all.
+A component appears complete or not at all: it is written to a temporary folder and renamed, and the
+card is written last. Leaves are written in batches, so that saving takes little memory in addition to
+the parameters; if these are `LazyArray`s, it takes little memory in total.
 """
 
 from collections.abc import Mapping, Sequence
@@ -60,8 +60,7 @@ from emv3_jax.runtime import start_up
 __all__ = ["LazyArray", "ModelCard", "load_component", "read_model_card", "save_component",
            "stream_component", "write_tokenizer"]
 
-REMOVALS = 50  # tries to remove a folder to which something is being added
-
+REMOVALS = 50  # attempts to remove a folder to which files are being added
 
 
 def save_component(folder: str | os.PathLike, name: str, params: Params, *, config: Mapping,
@@ -77,22 +76,22 @@ def save_component(folder: str | os.PathLike, name: str, params: Params, *, conf
     name: e.g. "transformer".
     params: nested dict of `jax.Array`, `np.ndarray` or `LazyArray`.
     config: JSON-able fields of the network's config.
-    variant: recorded as the variant of the whole folder; None leaves what is there.
-    dtype: what the leaves are cast to; None keeps them as they are.
+    variant: recorded as the variant of the whole folder; None keeps the recorded one.
+    dtype: dtype that the leaves are cast to; None keeps their dtypes.
     sources: {"file", "sha256", "bytes"} of each file the parameters came from.
-    model_name, sampling: of a transformer: what the model is called and how it wants to be sampled.
-    features: what its feature extractor says, see `ComponentCard`.
+    model_name, sampling: of a transformer: name and sampling settings of the model.
+    features: settings of its feature extractor, see `ComponentCard`.
 
   Raises:
     InputError: the folder is not writable or the disk is full.
   """
-  folder = pathlib.Path(folder).absolute()  # Orbax takes no other
+  folder = pathlib.Path(folder).absolute()  # Orbax needs an absolute path
   first = jax.process_index() == 0
   fresh = folder / f"{name}.unfinished"
   try:
     if first:
       folder.mkdir(parents=True, exist_ok=True)
-      _check_place(folder / name)
+      _check_replaceable(folder / name)
       check_space(folder, params, dtype)
       _remove(*folder.glob(fresh.name + "*"))
     _barrier(f"save_{name}_start")
@@ -101,7 +100,7 @@ def save_component(folder: str | os.PathLike, name: str, params: Params, *, conf
       card = ComponentCard(dict(config), dtypes.pop() if len(dtypes) == 1 else "mixed",
                            tuple(map(dict, sources)), *measure(fresh), component_digest(fresh),
                            dict(features))
-      _put_in_place(folder, name, fresh, card, variant, model_name, sampling)
+      _publish(folder, name, fresh, card, variant, model_name, sampling)
     _barrier(f"save_{name}_end")
   except OSError as error:
     raise InputError(f"{folder}: {name} could not be written ({error.strerror or error}).\n"
@@ -124,7 +123,7 @@ def load_component(folder: str | os.PathLike, name: str, abstract: Params, *, sh
     shardings: a tree of `jax.sharding.Sharding` like `abstract`, or one for all leaves; None for
       the first local device.
     dtype: dtype of the result; None takes that of each leaf of `abstract`.
-    variant: the variant that the folder must be of; None for any.
+    variant: required variant of the folder; None accepts any.
 
   Returns:
     Nested dict of `jax.Array`.
@@ -157,7 +156,7 @@ def load_component(folder: str | os.PathLike, name: str, abstract: Params, *, sh
 
 
 def _load_to(device, path: pathlib.Path, abstract: Params, dtype) -> Params:
-  """Reads leaf after leaf to one device, with little memory besides the result."""
+  """Reads the leaves one by one to one device, with little memory in addition to the result."""
   loaded = {}
   for name, leaf in named_leaves(abstract).items():
     with start_up.part("read"):
@@ -177,22 +176,22 @@ def write_tokenizer(folder: str | os.PathLike, source: str | os.PathLike) -> Non
     InputError: it cannot be written.
   """
   target = pathlib.Path(folder) / "tokenizer" / "tokenizer.json"
-  with contextlib.suppress(OSError):  # what stands in the way is named by atomic_file
+  with contextlib.suppress(OSError):  # atomic_file names the path that is in the way
     target.parent.mkdir(parents=True, exist_ok=True)
   with atomic_file(target) as temporary:
     shutil.copyfile(source, temporary)
 
 
-def _check_place(final: pathlib.Path) -> None:
-  """Raises InputError for a folder that this module did not write, such as a diffusers download."""
+def _check_replaceable(final: pathlib.Path) -> None:
+  """Raises InputError for an existing folder that this module did not write, e.g. a diffusers download."""
   if final.exists() and not (final / "orbax.checkpoint").exists():
     raise InputError(f"{final} exists and is not a converted component; it will not be replaced.\n"
                      "Choose another folder for the converted model.")
 
 
-def _put_in_place(folder: pathlib.Path, name: str, fresh: pathlib.Path, card: ComponentCard,
-                  variant: str | None, model_name: str, sampling: SamplingCard | None) -> None:
-  """Renames a finished component; the card never lists one that is not there."""
+def _publish(folder: pathlib.Path, name: str, fresh: pathlib.Path, card: ComponentCard,
+             variant: str | None, model_name: str, sampling: SamplingCard | None) -> None:
+  """Renames a finished component and enters it in the card, which never lists one that does not exist."""
   final, superseded = folder / name, folder / f"{name}.superseded"
   old = read_model_card(folder) if (folder / CARD).exists() else ModelCard(folder, variant, {})
   others = {key: value for key, value in old.components.items() if key != name}
@@ -209,7 +208,7 @@ def _put_in_place(folder: pathlib.Path, name: str, fresh: pathlib.Path, card: Co
 
 
 def _remove(*paths: pathlib.Path) -> None:
-  """Removes folders. After a full disk, threads of Orbax may still be writing to one."""
+  """Removes folders, repeatedly: after an error for a full disk, threads of Orbax may still be writing to one."""
   for path in paths:
     for attempt in range(REMOVALS):
       try:

@@ -1,4 +1,4 @@
-"""ICC profiles of pictures: colours to sRGB."""
+"""Conversion of pictures with an ICC profile to sRGB."""
 
 import functools
 import io
@@ -8,25 +8,25 @@ import numpy as np
 from PIL import Image, ImageCms
 
 _MODES = {"RGB": ("RGB", "RGBA"), "GRAY": ("L",), "CMYK": ("CMYK",)}  # by colour space of the profile
-ROUNDING = 1  # of 255; a profile that changes no colour by more is sRGB
+ROUNDING = 1  # in levels of 255; a profile that changes no colour by more is treated as sRGB
 
 
 def to_srgb(image: Image.Image, profile: bytes | None, path) -> Image.Image:
-  """`image` in sRGB, mode RGB or RGBA where its profile is of other colours; else `image` itself.
+  """Converts a picture to sRGB, mode RGB or RGBA; returns `image` itself if its colours are sRGB already.
 
-  A profile that cannot be read, or that is of another kind of colours than the picture, is told and
-  left aside.
+  A profile that cannot be read, or whose colour space does not fit the picture's mode, is ignored with
+  a warning.
 
   Args:
-    image: of mode RGB, RGBA, L, LA, CMYK or another that converts to RGB.
-    profile: of the file; None without one.
-    path: what messages call the picture.
+    image: picture of mode RGB, RGBA, L, LA, CMYK or another that converts to RGB.
+    profile: ICC profile of the file; None if it has none.
+    path: path of the picture, for messages.
   """
   if not profile:
     return image
   try:
     found = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-    # PIL's hints take the profile for the file that it came from.
+    # PIL's type hints confuse the profile with the file that it was read from.
     space = found.profile.xcolor_space.strip()  # pyright: ignore[reportAttributeAccessIssue]
     alpha = image.getchannel("A") if image.mode in ("LA", "RGBA") else None
     fitting = _fitting(image, space)
@@ -40,14 +40,14 @@ def to_srgb(image: Image.Image, profile: bytes | None, path) -> Image.Image:
     logging.warning("%s: its colour profile cannot be used (%s); its colours are taken for sRGB.", path,
                     error)
     return image
-  assert result is not None  # it is where a new picture is asked for
+  assert result is not None  # it is None only for inPlace=True
   if alpha is not None:
     result.putalpha(alpha)
   return result
 
 
 def _fitting(image: Image.Image, space: str) -> Image.Image | None:
-  """The picture in a mode that the profile's colours have; None where there is none."""
+  """Converts a picture to a mode of the profile's colour space; returns None if there is none."""
   modes = _MODES.get(space, ())
   if image.mode in modes:
     return image
@@ -65,7 +65,7 @@ def _srgb() -> ImageCms.ImageCmsProfile:
 
 @functools.lru_cache(16)
 def _is_srgb(profile: bytes, space: str) -> bool:
-  """By what it does to colours: names lie."""
+  """Returns whether a profile leaves colours unchanged; its name is not reliable."""
   if space == "GRAY":
     levels = np.arange(256, dtype=np.uint8)[None]
     before, colours = levels[..., None].repeat(3, -1), Image.fromarray(levels)

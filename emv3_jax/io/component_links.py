@@ -1,4 +1,4 @@
-"""Components that a model folder takes over from another one, without a second copy on the disk."""
+"""Components that a model folder shares with another one, without a second copy on the disk."""
 
 import dataclasses
 import os
@@ -11,13 +11,13 @@ from emv3_jax.io.model_card import CARD, ModelCard, measure, read_model_card, wr
 
 
 def link_component(folder: str | os.PathLike, name: str, source: str | os.PathLike) -> None:
-  """Puts the component `name` of the model folder `source` into `folder`, which is made where absent.
+  """Links the component `name` of the model folder `source` into `folder`, which is created if missing.
 
-  Files are hard links where the file system has them, else copies; a component that is there is
+  Files become hard links, or copies if the file system has no hard links. An existing component is
   replaced. One process calls this.
 
   Raises:
-    InputError: the source does not have it whole, or it cannot be written.
+    InputError: the source has no complete component of that name, or `folder` cannot be written.
   """
   folder, source = pathlib.Path(folder), pathlib.Path(source)
   origin = read_model_card(source)

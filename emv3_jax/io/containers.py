@@ -1,4 +1,4 @@
-"""Media files opened for reading: one file, nothing that it names, alike in every release of PyAV."""
+"""Opening of media files: one file, no others that it names, alike in every release of PyAV."""
 
 from collections.abc import Iterator
 import contextlib
@@ -15,17 +15,17 @@ from av.format import Flags
 
 from emv3_jax.errors import InputError
 
-# Before release 19 tags that are not UTF-8, as older programs write them, are an error unless
-# something else is asked for; since then this is what it does.
+# Tags of older programs may not be UTF-8. Before release 19 PyAV raises an error for them unless this
+# option is given, which is its default since then.
 _TAGS: dict[str, Any] = {"metadata_errors": "surrogateescape"} if int(av.__version__.split(".")[0]) < 19 else {}
 
-# Formats whose content names further files or addresses. FFmpeg knows them by their content,
-# whatever a file is called. Those that open devices or patterns of names carry a flag of their own.
+# Formats whose content names further files or addresses. FFmpeg recognises them by content,
+# whatever the file's name. Formats that open devices or name patterns have a flag of their own.
 _NAMES_OTHERS = {
     "hls", "hls,applehttp", "applehttp", "concat", "concatf", "dash", "imf", "webm_dash_manifest",
     "sdp", "rtsp", "rtp", "sap", "ffmetadata", "image2", "lavfi", "avisynth", "vapoursynth",
     "vobsub", "mpjpeg"}
-_DRAWS_TEXT = {"tty", "bin", "xbin", "adf", "idf"}  # any text passes for a video of itself
+_DRAWS_TEXT = {"tty", "bin", "xbin", "adf", "idf"}  # any text file is valid input of these
 _LOOKS_LIKE_ONE = re.compile(
     rb"\A(\xef\xbb\xbf)?\s*(#EXTM3U|ffconcat\s|\[playlist\]|;FFMETADATA|v=0\s+o=|RTSP|<asx"
     rb"|<\?xml[^>]*>.{0,4000}?<(MPD|smil|asx|CompositionPlaylist|AssetMap|playlist)\b|<MPD\b|<smil\b)",
@@ -33,8 +33,10 @@ _LOOKS_LIKE_ONE = re.compile(
 
 
 class _OpenedFile:
-  """What PyAV reads from in place of a path: names with colons, brackets, percent signs and bytes
-  that are no UTF-8 mean something to FFmpeg. The ending stays, since a format may be guessed by it.
+  """File object that PyAV reads from.
+
+  FFmpeg interprets colons, brackets, percent signs and bytes that are not UTF-8 in names, so it gets no
+  path. The suffix is kept, since FFmpeg may guess a format by it.
   """
 
   def __init__(self, path: pathlib.Path):
@@ -49,21 +51,21 @@ class _OpenedFile:
 def open_container(path: str | os.PathLike, kind: str) -> Iterator[InputContainer]:
   """Opens a media file for reading. Bytes in tags that are not UTF-8 become lone surrogates.
 
-  FFmpeg may use no protocol and no format that names other files, so that nothing else is opened,
-  whatever is in the file.
+  FFmpeg may use no protocol, and no format that names other files, so that only this file is opened,
+  whatever it contains.
 
   Args:
-    path: of a regular file.
-    kind: what messages call it: Audio or Video.
+    path: path of a regular file.
+    kind: name of the file in messages: Audio or Video.
 
   Raises:
-    InputError: no such file, it is empty, cannot be opened, is a playlist, or no media file. So do
-      FFmpeg's errors within the `with` block.
+    InputError: there is no such file, it is empty, cannot be opened, is a playlist, or is not a media
+      file. FFmpeg's errors within the `with` block become one as well.
   """
   path = pathlib.Path(path)
   if not path.is_file():
     raise InputError(f"{kind} {path} is a folder; name a file in it." if path.is_dir() else
-                     f"{kind} {path} is no regular file; save it as one." if path.exists() else
+                     f"{kind} {path} is not a regular file; save it as one." if path.exists() else
                      f"{kind} {path}: no such file.")
   if path.stat().st_size == 0:
     raise InputError(f"{kind} {path} is empty (0 bytes).")
@@ -76,7 +78,7 @@ def open_container(path: str | os.PathLike, kind: str) -> Iterator[InputContaine
   except FFmpegError as error:
     _refuse_playlist(path, kind)
     raise InputError(f"{kind} {path} cannot be decoded ({error.strerror or error}).\n"
-                     f"It is no {what}, or it is damaged; save it again.") from error
+                     f"It is not a {what}, or it is damaged; save it again.") from error
   except OSError as error:
     raise InputError(f"{kind} {path} cannot be read: {error.strerror}.") from error
 
@@ -96,7 +98,7 @@ def _formats() -> str:
   for name in sorted(av.formats_available - _NAMES_OTHERS - _DRAWS_TEXT):
     try:
       form = av.ContainerFormat(name, "r")
-    except ValueError:  # is written only
+    except ValueError:  # FFmpeg only writes this format
       continue
     if not form.flags & Flags.no_file.value:
       kept.append(name)

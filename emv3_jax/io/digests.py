@@ -1,8 +1,8 @@
 """Digests of weights and files, which identify contents independent of path and storage format.
 
 The digest of a component is a sha256 over its leaves, sorted by their dotted names: name, dtype,
-shape, and the sha256 of the elements in C order. How the leaves are cut into chunks and
-spread over a mesh, and which release of Orbax wrote them, has no influence.
+shape, and the sha256 of the elements in C order. It does not depend on chunks,
+on the mesh, or on the release of Orbax that wrote the leaves.
 """
 
 import concurrent.futures
@@ -26,7 +26,7 @@ from emv3_jax.models.network import Params, named_leaves
 
 CACHE = pathlib.Path("~/.cache/emv3_jax/digests")
 THREADS = 4  # each holds two pieces of a leaf
-_computed: dict[str, str] = {}  # as CACHE, for where that cannot be written
+_computed: dict[str, str] = {}  # like CACHE, used if that cannot be written
 
 
 def component_digest(component: str | os.PathLike) -> str:
@@ -35,7 +35,7 @@ def component_digest(component: str | os.PathLike) -> str:
   Raises:
     InputError: the component cannot be read.
   """
-  component = pathlib.Path(component).absolute()  # Orbax takes no other
+  component = pathlib.Path(component).absolute()  # Orbax needs an absolute path
   return _together(stored_leaves(component), lambda name: _of_stored(StoredLeaf(component, name)))
 
 
@@ -71,10 +71,10 @@ def _bytes(array: np.ndarray) -> memoryview:
 def weights_digest(card: ModelCard, name: str) -> str:
   """Returns the digest of component `name` that was recorded when it was written.
 
-  That of a folder of version 0.1, which has none, is computed once and kept in `CACHE`.
+  Folders of version 0.1 record none; their digest is computed once and cached in `CACHE`.
 
   Raises:
-    InputError: the component is not there, not whole, or cannot be read.
+    InputError: the component does not exist, is incomplete, or cannot be read.
   """
   component = card.require(name)
   return component.digest or _remembered(card.folder / name)
@@ -120,19 +120,19 @@ def _kept(key: str) -> str | None:
 def verify_digests(folder: str | os.PathLike) -> dict[str, str]:
   """Reads all weights of a model folder and compares their digests with the recorded ones.
 
-  Components of version 0.1 have none recorded and are only read.
+  Components of version 0.1 have no recorded digest and are only read.
 
   Returns:
     The digest of each component.
 
   Raises:
-    InputError: weights are not those that were written, or a component is not there to the end.
+    InputError: weights differ from those that were written, or a component is incomplete.
   """
   card, begin = read_model_card(folder), time.monotonic()
   for path in card.folder.glob("*.unfinished*"):
     name = path.name.partition(".")[0]
     if name not in card.components:
-      card.require(name)  # says that it is being written
+      card.require(name)  # raises an error which says that it is being written
   found, unrecorded = {}, []
   for name in sorted(card.components):
     recorded = card.require(name).digest
@@ -157,7 +157,7 @@ def untrained_digest(config, seed: int, name: str) -> str:
 
 
 def file_digest(path: str | os.PathLike) -> str:
-  """Returns the sha256, in hex, of a file; it is read again only if its size or time has changed.
+  """Returns the sha256, in hex, of a file; an unchanged size and modification time returns the earlier result.
 
   Raises:
     InputError: there is no such file, or it cannot be read.
@@ -165,7 +165,7 @@ def file_digest(path: str | os.PathLike) -> str:
   try:
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
-      raise InputError(f"{path} cannot be read: it is no regular file.")  # a pipe would be waited for
+      raise InputError(f"{path} cannot be read: it is not a regular file.")  # reading a pipe would block
     return _read_once(os.path.realpath(path), status.st_ino, status.st_size, status.st_mtime_ns)
   except OSError as error:
     raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None

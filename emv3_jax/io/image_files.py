@@ -15,29 +15,29 @@ from emv3_jax.io import colour_profiles, paths
 from emv3_jax.runtime import machine
 
 SMALLEST_SIDE = TOKEN
-# Of larger pictures the memory while they are decoded would exceed 1.6 GB. PIL's own limit, which warns of 89
-# megapixels and refuses 179, is set to it.
+# Decoding a larger picture would take more than 1.6 GB of memory. It replaces PIL's own limits, a warning above 89
+# megapixels and an error above 179.
 LARGEST = 400_000_000  # pixels
-SCALED_ABOVE = 89_000_000  # pixels; these are scaled while they are read
+SCALED_ABOVE = 89_000_000  # pixels; larger pictures are scaled down while they are read
 ORIENTATION = 0x0112  # number of the EXIF tag
 MIN_SHORTER_SIDE = 2048  # pixels of the shorter side that remain after scaling
-# Bytes that a pixel takes while it is read: of formats (JPEG is scaled by its decoder, WebP decoded into several
-# canvases), and of modes other than those of three channels and more, which take four.
+# Bytes per pixel while a picture is read: by format (the JPEG decoder scales, WebP is decoded into several canvases),
+# and by mode; all other modes take four.
 _BYTES_OF_FORMAT = {"JPEG": 3, "WEBP": 16}
 _BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
-_BAND = 256  # rows, about, that are worked on at a time
+_BAND = 256  # approximate number of rows that are scaled at a time
 
 
 def load_image(path: str | os.PathLike) -> UInt8[np.ndarray, "H W 3"]:
   """Reads an image upright (EXIF orientation applied), with 8 bits per channel, in sRGB.
 
-  Colours of a profile are converted to sRGB, transparent pixels are composited onto white, 16-bit grey
-  is scaled to 8 bits, and of an animation the first frame is taken. Of more than 89 megapixels every
-  2x2, 4x4 or more pixels become one.
+  Colours with an ICC profile are converted to sRGB, transparent pixels are composited onto white, 16-bit
+  grey is scaled to 8 bits, and of an animation the first frame is read. Images of more than 89
+  megapixels are scaled down by 2, 4 or a higher power of 2.
 
   Raises:
-    InputError: no such file, no image, cut short, a side below 16 pixels, more than 400 megapixels, or more
-      than the memory of this machine holds.
+    InputError: there is no such file, it is not an image, is cut short, has a side below 16 pixels or more
+      than 400 megapixels, or does not fit into this machine's memory.
   """
   with _opened(path) as file:
     factor, profile = _factor(file, path), file.info.get("icc_profile")
@@ -53,7 +53,7 @@ def upright_size(path: str | os.PathLike) -> tuple[int, int]:
   """Returns height and width of the upright image; reads only the header of the file.
 
   Raises:
-    InputError: as `load_image`, of what the header tells.
+    InputError: as `load_image`, as far as the header shows it.
   """
   with _opened(path) as file:
     turned = file.getexif().get(ORIENTATION, 1) >= 5
@@ -64,13 +64,13 @@ def upright_size(path: str | os.PathLike) -> tuple[int, int]:
 def _opened(path: str | os.PathLike) -> Iterator[Image.Image]:
   """Opens a file with PIL; errors of opening and decoding become `InputError`s."""
   paths.check_input(path, "Image")
-  limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # `_factor` has its own
+  limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # `_factor` checks the size
   try:
     with Image.open(path) as file:
       yield file
   except UnidentifiedImageError:
     size = os.path.getsize(path)
-    found = "is empty (0 bytes)" if size == 0 else f"is no image that can be read ({size} bytes)"
+    found = "is empty (0 bytes)" if size == 0 else f"is not an image that can be read ({size} bytes)"
     raise InputError(f"Image {path} {found}; give a PNG, JPEG or WebP file.") from None
   except InputError:
     raise
@@ -107,8 +107,11 @@ def _check_memory(file: Image.Image, path) -> None:
 
 
 def _reduced(file: Image.Image, factor: int) -> Image.Image:
-  """`file` scaled down by `factor`, what is left over at its edges cut; of a JPEG the decoder does it as
-  far as it can. Beside the decoded file there is a band of it in memory."""
+  """Scales a picture down by `factor` and cuts the remainder at the right and lower edges.
+
+  A JPEG's decoder does it as far as it can. The rest is done in bands, so that little memory is used in
+  addition to the decoded file.
+  """
   width, height = file.width // factor, file.height // factor
   orientation = file.getexif().get(ORIENTATION)
   file.draft(None, (width, height))

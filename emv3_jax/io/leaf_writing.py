@@ -1,4 +1,4 @@
-"""Leaves of parameters on their way to an Orbax checkpoint, in batches of little memory."""
+"""Writing of parameters to an Orbax checkpoint, in batches that take little memory."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -18,12 +18,12 @@ from emv3_jax.models.network import Params, named_leaves, nested, param_name
 
 BATCH_BYTES = 256 << 20  # leaves are written and read together up to this size
 CHUNK_BYTES = 64 << 20  # one read of a sharded restore
-ROWS_BYTES = 1 << 20  # chunk of an embedding table, of which single rows are read
+ROWS_BYTES = 1 << 20  # chunk size of an embedding table, from which single rows are read
 
 
 @dataclasses.dataclass(frozen=True)
 class LazyArray:
-  """A leaf that is made when its turn to be written comes, and freed after it."""
+  """A leaf that is computed only when it is written, and freed afterwards."""
 
   shape: tuple[int, ...]
   dtype: np.dtype
@@ -31,7 +31,7 @@ class LazyArray:
 
 
 def check_space(folder: pathlib.Path, params: Params, dtype) -> None:
-  """Refuses before the work what would fail in the middle of it."""
+  """Raises OSError if the disk of `folder` has too little space for the leaves of `params`."""
   needed = sum(num_bytes(leaf, dtype) for leaf in named_leaves(params).values())
   free = shutil.disk_usage(folder).free
   if free < needed:
@@ -58,15 +58,15 @@ def write_leaves(path: pathlib.Path, params: Params, dtype) -> set[str]:
     ocp.partial.finalize(os.fspath(path))
   marker = path / "commit_success.txt"
   if jax.process_index() == 0 and marker.exists():
-    # Orbax writes into it where the folder lay, which is nothing to hand on with the weights.
+    # Orbax writes the folder's path into it, which should not be published with the weights.
     marker.write_text("Checkpoint commit was successful\n", encoding="utf-8")
   if stored_leaves(path).keys() != named_leaves(params).keys():
-    raise OSError("what was written does not have the names of what was given")
+    raise OSError("the leaves that were written do not have the names of those given")
   return dtypes
 
 
 def _storage(key, value) -> ocp.options.ArrayOptions.Saving.StorageOptions:
-  """Chunks: a layer of stacked leaves, some rows of embedding tables, else blocks."""
+  """Returns the chunk options of a leaf: one layer of stacked leaves, some rows of tables, else blocks."""
   name = param_name(key)
   stacked = is_stacked(name) and len(value.shape) > 1
   table = name.endswith(".embedding") and not stacked
@@ -75,7 +75,7 @@ def _storage(key, value) -> ocp.options.ArrayOptions.Saving.StorageOptions:
 
 
 def in_batches(tree: Params) -> Iterator[dict]:
-  """Leaves by name up to `BATCH_BYTES` at a time; a larger leaf comes alone."""
+  """Yields leaves by name in batches of up to `BATCH_BYTES`; a larger leaf is a batch of its own."""
   batch, size = {}, 0
   for name, leaf in named_leaves(tree).items():
     if batch and size + num_bytes(leaf) > BATCH_BYTES:
@@ -98,7 +98,7 @@ def _materialise(leaf, dtype):
 
 @contextlib.contextmanager
 def disk_errors():
-  """tensorstore reports a full or unwritable disk as ValueError; here it is an OSError."""
+  """Converts the ValueError that tensorstore raises for a full or unwritable disk to an OSError."""
   try:
     yield
   except ValueError as error:
@@ -107,7 +107,7 @@ def disk_errors():
 
 
 def return_memory() -> None:
-  """Gives freed memory back to the system; glibc keeps the many small pieces of what passed."""
+  """Returns freed memory to the system; otherwise glibc keeps many small pieces of it."""
   trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
   if trim is not None:
     trim(0)

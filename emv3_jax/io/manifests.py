@@ -1,7 +1,7 @@
 """Manifests: text files with one JSON object per line, written by any program.
 
-Sampling and preparation read theirs here. A line that cannot be used is kept with its fault, so that the
-others are used.
+Sampling and preparation read their manifests with it. A line that cannot be used is returned with its
+fault, so that the other lines can be used.
 """
 
 import codecs
@@ -15,16 +15,16 @@ from typing import Any
 
 from emv3_jax.errors import InputError
 
-LONGEST_FAULT = 300  # characters; faults quote what was found, which may be anything
+LONGEST_FAULT = 300  # characters; a fault quotes the value that was found, which may be long
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-  """One line that is not empty.
+  """One line of a manifest that is not empty.
 
   Attributes:
-    number: from 1; a line ends at a line feed and nowhere else.
-    values: the JSON object, without keys that are null; empty where there is a fault.
+    number: line number, from 1; only a line feed ends a line.
+    values: the JSON object, without keys that are null; empty if there is a fault.
     fault: why the line cannot be used, or "".
   """
 
@@ -34,10 +34,10 @@ class Line:
 
 
 def read_lines(path: str | pathlib.Path) -> list[Line]:
-  """Reads UTF-8, or UTF-16 that begins with a byte order mark; line feeds may follow carriage returns.
+  """Reads a file in UTF-8, or in UTF-16 with a byte order mark; lines end in LF or CR LF.
 
   Raises:
-    InputError: the file cannot be read, or is no text.
+    InputError: the file cannot be read, or is not text.
   """
   path = pathlib.Path(path)
   try:
@@ -50,7 +50,7 @@ def read_lines(path: str | pathlib.Path) -> list[Line]:
   except (OSError, UnicodeDecodeError) as error:
     raise InputError(f"Manifest {path} cannot be read: {error}.") from error
   if b"\0" in content[:4096]:
-    raise InputError(f"Manifest {path} cannot be read: it is no text; write one JSON object a line.")
+    raise InputError(f"Manifest {path} cannot be read: it is not text; write one JSON object a line.")
   return [_read_line(number, line) for number, line in enumerate(content.split(b"\n"), 1)
           if line.removeprefix(codecs.BOM_UTF8).strip()]
 
@@ -60,7 +60,7 @@ def _read_line(number: int, line: bytes) -> Line:
     values = json.loads(line.removeprefix(codecs.BOM_UTF8).decode())
   except UnicodeDecodeError as error:
     return Line(number, {}, f"not UTF-8 at byte {error.start + 1} of the line")
-  except (ValueError, RecursionError) as error:  # numbers and nesting beyond Python's limits too
+  except (ValueError, RecursionError) as error:  # also raised for numbers and nesting beyond Python's limits
     return Line(number, {}, f"not JSON: {error}")
   if not isinstance(values, dict):
     return Line(number, {}, f"is {type(values).__name__}, expected a JSON object")
@@ -68,7 +68,7 @@ def _read_line(number: int, line: bytes) -> Line:
 
 
 def shortened(fault: str) -> str:
-  """Shortens a fault to one readable line: its begin and its end, which says what was expected."""
+  """Shortens a fault to one line: its beginning, and its end, which says what was expected."""
   fault = " ".join(fault.split())
   half = LONGEST_FAULT // 2
   return fault if len(fault) <= LONGEST_FAULT else f"{fault[:half]} ... {fault[-half:]}"
@@ -78,7 +78,7 @@ def is_text(value: Any) -> bool:
   """Returns whether a string can be written to a file or be a file name."""
   try:
     return isinstance(value, str) and b"\0" not in value.encode()
-  except UnicodeEncodeError:  # half of a surrogate pair
+  except UnicodeEncodeError:  # it has an unpaired surrogate
     return False
 
 

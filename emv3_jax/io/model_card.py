@@ -1,8 +1,8 @@
 """Model cards (`model.json`): components of a model folder, checks for completeness, sampling settings.
 
-The card of a component records how many files and bytes its folder has, so that a folder that lost
-some of them, or never got them, is recognised before anything is read, and a digest of its weights.
-Folders of schema 1 (version 0.1) have no digests and no `sampling`; they are read all the same.
+The card of a component records a digest of its weights, and the number of files and bytes of its folder,
+so that an incomplete folder is recognised before it is read. Folders of schema 1 (version 0.1) have no
+digests and no `sampling`; they can be read as well.
 """
 
 import dataclasses
@@ -29,13 +29,13 @@ class ComponentCard:
 
   Attributes:
     config: fields of the network's config dataclass; JSON lists come back as tuples.
-    dtype: dtype of the stored parameters, "mixed" where they differ.
+    dtype: dtype of the stored parameters, "mixed" if they differ.
     sources: {"file", "sha256", "bytes"} of the files it was converted from.
     files: number of files in the component's folder.
     bytes: their total size.
-    digest: of its weights, see `io.digests`; empty in folders of schema 1.
-    features: what the feature extractor published with it says, by its names; empty where nothing
-      is known of one.
+    digest: digest of its weights, see `io.digests`; empty in folders of schema 1.
+    features: settings of the feature extractor published with it, by their published names; empty if
+      there is none.
   """
 
   config: dict
@@ -52,9 +52,9 @@ class SamplingCard:
   """Sampling settings of a model; `sampling.resolution` combines them with those of the user.
 
   Attributes:
-    must_match: settings that have to be those of the training, by field of SamplingConfig.
+    must_match: settings that must be those of the training, by field of SamplingConfig.
     recommended: further settings, by field of SamplingConfig, that a user may change.
-    precision: dtypes by component, for callers that give no config.
+    precision: dtypes by component, used if the caller gives no config.
   """
 
   must_match: dict = dataclasses.field(default_factory=dict)
@@ -67,11 +67,11 @@ class ModelCard:
   """The contents of `model.json` in `folder`.
 
   Attributes:
-    folder: where it lies.
-    variant: the transformer's; None where there is none.
-    components: by name.
-    name: what reports and metadata call the model; empty in folders of schema 1.
-    sampling: of the transformer; None where the folder does not say.
+    folder: the model folder.
+    variant: variant of the transformer; None without a transformer.
+    components: cards of the components, by name.
+    name: name of the model in reports and metadata; empty in folders of schema 1.
+    sampling: sampling settings of the transformer; None if the folder has none.
   """
 
   folder: pathlib.Path
@@ -111,8 +111,7 @@ class ModelCard:
 
   @property
   def normalises_waveform(self) -> bool:
-    """Whether the audio encoder takes waveforms of mean 0 and variance 1; so it is where the folder
-    does not say."""
+    """Returns whether the audio encoder takes waveforms of mean 0 and variance 1; True if not recorded."""
     audio = self.components.get("audio_encoder")
     return audio is None or audio.features.get("do_normalize", True)
 
@@ -142,11 +141,11 @@ def read_model_card(folder: str | os.PathLike) -> ModelCard:
     if content["schema"] in READABLE:
       components = {name: config_lib.build(ComponentCard, _tuples(card), f"components.{name}")
                     for name, card in content["components"].items()}
-      wishes, variant, name = content.get("sampling"), content.get("variant"), content.get("name", "")
+      settings, variant, name = content.get("sampling"), content.get("variant"), content.get("name", "")
       if not isinstance(variant, str | None) or not isinstance(name, str):
         raise TypeError(f"variant is {shown(variant)} and name {shown(name)}; expected texts")
-      return ModelCard(folder, variant, components, name, None if wishes is None else
-                       config_lib.build(SamplingCard, _tuples(wishes), "sampling"))
+      return ModelCard(folder, variant, components, name, None if settings is None else
+                       config_lib.build(SamplingCard, _tuples(settings), "sampling"))
   except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
     raise InputError(f"{path} cannot be read ({type(error).__name__}: {error}).\n"
                      "Convert the model again.") from error
@@ -159,7 +158,7 @@ def write_model_card(card: ModelCard) -> None:
   """Writes `model.json` atomically.
 
   Raises:
-    InputError: it cannot be written.
+    InputError: the file cannot be written.
   """
   content = {"schema": SCHEMA, "name": card.name, "variant": card.variant,
              "sampling": card.sampling and dataclasses.asdict(card.sampling),
@@ -169,7 +168,7 @@ def write_model_card(card: ModelCard) -> None:
 
 
 def _component(card: ComponentCard) -> dict:
-  """Its entry, which earlier versions can read unless it has features."""
+  """Returns the entry of a component; earlier versions can read it unless it has features."""
   content = dataclasses.asdict(card)
   return content if card.features else {key: value for key, value in content.items()
                                         if key != "features"}

@@ -1,4 +1,4 @@
-"""Checks of paths from users, before any work is done."""
+"""Checks of the paths that users give, done before any work."""
 
 from collections.abc import Iterable
 import os
@@ -31,10 +31,11 @@ def refuse_addresses(config, names: Iterable[str]) -> None:
 
 
 def expanded(path: str | os.PathLike) -> pathlib.Path:
-  """Returns `path` with the home folder in place of `~`.
+  """Returns `path` with `~` replaced by the home folder.
 
   Raises:
-    InputError: there is no home folder: HOME is not set, and the user has no entry in the password file.
+    InputError: there is no home folder, because HOME is not set and the user has no entry in the password
+      file.
   """
   try:
     return pathlib.Path(path).expanduser()
@@ -64,15 +65,15 @@ def check_input(path: str | os.PathLike, what: str) -> None:
 
 
 def check_output(path: pathlib.Path, inputs: Iterable[str | os.PathLike] = ()) -> None:
-  """Looks whether a file can be written, whole or not at all; its folder is there.
+  """Checks that a file can be written atomically in an existing folder.
 
   Args:
-    path: of the file; one that is there will be replaced.
-    inputs: files that are read.
+    path: path of the file; an existing file will be replaced.
+    inputs: files that the command reads.
 
   Raises:
-    InputError: what is there is no regular file or is one of `inputs`, by whatever name; or the
-      name is too long.
+    InputError: `path` exists and is not a regular file, is one of `inputs` (also by another name or a
+      link), or its name is too long.
   """
   _check_name(path)
   try:
@@ -91,10 +92,10 @@ def check_output(path: pathlib.Path, inputs: Iterable[str | os.PathLike] = ()) -
 
 
 def check_folder(folder: pathlib.Path) -> None:
-  """Looks whether files can be made in a folder that is there, by making one.
+  """Checks that files can be created in an existing folder, by creating one.
 
   Raises:
-    InputError: they cannot.
+    InputError: no file can be created.
   """
   probe = temporary_path(folder / "probe")
   try:
@@ -106,7 +107,7 @@ def check_folder(folder: pathlib.Path) -> None:
 
 
 def file_id(path: str | os.PathLike) -> tuple[int, int] | None:
-  """The same for all names of a file, through links too; None where there is none."""
+  """Returns an identifier that all names and links of a file share; None if the file does not exist."""
   try:
     found = os.stat(path)
   except (OSError, ValueError):
@@ -125,4 +126,4 @@ def _check_name(path: pathlib.Path) -> None:
 def _kind(mode: int) -> str:
   kinds = {stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket", stat.S_ISCHR: "a device",
            stat.S_ISBLK: "a device"}
-  return next((kind for is_kind, kind in kinds.items() if is_kind(mode)), "no regular file")
+  return next((kind for is_kind, kind in kinds.items() if is_kind(mode)), "not a regular file")

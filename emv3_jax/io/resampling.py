@@ -11,13 +11,13 @@ def resample(samples: Float[np.ndarray, "n *channels"], rate: float, to: float, 
   Args:
     samples: float [n] or [n, channels], finite.
     rate, to: samples a second, before and after.
-    fit: cut or zero-pad to ceil(n * to / rate) samples; else as many as soxr gives.
+    fit: whether to cut or zero-pad to ceil(n * to / rate) samples; otherwise soxr decides their number.
 
   Returns:
-    Samples of the same dtype, the very same where the rates agree.
+    Samples of the same dtype; `samples` itself if the rates are equal.
   """
   if rate == to:
     return samples
-  import librosa  # here: more than a second, for sound at other rates alone
+  import librosa  # imported here: takes more than a second, and only sound at other rates needs it
 
   return librosa.resample(samples, orig_sr=rate, target_sr=to, res_type="soxr_hq", fix=fit, axis=0)

@@ -9,25 +9,25 @@ import numpy as np
 from emv3_jax.errors import InputError
 from emv3_jax.io.resampling import resample
 
-# Time stamps jitter where a recorder takes them from the clock, and containers round them. A step
-# counts when it is larger than SMALLEST and than two ticks, and stays for STAYS seconds; a step
-# beyond LARGE is one at once.
+# Time stamps jitter if a recorder takes them from a clock, and containers round them. A deviation counts
+# as a step if it is larger than SMALLEST and than TICKS ticks and lasts for STAYS seconds; one larger than
+# LARGE counts immediately.
 SMALLEST = 1e-3  # seconds
 TICKS = 1.5
 STAYS = 0.2  # seconds
 LARGE = 0.1  # seconds
-RESTART = 1.0  # seconds; time stamps that go back further begin anew, as where files were joined
+RESTART = 1.0  # seconds; time stamps that go back further restart, as in joined files
 LONGEST_HOLE = 3600.0  # seconds
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Piece:
-  """A piece of sound that the decoder returned at once.
+  """A decoded frame of sound.
 
   Attributes:
-    seconds: time stamp of the first sample; None where there is none.
+    seconds: time stamp of the first sample; None if there is none.
     samples: float32 [n, channels].
-    rate: in Hz.
+    rate: sample rate in Hz.
   """
 
   seconds: float | None
@@ -45,16 +45,16 @@ def lay(pieces: Sequence[Piece], tick: float, origin: float | None, path
 
   Args:
     pieces: in the order of decoding, at least one.
-    tick: seconds between two time stamps that the container can tell apart.
-    origin: time stamp that becomes sample 0: silence is put before later sound, earlier sound is
-      cut. None for that of the first sample.
-    path: what messages call the recording.
+    tick: resolution of the container's time stamps in seconds.
+    origin: time stamp of sample 0: silence is put before later sound, earlier sound is cut. None takes
+      the time stamp of the first sample.
+    path: path of the recording, for messages.
 
   Returns:
     float32 [n, channels].
 
   Raises:
-    InputError: a hole of more than an hour, or no sample after `origin`.
+    InputError: there is a gap of more than an hour, or no sample after `origin`.
   """
   rate, channels = pieces[0].rate, max(piece.samples.shape[1] for piece in pieces)
   begins = _begins(pieces, max(SMALLEST, TICKS * tick), path)
@@ -69,8 +69,8 @@ def lay(pieces: Sequence[Piece], tick: float, origin: float | None, path
       parts.append(samples)
       end = at + len(samples)
   if not end:
-    raise InputError(f"Audio {path} ends before its pictures begin; save it again with its sound in "
-                     "place.")
+    raise InputError(f"Audio {path} ends before its pictures begin; save it again with its sound "
+                     "aligned.")
   return np.concatenate(parts)
 
 
@@ -78,17 +78,17 @@ def _begins(pieces: Sequence[Piece], tolerance: float, path) -> list[float]:
   """Returns the start of each piece in seconds: the end of the previous piece unless the stamps have a step."""
   first = next((piece.seconds for piece in pieces if piece.seconds is not None), 0.0)
   joined = np.concatenate([[0.0], _running_length(pieces)[:-1]])
-  # How far each stamp lies from where the piece is when all are joined.
+  # Difference between each time stamp and the position of the piece if all are joined without gaps.
   off = np.array([np.nan if piece.seconds is None else piece.seconds for piece in pieces])
   off = off - first - joined
   if (stamped := np.flatnonzero(~np.isnan(off))).size == 0:
     return list(first + joined)
   stays = np.searchsorted(joined, joined + STAYS, side="right")
-  stamps, shift = 0.0, 0.0  # what the stamps are off by now, and what the pieces are moved by
+  stamps, shift = 0.0, 0.0  # current deviation of the time stamps, and current shift of the pieces
   begins = list(first + joined)
-  known = set(stamped.tolist())
+  with_stamp = set(stamped.tolist())
   for i in range(len(pieces)):
-    if i in known and abs(off[i] - stamps) > tolerance:
+    if i in with_stamp and abs(off[i] - stamps) > tolerance:
       step = _step(off[i:stays[i]] - stamps, tolerance)
       if step > LONGEST_HOLE:
         raise InputError(f"Audio {path} has a hole of {step:.0f} s in its time stamps at "

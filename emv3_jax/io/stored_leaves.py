@@ -1,8 +1,8 @@
-"""Reads parts of a stored component: one leaf, one layer, some rows.
+"""Reading of parts of a stored component: one leaf, one layer, some rows.
 
 Orbax keeps each leaf as a zarr3 array under its dotted name in one OCDBT store. Leaves below
-`blocks` are stacked over layers and stored a chunk or more per layer, so that one layer is read
-without its neighbours: a text encoder larger than memory runs layer by layer.
+`blocks` are stacked over layers and stored a chunk or more per layer, so that one layer can
+be read alone: a text encoder larger than memory runs layer by layer.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ def is_stacked(leaf_name: str) -> bool:
 
 
 class StoredLeaf:
-  """One leaf on disk. `leaf[index]` reads what the numpy index asks for, as `dtype` if given."""
+  """One leaf on disk. `leaf[index]` reads the part that a numpy index selects, cast to `dtype` if given."""
 
   def __init__(self, component: pathlib.Path, name: str, dtype=None):
     spec = {"driver": "zarr3",
@@ -62,7 +62,7 @@ class StoredLeaf:
     return finish
 
   def whole(self) -> np.ndarray:
-    """Reads the whole leaf piece by piece, with little memory besides the result."""
+    """Reads the whole leaf piece by piece, with little memory in addition to the result."""
     if not self.shape or 0 in self.shape:
       return self[...]
     result, row = np.empty(self.shape, self.dtype), 0
@@ -72,8 +72,10 @@ class StoredLeaf:
     return result
 
   def pieces(self) -> Iterator[np.ndarray]:
-    """All of it in pieces of about `PIECE_BYTES` along the first axis, in order; the next one is read
-    in the background."""
+    """Yields the leaf in pieces of about `PIECE_BYTES` along the first axis, in order.
+
+    The next piece is read in the background.
+    """
     if not self.shape or 0 in self.shape:
       yield self[...]
       return
@@ -89,7 +91,7 @@ class StoredLeaf:
 
 
 class ComponentStream:
-  """A component that is read in parts; see `stream_component`."""
+  """A component for reading in parts; see `stream_component`."""
 
   def __init__(self, component: pathlib.Path, abstract: Params, dtype):
     self._leaves = {name: StoredLeaf(component, name, dtype or leaf.dtype)
@@ -103,7 +105,7 @@ class ComponentStream:
   def layer(self, index: int) -> Params:
     """Reads the tree below `blocks` of one layer, without the layers axis, as numpy arrays.
 
-    Reading of the next layer begins in the background, so that two layers are in memory.
+    The next layer is read in the background, so that two layers are in memory.
     """
     reading = self._ahead.pop(index, None) or self._start(index)
     self._ahead = {index + 1: self._start(index + 1)} if index + 1 < self.num_layers else {}
@@ -137,7 +139,7 @@ def stream_component(folder: str | os.PathLike, name: str, abstract: Params, *,
     folder: the model folder.
     name: e.g. "text_encoder".
     abstract: the network's `abstract` tree; names and shapes must be exactly those stored.
-    dtype: dtype of what is read; None takes that of each leaf of `abstract`.
+    dtype: dtype of the result; None takes that of each leaf of `abstract`.
 
   Raises:
     InputError: the component is missing or incomplete, or does not fit `abstract`.
@@ -147,24 +149,24 @@ def stream_component(folder: str | os.PathLike, name: str, abstract: Params, *,
 
 def fitting_component(folder: str | os.PathLike, name: str, abstract: Params,
                       variant: str | None = None) -> pathlib.Path:
-  """The path of a component that is whole and has exactly the names and shapes of `abstract`.
+  """Returns the path of a component after checking that it is complete and fits `abstract`.
 
   Raises:
-    InputError: it is missing, incomplete, of another variant, or does not fit.
+    InputError: it is missing, incomplete, of another variant, or has other names or shapes.
   """
   card = read_model_card(folder)
   card.require(name, variant)
-  path = (card.folder / name).absolute()  # Orbax takes no other
+  path = (card.folder / name).absolute()  # Orbax needs an absolute path
   got = {key: tuple(leaf.shape) for key, leaf in stored_leaves(path).items()}
   want = {key: tuple(leaf.shape) for key, leaf in named_leaves(abstract).items()}
-  faults = [f"missing {key}" for key in sorted(want.keys() - got.keys())]
-  faults += [f"unexpected {key}" for key in sorted(got.keys() - want.keys())]
-  faults += [f"{key} is {got[key]}, wanted {want[key]}"
+  problems = [f"missing {key}" for key in sorted(want.keys() - got.keys())]
+  problems += [f"unexpected {key}" for key in sorted(got.keys() - want.keys())]
+  problems += [f"{key} is {got[key]}, wanted {want[key]}"
              for key in sorted(got.keys() & want.keys()) if got[key] != want[key]]
-  if faults:
-    more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+  if problems:
+    more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
     raise InputError(f"{path} (variant {card.variant}) does not fit the config: "
-                     f"{'; '.join(faults[:3])}{more}.\n"
+                     f"{'; '.join(problems[:3])}{more}.\n"
                      "Give the config of that checkpoint, or the checkpoint of that config.")
   return path
 
@@ -188,7 +190,7 @@ def stored_leaves(component: pathlib.Path) -> dict[str, jax.ShapeDtypeStruct]:
 
 @contextlib.contextmanager
 def _quiet_orbax() -> Iterator[None]:
-  """What Orbax finds damaged it logs at length; the error that follows says it in a line."""
+  """Hides Orbax's long log messages about damaged files; the error that follows says it in one line."""
   logger = logging.get_absl_logger()
   mute = lambda record: "orbax" not in record.pathname
   logger.addFilter(mute)

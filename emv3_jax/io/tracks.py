@@ -1,4 +1,4 @@
-"""Which tracks of a media file are moving pictures, and when its pictures begin."""
+"""Tracks of a media file: those with moving pictures, those that can be decoded, and their time stamps."""
 
 from collections.abc import Sequence
 import fractions
@@ -18,7 +18,7 @@ _Stream = TypeVar("_Stream", bound=Stream)
 
 
 def moving_pictures(container: InputContainer) -> list[av.VideoStream]:
-  """Tracks of pictures that move: no cover of an album, no still picture."""
+  """Returns the video tracks, without album covers and still pictures."""
   if container.format.name == "image2" or container.format.name.endswith("_pipe"):
     return []
   return [stream for stream in container.streams.video
@@ -26,26 +26,26 @@ def moving_pictures(container: InputContainer) -> list[av.VideoStream]:
 
 
 def decodable(streams: Sequence[_Stream]) -> list[_Stream]:
-  """Those that FFmpeg has a decoder for, in their order."""
+  """Returns the streams that FFmpeg has a decoder for, in their order."""
   return [stream for stream in streams if stream.codec_context is not None]
 
 
 def tick(timed: Stream | Packet | Frame) -> fractions.Fraction:
-  """Seconds between two time stamps; 0 where the container does not say."""
+  """Returns the unit of time stamps in seconds; 0 if the container does not specify it."""
   base = timed.time_base
   return fractions.Fraction(base.numerator, base.denominator) if base else fractions.Fraction(0)
 
 
 def frame_seconds(frame: Frame) -> float | None:
-  """Time stamp of a decoded frame; None where its container has none."""
+  """Returns the time stamp of a decoded frame in seconds; None if it has none."""
   stamp = frame.dts if frame.pts is None else frame.pts
   return None if stamp is None else float(stamp * tick(frame))
 
 
 def pictures_begin(path: str | os.PathLike) -> float | None:
-  """Time stamp of the first picture that is shown, in seconds; None where no pictures move.
+  """Returns the time stamp of the first frame that is shown, in seconds; None without a video track.
 
-  It is that of the first picture decoded: what an edit list cuts away is not.
+  It is the first frame that is decoded: frames that an edit list removes are not.
   """
   with open_container(path, "Audio") as container:
     tracks = moving_pictures(container)
@@ -53,7 +53,7 @@ def pictures_begin(path: str | os.PathLike) -> float | None:
       try:
         for frame in container.decode(stream):
           return frame_seconds(frame) or 0.0
-      except FFmpegError:  # only sound is needed; the header has the start
+      except FFmpegError:  # only sound is needed; the header has the start time
         continue
     for stream in tracks:
       if stream.start_time is not None:

@@ -23,11 +23,11 @@ from emv3_jax.io.video_writing import write_video
 
 __all__ = ["Video", "read_video", "stream_video", "write_video"]
 
-# Containers end a little before the length they declare (rounding, padding of the sound). More than
-# this is missing only from a file that was cut.
+# Videos end a little before the length that their container declares (rounding, padding of the sound). A
+# file from which more is missing was cut short.
 DURATION_SLACK = 0.1  # seconds
 HDR_CURVES = {16: "PQ", 18: "HLG"}  # by their code points in H.264, H.265 and MP4
-WIDEST_PIXEL = 8  # width by height, or the other way
+WIDEST_PIXEL = 8  # largest ratio of width to height of a pixel, or of height to width
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class Video:
 
   Attributes:
     frames: uint8 [F, H, W, 3] RGB.
-    fps: frames a second; the average where the rate varies.
+    fps: frames per second; the average if the rate varies.
   """
 
   frames: UInt8[np.ndarray, "F H W 3"]
@@ -48,15 +48,15 @@ def read_video(path: str | os.PathLike, fps: float | None = FPS,
   """Decodes the first video track.
 
   Args:
-    path: a file in any container and codec that FFmpeg knows. Its rotation or mirroring is applied,
-      its pixels are made square.
-    fps: constant rate to give; at time j / fps after the first frame, output j is the latest frame
-      of the file, by its time stamps, so that variable rates come out right. None gives the frames
-      as they are.
-    max_frames: stop after so many; None reads all.
+    path: a file in any container and codec that FFmpeg can read. Its rotation or mirroring is applied,
+      and its pixels become square.
+    fps: constant frame rate of the result: frame j is the latest frame of the file, by time stamp, at
+      time j / fps after the first frame, so that variable rates are converted correctly. None returns
+      the frames of the file unchanged.
+    max_frames: largest number of frames to read; None reads all.
 
   Raises:
-    InputError: no such file, not a video, damaged, or cut short.
+    InputError: there is no such file, it is not a video, is damaged, or is cut short.
   """
   with contextlib.closing(_upright_frames(path, fps)) as timed:
     kept = list(itertools.islice(timed, max_frames))
@@ -69,7 +69,7 @@ def stream_video(path: str | os.PathLike, fps: float = FPS) -> Iterator[UInt8[np
   Repeated frames are the same array.
 
   Raises:
-    InputError: as `read_video`; a cut or damaged file shows when the frames before are given.
+    InputError: as `read_video`; for a damaged or cut file it is raised after the frames before the damage.
   """
   for frame, _ in _upright_frames(path, fps):
     yield frame
@@ -81,9 +81,9 @@ def _upright_frames(path: str | os.PathLike, fps: float | None
   with open_container(path, "Video") as container:
     moving = tracks.moving_pictures(container)
     if not moving:
-      held = ("a still picture" if container.streams.video else
-              ", ".join(sorted({stream.type for stream in container.streams})) or "nothing")
-      raise InputError(f"Video {path} holds no moving pictures, only: {held}.")
+      kinds = ("a still picture" if container.streams.video else
+               ", ".join(sorted({stream.type for stream in container.streams})) or "nothing")
+      raise InputError(f"Video {path} holds no moving pictures, only: {kinds}.")
     if not (streams := tracks.decodable(moving)):
       raise InputError(f"Video {path} is in a codec that cannot be decoded; save it as H.264.")
     stream = streams[0]
@@ -91,16 +91,16 @@ def _upright_frames(path: str | os.PathLike, fps: float | None
     rate = float(stream.average_rate or stream.guessed_rate or FPS)
     aspect = _pixel_aspect(stream, path)
     if (curve := HDR_CURVES.get(stream.codec_context.color_trc)):
-      _tell_hdr(os.fspath(path), curve)
+      _warn_hdr(os.fspath(path), curve)
     timed = _timed_frames(container, stream, rate, path)
     frames = _at_constant_rate(timed, fps) if fps else (f for _, f in timed if f is not None)
     shape, last, picture = None, None, None
     for frame in frames:
-      if picture is None or frame is not last:  # repeats convert once
+      if picture is None or frame is not last:  # repeated frames are converted once
         picture = _to_rgb(frame, aspect, path)
       last, shape = frame, shape or picture.shape
       if picture.shape != shape:
-        raise InputError(f"Video {path} changes its size on the way, from {_size(shape)} to "
+        raise InputError(f"Video {path} changes its frame size, from {_size(shape)} to "
                          f"{_size(picture.shape)}; save it with one size.")
       yield picture, rate
   if shape is None:
@@ -157,22 +157,22 @@ def _check_whole(container: InputContainer, stream: av.VideoStream,
 def _at_constant_rate(timed: Iterable[tuple[float, av.VideoFrame | None]], fps: float
                       ) -> Iterator[av.VideoFrame]:
   """Yields the latest frame at each time j / fps; their number is the rounded duration times fps, at least one."""
-  held, count = None, 0
+  latest, count = None, 0
   tolerance = 1e-3  # containers round time stamps to milliseconds
   for seconds, frame in timed:
     if frame is None:
       until = max(1, round(seconds * fps))
     else:
       until = int(np.ceil((seconds - tolerance) * fps))
-    while held is not None and count < until:
-      yield held
+    while latest is not None and count < until:
+      yield latest
       count += 1
-    held = frame
+    latest = frame
 
 
-@functools.cache  # once a file, which preparation reads twice
-def _tell_hdr(path: str, curve: str) -> None:
-  logging.warning("%s has high dynamic range (%s); its colours are read as if it had not and look "
+@functools.cache  # preparation reads a file twice, but should warn once
+def _warn_hdr(path: str, curve: str) -> None:
+  logging.warning("%s has high dynamic range (%s); its colours are read as standard range and look "
                   "pale. Convert it to BT.709 for true colours.", path, curve)
 
 
@@ -204,5 +204,5 @@ def _to_rgb(frame: av.VideoFrame, aspect: fractions.Fraction,
     return picture.swapaxes(0, 1)[::b, ::c]
   if (b, c) == (0, 0) and a and d:
     return picture[::d, ::a]
-  raise InputError(f"Video {path} is to be shown at an angle that is no multiple of 90 degrees; "
+  raise InputError(f"Video {path} has a rotation that is not a multiple of 90 degrees; "
                    "save it upright.")

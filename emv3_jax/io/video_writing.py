@@ -1,4 +1,4 @@
-"""MP4 out: H.264 in BT.709, with AAC."""
+"""Writing of MP4 videos: H.264 in BT.709, with AAC sound."""
 
 from collections.abc import Iterable
 import itertools
@@ -16,8 +16,8 @@ from emv3_jax.io import downmix
 from emv3_jax.io.atomic import atomic_file
 from emv3_jax.io.resampling import resample
 
-CRF = 16  # x264 quality: hard to tell from the source
-ENCODER_THREADS = 4  # fixed, since the bits depend on it
+CRF = 16  # quality of x264: visually almost identical to the source
+ENCODER_THREADS = 4  # fixed, since the encoded bits depend on it
 AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
 BT709 = 1  # code point of primaries, transfer curve and matrix in H.264 and MP4
 
@@ -26,30 +26,30 @@ Audio = tuple[Float[np.ndarray, "n *channels"], int]
 
 def write_video(path: str | os.PathLike, frames: Iterable[np.ndarray], *, fps: int = FPS,
                 audio: Audio | None = None, metadata: dict | None = None) -> None:
-  """Writes an MP4: H.264 (4:2:0, BT.709), AAC, index in front; whole or not at all.
+  """Writes an MP4: H.264 (4:2:0, BT.709), AAC, index at the beginning; the file is written atomically.
 
   The sound is cut or padded with silence to the exact length of the pictures, F / fps, and starts
-  with them. The same input gives the same bytes with the same libraries.
+  with them. The same input gives the same bytes if the libraries are the same.
 
   Args:
-    path: where to.
+    path: path of the video.
     frames: uint8 RGB [F, H, W, 3], or an iterable of [H, W, 3]; H and W even.
-    fps: frames a second.
+    fps: frames per second.
     audio: samples in [-1, 1], float [n] or [n, channels], and their rate in Hz. More than two
-      channels become left and right (`downmix`); a rate that AAC does not know becomes 48 kHz.
-    metadata: kept as JSON in the file's comment.
+      channels are mixed to left and right (`downmix`); a rate that AAC does not support becomes 48 kHz.
+    metadata: written as JSON in the file's comment.
 
   Raises:
     InputError: `path` cannot be written.
-    ValueError: no frames, frames of another dtype or of odd or differing sizes, sound that is not
-      finite.
+    ValueError: there are no frames, frames have another dtype or odd or different sizes, or the sound
+      is not finite.
   """
   sound = None if audio is None else _for_aac(*audio)
   frames = iter(frames)
   first = next(frames, None)
   if first is None:
     raise ValueError("write_video got no frames.")
-  # An absolute path, since to FFmpeg what stands before a colon is a protocol.
+  # The path is absolute because FFmpeg takes text before a colon for a protocol.
   with atomic_file(path) as temporary, av.open(
       os.path.abspath(temporary), "w", format="mp4",
       options={"movflags": "+faststart", "fflags": "+bitexact"}) as container:
@@ -102,7 +102,7 @@ def _to_yuv(frame: np.ndarray, index: int) -> av.VideoFrame:
 
 
 def _for_aac(samples: np.ndarray, rate: int) -> tuple[Float32[np.ndarray, "n channels"], int]:
-  """One or two channels in [-1, 1] at a rate of AAC."""
+  """Converts sound to one or two channels in [-1, 1] at a sample rate that AAC supports."""
   samples = np.asarray(samples, np.float32)
   samples = samples[:, None] if samples.ndim == 1 else samples
   if samples.ndim != 2 or not samples.shape[1]:
@@ -111,7 +111,7 @@ def _for_aac(samples: np.ndarray, rate: int) -> tuple[Float32[np.ndarray, "n cha
     raise ValueError("Audio has samples that are not finite.")
   if samples.shape[1] > 2:
     whole, samples = np.abs(samples).max(initial=1), downmix.to_stereo(samples)
-    samples *= min(whole / np.abs(samples).max(initial=whole), 1)  # as loud, unless it overflows
+    samples *= min(whole / np.abs(samples).max(initial=whole), 1)  # keeps the loudness unless it overflows
   if rate not in AAC_RATES:
     samples, rate = resample(samples, rate, 48000), 48000
   return np.clip(samples, -1, 1), rate
@@ -126,7 +126,7 @@ def _add_aac(container: OutputContainer, samples: np.ndarray,
 
 
 def _audio_frame(samples: np.ndarray, rate: int, begin: int, end: int) -> av.AudioFrame:
-  """Samples [begin, end), silence beyond the last."""
+  """Returns samples [begin, end) as a frame, padded with silence after the last sample."""
   part = samples[begin:end]
   part = np.pad(part, ((0, end - begin - len(part)), (0, 0)))
   frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(part.T), format="fltp",

@@ -1,1 +1,1 @@
-"""Memory, work and communication of any config on any machine, compiled without that machine."""
+"""Plans: memory, operations and communication of a config's programs, compiled without the target machine."""

@@ -1,14 +1,14 @@
-"""Planning from a command line, the same for sampling and for training."""
+"""Flags and output of `--plan`, the same for sampling and for training."""
 
 import argparse
 import sys
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-  """--plan and --mesh; `run` also reads --json."""
+  """Adds `--plan` and `--mesh`; `run` also reads `--json`."""
   parser.add_argument("--plan", metavar="TARGET[,TARGET...]",
-                      help="compile the config's programs for machines that need not be there, "
-                      "report memory, work and communication, and stop")
+                      help="compile the config's programs for machines that need not be available, "
+                      "report memory, operations and communication, and stop")
   parser.add_argument("--mesh", action="append", default=[], metavar="AXIS=SIZE,...",
                       help="with --plan: a mesh, e.g. data=2,context=4; may be repeated; "
                       "all: the likeliest ones; default: the config's where it has the target's "
@@ -16,16 +16,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(config, flags: argparse.Namespace) -> int:
-  """Writes a table, or JSON lines, for each target; exit code 0 also where something does not fit.
+  """Writes a table, or JSON lines, for each target; returns exit code 0, even if a program does not fit.
 
   Args:
-    config: of sampling or of training.
-    flags: of `add_flags`, and `json`.
+    config: config of sampling or of training.
+    flags: flags of `add_flags`, and `json`.
 
   Raises:
-    InputError: as `planner.plan`; nothing is compiled before all targets were checked.
+    InputError: as `planner.plan`; all targets are checked before anything is compiled.
   """
-  # Sampling and training start faster without what planning needs of each other.
+  # Imported here: planning imports both sampling and training, which would slow down the start of each.
   from emv3_jax.plan import planner, report, targets
 
   planned = targets.parse_list(flags.plan)

@@ -2,8 +2,8 @@
 
   python -m emv3_jax.plan.compile_one < request.json
 
-The request names the target, the mesh, the programs and the config with its kind; one JSON object a
-line comes back for each program. Mistakes come back as {"error": message}.
+The request holds the target, the mesh, the programs and the config with its kind. For each program one
+line with a JSON object is written; an `InputError` is written as {"error": message}.
 """
 
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ _NEEDED = re.compile(r"(?:Used |temporaries \()([\d.]+)([KMGT]?)")
 
 @contextlib.contextmanager
 def captured_stderr() -> Iterator[list[str]]:
-  """Collects what the compilers, which know no Python streams, write to stderr."""
+  """Collects what the compilers, which do not use Python's streams, write to stderr."""
   lines: list[str] = []
   sys.stderr.flush()
   kept = os.dup(2)
@@ -81,7 +81,7 @@ def plan_program(name: str, config: Config, window: programs.Window,
 
 
 def _compile(lowered: jax.stages.Lowered, program: programs.Program):
-  """Memory by kind in GiB a device, whether it fits where that is decided, and the collectives."""
+  """Compiles; returns memory by kind in GiB per device (with `fits` if the compiler refuses), and collectives."""
   parameters = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
                    for leaf in jax.tree.leaves(program.params))
   try:
@@ -99,7 +99,7 @@ def _compile(lowered: jax.stages.Lowered, program: programs.Program):
 
 
 def needed_bytes(message: str) -> float | None:
-  """Bytes that a program needs, from the TPU compiler's refusal; None for other refusals."""
+  """Parses the bytes that a program needs from the TPU compiler's error; returns None for other errors."""
   needed = _NEEDED.search(message)
   if "RESOURCE_EXHAUSTED" not in message or needed is None:
     return None

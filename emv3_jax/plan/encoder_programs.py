@@ -1,4 +1,4 @@
-"""The encoders as programs, planned when asked for by name."""
+"""Programs of the encoders, which are planned only if they are selected by name."""
 
 import jax
 import jax.numpy as jnp
@@ -11,19 +11,19 @@ from emv3_jax.sampling.settings import Config
 
 
 def text_encoder(config: Config, window: Window, deployment: Deployment) -> Program:
-  """umT5 of one prompt, all layers on the device. One device streams them from disk by default."""
+  """Traces umT5 for one prompt with all layers on the device; one device streams them from disk by default."""
   tokens = deployment.whole((1, config.model.transformer.text_tokens), jnp.int32)
   return _encoder("text_encoder", config, deployment, tokens, tokens)
 
 
 def image_encoder(config: Config, window: Window, deployment: Deployment) -> Program:
-  """CLIP of one picture."""
+  """Traces CLIP for one picture."""
   side = config.model.image_encoder.image_size
   return _encoder("image_encoder", config, deployment, deployment.whole((1, side, side, 3)))
 
 
 def audio_encoder(config: Config, window: Window, deployment: Deployment) -> Program:
-  """wav2vec 2.0 of the window's sound."""
+  """Traces wav2vec 2.0 for the waveform of the window."""
   variant = variants.of(config.model.transformer.variant)
   waveform = deployment.whole((1, variant.num_samples(window.frames)))
   return _encoder("audio_encoder", config, deployment, waveform, **variant.encoder_options(window.frames))

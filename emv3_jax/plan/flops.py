@@ -1,8 +1,8 @@
 """Floating-point operations of a program: those of its matrix products and convolutions.
 
-They are counted in the program as JAX traces it, where the length of every loop is known. What a
-compiler reports counts a loop's body once and kernels such as splash attention not at all; so trace
-with plain attention.
+They are counted in the program as JAX traces it, where the length of every loop is known. A
+compiler's report counts a loop's body once and omits kernels such as splash attention; programs to be
+counted are therefore traced with plain attention.
 """
 
 from collections.abc import Iterator
@@ -15,10 +15,10 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
 
 def count(traced: jax.stages.Traced) -> int:
-  """Operations of one run, a multiplication and an addition being two.
+  """Counts the operations of one run; a multiplication and an addition are two.
 
   Raises:
-    ValueError: a loop without a fixed length.
+    ValueError: there is a loop without a fixed length.
   """
   return _of_jaxpr(traced.jaxpr.jaxpr)
 

@@ -1,4 +1,4 @@
-"""Descriptions of GPUs for their compiler, for machines without one."""
+"""Descriptions of GPUs, with which XLA compiles for them on machines without a GPU."""
 
 import dataclasses
 
@@ -32,7 +32,7 @@ device_description_str: "{description}"
 
 @dataclasses.dataclass(frozen=True)
 class GPU:
-  """One kind of GPU: sizes in bytes, bandwidth in bytes a second, operations in bfloat16."""
+  """One kind of GPU: sizes in bytes, bandwidth in bytes per second, bfloat16 operations per second."""
 
   description: str
   capability: int
@@ -59,5 +59,5 @@ GPUS = {
 
 
 def target_config(name: str) -> str:
-  """A GpuTargetConfigProto in text form, of a name in `GPUS`."""
+  """Returns the GpuTargetConfigProto in text form of a GPU in `GPUS`."""
   return _CONFIG.format(**dataclasses.asdict(GPUS[name]))

@@ -1,4 +1,4 @@
-"""Communication of a compiled program, read from its text and from its compiler's log."""
+"""Collectives of a compiled program, parsed from its HLO text and from the compiler's log."""
 
 from collections.abc import Iterable
 import dataclasses
@@ -16,7 +16,7 @@ _REMATERIALISED = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-  """One instruction: kind, and dtypes, shapes and bytes of its results on one device."""
+  """A collective instruction: kind, and dtypes, shapes and bytes of its results on one device."""
 
   kind: str
   dtypes: tuple[str, ...]
@@ -25,7 +25,7 @@ class Collective:
 
 
 def collectives(text: str) -> list[Collective]:
-  """All collectives of a compiled program's text, those in the body of a loop once."""
+  """Returns all collectives of a compiled program's text; those in the body of a loop are counted once."""
   found = []
   for line in text.splitlines():
     match = _COLLECTIVE.search(line)
@@ -33,7 +33,7 @@ def collectives(text: str) -> list[Collective]:
       continue
     arrays = [(dtype, tuple(int(size) for size in sizes.split(",") if size))
               for dtype, sizes in _ARRAY.findall(match[1])]
-    if match[3]:  # starting one gives its operands, its results and, some, two counters
+    if match[3]:  # results of a start: operands, results and, for some kinds, two counters
       if match[2] == "collective-permute":
         arrays = arrays[:2]
       arrays = arrays[len(arrays) // 2:]
@@ -44,7 +44,7 @@ def collectives(text: str) -> list[Collective]:
 
 
 def totals(found: Iterable[Collective]) -> dict[str, dict[str, float]]:
-  """{kind: {"count", "mib"}}."""
+  """Sums collectives by kind; returns {kind: {"count": number, "mib": MiB}}."""
   summed = {}
   for collective in found:
     total = summed.setdefault(collective.kind, {"count": 0, "mib": 0.0})
@@ -55,17 +55,17 @@ def totals(found: Iterable[Collective]) -> dict[str, dict[str, float]]:
 
 def gathered_stacks(found: Iterable[Collective],
                     stacks: set[tuple[int, ...]]) -> list[tuple[int, ...]]:
-  """Shapes of `stacks`, parameters of all layers, that a collective makes whole on a device."""
+  """Returns the shapes of `stacks`, parameters of all layers, that are gathered whole on a device."""
   return sorted({shape for collective in found if collective.kind == "all-gather"
                  for shape in collective.shapes if shape in stacks})
 
 
 def gathered_gradients(found: Iterable[Collective],
                        shapes: set[tuple[int, ...]]) -> list[tuple[int, ...]]:
-  """Those `shapes` of parameters or one layer's that are made whole in float32.
+  """Returns those of `shapes`, of parameters or of one layer, that are gathered whole in float32.
 
-  Where products are bfloat16 parameters are gathered as such; these are gradients or weights that
-  nobody cast.
+  If products are computed in bfloat16, parameters are gathered in bfloat16; arrays gathered in float32 are
+  gradients, or weights that were not cast.
   """
   squeezed = lambda shape: tuple(size for size in shape if size > 1)
   wanted = set(map(squeezed, shapes))
@@ -75,7 +75,7 @@ def gathered_gradients(found: Iterable[Collective],
 
 
 def rematerialised(log: Iterable[str]) -> list[str]:
-  """Tensors that the partitioner found no way to move but to make them whole on every device."""
+  """Returns tensors that the partitioner could reshard only by replicating them on every device."""
   return [f"{match[1] or 'a tensor'} in {match[2] or 'an unnamed operation'}"
           for match in map(_REMATERIALISED.search, log) if match]
 

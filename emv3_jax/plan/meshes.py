@@ -1,4 +1,4 @@
-"""Meshes that a plan compiles for: those of the command line, or the likeliest ones."""
+"""Meshes that a plan compiles for: those of the command line, or those estimated to be fastest."""
 
 from collections.abc import Iterable, Iterator
 import dataclasses
@@ -13,12 +13,12 @@ from emv3_jax.sharding import AXES, MeshConfig
 
 
 def parse(text: str, devices: int) -> MeshConfig:
-  """A mesh from text like `data=2,context=4` or `context=8,attention=allgather`.
+  """Parses a mesh from text like `data=2,context=4` or `context=8,attention=allgather`.
 
-  Axes that are not named are 1; without `attention` it is ulysses.
+  Axes that are not named have size 1; `attention` is ulysses by default.
 
   Raises:
-    InputError: unknown axis, a size that is no number, or a product that is not `devices`.
+    InputError: an axis is unknown, a size is not a number, or the product of the sizes is not `devices`.
   """
   values = {}
   for part in text.split(","):
@@ -37,7 +37,7 @@ def parse(text: str, devices: int) -> MeshConfig:
 
 
 def label(mesh: MeshConfig) -> str:
-  """Text of a mesh for `parse`, axes of 1 left out."""
+  """Formats a mesh for `parse`, without axes of size 1."""
   sizes = [f"{axis}={size}" for axis, size in zip(AXES, mesh.sizes, strict=True) if size > 1]
   if mesh.context > 1:
     sizes.append(f"attention={mesh.attention}")
@@ -45,22 +45,21 @@ def label(mesh: MeshConfig) -> str:
 
 
 def padded(rows: int, mesh: MeshConfig) -> int:
-  """Rows of a batch as it runs: the next multiple of data x fsdp."""
+  """Returns the rows of a padded batch: the next multiple of data x fsdp."""
   parts = mesh.data * mesh.fsdp
   return -(-rows // parts) * parts
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-  """Sizes of a step.
+  """Sizes of a step of sampling or training.
 
   Attributes:
-    net: the network.
-    rows: of the batch that run at once: guidance branches times clips, or a part of a training
-      batch.
+    net: config of the transformer.
+    rows: rows of the batch that run at once: guidance branches times clips, or a microbatch of training.
     positions: h * w token positions of a frame.
     frames: latent frames.
-    trains: whether gradients are taken, with all but a layer's input recomputed.
+    trains: whether gradients are computed, with full rematerialisation of each layer.
   """
 
   net: TransformerConfig
@@ -71,20 +70,20 @@ class Step:
 
 
 def seconds(mesh: MeshConfig, target: Target, step: Step) -> float:
-  """Rough time of a step, to put meshes in order: 40 % of peak, then communication."""
+  """Estimates the seconds of a step, to rank meshes: compute at 40 % of peak, plus communication."""
   net, chip = step.net, target.chip
   d, s = net.dim, step.positions * step.frames
-  share = padded(step.rows, mesh) / (mesh.data * mesh.fsdp)  # rows of a device
-  weights = 8 * d * d + 2 * d * net.ffn_dim  # of a layer
+  share = padded(step.rows, mesh) / (mesh.data * mesh.fsdp)  # rows per device
+  weights = 8 * d * d + 2 * d * net.ffn_dim  # parameters of a layer
   work = 2 * share * s * (weights + 2 * s * d) / (mesh.context * mesh.tensor)
 
-  tokens = share * s * d / mesh.tensor  # numbers in q, k, v or the output of a device's rows
+  tokens = share * s * d / mesh.tensor  # elements of q, k, v or the output for a device's rows
   others = 1 - 1 / mesh.context
   attention = tokens * others * (4 / mesh.context if mesh.attention == "ulysses" else 2)
   sums = 3 * 2 * share * s * d / mesh.context * (1 - 1 / mesh.tensor)
   split = mesh.fsdp * mesh.context
   gathered = weights / mesh.tensor * (1 - 1 / split)
-  if step.trains:  # forward twice with remat, backward twice as much; gradients go to the shards
+  if step.trains:  # two forward passes with remat, a backward pass of two; reduce-scatter of gradients
     work, attention, sums, gathered = 4 * work, 3 * attention, 3 * sums, 3 * gathered
     gathered += 2 * weights / mesh.tensor / split * (1 - 1 / mesh.data)
   moved = 2 * (attention + sums + gathered)  # bytes, in bfloat16
@@ -94,9 +93,9 @@ def seconds(mesh: MeshConfig, target: Target, step: Step) -> float:
 
 
 def likely(target: Target, step: Step) -> list[MeshConfig]:
-  """Meshes that divide everything there is to divide, the fastest by `seconds` first.
+  """Returns the meshes whose axes divide all sharded sizes, the fastest by `seconds` first.
 
-  In sampling rows may be padded. In training they have to divide.
+  In sampling rows may be padded; in training data x fsdp must divide them.
   """
   net = step.net
   fitting = [mesh for mesh in _all(target.devices)
@@ -107,15 +106,15 @@ def likely(target: Target, step: Step) -> list[MeshConfig]:
              and not (step.trains and step.rows % (mesh.data * mesh.fsdp))]
   times = {mesh: seconds(mesh, target, step) for mesh in fitting}
   if step.trains:
-    # Optimiser and average of all parameters are not split over data: of equally fast meshes the
-    # one with little of it has the most memory.
+    # Optimizer state and moving average are not sharded over data: of equally fast meshes the one with the
+    # smallest data axis needs the least memory.
     return sorted(fitting, key=lambda mesh: (
         pace(times[mesh], times.values()), mesh.data, mesh.attention == "allgather", times[mesh]))
   return sorted(fitting, key=lambda mesh: (times[mesh], mesh.fsdp, mesh.tensor))
 
 
 def pace(time: float, times: Iterable[float]) -> int:
-  """`time` in percent of the shortest one: the model knows no difference below that."""
+  """Returns `time` in whole percents of the shortest one, the precision of the estimate."""
   return int(100 * time / min(times))
 
 

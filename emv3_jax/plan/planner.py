@@ -1,4 +1,4 @@
-"""Plans: every program on every mesh of every target, ranked; and what to do where one does not fit."""
+"""Plans: programs compiled for every mesh of a target and ranked, with advice if one does not fit."""
 
 from collections.abc import Iterator, Sequence
 import dataclasses
@@ -23,34 +23,34 @@ from emv3_jax.sharding.pictures import check_split
 from emv3_jax.training import settings as training_settings
 
 ROOT = pathlib.Path(__file__).parents[2]
-ALL = "all"  # in place of a mesh: the likeliest ones
+ALL = "all"  # as a mesh: the likeliest ones
 NUM_LIKELY = 6
-_NUM_TRIES = 4  # programs compiled in search of one that fits
+_NUM_TRIES = 4  # alternatives that are compiled to find one that fits
 
-# Flags of a command line, and what they stand for.
+# Flags of a command line, and the config, target and mesh that they select.
 Alternative = tuple[str, Config, targets.Target, MeshConfig]
 
 
 def plan(config: Config, target: targets.Target, mesh_texts: Sequence[str] = (), *,
          names: Sequence[str] = ()) -> list[dict]:
-  """Compiles for one target and several meshes.
+  """Compiles a config's programs for one target and several meshes.
 
   Args:
-    config: what to sample or to train with; planned is its window at its largest size.
-    target: where.
-    mesh_texts: as `meshes.parse` takes them, or `all`; none is the config's mesh where that has as
+    config: config of sampling or training; its largest window is planned.
+    target: machine to compile for.
+    mesh_texts: meshes as `meshes.parse` takes them, or `all`; if empty, the config's mesh if it has as
       many devices as the target, else the likeliest mesh.
-    names: of programs of the config's `Subject`; none is all but its `others`.
+    names: names of programs of the config's `Subject`; if empty, all except its `others`.
 
   Returns:
-    A JSON-able line for each program and mesh. Those of a program are in a row, the best mesh first
-    and numbered from 1 as `rank`: what fits before what does not, then by whole percents of time,
-    then by memory.
-    A line that does not fit has an `advice`. Where the VAE's pictures do not divide over all
-    devices its lines have a warning.
+    A line, which can be written as JSON, for each program and mesh. The lines of a program follow each
+    other, the best mesh first, and are numbered from 1 as `rank`: programs that fit come before those
+    that do not; then they are sorted by whole percents of time, then by memory.
+    The line of a program that does not fit has an `advice`. If the VAE's pictures cannot be divided over
+    all devices, its lines have a warning.
 
   Raises:
-    InputError: the compiler is not installed, or the mesh does not fit target or network.
+    InputError: the compiler is not installed, or the mesh does not fit the target or the network.
   """
   targets.check_extra(target)
   subject = subjects.of(config)
@@ -75,7 +75,7 @@ def plan(config: Config, target: targets.Target, mesh_texts: Sequence[str] = (),
 
 def choose_meshes(config: Config, window: programs.Window, target: targets.Target,
                   texts: Sequence[str]) -> list[MeshConfig]:
-  """The meshes of `texts`; see `plan`."""
+  """Returns the meshes of `texts`; see `plan`."""
   if not texts and math.prod(config.mesh.sizes) == target.devices:
     return [config.mesh]
   subject, chosen = subjects.of(config), []
@@ -96,11 +96,11 @@ def choose_meshes(config: Config, window: programs.Window, target: targets.Targe
 
 def compile_programs(config: Config, window: programs.Window, target: targets.Target,
                      mesh: MeshConfig, names: Sequence[str]) -> Iterator[dict]:
-  """Lines of `compile_one`, which runs in a process of its own.
+  """Yields the lines of `compile_one`, which runs in a process of its own.
 
   Raises:
-    InputError: a mistake that it found.
-    RuntimeError: a compiler failed otherwise; its last words are in the message.
+    InputError: raised by `compile_one`.
+    RuntimeError: a compiler failed otherwise; the end of its output is in the message.
   """
   logging.info("Compiling %s for %s on mesh %s.", ", ".join(names), target.name,
                meshes.label(mesh))
@@ -129,7 +129,7 @@ def compile_programs(config: Config, window: programs.Window, target: targets.Ta
 
 
 def _step(config: Config, window: programs.Window) -> meshes.Step:
-  """Sizes of a step, for `meshes`."""
+  """Returns the sizes of a step, for `meshes`."""
   subject = subjects.of(config)
   return meshes.Step(config.model.transformer, subject.rows(config), window.positions,
                      window.latents[0], subject.trains)
@@ -137,10 +137,10 @@ def _step(config: Config, window: programs.Window) -> meshes.Step:
 
 def likely_meshes(config: Config, window: programs.Window,
                   target: targets.Target) -> list[MeshConfig]:
-  """`meshes.likely` for a step of the window.
+  """Returns `meshes.likely` for a step of the window.
 
   Raises:
-    InputError: there is none.
+    InputError: no mesh is possible.
   """
   found = meshes.likely(target, _step(config, window))
   if not found:
@@ -151,7 +151,7 @@ def likely_meshes(config: Config, window: programs.Window,
 
 
 def _ranked(target: targets.Target, step: meshes.Step, lines: Sequence[dict]) -> list[dict]:
-  """Lines of one program in order and numbered; see `plan`."""
+  """Sorts and numbers the lines of one program; see `plan`."""
   times = [meshes.seconds(MeshConfig(**line["mesh"]), target, step) for line in lines]
   order = [(not line["fits"], meshes.pace(time, times), line["peak_gib"], number)
             for number, (line, time) in enumerate(zip(lines, times, strict=True))]
@@ -159,30 +159,30 @@ def _ranked(target: targets.Target, step: meshes.Step, lines: Sequence[dict]) ->
 
 
 def _advice(config: Config, window: programs.Window, target: targets.Target, line: dict) -> str:
-  """Settings, and a mesh or a target, that fit instead of `line`, found by compiling them."""
+  """Returns settings, and a mesh or a target, with which the program of `line` fits, found by compiling."""
   excess = line["peak_gib"] - line["capacity_gib"]
   found = [_first_fitting(alternatives, window, line["program"]) for alternatives in (
       _other_settings(config, target, line), _other_machines(config, window, target, line))]
   fitting = ", or ".join(filter(None, found)) or (
-      "nothing that was tried does; plan for more or larger chips, or a smaller window")
+      "no alternative that was tried fits; plan for more or larger chips, or a smaller window")
   return f"{excess:.2f} GiB too much; {fitting}"
 
 
 def _first_fitting(alternatives: Iterator[Alternative], window: programs.Window,
                    program: str) -> str | None:
-  """The first of a few alternatives that fits, in words."""
+  """Describes the first of `_NUM_TRIES` alternatives that fits; returns None if none does."""
   try:
     for change, config, target, mesh in itertools.islice(alternatives, _NUM_TRIES):
       (line,) = compile_programs(config, window, target, mesh, [program])
       if line["fits"]:
         return f"{change} takes {line['peak_gib']:.2f} of {line['capacity_gib']:.2f} GiB"
-  except InputError:  # unknown to the compiler, or nothing divides: no better for larger targets
+  except InputError:  # unknown to the compiler, or no mesh divides the sizes; larger targets would not help
     pass
   return None
 
 
 def _other_settings(config: Config, target: targets.Target, line: dict) -> Iterator[Alternative]:
-  """The same machine and mesh, less at once."""
+  """Yields alternatives on the same machine and mesh that process less at once."""
   mesh = MeshConfig(**line["mesh"])
   if (isinstance(config, sampling_settings.Config) and line["program"] == "sample_step"
       and config.settings.branches == "batched"):
@@ -199,7 +199,7 @@ def _other_settings(config: Config, target: targets.Target, line: dict) -> Itera
 
 def _other_machines(config: Config, window: programs.Window, target: targets.Target,
                     line: dict) -> Iterator[Alternative]:
-  """Other meshes, then larger targets on their likeliest one."""
+  """Yields other meshes, then larger targets with their likeliest mesh."""
   sizes = MeshConfig(**line["mesh"]).sizes
   others = [mesh for mesh in likely_meshes(config, window, target) if mesh.sizes != sizes]
   for mesh in others[:2]:

@@ -1,4 +1,4 @@
-"""The programs that can be planned, traced for devices that need not be there."""
+"""Programs of sampling that can be planned, traced for devices that need not be available."""
 
 from collections.abc import Callable
 import dataclasses
@@ -32,17 +32,17 @@ class Window:
 
   @property
   def latents(self) -> tuple[int, int, int]:
-    """f, H8, W8."""
+    """Latent frames, height and width (f, H8, W8)."""
     return geometry.latent_frames(self.frames), *geometry.latent_size((self.height, self.width))
 
   @property
   def positions(self) -> int:
-    """Token positions of a frame."""
+    """Number of token positions of a frame."""
     return math.prod(self.grid)
 
   @property
   def grid(self) -> tuple[int, int]:
-    """h, w: rows and columns of tokens."""
+    """Rows and columns of tokens (h, w)."""
     return geometry.token_grid((self.height, self.width))
 
 
@@ -55,7 +55,7 @@ class Deployment:
   config: sharding.MeshConfig
 
   def whole(self, shape: tuple[int, ...], dtype=jnp.float32) -> jax.ShapeDtypeStruct:
-    """An array that every device holds."""
+    """Returns the shape of an array that is replicated on every device."""
     return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(self.mesh, PartitionSpec()))
 
 
@@ -64,11 +64,11 @@ class Program:
   """A traced program.
 
   Attributes:
-    traced: to lower and compile.
+    traced: traced program, to lower and compile.
     params: shapes of its parameters, with shardings.
-    flops: operations of a run, of all devices together.
-    padding: factor on them for what is computed only to fill the mesh, or more than once.
-    gathers_narrow: whether its parameters are wider than what they are gathered in.
+    flops: operations of one run on all devices together, without padding.
+    padding: factor of the operations with padding, or with repeated computation.
+    gathers_narrow: whether parameters are gathered in a narrower dtype than they are stored in.
   """
 
   traced: jax.stages.Traced
@@ -78,26 +78,26 @@ class Program:
   gathers_narrow: bool = False
 
   def matrices(self) -> set[tuple[int, ...]]:
-    """Shapes of the matrices, of one layer where they are stacked."""
+    """Returns the shapes of the matrices; of stacked ones, those of one layer."""
     shapes = {leaf.shape[name.startswith("blocks."):]
               for name, leaf in named_leaves(self.params).items()}
     return {shape for shape in shapes if len(shape) > 1}
 
   def stacks(self) -> set[tuple[int, ...]]:
-    """Shapes of the matrices of all layers together."""
+    """Returns the shapes of the matrices that are stacked over layers."""
     return {leaf.shape for name, leaf in named_leaves(self.params).items()
             if name.startswith("blocks.") and leaf.ndim > 2}
 
 
 def largest_window(config: Config) -> Window:
-  """The config's window at its largest size: fixed, or the square of its largest area."""
+  """Returns the config's largest window: its fixed size, or a square of its largest area."""
   settings = config.settings
   side = math.isqrt(settings.max_area) // TOKEN * TOKEN
   return Window(settings.max_frames, settings.height or side, settings.width or side)
 
 
 def num_rows(config: Config) -> int:
-  """Rows of the batch that a sampling step runs at once for one clip."""
+  """Returns the rows of the batch that a sampling step runs at once for one clip."""
   if config.settings.branches == "in_turn":
     return 1
   return len(_plain_denoiser(config.model.transformer, config.settings).guidance.branches)
@@ -105,24 +105,24 @@ def num_rows(config: Config) -> int:
 
 @functools.cache
 def _plain_denoiser(net: TransformerConfig, settings: SamplingConfig) -> Denoiser:
-  """On one device, with attention whose operations can be counted."""
+  """Builds a denoiser for one device, with attention whose operations can be counted."""
   return Denoiser(sharding.on_mesh(net, local=attend_xla), settings)
 
 
 def _conditions(net: TransformerConfig, window: Window, array: Callable) -> Conditions:
-  """Shapes of the conditions of one clip."""
+  """Returns the shapes of the conditions of one clip; `array` makes a shape."""
   f, height8, width8 = window.latents
   variant = variants.of(net.variant)
   return Conditions(
       text={"prompt": array((1, net.text_tokens, net.text_dim))},
-      image=array((1, net.image_tokens, net.image_dim)), 
+      image=array((1, net.image_tokens, net.image_dim)),
       audio=array((1, *variant.input_shape(net, window.frames))),
       condition=array((1, f, height8, width8, net.in_channels - net.out_channels)),
       face_mask=array((1, window.positions)) if variant.face_mask else None)
 
 
 def sample_step(config: Config, window: Window, deployment: Deployment) -> Program:
-  """All guidance branches and one step of the solver, for one clip of one window."""
+  """Traces all guidance branches and one solver step, for one clip of one window."""
   net = config.model.transformer
   noise = (1, *window.latents, net.out_channels)
   denoiser = make_denoiser(
@@ -145,13 +145,13 @@ def _array(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
 
 
 def vae_decode(config: Config, window: Window, deployment: Deployment) -> Program:
-  """Latents to uint8 frames."""
+  """Traces the VAE's decoder, from latents to uint8 frames."""
   latents = deployment.whole((1, *window.latents, config.model.vae.z_dim))
   return _vae(component_programs.vae_decode, config, window, deployment, latents)
 
 
 def vae_encode(config: Config, window: Window, deployment: Deployment) -> Program:
-  """Frames, float32 in [-1, 1], to latents."""
+  """Traces the VAE's encoder, from float32 frames in [-1, 1] to latents."""
   video = jax.ShapeDtypeStruct(
       (1, window.frames, window.height, window.width, 3), jnp.float32,
       sharding=sharding.picture_sharding(deployment.mesh, 1, window.latents[1:]))
@@ -177,7 +177,7 @@ def check_window(window: Window) -> None:
   """Checks the size of a window.
 
   Raises:
-    InputError: sides or frames that no clip can have.
+    InputError: no clip can have these sides or this number of frames.
   """
   sides = window.height, window.width
   if not geometry.is_clip_length(window.frames) or any(side < TOKEN or side % TOKEN for side in sides):

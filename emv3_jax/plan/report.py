@@ -1,4 +1,4 @@
-"""Plans as people and as programs read them."""
+"""Plans as tables and as JSON lines."""
 
 from collections.abc import Sequence
 import json
@@ -11,7 +11,7 @@ _COLUMNS = ("program", "mesh", "peak GiB", "params", "inputs", "activations", "s
 
 
 def table(lines: Sequence[dict]) -> str:
-  """The lines of `planner.plan` for one target; sizes are GiB of each device."""
+  """Formats the lines of `planner.plan` for one target; sizes are in GiB per device."""
   first = lines[0]
   chips = "1 chip" if first["chips"] == 1 else f"{first['chips']} chips"
   title = (f"{first['target']}: {chips}, {first['capacity_gib']:.2f} GiB each; "
@@ -24,7 +24,7 @@ def table(lines: Sequence[dict]) -> str:
 
 
 def json_lines(lines: Sequence[dict]) -> str:
-  """One JSON object a line."""
+  """Formats the lines as JSON, one object per line."""
   return "\n".join(map(json.dumps, lines))
 
 

@@ -1,4 +1,4 @@
-"""Subjects of a plan: sampling with one config, or training with one."""
+"""Subjects of a plan: sampling or training with a config."""
 
 from collections.abc import Callable
 import dataclasses
@@ -15,16 +15,16 @@ _Config = TypeVar("_Config", sampling_settings.Config, training_settings.Config)
 
 @dataclasses.dataclass(frozen=True)
 class Subject(Generic[_Config]):
-  """One kind of config.
+  """A kind of config and its programs.
 
   Attributes:
-    name: of this kind.
-    config: its class.
-    programs: those that are planned, by name.
-    others: those that are planned when they are asked for.
-    window: the largest size that a config is for.
-    rows: rows of the batch that run at once and are split over data and fsdp.
-    trains: whether gradients are taken. If so the rows have to divide, else they are padded.
+    name: name of the kind.
+    config: config class.
+    programs: programs that are planned by default, by name.
+    window: function from a config to its largest window.
+    rows: function from a config to the rows of the batch that run at once, split over data and fsdp.
+    trains: whether gradients are computed. If so, data x fsdp must divide the rows; else they are padded.
+    others: programs that are planned only if they are selected, by name.
   """
 
   name: str
@@ -48,5 +48,5 @@ SUBJECTS: dict[str, Subject[Any]] = {subject.name: subject for subject in (SAMPL
 
 
 def of(config: Config) -> Subject[Any]:
-  """The kind that a config is of."""
+  """Returns the subject of a config."""
   return next(subject for subject in SUBJECTS.values() if isinstance(config, subject.config))

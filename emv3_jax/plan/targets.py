@@ -1,7 +1,7 @@
-"""The machines that programs are planned for: TPU slices and GPU nodes that need not be there.
+"""Machines that programs are planned for: TPU slices and GPU nodes, which need not be available.
 
-Both compilers run on any Linux machine and compile for devices that are described to them. What
-they need is set in the environment before JAX starts, hence in a process of its own.
+Both compilers run on any Linux machine and compile for a description of the devices. Their environment
+variables must be set before JAX starts, hence they run in a process of their own.
 """
 
 from collections.abc import Sequence
@@ -29,13 +29,13 @@ class Chip:
   Attributes:
     platform: `tpu` or `gpu`.
     axes: number of axes in a target's shape.
-    capacity_gib: memory that a program can use, of a device.
-    peak_flops: dense bfloat16 operations a second, of a device.
-    near_bandwidth: bytes a second to devices that are directly linked.
-    example: shape to show in messages.
-    near_devices: how many are.
-    far_bandwidth: bytes a second to all others.
-    cores: devices of a chip; memory and operations above are of one of them.
+    capacity_gib: memory per device that a program can use, in GiB.
+    peak_flops: dense bfloat16 operations per second and device.
+    near_bandwidth: bytes per second to directly linked devices.
+    example: target name for messages.
+    near_devices: number of directly linked devices.
+    far_bandwidth: bytes per second to all other devices.
+    cores: devices per chip.
   """
 
   platform: str
@@ -49,7 +49,7 @@ class Chip:
   cores: int = 1
 
 
-# Capacities are what the compilers allow: of a TPU's memory the runtime keeps some for itself.
+# Capacities that the compilers allow; the runtime reserves a part of a TPU's memory.
 CHIPS = {
     "v5e": Chip("tpu", 2, 15.75, 197e12, 200e9, "v5e:2x4"),
     "v5p": Chip("tpu", 3, 95.74, 459e12, 600e9, "v5p:2x2x4"),
@@ -60,16 +60,16 @@ CHIPS = {
        for name, gpu in gpus.GPUS.items()},
 }
 
-EXTRAS = {  # platform -> extra, and the modules that it brings
+EXTRAS = {  # platform -> extra of the package, and the modules that it installs
     "tpu": ("plan-tpu", ("libtpu",)),
     "gpu": ("plan-gpu", ("jax_plugins.xla_cuda12", "jax_cuda12_plugin", "nvidia.cudnn")),
 }
-_HOST = (2, 2, 1)  # chips of a TPU host; smaller slices have to name their fewer chips
+_HOST = (2, 2, 1)  # chips of a TPU host; a smaller slice has to specify its number
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-  """A TPU slice, `v5e:4x4`, or GPU nodes, `h100:1x2x8`: partitions x hosts x GPUs of a host."""
+  """A TPU slice, `v5e:4x4`, or GPU nodes, `h100:1x2x8`: partitions x hosts x GPUs per host."""
 
   name: str
   chip: Chip
@@ -81,7 +81,7 @@ class Target:
 
   @property
   def devices(self) -> int:
-    """Devices of the mesh: chips, or cores where a chip has several."""
+    """Number of devices of the mesh: chips, or cores if a chip has several."""
     return self.chips * self.chip.cores
 
   @property
@@ -90,10 +90,10 @@ class Target:
 
 
 def parse(name: str) -> Target:
-  """The target of a name like `v5e:2x4`.
+  """Parses the name of a target, e.g. `v5e:2x4`.
 
   Raises:
-    InputError: unknown kind of chip, or a shape that is not of that kind.
+    InputError: the kind of chip is unknown, or the shape is not one of that kind.
   """
   family, _, shape = name.partition(":")
   chip = CHIPS.get(family)
@@ -110,12 +110,12 @@ def parse(name: str) -> Target:
 
 
 def parse_list(names: str) -> list[Target]:
-  """Targets of `NAME[,NAME...]`; raises as `parse`."""
+  """Parses the targets of `NAME[,NAME...]`; raises as `parse`."""
   return [parse(name) for name in names.split(",")]
 
 
 def larger(target: Target) -> Target:
-  """The next larger target of the same kind."""
+  """Returns the next larger target of the same kind."""
   sizes = list(target.shape)
   if target.platform == "gpu":
     sizes[2 if sizes[2] < 8 else 1] *= 2
@@ -127,7 +127,7 @@ def larger(target: Target) -> Target:
 
 
 def _smallest(target: Target) -> list[str]:
-  """Names of some targets of the same kind, all of which the compiler knows."""
+  """Returns the names of the smallest targets of the same kind, all of which the compiler supports."""
   one = parse(f"{target.name.partition(':')[0]}:{'x'.join('1' * len(target.shape))}")
   grown = itertools.accumulate(range(3), lambda smaller, _: larger(smaller), initial=one)
   return [target.name for target in grown]
@@ -149,18 +149,18 @@ def check_extra(target: Target) -> None:
 def _is_installed(module: str) -> bool:
   try:
     return importlib.util.find_spec(module) is not None
-  except ModuleNotFoundError:  # of the package that it is in
+  except ModuleNotFoundError:  # of its parent package
     return False
 
 
 def environment(target: Target) -> dict[str, str]:
-  """Environment of a process that compiles for `target`.
+  """Returns the environment of a process that compiles for `target`.
 
-  TPU programs are compiled with few optimisations: an eighth of the time, the same sharding, and a
-  peak that is up to a tenth lower. JAX_OPTIMIZATION_LEVEL, where set, is left as it is.
+  TPU programs are compiled with few optimisations: this takes an eighth of the time and gives the same
+  sharding and a peak that is up to a tenth lower. A JAX_OPTIMIZATION_LEVEL that is set is kept.
   """
   settings = {**os.environ, "JAX_PLATFORMS": "cpu"}
-  # A cache entry of a compile-only device can be written, but not read.
+  # Cache entries of compile-only devices can be written, but not read.
   settings["JAX_ENABLE_COMPILATION_CACHE"] = "false"
   if target.platform == "tpu":
     settings |= {
@@ -173,10 +173,10 @@ def environment(target: Target) -> dict[str, str]:
 
 
 def compile_only_devices(target: Target) -> Sequence:
-  """Devices of `target` to compile for; in a process with `environment(target)`.
+  """Returns the devices of `target` to compile for; needs a process with `environment(target)`.
 
   Raises:
-    InputError: the compiler knows no such slice.
+    InputError: the compiler does not support such a slice.
   """
   shape = "x".join(map(str, target.shape))
   try:
@@ -193,9 +193,12 @@ def compile_only_devices(target: Target) -> Sequence:
 
 
 def compile_only_mesh(target: Target, config: MeshConfig) -> Mesh:
-  """A mesh of the devices of `target`, axes laid along its links; raises as above.
+  """Returns a mesh of the devices of `target`, with axes along its links.
 
-  Its sizes are not checked: their product has to be the number of devices.
+  The product of the mesh's sizes must be the number of devices, which is not checked.
+
+  Raises:
+    InputError: as `compile_only_devices`.
   """
   devices = mesh_utils.create_device_mesh(
       config.sizes, compile_only_devices(target), allow_split_physical_axes=True)

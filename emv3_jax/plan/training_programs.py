@@ -1,4 +1,4 @@
-"""The training programs that can be planned, traced for devices that need not be there."""
+"""Programs of training that can be planned, traced for devices that need not be available."""
 
 import dataclasses
 import pathlib
@@ -21,14 +21,14 @@ from emv3_jax.training.curriculum import Kind, Stage
 from emv3_jax.training.settings import Config, ScheduleConfig
 from emv3_jax.training.update.programs import TrainPrograms
 
-DEFAULT_WINDOW = Window(frames=113, height=480, width=832)  # of the released model's own training
+DEFAULT_WINDOW = Window(frames=113, height=480, width=832)  # size with which the released model was trained
 
 
 def largest_window(config: Config) -> Window:
-  """The size in the config's dataset with the most tokens; without a dataset 113 x 480 x 832.
+  """Returns the window with the most tokens in the config's dataset; `DEFAULT_WINDOW` without a dataset.
 
   Raises:
-    InputError: a dataset that cannot be read.
+    InputError: the dataset cannot be read.
   """
   if not config.data or not (pathlib.Path(config.data) / index_lib.INDEX).exists():
     return DEFAULT_WINDOW
@@ -38,17 +38,17 @@ def largest_window(config: Config) -> Window:
 
 
 def num_rows(config: Config) -> int:
-  """Rows of the batch that a training step runs at once."""
+  """Returns the rows of the microbatch that a training step runs at once."""
   return config.train.batch // config.train.accumulate
 
 
 def train_step(config: Config, window: Window, deployment: Deployment) -> Program:
-  """Flow matching: loss, gradients, optimiser and moving average."""
+  """Traces a step of flow matching: loss, gradients, optimizer and moving average."""
   return _step(config, window, deployment, "sft")
 
 
 def ndpo_step(config: Config, window: Window, deployment: Deployment) -> Program:
-  """Negative DPO with its frozen reference, likewise."""
+  """Traces a step of negative DPO with its frozen reference, likewise."""
   return _step(config, window, deployment, "ndpo")
 
 
@@ -65,7 +65,7 @@ def _step(config: Config, window: Window, deployment: Deployment, kind: Kind) ->
   traced = program.trace(state, batch, empty_text, batch if program.needs_positives else None)
 
   forward = forward_flops(net, rows, window)
-  # The gradient of a product is two products. The reference is run forward only.
+  # The gradient of a product takes two products. The reference is run forward only.
   learnt = 3 * forward * (1 + program.needs_positives)
   work = learnt + forward * (kind == "ndpo" and config.ndpo.reading == "reference")
   recomputed = (learnt // 3 if config.train.remat == "full" else
@@ -78,7 +78,7 @@ def _step(config: Config, window: Window, deployment: Deployment, kind: Kind) ->
 
 def _batch(net: TransformerConfig, rows: int, window: Window,
            sharding: NamedSharding | None) -> Batch:
-  """Shapes of what a step learns from."""
+  """Returns the shapes of a training batch."""
   f, height8, width8 = window.latents
   audio = variants.of(net.variant).input_shape(net, window.frames)
   array = lambda *shape, dtype=jnp.float32: jnp.zeros((rows, *shape), dtype)
@@ -96,7 +96,7 @@ def _batch(net: TransformerConfig, rows: int, window: Window,
 
 def forward_flops(net: TransformerConfig, rows: int, window: Window,
                   attend: Attend = attend_xla) -> int:
-  """Operations of the forward pass of a batch of `rows` clips, with `attend` for self-attention."""
+  """Counts the operations of the forward pass of a batch of `rows` clips, with `attend` for self-attention."""
   network = transformer.network(net)
   table = rope_table((window.latents[0], *window.grid), net.head_dim)
 

@@ -1,4 +1,4 @@
-"""Utilisation: the share of the devices' peak operations that a training run reaches."""
+"""Model FLOPs utilisation: the share of the devices' peak operations that a training run reaches."""
 
 import functools
 
@@ -10,7 +10,7 @@ from emv3_jax.training import curriculum
 from emv3_jax.training.monitor.throughput import Throughput
 from emv3_jax.training.settings import Config
 
-KINDS = {  # what JAX calls a device -> chip; other spellings of a name are other chips
+KINDS = {  # device kind in JAX -> chip; a chip may have several kinds
     "TPU v5 lite": "v5e", "TPU v5e": "v5e", "TPU v5": "v5p", "TPU v5p": "v5p",
     "TPU v6 lite": "v6e", "TPU v6e": "v6e", "TPU7x": "tpu7x",
     "NVIDIA A100-SXM4-80GB": "a100", "NVIDIA H100 80GB HBM3": "h100", "NVIDIA H200": "h200",
@@ -18,15 +18,15 @@ KINDS = {  # what JAX calls a device -> chip; other spellings of a name are othe
 
 
 def chip_of(device_kind: str) -> Chip | None:
-  """The chip that JAX calls so; None for one whose peak is not known."""
+  """Returns the chip of a device kind of JAX; None if its peak is unknown."""
   name = KINDS.get(device_kind)
   return None if name is None else CHIPS[name]
 
 
 def throughput_of(config: Config, device_kind: str, devices: int) -> Throughput:
-  """A run's `Throughput` on so many devices; with utilisation of the bfloat16 peak where it is known.
+  """Returns a run's `Throughput`, with utilisation of the bfloat16 peak if the device kind is known.
 
-  What is recomputed to save memory is not counted as work.
+  Operations that are recomputed to save memory are not counted.
   """
   chip = chip_of(device_kind)
   if chip is None:
@@ -38,9 +38,9 @@ def throughput_of(config: Config, device_kind: str, devices: int) -> Throughput:
 
 
 def step_flops(config: Config, kind: curriculum.Kind, shape: tuple[int, ...]) -> int:
-  """Operations of a step on latents [b, f, H8, W8, 16], of all devices together.
+  """Counts the operations of a step on latents [b, f, H8, W8, 16], of all devices together.
 
-  The gradient of a product is two products; a frozen reference is run forward only.
+  The gradient of a product takes two products; a frozen reference is run forward only.
   """
   _, f, height8, width8, _ = shape
   forward = forward_flops(config.model.transformer, config.train.batch,

@@ -1,4 +1,4 @@
-"""In a checkout configs/ and convert/ lie beside the package; here they become parts of it, as in a wheel."""
+"""Makes configs/ and convert/, which lie beside the package in a checkout, parts of it, as in a wheel."""
 
 from collections.abc import Sequence
 import importlib.abc
@@ -25,6 +25,6 @@ class _FoldersBeside(importlib.abc.MetaPathFinder):
 
 
 def add_folders_beside() -> None:
-  """Makes `emv3_jax.configs` and `emv3_jax.convert` importable where they are no folders of the package."""
+  """Makes `emv3_jax.configs` and `emv3_jax.convert` importable where they are not folders of the package."""
   if not any(isinstance(finder, _FoldersBeside) for finder in sys.meta_path):
     sys.meta_path.append(_FoldersBeside())  # after the usual ones: a wheel's own folders come first

@@ -23,9 +23,9 @@ from emv3_jax.errors import InputError, Stopped
 from emv3_jax.runtime import config as config_lib
 from emv3_jax.runtime import start_up
 
-LINES, LONGEST = 3, 1000  # of a message: lines, and characters of a line
-LINE_EVERY = 10.0  # seconds between lines of progress where there is no terminal
-STOPPED = 75  # exit code: not finished, the same command goes on (EX_TEMPFAIL of sysexits.h)
+LINES, LONGEST = 3, 1000  # most lines of a message, and most characters of a line
+LINE_EVERY = 10.0  # seconds between lines of progress where stderr is not a terminal
+STOPPED = 75  # exit code: not finished, the same command continues (EX_TEMPFAIL of sysexits.h)
 
 _Item = TypeVar("_Item")
 _PACKAGE = str(pathlib.Path(emv3_jax.__file__).parent) + os.sep
@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
     """Parses flags; returns them and the `a.b=value` overrides of the config.
 
     Raises:
-      InputError: an unknown flag, named with the nearest known one.
+      InputError: an unknown flag; the message names the nearest flag.
     """
     arguments = list(arguments)
     overrides, rest = [], []
@@ -62,9 +62,9 @@ class Parser(argparse.ArgumentParser):
         overrides.append(f"{argument.removeprefix(_OVERRIDE)}={arguments.pop(0)}")
     flags, unknown = self.parse_known_args(rest)
     if unknown:
-      known = [option for action in self._actions for option in action.option_strings]
+      options = [option for action in self._actions for option in action.option_strings]
       name = unknown[0].partition("=")[0]
-      raise InputError(f"Unknown argument {unknown[0]}; {config_lib.nearest(name, known)}")
+      raise InputError(f"Unknown argument {unknown[0]}; {config_lib.nearest(name, options)}")
     return flags, overrides
 
 
@@ -82,13 +82,13 @@ def overridden_fields(overrides: Sequence[str]) -> frozenset[str]:
 
 def print_config(config: Mapping, defaults: Mapping, overrides: Sequence[str],
                  origins: Mapping[str, str] | None = None) -> None:
-  """Writes a config to stdout as JSON, with the origin of every value as `origins`.
+  """Writes a config to stdout as JSON; its field `origins` says where each value comes from.
 
   Args:
-    config: nested, plain values.
-    defaults: those of the code, nested likewise.
+    config: nested mappings of plain values.
+    defaults: the values of the code, nested in the same way.
     overrides: `a.b=value` of the command line.
-    origins: by dotted name, where they are known better.
+    origins: origins by dotted name, which replace those derived from the other arguments.
   """
   named, code = _flat(config), _flat(defaults)
   on_command_line = overridden_fields(overrides)
@@ -129,26 +129,26 @@ def tell(text: str) -> None:
 
 
 def progress(items: Collection[_Item], what: str, unit: str) -> Iterator[_Item]:
-  """Passes `items` on with a bar on a terminal; elsewhere, in a file say, with a line now and then.
+  """Yields `items` and shows progress: a bar on a terminal, elsewhere a log line every `LINE_EVERY` seconds.
 
   Args:
-    items: what is passed on.
-    what: is done with them, e.g. `sampling`.
-    unit: one of them, e.g. `step`.
+    items: the items to yield.
+    what: name of the work, e.g. `sampling`.
+    unit: name of one item, e.g. `step`.
   """
   if sys.stderr.isatty():
     yield from tqdm.tqdm(items, desc=what, unit=unit, disable=not len(items))
     return
-  told = time.monotonic()
+  last_logged = time.monotonic()
   for number, item in enumerate(items, 1):
     yield item
-    if number == len(items) or time.monotonic() - told >= LINE_EVERY:
-      told = time.monotonic()
+    if number == len(items) or time.monotonic() - last_logged >= LINE_EVERY:
+      last_logged = time.monotonic()
       logging.info("%s: %s %d of %d.", what.capitalize(), unit, number, len(items))
 
 
 def _above_bars(emit: Callable) -> Callable:
-  """Writes a log record above the progress bar."""
+  """Wraps a log handler's `emit` so that records appear above the progress bar."""
   def above(record: std_logging.LogRecord) -> None:
     with tqdm.tqdm.external_write_mode(file=sys.stderr):
       emit(record)
@@ -178,19 +178,25 @@ def _is_shown(record: std_logging.LogRecord) -> bool:
 
 
 def log_warnings() -> None:
-  """Makes Python's warnings, those of Pillow about damaged metadata say, lines as all others."""
+  """Sends Python's warnings (for example Pillow's about damaged metadata) to the log, one line each."""
   warnings.showwarning = lambda message, *_: logging.warning("%s", " ".join(str(message).split()))
 
 
 def quieten_asyncio() -> None:
-  """Keeps asyncio from printing, at some later time, tracebacks of tasks nobody waited for: where a
-  disk fills up, Orbax raises the error of the first array and leaves those of the others."""
+  """Keeps asyncio from printing tracebacks of tasks that nothing awaits.
+
+  When a disk is full, Orbax raises the error of the first array and drops those of the others, which
+  asyncio would print later.
+  """
   std_logging.getLogger("asyncio").setLevel(std_logging.CRITICAL)
 
 
 def stay_on_cpu_without_accelerator() -> None:
-  """Keeps JAX from loading a TPU or CUDA library that is installed (for plans, say) where no such
-  device is: it costs seconds and prints pages. `JAX_PLATFORMS` decides where it is set."""
+  """Keeps JAX from loading an installed TPU or CUDA library on a machine without such a device.
+
+  The library may be installed for plans; loading it takes seconds and prints many lines.
+  `JAX_PLATFORMS` takes precedence if it is set.
+  """
   nodes = ("accel*", "vfio/[0-9]*", "nvidia[0-9]*", "dxg", "kfd")
   if "JAX_PLATFORMS" not in os.environ and not any(
       any(pathlib.Path("/dev").glob(pattern)) for pattern in nodes):
@@ -198,9 +204,11 @@ def stay_on_cpu_without_accelerator() -> None:
 
 
 def run(main: Callable[[Sequence[str]], int]) -> None:
-  """Runs a command line: an `InputError` ends in its message on stderr and exit code 2, a device
-  without enough memory in what would take less and exit code 1, SIGTERM and Ctrl-C in a line and
-  exit code 75."""
+  """Runs a command line and exits with its code.
+
+  Errors become messages on stderr: `InputError` with exit code 2; too little device memory with exit
+  code 1 and a list of settings that need less; SIGTERM and Ctrl-C with exit code 75.
+  """
   signal.signal(signal.SIGTERM, _stop)
   start_up.watch()
   show_own_messages()
@@ -215,8 +223,8 @@ def run(main: Callable[[Sequence[str]], int]) -> None:
       raise
     tell(f"The device's memory is not enough: {str(error).splitlines()[0]}\n{_LESS}")
     code = 1
-  except KeyboardInterrupt as asked:
-    how = str(asked) if isinstance(asked, Stopped) else "by Ctrl-C"
+  except KeyboardInterrupt as interrupt:
+    how = str(interrupt) if isinstance(interrupt, Stopped) else "by Ctrl-C"
     tell(f"Stopped {how}; the same command goes on.")
     code = STOPPED
   sys.exit(code)
@@ -224,5 +232,5 @@ def run(main: Callable[[Sequence[str]], int]) -> None:
 
 def _stop(number: int, _) -> None:
   """Raises KeyboardInterrupt as Ctrl-C does, so that partial files are removed."""
-  signal.signal(number, signal.SIG_IGN)  # a second one would break into the cleaning up
+  signal.signal(number, signal.SIG_IGN)  # a second signal would interrupt the clean-up
   raise Stopped("by SIGTERM")

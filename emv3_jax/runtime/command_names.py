@@ -3,7 +3,7 @@
 import pathlib
 import sys
 
-# Of an installation -> of a checkout, at its root.
+# Command of an installation -> command in the root folder of a checkout.
 _COMMANDS = {
     "emv3-sample": "python run_sample.py",
     "emv3-train": "python run_train.py",

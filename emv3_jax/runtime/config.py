@@ -1,10 +1,10 @@
 """Configs: config files and overrides become frozen dataclasses.
 
 A config file holds `get_config()` returning an `ml_collections.ConfigDict`. Overrides are
-`--config.a.b=value`. Everything behind this module sees frozen dataclasses only.
+`--config.a.b=value`. All other modules see frozen dataclasses only.
 
-Written here because ml_collections builds no dataclasses from a ConfigDict, and its own flags name
-neither the nearest field nor the full path of a wrong value.
+It is not left to ml_collections because that builds no dataclasses from a ConfigDict, and its flags
+name neither the nearest field nor the full path of a wrong value.
 """
 
 import ast
@@ -36,16 +36,16 @@ _KINDS = {
     "prepare": ("for preparation", "emv3-prepare", "prepare_tiny")}
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
-  """Returns a hint for a mistyped name: `did you mean 'steps'?`, or the list of known names."""
-  close = difflib.get_close_matches(name, known, n=1)
-  return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}."
+def nearest(name: str, names: Sequence[str]) -> str:
+  """Returns a hint for a mistyped name: `did you mean 'steps'?`, or the list of all names."""
+  close = difflib.get_close_matches(name, names, n=1)
+  return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(names))}."
 
 
 def shipped_configs() -> dict[str, pathlib.Path]:
   """Returns the files of the shipped configs by name; in a checkout they are in configs/."""
   package = importlib.util.find_spec("emv3_jax.configs")
-  assert package is not None and package.origin is not None  # it is a part of this one
+  assert package is not None and package.origin is not None  # it is a part of this package
   return {path.stem: path for path in sorted(pathlib.Path(package.origin).parent.glob("[!_]*.py"))}
 
 
@@ -53,18 +53,19 @@ def read_config_file(path: str | pathlib.Path, wanted: Collection[str] = ()) -> 
   """Runs `get_config()` of a config file.
 
   Args:
-    path: of the file, or the name of a shipped config, e.g. `tiny`.
-    wanted: fields that configs of the wanted kind have; a config of another kind is refused. Empty
-      takes any.
+    path: path of the file, or the name of a shipped config, e.g. `tiny`.
+    wanted: fields that configs of the wanted kind have; a config of another kind is refused. If it is
+      empty, any kind is accepted.
 
   Raises:
-    InputError: no such file, it cannot be read or run, no `get_config` in it, or of another kind.
+    InputError: there is no such file, it cannot be read or run, it has no `get_config`, or it is a config
+      of another kind.
   """
-  known = shipped_configs()
-  path = known.get(str(path), pathlib.Path(path))
+  shipped = shipped_configs()
+  path = shipped.get(str(path), pathlib.Path(path))
   if not path.is_file():
     raise InputError(f"Config {path} is not a file, nor one of the shipped configs; these are: "
-                     f"{', '.join(known)}.")
+                     f"{', '.join(shipped)}.")
   spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
   if spec is None or spec.loader is None:
     raise InputError(f"Config {path} is not a Python file (*.py).")
@@ -73,7 +74,7 @@ def read_config_file(path: str | pathlib.Path, wanted: Collection[str] = ()) -> 
     spec.loader.exec_module(module)
   except SyntaxError as error:
     raise InputError(f"Config {path} does not parse: {error}.") from error
-  except (Exception, SystemExit) as error:  # it is the user's program: anything may come of it
+  except (Exception, SystemExit) as error:  # it is the user's program, which may raise anything
     raise InputError(_raised(path, error)) from error
   if not callable(getattr(module, "get_config", None)):
     raise InputError(f"Config {path} has no get_config(); a config file must define it.")
@@ -101,18 +102,18 @@ def _raised(path: pathlib.Path, error: BaseException) -> str:
   where = f", line {lines[-1]}," if lines else ""
   if isinstance(error, ImportError) and (found := moved.module_of(error)):
     return f"Config {path}{where} imports {found[0]}, which is {found[1]} now; change the line."
-  told = " ".join(str(error).split())
-  return f"Config {path}{where} ends in {type(error).__name__}: {told[:300]}"
+  message = " ".join(str(error).split())
+  return f"Config {path}{where} ends in {type(error).__name__}: {message[:300]}"
 
 
 def override(config: ml_collections.ConfigDict, assignments: Sequence[str], cls) -> None:
   """Applies `a.b=value` assignments in place.
 
-  A value takes the type of the one it replaces; where that is None, the type that the field has in
-  the dataclass.
+  A value is parsed as the type of the value that it replaces or, if that is None, as the type that the
+  field has in the dataclass.
 
   Args:
-    config: what a config file gave.
+    config: the values of a config file.
     assignments: `a.b=value`.
     cls: the dataclass that `config` is for.
 
@@ -127,8 +128,8 @@ def override(config: ml_collections.ConfigDict, assignments: Sequence[str], cls)
     parent, node, seen = config, config, "config"
     for part in path:
       if not isinstance(node, ml_collections.ConfigDict) or part not in node:
-        known = list(node.keys()) if isinstance(node, ml_collections.ConfigDict) else []
-        hint = moved.hint_of_field(name) or f" {nearest(part, known)}"
+        names = list(node.keys()) if isinstance(node, ml_collections.ConfigDict) else []
+        hint = moved.hint_of_field(name) or f" {nearest(part, names)}"
         raise InputError(f"--config.{name}: {seen} has no field {part!r};{hint}")
       parent, node, seen = node, node[part], f"{seen}.{part}"
     if isinstance(node, ml_collections.ConfigDict):
@@ -184,9 +185,10 @@ def _named_number(text: str) -> float | None:
 
 
 def _as_float(where: str, value: float) -> float:
-  """
+  """Converts a number to float.
+
   Raises:
-    InputError: not finite, or a whole number that is too large for floating point.
+    InputError: it is not finite, or an integer that is too large for floating point.
   """
   check(where, value, (-sys.float_info.max, sys.float_info.max))
   return float(value)

@@ -25,11 +25,11 @@ def module(name: str) -> str | None:
 
 def module_of(error: ImportError) -> tuple[str, str] | None:
   """Returns old and new name of an imported module; None if it never moved."""
-  asked = [error.name or ""]
+  candidates = [error.name or ""]
   quoted = str(error).split("'")  # cannot import name 'b' from 'a' (...)
   if len(quoted) > 3 and not isinstance(error, ModuleNotFoundError):
-    asked.append(f"{quoted[3]}.{quoted[1]}")
-  return next(((name, new) for name in asked if (new := module(name))), None)
+    candidates.append(f"{quoted[3]}.{quoted[1]}")
+  return next(((name, new) for name in candidates if (new := module(name))), None)
 
 
 def hint_of_field(path: str) -> str:

@@ -29,7 +29,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def join(flags: argparse.Namespace, *, stop_at_steps: bool = False) -> None:
-  """Connects the processes of a run; must be called before JAX looks for devices.
+  """Connects the processes of a run; must be called before JAX initialises its devices.
 
   Args:
     flags: see `add_flags`.
@@ -61,7 +61,7 @@ def is_first() -> bool:
 
 def is_distributed() -> bool:
   """Returns whether the run has several processes."""
-  # `process_count` makes JAX look for devices, which is too early while flags are read.
+  # `process_count` makes JAX initialise its devices, which is too early while flags are read.
   return jax.distributed.is_initialized() and jax.process_count() > 1
 
 

@@ -1,10 +1,10 @@
 """The cache of compiled programs on disk, so that a second start does not compile.
 
-JAX keys each program by its own text, the compiler's version and options, and the device; what
-decides a program (network configs, shapes, settings) is therefore in the key. Versions and, for
-CPUs, the processor's abilities are in the name of the folder too. An entry that was damaged, or left
-unfinished, is removed before anything reads it; one that was not used for longest, where the folder
-is full. See `program_entries` for what is beside them.
+JAX's key of a program holds its text, the compiler's version and options, and the device; everything
+that a program depends on (network configs, shapes, settings) is therefore in the key. The folder's
+name also holds versions and, for CPUs, the processor's features. Damaged or unfinished entries are
+removed before they are read; if the folder is full, the least recently used entries are removed.
+`program_entries` describes the files.
 """
 
 import functools
@@ -24,40 +24,38 @@ from emv3_jax.io import paths
 from emv3_jax.runtime import processes, program_entries, start_up
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
-# JAX has no event between looking into the cache and compiling, only a message to this logger.
+# JAX reports a cache miss, before it compiles, only as a message of this logger.
 _COMPILER, _MISS = "jax._src.compiler", "PERSISTENT COMPILATION CACHE MISS"
-_PATIENCE = 1.0  # seconds that a program is built before there is a line about it
-
-
-LIMIT_MIB = 4096  # of a folder, where nothing else is said
+_PATIENCE = 1.0  # seconds of compiling after which a message is logged
+LIMIT_MIB = 4096  # default limit of a folder
 
 
 def use(folder: str | os.PathLike, *, required: bool = False, limit_mib: int = LIMIT_MIB) -> bool:
   """Caches compiled programs of this process in `folder`.
 
-  A folder that is only readable is read from, with a warning. Damaged entries are removed, with a
-  warning, and compiled again.
+  From a read-only folder programs are only read, with a warning. Damaged entries are removed, with a
+  warning, and recompiled.
 
   Args:
     folder: `~` is the home folder; empty turns the cache off.
     required: whether a folder that cannot be used is an error, not a warning.
-    limit_mib: MiB that programs may take: at the start those of all versions and machines, then those
-      of this one; the longest unused ones go first.
+    limit_mib: limit of the entries' size in MiB: at the start of all versions and machines together, then
+      of this one. The least recently used entries are removed first.
 
   Returns:
     Whether the cache is in use.
 
   Raises:
-    InputError: the folder cannot be used, and `required`.
+    InputError: the folder cannot be used, and `required` is True.
   """
   if not str(folder):
     return False
   try:
-    place = paths.expanded(folder) / _machine()
-    writable = _make(place)
+    directory = paths.expanded(folder) / _machine()
+    writable = _make(directory)
     if writable:
-      program_entries.make_room(place.parent, limit_mib << 20)
-    _remove_damaged(place, writable)
+      program_entries.make_room(directory.parent, limit_mib << 20)
+    _remove_damaged(directory, writable)
   except (InputError, OSError) as error:
     reason = f"Program cache {folder} cannot be used ({getattr(error, 'strerror', None) or str(error).rstrip('.')})"
     if required:
@@ -68,35 +66,36 @@ def use(folder: str | os.PathLike, *, required: bool = False, limit_mib: int = L
   if not writable:
     logging.warning("Program cache %s is read-only: programs are taken from it, new ones are not "
                     "kept.", folder)
-  jax.config.update("jax_compilation_cache_dir", str(place))
+  jax.config.update("jax_compilation_cache_dir", str(directory))
   jax.config.update("jax_compilation_cache_max_size", limit_mib << 20 if writable else -1)
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0 if writable else 1e9)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-  compilation_cache.reset_cache()  # where another folder was in use
+  compilation_cache.reset_cache()  # another folder may have been in use
   if writable:
-    _seal_when_compiled(place)
+    _seal_when_compiled(directory)
   _announcer().kept = f"are cached in {folder}" if writable else "cannot be cached"
   return True
 
 
 class Announcer:
-  """Says that programs are being built, while they are: a line for each kind of work, of which the
-  first tells what becomes of them. Nothing is said of programs that the cache has.
+  """Logs that programs are being compiled: one line for each kind of work.
+
+  The first line also says whether the programs are cached. Programs from the cache are not mentioned.
 
   Attributes:
-    kept: what becomes of the programs.
+    kept: the end of the first line, which says whether the programs are cached.
   """
 
   def __init__(self, patience: float = _PATIENCE):
     self.kept, self._patience = "", patience
-    self._told: set[str] = set()
+    self._announced: set[str] = set()
     self._timer: threading.Timer | None = None
 
   def on_miss(self) -> None:
-    """Handles a program that is not in the cache and is compiled now."""
-    if start_up.work not in self._told:
+    """Starts the timer of the message for a program that is not in the cache and is compiled now."""
+    if start_up.work not in self._announced:
       self._stop()
-      self._timer = threading.Timer(self._patience, self._tell, (start_up.work,))
+      self._timer = threading.Timer(self._patience, self._announce, (start_up.work,))
       self._timer.daemon = True
       self._timer.start()
 
@@ -108,9 +107,9 @@ class Announcer:
     if self._timer is not None:
       self._timer.cancel()
 
-  def _tell(self, work: str) -> None:
-    kept = "" if self._told else f", once for sizes and settings like these; they {self.kept}"
-    self._told.add(work)
+  def _announce(self, work: str) -> None:
+    kept = "" if self._announced else f", once for sizes and settings like these; they {self.kept}"
+    self._announced.add(work)
     if processes.is_first():
       logging.info("Building programs%s%s.", f" ({work[0].lower()}{work[1:]})" if work else "", kept)
 
@@ -122,13 +121,13 @@ def _announcer() -> Announcer:
   compiler = std_logging.getLogger(_COMPILER)
   above = compiler.parent or std_logging.getLogger()
 
-  def hear(record: std_logging.LogRecord) -> bool:
-    """Lets through what would be without this."""
+  def handle(record: std_logging.LogRecord) -> bool:
+    """Reports cache misses, and returns whether the logger's own level lets the record through."""
     if str(record.msg).startswith(_MISS):
       announcer.on_miss()
     return record.levelno >= above.getEffectiveLevel()
 
-  compiler.addFilter(hear)
+  compiler.addFilter(handle)
   compiler.setLevel(std_logging.DEBUG)
   jax.monitoring.register_event_duration_secs_listener(announcer.on_duration)
   return announcer
@@ -145,30 +144,31 @@ def _machine() -> str:
   return f"{name}-{zlib.crc32(flags.encode()):08x}"
 
 
-def _make(place: pathlib.Path) -> bool:
+def _make(directory: pathlib.Path) -> bool:
   """Creates the folder if missing; returns whether it is writable.
 
   Raises:
-    OSError: it cannot be made, or is neither writable nor holds anything.
+    OSError: it cannot be created, or it is neither writable nor holds entries.
   """
   try:
-    place.mkdir(parents=True, exist_ok=True)
-    probe = place / f".{os.getpid()}.probe"
+    directory.mkdir(parents=True, exist_ok=True)
+    probe = directory / f".{os.getpid()}.probe"
     probe.touch()
     probe.unlink()
   except OSError:
-    if place.is_dir() and program_entries.in_folder(place):
+    if directory.is_dir() and program_entries.in_folder(directory):
       return False
     raise
   return True
 
 
-def _remove_damaged(place: pathlib.Path, writable: bool) -> None:
-  """
+def _remove_damaged(directory: pathlib.Path, writable: bool) -> None:
+  """Removes damaged entries, with a warning.
+
   Raises:
-    OSError: there are damaged entries that cannot be removed.
+    OSError: there are damaged entries in a folder that is not writable.
   """
-  entries = program_entries.in_folder(place)
+  entries = program_entries.in_folder(directory)
   damaged = [entry for entry in entries if not program_entries.is_whole(entry)]
   if not damaged:
     return
@@ -176,18 +176,18 @@ def _remove_damaged(place: pathlib.Path, writable: bool) -> None:
     raise OSError(f"{len(damaged)} of its {len(entries)} programs are damaged")
   for entry in damaged:
     program_entries.remove(entry)
-  logging.warning("Program cache %s: %d of %d programs were damaged or unfinished and are compiled "
-                  "again.", place, len(damaged), len(entries))
+  logging.warning("Program cache %s: %d of %d programs were damaged or unfinished and are "
+                  "recompiled.", directory, len(damaged), len(entries))
 
 
 @functools.cache
-def _seal_when_compiled(place: pathlib.Path) -> None:
+def _seal_when_compiled(directory: pathlib.Path) -> None:
   """Writes the checksums of new entries after each compilation."""
   def seal(event: str, *_, **__):
-    # JAX adds its options to the class when it is imported.
-    now = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
-    if event == _COMPILED and now == str(place):
-      for entry in program_entries.in_folder(place):
+    # JAX adds this option to the class at import, where type checkers do not see it.
+    current = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    if event == _COMPILED and current == str(directory):
+      for entry in program_entries.in_folder(directory):
         if not program_entries.is_sealed(entry):
           _seal(entry)
 
@@ -198,5 +198,5 @@ def _seal(entry: pathlib.Path) -> None:
   try:
     program_entries.seal(entry)
   except OSError as error:
-    logging.log_first_n(logging.WARNING, "Program cache: %s cannot be written (%s); it is compiled "
-                        "again at the next start.", 1, entry, error.strerror)
+    logging.log_first_n(logging.WARNING, "Program cache: %s cannot be written (%s); it is "
+                        "recompiled at the next start.", 1, entry, error.strerror)

@@ -1,11 +1,11 @@
-"""Files of the program cache: whether an entry is whole, when it was last used, which make room.
+"""Files of the program cache: checksums, times of use, and removal of the least recently used entries.
 
     KEY-cache        a compiled program, as JAX writes it
-    KEY-atime        when it was last used, likewise: nanoseconds, 8 bytes
-    KEY-cache.sum    checksum, size and time of writing of the entry that was seen whole
+    KEY-atime        time of its last use in nanoseconds, 8 bytes, also written by JAX
+    KEY-cache.sum    checksum, size and modification time of the complete entry
 
-An entry of the size and time that its sum names is not read again: a start takes as long whatever
-the folder holds. Any other one is.
+An entry whose size and time are those in its checksum file is not read to verify it, so that the
+start-up time does not depend on what the folder holds. Any other entry is read.
 """
 
 import contextlib
@@ -15,28 +15,28 @@ import zlib
 ENTRY, _USED, _SUM = "-cache", "-atime", ".sum"
 
 
-def in_folder(place: pathlib.Path) -> list[pathlib.Path]:
-  """The entries of a folder."""
-  return sorted(place.glob(f"*{ENTRY}"))
+def in_folder(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the entries of a folder, sorted."""
+  return sorted(folder.glob(f"*{ENTRY}"))
 
 
 def is_sealed(entry: pathlib.Path) -> bool:
-  """Whether something is known of an entry."""
+  """Returns whether an entry has a checksum file."""
   return _sum_of(entry).exists()
 
 
 def seal(entry: pathlib.Path) -> None:
-  """Notes an entry as whole.
+  """Writes the checksum file of a complete entry.
 
   Raises:
-    OSError: it cannot be read, or its sum not be written.
+    OSError: the entry cannot be read, or its checksum file cannot be written.
   """
-  time = entry.stat().st_mtime_ns  # before it is read: one that changes meanwhile is read again
+  time = entry.stat().st_mtime_ns  # before reading: an entry that changes meanwhile is verified once more
   _sum_of(entry).write_text(f"{_checksum(entry)} {time}\n")
 
 
 def is_whole(entry: pathlib.Path) -> bool:
-  """Whether an entry is as it was sealed. One whose time alone is another is sealed again."""
+  """Returns whether an entry has its recorded checksum; if only its time differs, the record is updated."""
   try:
     checksum, size, *time = _sum_of(entry).read_text().split()
     status = entry.stat()
@@ -46,33 +46,36 @@ def is_whole(entry: pathlib.Path) -> bool:
   except (OSError, ValueError):
     return False
   if whole:
-    with contextlib.suppress(OSError):  # a folder that is only read from
+    with contextlib.suppress(OSError):  # a read-only folder
       seal(entry)
   return whole
 
 
 def remove(entry: pathlib.Path) -> None:
-  """
+  """Removes an entry and the files beside it.
+
   Raises:
-    OSError: it cannot be removed.
+    OSError: a file cannot be removed.
   """
   for path in (entry, _sum_of(entry), _used_of(entry)):
     path.unlink(missing_ok=True)
 
 
 def make_room(folder: pathlib.Path, limit: int) -> None:
-  """Removes entries of all folders in `folder`, the longest unused first, until they take `limit`
-  bytes at most, and what is left of entries that are gone. Others get a time of use, without which
-  JAX makes no room."""
+  """Removes the least recently used entries below `folder` until they take at most `limit` bytes.
+
+  Files that belong to no entry are removed too. Entries without a time of use get one, since JAX
+  removes no entries without it.
+  """
   found = []
   for entry in folder.glob(f"*/*{ENTRY}"):
-    with contextlib.suppress(OSError):  # other processes make room too
+    with contextlib.suppress(OSError):  # another process may remove it at the same time
       found.append((_last_used(entry), entry.stat().st_size, entry))
   size = sum(size for _, size, _ in found)
   for _, freed, entry in sorted(found):
     if size <= limit:
       break
-    with contextlib.suppress(OSError):  # of a user whose files must stay
+    with contextlib.suppress(OSError):  # a file of another user may not be removable
       remove(entry)
       size -= freed
   for rest in (*folder.glob(f"*/*{ENTRY}{_SUM}"), *folder.glob(f"*/*{_USED}")):

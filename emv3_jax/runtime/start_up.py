@@ -1,7 +1,7 @@
 """Times of a process by kind, from its start: import, read, compile, run.
 
-JAX reports its tracing and compiling as events; what reads and places parameters reports itself
-with `part`. What overlaps is counted once, and `run` is what is left.
+JAX reports tracing and compiling as events; code that reads parameters, or puts them on devices,
+reports its time with `part`. Overlapping intervals are counted once; `run` is the remaining time.
 """
 
 from collections.abc import Iterator
@@ -22,13 +22,13 @@ _EVENTS = {
 }
 _LOADED = time.monotonic()
 
-work = ""  # what the process does now, see `at_work`
+work = ""  # name of the current work, see `at_work`
 
 Interval = tuple[float, float]
 
 
 class Clock:
-  """Intervals by kind since `imported` seconds after the start of the process."""
+  """Intervals of each kind of work; the clock starts `imported` seconds after the start of the process."""
 
   def __init__(self, imported: float):
     self.imported = imported
@@ -46,7 +46,7 @@ class Clock:
   def summary(self, age: float) -> dict[str, float]:
     """Returns seconds by kind up to `age` seconds after the start; their sum is `total`."""
     found, counted = {"import": self.imported}, []
-    # Compiling may end in loading, tracing in compiling: the inner one is counted first.
+    # Compiling may contain loading, and tracing compiling: the inner kind is counted first.
     for kind in ("load", "compile", "trace", "place", "read", "devices"):
       before = _length(counted)
       counted += self.intervals[kind]
@@ -70,7 +70,7 @@ def watch() -> Clock:
 
 @contextlib.contextmanager
 def part(kind: str) -> Iterator[None]:
-  """Counts the time of the block as `devices`, `read` or `place`."""
+  """Counts the time of the `with` block as kind `devices`, `read` or `place`."""
   clock, start = watch(), time.monotonic()
   try:
     yield
@@ -80,7 +80,7 @@ def part(kind: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def at_work(name: str) -> Iterator[None]:
-  """Names the work of the block, for messages about programs that it compiles."""
+  """Sets the name of the work in the `with` block, for messages about programs that it compiles."""
   global work
   work, before = name, work
   try:
@@ -92,10 +92,10 @@ def at_work(name: str) -> Iterator[None]:
 def spent() -> dict:
   """Returns seconds by kind since the start of the process, and numbers of programs; can be written as JSON.
 
-  `import` loading Python and packages, `devices` finding the devices, `read` parameters from disk
-  or drawing them, `place` putting them on the devices (read into shards they are placed as they are
-  read), `trace` turning Python into programs, `compile` compiling them, `load` taking compiled ones
-  from the cache, `run` the rest.
+  Kinds: `import` is loading Python and packages; `devices` finding the devices; `read` reading
+  parameters from disk or initialising them (sharded parameters are placed on the devices while they
+  are read); `place` copying them to the devices; `trace` turning Python into programs; `compile`
+  compiling these; `load` loading compiled ones from the cache; `run` the rest.
   """
   return {"seconds": watch().summary(_process_age()), "programs": watch().programs()}
 

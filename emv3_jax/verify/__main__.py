@@ -4,8 +4,8 @@
   python -m emv3_jax.verify --checkpoint=models/preview --sources=downloads --reference=CHECKOUT
 
 The other side is diffusers and transformers, or with --reference a checkout of the released code.
-Prints a table for each network and a short sampling run. Exit code 0 when all comparisons hold, 1
-when one does not, 2 for wrong input. Needs the extra `parity`; see docs/verify.md.
+Prints a table for each network and a short sampling run. Exit code 0 if all comparisons hold, 1
+if one does not, 2 for wrong input. Needs the extra `parity`; see docs/verify.md.
 """
 
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _verify(card: ModelCard, components: list[str], parts: list[str], size: Size,
             checkout: str | None, places: Sequence[str]) -> dict:
-  """What `report.content` gives. Whatever can be wrong is found out before a network is loaded."""
+  """Runs the comparison; returns `report.content`. Inputs are checked before a network is loaded."""
   variant = card.variant if "transformer" in components else None
   try:
     from emv3_jax.verify.checkout import Checkout
@@ -64,11 +64,11 @@ def _verify(card: ModelCard, components: list[str], parts: list[str], size: Size
                      f"({error}); run pip install 'emv3-jax[parity]'.") from error
   implementation = Checkout(checkout, variant) if checkout else Libraries()
   found = originals.find_originals(card, components, places)
-  ours = Ours(card, components, size.steps, audio_gain=float(implementation.hears))
+  ours = Ours(card, components, size.steps, audio_gain=float(implementation.has_audio))
   inputs = make_inputs(ours.config, variant, ours.model.tokenizer_path, size)
   comparison = Comparison(
       ours, Theirs(implementation, found, ours.settings, variant), parts, inputs,
-      make_conditions(ours.config, inputs, size), implementation.hears)
+      make_conditions(ours.config, inputs, size), implementation.has_audio)
   comparison.run()
   about = {"variant": card.variant, **dataclasses.asdict(size)}
   return report.content(comparison, found, about, implementation.versions())

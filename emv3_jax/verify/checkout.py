@@ -1,10 +1,10 @@
-"""The modules of the released code, imported from a checkout of it when they are wanted."""
+"""Modules of the released code, imported from a checkout of it when they are needed."""
 
 import subprocess
 
 import torch
 
-from emv3_jax.verify.foreign import RELEASED_CODE, VAE, load, made, released_transformer
+from emv3_jax.verify.foreign import RELEASED_CODE, VAE, build, load, released_transformer
 from emv3_jax.verify.libraries import Libraries, euler, wav2vec2_config
 from emv3_jax.verify.modules import Module, layer_outputs
 
@@ -16,10 +16,10 @@ class Checkout:
   """The released code; see `modules.Implementation`.
 
   Raises:
-    InputError: `folder` is no checkout, or what it needs is not installed.
+    InputError: `folder` is not a checkout, or a package that it needs is not installed.
   """
 
-  hears = True
+  has_audio = True
 
   def __init__(self, folder: str, variant: str | None):
     self._folder, self._code = folder, RELEASED_CODE.get(variant or "")
@@ -35,22 +35,22 @@ class Checkout:
   def transformer(self, config):
     module = released_transformer(self._folder, config)
 
-    def velocity(latents, known, tau, text, image, audio, face_mask):
+    def velocity(latents, condition, tau, text, image, audio, face_mask):
       frames, tokens = latents.shape[2], latents.shape[2:].numel() // 4
       context = [list(text), audio, frames, face_mask]
       if RELEASED_CODE[config.variant].takes_gain:
         context.append(1.0)  # audio_scale
-      return module(x=latents, t=tau, context=context, seq_len=tokens, clip_fea=image, y=known)
+      return module(x=latents, t=tau, context=context, seq_len=tokens, clip_fea=image, y=condition)
 
     return Module(module, "official", velocity)
 
   def vae(self, config):
-    module = made(load(self._folder, *VAE), latent_channels=config.z_dim)
+    module = build(load(self._folder, *VAE), latent_channels=config.z_dim)
     return Module(module, "official", lambda direction, x: (
         module.encode(x).latent_dist.mode() if direction == "encode" else module.decode(x).sample))
 
   def _text(self, config):
-    return made(load(self._folder, *TEXT), vocab=2, dim=config.dim, dim_attn=config.attention_dim,
+    return build(load(self._folder, *TEXT), vocab=2, dim=config.dim, dim_attn=config.attention_dim,
                 dim_ffn=config.ffn_dim, num_heads=config.num_heads, num_layers=1,
                 num_buckets=config.num_buckets, shared_pos=False)
 
@@ -64,7 +64,7 @@ class Checkout:
 
   def image_encoder(self, config):
     holder = torch.nn.Module()
-    visual = holder.visual = made(
+    visual = holder.visual = build(
         load(self._folder, *IMAGE), image_size=config.image_size, patch_size=config.patch_size,
         dim=config.dim, mlp_ratio=config.mlp_ratio, num_heads=config.num_heads,
         num_layers=config.num_layers + 1, pool_type="token", activation="gelu", norm_eps=config.eps)
@@ -80,8 +80,8 @@ class Checkout:
   def solver(self, settings):
     if settings.solver == "euler":
       return euler(settings)
-    assert self._code is not None and self._code.solver is not None  # all others have one
-    solver = made(load(self._folder, *self._code.solver), num_train_timesteps=1000,
+    assert self._code is not None and self._code.solver is not None  # only preview has none, and it uses Euler
+    solver = build(load(self._folder, *self._code.solver), num_train_timesteps=1000,
                   shift=settings.solver_shift, use_dynamic_shifting=False)
     solver.set_timesteps(settings.steps, device="cpu", shift=settings.shift)
     return solver

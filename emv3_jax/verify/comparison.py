@@ -1,4 +1,4 @@
-"""Part after part on both sides: what is compared, how the error is measured, what it may be."""
+"""Comparison of the networks on both sides: their inputs, errors and tolerances."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -21,10 +21,10 @@ class Row:
   """One comparison.
 
   Attributes:
-    module: what was run.
-    error: max |ours - theirs| / max |theirs|; infinite where shapes differ or a number is none.
-    tolerance: what it may be.
-    remark: why the comparison does not hold whatever the error, or empty.
+    module: name of the network or run.
+    error: max |ours - theirs| / max |theirs|; infinite if shapes differ or a value is not finite.
+    tolerance: largest error with which the comparison holds.
+    remark: why the comparison fails independently of the error, or "".
   """
 
   module: str
@@ -38,31 +38,31 @@ class Row:
 
 
 def compare(module: str, ours: np.ndarray, theirs: np.ndarray, tolerance: float) -> Row:
-  """A row for two arrays. Where theirs has one value everywhere, nothing is told and it fails."""
+  """Compares two arrays. It fails if theirs is constant, since such a comparison shows nothing."""
   if ours.shape != theirs.shape:
     return Row(module, float("inf"), tolerance, f"shapes {ours.shape} and {theirs.shape}")
   ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
   if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
     return Row(module, float("inf"), tolerance, "not finite")
   error = float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-30))
-  told = theirs.min() < theirs.max()
-  return Row(module, error, tolerance, "" if told else "theirs has one value everywhere")
+  varies = theirs.min() < theirs.max()
+  return Row(module, error, tolerance, "" if varies else "theirs has one value everywhere")
 
 
 class Comparison:
-  """Runs the parts that are asked for; `rows` and `profile` grow as it goes.
+  """Runs the selected parts; each adds to `rows` and `profile`.
 
   Args:
     ours, theirs: the two sides, `ours.Ours` and `theirs.Theirs`.
     parts: some of `PARTS` and `RUN`.
-    inputs, conditions: what they are given; states of the encoders that run replace drawn ones.
-    hears: whether theirs has the audio expert.
+    inputs, conditions: inputs of both sides; states of the encoders that run replace random ones.
+    has_audio: whether the transformer of the other side has the audio expert.
   """
 
   def __init__(self, ours, theirs, parts: Sequence[str], inputs: Inputs, conditions: Conditions,
-               hears: bool):
+               has_audio: bool):
     self._sides, self._parts = {"theirs": theirs, "ours": ours}, parts
-    self._inputs, self._conditions, self._hears = inputs, conditions, hears
+    self._inputs, self._conditions, self._has_audio = inputs, conditions, has_audio
     self.rows: list[Row] = []
     self.profile = profile_lib.Profile()
 
@@ -77,7 +77,7 @@ class Comparison:
     return self.rows
 
   def _both(self, part: str, call: Callable) -> tuple:
-    """What `call` gives for theirs, then for ours, one side in memory at a time."""
+    """Returns the results of `call` for theirs and for ours, with one side in memory at a time."""
     found = {}
     for name, side in self._sides.items():
       start = time.perf_counter()
@@ -106,7 +106,7 @@ class Comparison:
   def _audio(self):
     theirs, ours = self._both("audio_encoder", lambda side: side.audio(self._inputs))
     self._add("wav2vec2", ours, theirs, NETWORK)
-    self._conditions.audio = inputs_lib.heard(self._inputs, theirs)
+    self._conditions.audio = inputs_lib.audio_condition(self._inputs, theirs)
 
   def _vae(self):
     theirs, ours = self._both("vae encode", lambda side: side.encode(self._inputs.videos))
@@ -119,7 +119,7 @@ class Comparison:
     taus = TAUS if "transformer" in self._parts else ()
     theirs, ours = self._both("transformer", lambda side: side.transformer(
         taus, self._inputs, self._conditions, sample))
-    silent = "" if self._hears else ", audio silenced"
+    silent = "" if self._has_audio else ", audio silenced"
     if taus:
       self._add(f"transformer{silent}", ours[0], theirs[0], NETWORK)
     if sample:
@@ -127,7 +127,7 @@ class Comparison:
       self._decoded(f"sampling run{silent}: video", ours[1], theirs[1], SAMPLING)
 
   def _decoded(self, module: str, ours: np.ndarray, theirs: np.ndarray, tolerance: float) -> None:
-    """A row for what both sides decode of their latents; theirs clamps."""
+    """Compares the videos that both sides decode from their latents, clamped, as theirs clamps them."""
     latents = {id(self._sides["ours"]): ours, id(self._sides["theirs"]): theirs}
     decoded = self._both("vae decode", lambda side: side.decode(latents[id(side)]))
     theirs, ours = (np.clip(video, -1, 1) for video in decoded)

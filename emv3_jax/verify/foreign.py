@@ -1,4 +1,4 @@
-"""Classes of other people's code: imported from a checkout, built, and named where they do not fit.
+"""Classes of external code: imported from a checkout and instantiated, with errors if they do not fit.
 
 Nothing here imports PyTorch itself.
 """
@@ -14,13 +14,13 @@ from emv3_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class ReleasedCode:
-  """Where the released code of a variant is; each as (module, class).
+  """Classes of the released code of a variant, each as (module, class).
 
   Attributes:
-    transformer: its network.
-    takes_gain: whether that is called with the gain of the audio, too.
-    audio_encoder: its wav2vec2; None: it takes the library transformers' as it is.
-    solver: its UniPC; None: it takes diffusers' Euler.
+    transformer: its transformer.
+    takes_gain: whether the transformer's call also takes the gain of the audio.
+    audio_encoder: its wav2vec2; None if it uses that of the library transformers unchanged.
+    solver: its UniPC; None if it uses diffusers' Euler.
   """
 
   transformer: tuple[str, str]
@@ -30,7 +30,7 @@ class ReleasedCode:
 
   @property
   def classes(self) -> list[tuple[str, str]]:
-    return [place for place in (self.transformer, self.audio_encoder, self.solver) if place]
+    return [path for path in (self.transformer, self.audio_encoder, self.solver) if path]
 
 
 RELEASED_CODE = {
@@ -45,10 +45,10 @@ VAE = "src.wan_vae", "AutoencoderKLWan"
 
 
 def load(checkout: str, module: str, name: str) -> type:
-  """The class `name` of `module`, a dotted name under the checkout.
+  """Imports the class `name` of `module`, a dotted name below the checkout.
 
   Raises:
-    InputError: no such file, its imports fail, or it has no such class.
+    InputError: there is no such file, its imports fail, or it has no such class.
   """
   root = pathlib.Path(checkout).resolve()
   file = root.joinpath(*module.split(".")).with_suffix(".py")
@@ -59,14 +59,14 @@ def load(checkout: str, module: str, name: str) -> type:
     sys.path.insert(0, str(root))
   try:
     return getattr(importlib.import_module(module), name)
-  except Exception as error:  # whatever foreign code raises when it is imported
+  except Exception as error:  # external code may raise any error when it is imported
     raise InputError(f"--reference={checkout}: cannot import {name} from {module} "
                      f"({type(error).__name__}: {error}); install what that code needs.") from error
 
 
 def released_transformer(checkout: str, config):
-  """The released transformer (a PyTorch module) of a `TransformerConfig`."""
-  return made(
+  """Builds the released transformer (a PyTorch module) of a `TransformerConfig`."""
+  return build(
       load(checkout, *RELEASED_CODE[config.variant].transformer), model_type="i2v", patch_size=(1, 2, 2),
       text_len=config.text_tokens, text_dim=config.text_dim, in_dim=config.in_channels,
       out_dim=config.out_channels, dim=config.dim, ffn_dim=config.ffn_dim,
@@ -74,19 +74,19 @@ def released_transformer(checkout: str, config):
       qk_norm=True, cross_attn_norm=True, eps=config.eps)
 
 
-def made(cls: type, **sizes):
-  """An instance of those sizes.
+def build(cls: type, **sizes):
+  """Builds an instance of a class with the given sizes.
 
   Raises:
-    InputError: the constructor fails or does not know one of the sizes.
+    InputError: the constructor fails, or does not take one of the sizes.
   """
-  known = inspect.signature(cls.__init__).parameters
-  unknown = [name for name in sizes if name not in known]
+  parameters = inspect.signature(cls.__init__).parameters
+  unknown = [name for name in sizes if name not in parameters]
   other = "it is of another version than this comparison knows."
   if unknown:
     raise InputError(f"{cls.__name__} does not take {', '.join(unknown)}; {other}")
   try:
     return cls(**sizes)
-  except Exception as error:  # whatever foreign code raises
+  except Exception as error:  # external code may raise any error
     raise InputError(f"{cls.__name__} cannot be built ({type(error).__name__}: {error}); "
                      f"{other}") from error

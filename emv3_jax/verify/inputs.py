@@ -1,4 +1,4 @@
-"""What both sides are given: a little of everything, at a small size, drawn from a seed."""
+"""Inputs of both sides: small inputs of all networks, random ones drawn from a seed."""
 
 import dataclasses
 import pathlib
@@ -19,20 +19,20 @@ from emv3_jax.variants import Variant
 
 _ASSETS = pathlib.Path(__file__).parents[1] / "assets/tiny"
 PROMPT = " ".join(["A person is speaking to the camera, calm and friendly."] * 12)  # > 128 tokens
-TEXT_STEP = 64  # tokens; what is masked beyond them changes nothing
+TEXT_STEP = 64  # tokens; prompts are cut to a multiple, since masked tokens change nothing
 DRAWN_TOKENS = 192
 TAUS = (1000.0, 637.0, 12.0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-  """How large the comparison is.
+  """Sizes of the comparison.
 
   Attributes:
     frames: video frames, 4k + 1.
     height, width: in pixels, multiples of 16.
-    steps: of the sampling run.
-    seed: of whatever is drawn.
+    steps: steps of the sampling run.
+    seed: seed of all random inputs.
   """
 
   frames: int = 9
@@ -58,17 +58,17 @@ class Size:
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-  """Of the five networks. Arrays are float32 where nothing else is said, channels last.
+  """Inputs of the five networks. Arrays are float32, unless noted otherwise, with channels last.
 
   Attributes:
     ids, mask: [2, m] int32 and bool: the prompt and the negative prompt of the released settings.
     pixels: [1, S, S, 3] for CLIP.
     waveform: [1, n] for wav2vec2.
-    variant: of the transformer; preview where there is none.
-    videos: [2, F, H, W, 3] in [-1, 1]: moving pictures, and one of which only the first frame is given.
-    condition_mask: [f, H8, W8, 4] mask channels of the latter.
+    variant: variant of the transformer; preview without a transformer.
+    videos: [2, F, H, W, 3] in [-1, 1]: a moving video, and the same with all frames but the first masked.
+    condition_mask: [f, H8, W8, 4] mask channels of the masked video.
     latents: [1, f, H8, W8, 16] for the VAE's decoder, and as the transformer's noisy latents.
-    noise: of that shape, that the sampling run starts from.
+    noise: initial noise of the sampling run, of the shape of `latents`.
     face_mask: [1, tokens] (preview), or None.
   """
 
@@ -91,7 +91,7 @@ class Inputs:
 
 @dataclasses.dataclass
 class Conditions:
-  """What the transformer is given; states of the encoders once they ran, drawn until then.
+  """Conditions of the transformer: random until the encoders have run, then the states of the encoders.
 
   Attributes:
     prompt, negative: [1, text_tokens, text_dim], zeros after the last token.
@@ -109,15 +109,15 @@ class Conditions:
 
 def make_inputs(config: ModelConfig, variant: str | None, tokenizer: pathlib.Path,
                 size: Size) -> Inputs:
-  """Inputs of the networks of `config`.
+  """Makes inputs of the networks of `config`.
 
-  The portrait is that of the embedded default; the sound is drawn.
+  The portrait is that of the embedded default model; the waveform is random.
 
   Args:
-    config: of the folder's networks.
-    variant: of its transformer.
-    tokenizer: file of the folder; token ids are drawn where there is none.
-    size: of the comparison.
+    config: configs of the folder's networks.
+    variant: variant of its transformer; None without one.
+    tokenizer: tokenizer file of the folder; if it does not exist, token ids are random.
+    size: sizes of the comparison.
   """
   hearing = variants.of(variant or "preview")
   draw = np.random.default_rng(size.seed)
@@ -153,7 +153,7 @@ def make_inputs(config: ModelConfig, variant: str | None, tokenizer: pathlib.Pat
 
 
 def make_conditions(config: ModelConfig, inputs: Inputs, size: Size) -> Conditions:
-  """Drawn conditions, of the shapes that the encoders give."""
+  """Makes random conditions with the shapes of the encoders' states."""
   draw = np.random.default_rng(size.seed + 1)
   normal = lambda *shape: draw.standard_normal(shape, np.float32)
   network = config.transformer
@@ -165,17 +165,17 @@ def make_conditions(config: ModelConfig, inputs: Inputs, size: Size) -> Conditio
 
 
 def padded(states: np.ndarray, mask: np.ndarray, tokens: int) -> np.ndarray:
-  """umT5's states of one prompt, [m, d], cut to its length and padded to [1, tokens, d]."""
+  """Cuts umT5's states [m, d] of one prompt to its length and zero-pads them to [1, tokens, d]."""
   result = np.zeros((1, tokens, states.shape[-1]), np.float32)
   result[0, :mask.sum()] = states[mask]
   return result
 
 
 def make_condition(inputs: Inputs, latents: np.ndarray) -> np.ndarray:
-  """[1, f, H8, W8, 20] of the mask and the masked video's latents [1, f, H8, W8, 16]."""
+  """Joins the mask and the masked video's latents [1, f, H8, W8, 16] to the condition [1, f, H8, W8, 20]."""
   return np.asarray(masks.condition(inputs.condition_mask[None], latents))
 
 
-def heard(inputs: Inputs, states: np.ndarray) -> np.ndarray:
-  """What the transformer hears of wav2vec2's states [1, n, ...]."""
+def audio_condition(inputs: Inputs, states: np.ndarray) -> np.ndarray:
+  """Converts wav2vec2's states [1, n, ...] to the audio input of the transformer, see `Conditions`."""
   return inputs.variant.network_input(states[0])[None]

@@ -1,6 +1,6 @@
-"""The modules of diffusers and transformers. Their transformer has no audio expert.
+"""Modules of diffusers and transformers. Their transformer has no audio expert.
 
-Functions that make a `torch.nn.Module` return Any: to type checkers a module's attributes are tensors or
+Functions that build a `torch.nn.Module` return Any: to type checkers a module's attributes are tensors or
 modules, and none can be called.
 """
 
@@ -12,15 +12,14 @@ import torch
 import transformers
 
 from emv3_jax.errors import InputError
-from emv3_jax.verify.foreign import made
+from emv3_jax.verify.foreign import build
 from emv3_jax.verify.modules import Module, layer_outputs, sinusoid
 
-TEXT_TOKENS = 512  # diffusers tells image from text tokens by this number
+TEXT_TOKENS = 512  # diffusers separates image and text tokens by this number
 
 
 class ExactTime(torch.nn.Module):
-  """In place of diffusers' time sinusoid, whose float32 angles are off by up to 6e-5 rad; the
-  released code computes it in float64."""
+  """Time sinusoid in float64, as in the released code; diffusers' float32 angles are off by up to 6e-5 rad."""
 
   def __init__(self, width: int):
     super().__init__()
@@ -31,8 +30,8 @@ class ExactTime(torch.nn.Module):
 
 
 def wan_transformer(config) -> Any:
-  """diffusers' transformer of a `TransformerConfig`."""
-  return made(
+  """Builds diffusers' transformer of a `TransformerConfig`."""
+  return build(
       diffusers.WanTransformer3DModel, num_attention_heads=config.num_heads,
       attention_head_dim=config.head_dim, in_channels=config.in_channels,
       out_channels=config.out_channels, text_dim=config.text_dim, freq_dim=config.freq_dim,
@@ -41,15 +40,15 @@ def wan_transformer(config) -> Any:
 
 
 def wan_vae(config) -> Any:
-  """diffusers' VAE of a `VAEConfig`."""
-  return made(
+  """Builds diffusers' VAE of a `VAEConfig`."""
+  return build(
       diffusers.AutoencoderKLWan, base_dim=config.base_dim, z_dim=config.z_dim,
       dim_mult=list(config.multipliers), num_res_blocks=config.num_res_blocks,
       temperal_downsample=list(config.temporal_downsample))  # sic
 
 
 def umt5(config, layers: int, vocab_size: int) -> Any:
-  """transformers' umT5 of a `UMT5Config` with so many layers."""
+  """Builds transformers' umT5 of a `UMT5Config`, with `layers` layers."""
   return transformers.UMT5EncoderModel(transformers.UMT5Config(
       vocab_size=vocab_size, d_model=config.dim, d_kv=config.attention_dim // config.num_heads,
       d_ff=config.ffn_dim, num_layers=layers, num_heads=config.num_heads,
@@ -59,13 +58,13 @@ def umt5(config, layers: int, vocab_size: int) -> Any:
 
 
 def clip_vision(config) -> Any:
-  """transformers' vision tower of a `CLIPVisionConfig`, as a child `vision_model`."""
+  """Builds transformers' vision tower of a `CLIPVisionConfig`, as a child `vision_model`."""
   tower = transformers.CLIPVisionModel(transformers.CLIPVisionConfig(
       hidden_size=config.dim, intermediate_size=config.mlp_ratio * config.dim,
       num_hidden_layers=config.num_layers, num_attention_heads=config.num_heads,
       image_size=config.image_size, patch_size=config.patch_size, hidden_act="gelu",
       layer_norm_eps=config.eps))
-  holder = torch.nn.Module()  # transformers 5 dropped a level of names that its files still have
+  holder = torch.nn.Module()  # transformers 5 removed a level of names that the files still have
   holder.vision_model = getattr(tower, "vision_model", tower)
   return holder
 
@@ -82,7 +81,7 @@ def wav2vec2_config(config) -> transformers.Wav2Vec2Config:
 class Libraries:
   """diffusers and transformers; see `modules.Implementation`."""
 
-  hears = False
+  has_audio = False
 
   def versions(self):
     return {"against": "diffusers and transformers", "diffusers": diffusers.__version__,
@@ -95,8 +94,8 @@ class Libraries:
     module = wan_transformer(config)
     module.condition_embedder.timesteps_proj = ExactTime(config.freq_dim)
 
-    def velocity(latents, known, tau, text, image, audio, face_mask):
-      return module(torch.cat([latents, known], dim=1), tau, text, image, return_dict=False)[0]
+    def velocity(latents, condition, tau, text, image, audio, face_mask):
+      return module(torch.cat([latents, condition], dim=1), tau, text, image, return_dict=False)[0]
 
     return Module(module, "diffusers", velocity)
 
@@ -133,7 +132,7 @@ class Libraries:
     def run(waveform, frames):
       if frames is None:
         return layer_outputs(module.encoder.layers, lambda: module(waveform))
-      # Flash resamples between two parts of the network, which the library's call cannot do.
+      # Flash resamples the features within the network, which the library's call cannot do.
       features = torch.nn.functional.interpolate(
           module.feature_extractor(waveform), size=frames, mode="linear", align_corners=True)
       hidden = module.feature_projection(features.transpose(1, 2))[0]
@@ -147,7 +146,7 @@ class Libraries:
     solver = diffusers.UniPCMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, final_sigmas_type="zero")
     solver.set_timesteps(settings.steps)
-    # diffusers spaces its steps differently: these are those of the released flash scripts.
+    # The timesteps of the released flash scripts, which differ from those of diffusers.
     even = np.linspace(0.999, 0, settings.steps + 1)
     sigmas = settings.shift * even / (1 + (settings.shift - 1) * even)
     solver.sigmas = torch.from_numpy(sigmas.astype(np.float32))
@@ -156,7 +155,7 @@ class Libraries:
 
 
 def euler(settings):
-  """diffusers' Euler scheduler, which the released preview scripts take as well."""
+  """Returns diffusers' Euler scheduler, which the released preview scripts use as well."""
   solver = diffusers.FlowMatchEulerDiscreteScheduler(shift=settings.solver_shift)
   solver.set_timesteps(settings.steps)
   return solver

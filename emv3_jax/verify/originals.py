@@ -1,4 +1,4 @@
-"""The released files that a model folder was converted from, found again and identified."""
+"""Search for the released files that a model folder was converted from, and their identification."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
@@ -21,11 +21,11 @@ from emv3_jax.runtime.command_names import as_called
 
 @dataclasses.dataclass(frozen=True)
 class Original:
-  """One component as it was published, and how it is stored here.
+  """One component as it was published, and the dtypes with which it is stored.
 
   Attributes:
-    plan: which tensor of the files is which parameter.
-    config: the network's config, that of the model folder.
+    plan: mapping of the files' tensors to parameters.
+    config: the network's config in the model folder.
     stored: dtype of every parameter in the model folder, by our name.
     files: {"component", "file", "bytes", "sha256"} of each file.
   """
@@ -37,14 +37,14 @@ class Original:
 
 
 def read_folder(folder: str | os.PathLike, parts: Sequence[str]) -> ModelCard:
-  """The card of a model folder that can be verified.
+  """Reads the card of a model folder and checks that it can be verified.
 
   Args:
-    folder: as `python -m convert` writes it.
-    parts: the components that are asked for.
+    folder: model folder written by `python -m convert`.
+    parts: the selected components.
 
   Raises:
-    InputError: it is no such folder, is still being written, lacks a part or has one that was not
+    InputError: it is not a model folder, is still being written, lacks a part or has one that was not
       converted from files, or its transformer has no audio.
   """
   folder = pathlib.Path(folder)
@@ -68,17 +68,17 @@ def read_folder(folder: str | os.PathLike, parts: Sequence[str]) -> ModelCard:
 
 def find_originals(card: ModelCard, parts: Sequence[str],
                    places: Sequence[str] = ()) -> dict[str, Original]:
-  """The files of every part, by component.
+  """Finds the files of every part; returns them by component.
 
-  A file is the one that was converted if its size and its sha256 are; names do not matter.
+  A file is identified by its size and sha256; its name does not matter.
 
   Args:
-    card: of the model folder.
-    parts: components whose files are wanted.
-    places: folders (or files) that are searched; the Hugging Face cache where none is given.
+    card: card of the model folder.
+    parts: components whose files are searched.
+    places: folders or files to search; the Hugging Face cache if it is empty.
 
   Raises:
-    InputError: a place does not exist, a file is not found or has changed, or it does not hold the
+    InputError: a folder does not exist, a file is not found or has changed, or it does not hold the
       component.
   """
   candidates = list(_weight_files(places))
@@ -98,27 +98,27 @@ def find_originals(card: ModelCard, parts: Sequence[str],
 
 
 def _weight_files(places: Sequence[str]) -> Iterator[pathlib.Path]:
-  for place in places or (_hub_cache(),):
-    place = expanded(place)
-    if place.is_file():
-      yield place
-    elif place.is_dir():
-      for folder, _, names in os.walk(place):
+  for given in places or (_hub_cache(),):
+    root = expanded(given)
+    if root.is_file():
+      yield root
+    elif root.is_dir():
+      for folder, _, names in os.walk(root):
         paths = (pathlib.Path(folder, name) for name in sorted(names)
                  if name.lower().endswith(WEIGHT_SUFFIXES))
-        yield from (path for path in paths if path.is_file())  # the cache keeps dangling links
+        yield from (path for path in paths if path.is_file())  # the cache may have broken links
     elif places:
-      raise InputError(f"--sources={place} does not exist; give the folders of the downloaded files.")
+      raise InputError(f"--sources={root} does not exist; give the folders of the downloaded files.")
 
 
 def _hub_cache() -> str:
-  from huggingface_hub import constants  # here, because most runs name their folders
+  from huggingface_hub import constants  # imported here, because most runs give their folders
   return constants.HF_HUB_CACHE
 
 
 def _find(source: Mapping, candidates: Iterable[pathlib.Path], digests: dict,
           places: Sequence[str]) -> pathlib.Path:
-  """The file that `source`, an entry of the card, describes."""
+  """Finds the file that `source`, an entry of the card, describes."""
   changed = []
   for path in candidates:
     try:
@@ -137,12 +137,12 @@ def _find(source: Mapping, candidates: Iterable[pathlib.Path], digests: dict,
                      "convert the new one.")
   where = ", ".join(map(str, places)) or f"the Hugging Face cache {_hub_cache()}"
   raise InputError(f"{source['file']} ({wanted}) is not in {where}.\n"
-                   "Say where it lies: --sources=DIR[,DIR...]")
+                   "Give its folder: --sources=DIR[,DIR...]")
 
 
-def _digest(path: pathlib.Path, known: dict) -> str:
-  if path not in known:
+def _digest(path: pathlib.Path, digests: dict) -> str:
+  if path not in digests:
     logging.info("Reading %s (%.1f GB) for its sha256.", path.name, path.stat().st_size / 1e9)
     with path.open("rb") as content:
-      known[path] = hashlib.file_digest(content, "sha256").hexdigest()
-  return known[path]
+      digests[path] = hashlib.file_digest(content, "sha256").hexdigest()
+  return digests[path]

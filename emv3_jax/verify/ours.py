@@ -19,16 +19,16 @@ from emv3_jax.verify.inputs import Conditions, Inputs
 
 
 class Ours:
-  """One network in memory at a time; umT5 one layer at a time.
+  """The networks of a model folder, one in memory at a time; of umT5 one layer at a time.
 
-  Parameters are widened to float32 as they are read: widened inside the programs, XLA's CPU
-  compiler would keep both forms.
+  Parameters are cast to float32 as they are read; for a cast inside the programs, XLA's CPU compiler would
+  keep both copies.
 
   Args:
-    card: of the model folder.
+    card: card of the model folder.
     parts: components that are used.
-    steps: of the sampling run; its other settings are the released ones of the variant.
-    audio_gain: 0 where the other side has no audio expert.
+    steps: steps of the sampling run; its other settings are the released ones of the variant.
+    audio_gain: gain of the audio expert; 0 if the other side has none.
   """
 
   def __init__(self, card: ModelCard, parts: list[str], steps: int, audio_gain: float):
@@ -44,26 +44,26 @@ class Ours:
     self.model = Model(config, pathlib.Path(card.folder), parts)
 
   def text(self, inputs: Inputs) -> np.ndarray:
-    """States [b, m, dim] of the prompts; those of masked tokens mean nothing."""
+    """Returns the states [b, m, dim] of the prompts; those of masked tokens have no meaning."""
     return self.model.encode_tokens(inputs.ids, inputs.mask)
 
   def image(self, inputs: Inputs) -> np.ndarray:
-    """States [1, m, dim]."""
+    """Returns the image states [1, m, dim]."""
     with self.model.parameters("image_encoder") as params:
       return self.model.encode("image_encoder", params, inputs.pixels)
 
   def audio(self, inputs: Inputs) -> np.ndarray:
-    """[1, a, dim], or for flash those of all layers, [1, F, l, dim]."""
+    """Returns the audio states [1, a, dim], or for flash those of all layers, [1, F, l, dim]."""
     with self.model.parameters("audio_encoder") as params:
       return self.model.encode("audio_encoder", params, inputs.waveform, **inputs.audio_options)
 
   def encode(self, videos: np.ndarray) -> np.ndarray:
-    """Normalised latents [b, f, H8, W8, 16] of videos [b, F, H, W, 3]."""
+    """Returns normalised latents [b, f, H8, W8, 16] of videos [b, F, H, W, 3]."""
     with self.model.parameters("vae") as params:
       return self.model.vae_encode(params, videos)
 
   def decode(self, latents: np.ndarray) -> np.ndarray:
-    """Videos [b, F, H, W, 3], not yet clamped or rounded."""
+    """Returns videos [b, F, H, W, 3], neither clamped nor rounded."""
     network = self.model.network("vae")
     with self.model.parameters("vae") as params:
       run = jax.jit(lambda params, latents: network.bind(params).decode(latents))
@@ -71,12 +71,12 @@ class Ours:
 
   def transformer(self, taus, inputs: Inputs, conditions: Conditions,
                   sample: bool) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Velocities [taus, f, H8, W8, 16] of the latents, and the latents that sampling ends with.
+    """Returns velocities [taus, f, H8, W8, 16] of the latents, and the final latents of sampling.
 
     Args:
-      taus: timesteps in [0, 1000]; none: no velocities.
-      inputs, conditions: what the network is given.
-      sample: whether the sampling run is made.
+      taus: timesteps in [0, 1000]; if empty, no velocities are computed.
+      inputs, conditions: inputs of the network.
+      sample: whether to do the sampling run.
     """
     with self.model.parameters("transformer") as params:
       velocities = self._velocities(params, taus, inputs, conditions) if taus else None
@@ -88,15 +88,15 @@ class Ours:
     table = rope.rope_table((f, *geometry.grid_of_latents((height, width))), config.head_dim)
 
     @jax.jit
-    def run(params, sinusoid, given):
+    def run(params, sinusoid, conditions):
       model = network.bind(params)
-      context = model.project(given["prompt"], given["image"], given["audio"])
-      return model(inputs.latents, given["condition"], sinusoid, context, rope=table,
+      context = model.project(conditions["prompt"], conditions["image"], conditions["audio"])
+      return model(inputs.latents, conditions["condition"], sinusoid, context, rope=table,
                    face_mask=inputs.face_mask, audio_gain=self.settings.audio_gain)
 
-    given = dataclasses.asdict(conditions)
+    arrays = dataclasses.asdict(conditions)
     return np.concatenate([np.asarray(run(
-        params, rope.time_sinusoid(np.array([tau]), config.freq_dim), given)) for tau in taus])
+        params, rope.time_sinusoid(np.array([tau]), config.freq_dim), arrays)) for tau in taus])
 
   def _sampled(self, params, inputs: Inputs, conditions: Conditions) -> np.ndarray:
     found = self.model.denoiser().run(params, self.model.whole(inputs.noise), SamplingConditions(

@@ -1,4 +1,4 @@
-"""The outcome as a table that can be pasted into an issue, and as JSON."""
+"""Results of a comparison as a table for an issue report, and as JSON."""
 
 from collections.abc import Mapping, Sequence
 import math
@@ -10,13 +10,13 @@ from emv3_jax.verify.originals import Original
 
 def content(comparison: Comparison, originals: Mapping[str, Original], about: Mapping,
             against: Mapping[str, str]) -> dict:
-  """Everything there is to say, JSON-able.
+  """Collects the results and what they depend on; can be written as JSON.
 
   Args:
-    comparison: which has run.
-    originals: the files, by component.
-    about: of the folder and the size: variant, frames and so on.
-    against: versions of the other side.
+    comparison: finished comparison.
+    originals: the released files, by component.
+    about: variant of the folder and sizes of the comparison.
+    against: names and versions of the other side.
   """
   return {
       "holds": all(row.holds for row in comparison.rows),
@@ -36,17 +36,17 @@ def _entry(row: Row) -> dict:
 
 
 def table(found: Mapping) -> str:
-  """Markdown of what `content` gives."""
+  """Formats `content` as Markdown."""
   lines = ["| module | worst error | tolerance | verdict |", "|---|---|---|---|"]
   for row in found["rows"]:
     error = "-" if row["error"] is None else f"{row['error']:.1e}"
     verdict = "holds" if row["holds"] else f"FAILS {row['remark']}".strip()
     lines.append(f"| {row['module']} | {error} | {row['tolerance']:.0e} | {verdict} |")
-  held = sum(row["holds"] for row in found["rows"])
+  num_holding = sum(row["holds"] for row in found["rows"])
   peak = max(found["peak_memory_gib"].values(), default=math.nan)
   lines += [
       "",
-      f"{held} of {len(found['rows'])} hold. Variant {found['variant']}, {found['frames']} frames "
+      f"{num_holding} of {len(found['rows'])} hold. Variant {found['variant']}, {found['frames']} frames "
       f"of {found['height']}x{found['width']}, {found['steps']} steps, against "
       f"{found['against']}.",
       ", ".join(f"{name} {version}" for name, version in found["versions"].items()) + ".",

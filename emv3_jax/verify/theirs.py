@@ -1,4 +1,4 @@
-"""PyTorch's side: modules of an implementation, filled from the released files one at a time."""
+"""PyTorch's side: modules of an implementation, which take their weights from the released files."""
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
@@ -17,13 +17,13 @@ Velocity = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, bool], torch.Tens
 
 
 class Theirs:
-  """The methods of `ours.Ours` and what they return, by an implementation in PyTorch on the CPU.
+  """An implementation in PyTorch on the CPU, with the methods and results of `ours.Ours`.
 
   Args:
-    implementation: where the modules come from.
+    implementation: source of the modules.
     originals: the released files, by component.
-    settings: of the sampling run.
-    variant: of the transformer.
+    settings: settings of the sampling run.
+    variant: variant of the transformer.
   """
 
   def __init__(self, implementation: Implementation, originals: Mapping[str, Original],
@@ -34,14 +34,14 @@ class Theirs:
   @contextlib.contextmanager
   def _module(self, name: str, make: Callable[..., Module], *arguments,
               **options) -> Iterator[Callable]:
-    """The call of a filled module; nothing of it is left afterwards."""
+    """Yields the call of a module with loaded weights, which are freed afterwards."""
     original = self._originals[name]
     with torch.no_grad():
-      made = _built(make, original.config, *arguments)
-      layout = weights.layout_of(name, made.names, self._variant)
-      weights.fill(made.module, original, layout, **options)
-      yield made.call
-      _emptied(made.module)
+      built = _built(make, original.config, *arguments)
+      layout = weights.layout_of(name, built.names, self._variant)
+      weights.fill(built.module, original, layout, **options)
+      yield built.call
+      _emptied(built.module)
 
   def text(self, inputs: Inputs) -> np.ndarray:
     original = self._originals["text_encoder"]
@@ -82,11 +82,11 @@ class Theirs:
                   sample: bool) -> tuple[np.ndarray | None, np.ndarray | None]:
     prompt, negative, image, audio = map(torch.from_numpy, (
         conditions.prompt, conditions.negative, conditions.image, conditions.audio))
-    known = _first(conditions.condition)
+    condition = _first(conditions.condition)
     face_mask = None if inputs.face_mask is None else torch.from_numpy(inputs.face_mask)
     with self._module("transformer", self._implementation.transformer) as run:
       def velocity(latents, tau, text, voice: bool):
-        return run(latents, known, tau.expand(1), text, image,
+        return run(latents, condition, tau.expand(1), text, image,
                    audio if voice else torch.zeros_like(audio), face_mask)
 
       latents = _first(inputs.latents)
@@ -99,8 +99,11 @@ class Theirs:
       return velocities, _last(loop(velocity, _first(inputs.noise), prompt, negative))
 
   def _by_text_and_audio(self, velocity: Velocity, latents, prompt, negative) -> torch.Tensor:
-    """The loop of the released preview pipeline: guidance by text and by audio, both decaying, and
-    a negative prompt that every one of the first steps multiplies again."""
+    """Runs the loop of the released preview pipeline.
+
+    Guidance by text and by audio decays; in each of the first steps the states of the negative prompt are
+    multiplied by `neg_scale` once more.
+    """
     settings, solver = self._settings, self._implementation.solver(self._settings)
     n = settings.steps
     for i, tau in enumerate(solver.timesteps):
@@ -108,7 +111,7 @@ class Theirs:
         negative = negative * settings.neg_scale
       unguided = velocity(latents, tau, negative, False)
       silent = velocity(latents, tau, prompt, False)
-      full = velocity(latents, tau, prompt, True) if self._implementation.hears else silent
+      full = velocity(latents, tau, prompt, True) if self._implementation.has_audio else silent
       fall = (1 + (1 - math.cos(math.pi * ((n - i) / n) ** 5.0)) / 2) / 2
       guided = (unguided + settings.text_scale * fall * (silent - unguided)
                 + settings.audio_scale * fall * (full - silent))
@@ -116,34 +119,34 @@ class Theirs:
     return latents
 
   def _by_audio(self, velocity: Velocity, latents, prompt, negative) -> torch.Tensor:
-    """The loop of the released flash pipeline: guidance by audio alone, of constant strength."""
+    """Runs the loop of the released flash pipeline, with guidance by audio only, of constant scale."""
     solver = self._implementation.solver(self._settings)
     for tau in solver.timesteps:
       full = velocity(latents, tau, prompt, True)
-      silent = velocity(latents, tau, prompt, False) if self._implementation.hears else full
+      silent = velocity(latents, tau, prompt, False) if self._implementation.has_audio else full
       guided = silent + self._settings.audio_scale * (full - silent)
       latents = solver.step(guided, tau, latents, return_dict=False)[0]
     return latents
 
 
 def _built(make: Callable[..., Module], *arguments) -> Module:
-  """A module without weights; nothing in it drops out."""
+  """Builds a module without weights, in evaluation mode."""
   with weights.Unfilled():
-    made = make(*arguments)
-  made.module.eval()
-  return made
+    built = make(*arguments)
+  built.module.eval()
+  return built
 
 
 def _emptied(module: torch.nn.Module) -> None:
-  """Frees a module's memory, whoever still holds the module."""
+  """Frees the memory of a module's weights, even if the module is still referenced."""
   torch.nn.Module.to(module, "meta")
 
 
 def _first(array: np.ndarray) -> torch.Tensor:
-  """Channels second."""
+  """Converts an array to a tensor with channels second."""
   return torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, 1)))
 
 
 def _last(tensor: torch.Tensor) -> np.ndarray:
-  """Channels last."""
+  """Converts a tensor to an array with channels last."""
   return np.moveaxis(tensor.numpy(), 1, -1)

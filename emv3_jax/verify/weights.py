@@ -1,4 +1,4 @@
-"""Tensors of the released files in a PyTorch module, by the converter's own name tables."""
+"""Loading of the released files into a PyTorch module, by the converter's name tables."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ _DRAWS = {"normal_", "uniform_", "trunc_normal_"}
 
 
 class Unfilled(TorchFunctionMode):
-  """Modules made within it do not draw the initial values that `fill` will replace."""
+  """Mode in which modules are built without random initial values, which `fill` would replace."""
 
   def __torch_function__(self, function, types, args=(), kwargs=None):
     kwargs = kwargs or {}
@@ -27,7 +27,7 @@ class Unfilled(TorchFunctionMode):
 
 
 def layout_of(component: str, name: str, variant: str | None = None) -> Layout:
-  """The name table of a component in the names of `name` ("official", "diffusers", ...)."""
+  """Returns a component's name table for the names `name` ("official", "diffusers", ...)."""
   return next(layout for layout in COMPONENTS[component].layouts
               if layout.name == name and layout.variant in (None, "base" if name != "official"
                                                             else variant))
@@ -35,17 +35,17 @@ def layout_of(component: str, name: str, variant: str | None = None) -> Layout:
 
 def fill(module: torch.nn.Module, original: Original, layout: Layout,
          only: Callable[[str], bool] | None = None, layer: int | None = None) -> None:
-  """Puts the tensors of the files into a module, in place, in float32.
+  """Copies the tensors of the files to a module's parameters, in float32.
 
-  They are first rounded to the dtype that the model folder keeps them in.
+  They are first rounded to the dtype in which the model folder stores them.
 
   Args:
-    module: with the names of `layout`.
-    original: the files.
-    layout: the module's name table, which may be that of other names than the files'.
-    only: the parameters to take, by our name; None takes all, and then the module must have no
-      parameter beside them.
-    layer: the layer of the files that becomes layer 0 of a module with a single one.
+    module: module whose parameters have the names of `layout`.
+    original: the released files.
+    layout: the module's name table; the files may have other names.
+    only: predicate that selects parameters by our name; None selects all, and then the module must have
+      no other parameters.
+    layer: layer of the files that is copied to layer 0 of a module with one layer; None copies all layers.
 
   Raises:
     InputError: the module's parameters have other names or shapes.
@@ -77,7 +77,7 @@ def fill(module: torch.nn.Module, original: Original, layout: Layout,
 
 
 def _piece(original: Original, row, source, name: str) -> tuple[int, np.ndarray]:
-  """A tensor of the module, or a third of one, as a float32 array."""
+  """Reads a tensor of the module, or a third of one, as a float32 array."""
   stored = original.stored[row.ours]
   array = np.asarray(source.take(original.plan.tensors[name].make()))
   array = array.astype(stored, copy=False).astype(np.float32)

@@ -61,7 +61,7 @@ def test_inspect_shows_what_conversion_would_refuse(file, rng, capsys):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["{file}", "{dest}", "--component=vae"], "holds a text_encoder, asked for was vae"),
+    (["{file}", "{dest}", "--component=vae"], "holds a text_encoder, wanted was vae"),
     (["{file}", "{dest}", "--component=tokenizer"], "no tokenizer.json"),
     (["{file}", "{dest}", "--config_json=nope"], "neither JSON nor a file"),
     (["{file}", "{dest}", "--config_json={{\"layers\": 3}}"], "no config field layers"),

@@ -252,10 +252,10 @@ def test_tensors_with_nan_are_named_and_counted(tmp_path, rng):
   assert told == [
       "warning: audio_encoder: 2 tensors hold values that are not finite: "
       "encoder.layers.0.layer_norm.bias (1 Inf), encoder.layers.1.layer_norm.weight (2 NaN and 1 Inf)."
-      " A network with them gives NaN: compare the file with its publisher's."]
+      " The network will give NaN: compare the file with the published one."]
   told = [line for line in convert(source, tmp_path / "h", dtype="float16", given=given)
-          if "float16 can" in line]
-  assert told == ["warning: audio_encoder: 1 tensor holds values beyond what float16 can: "
+          if "range of float16" in line]
+  assert told == ["warning: audio_encoder: 1 tensor holds values beyond the range of float16: "
                   "encoder.layer_norm.bias (2 became Inf). Give --dtype=bfloat16 or float32."]
 
 

@@ -133,9 +133,9 @@ def test_downloads_that_were_not_finished_are_told(tmp_path, umt5, name):
 
 
 @pytest.mark.parametrize("source, message", [
-    ("", "'' is no path"), ("a\0b", "is no path"), ("x" * 5000 + "/", "cannot be read .File name too"),
+    ("", "'' is not a path"), ("a\0b", "is not a path"), ("x" * 5000 + "/", "cannot be read .File name too"),
     ("~nobody-of-this-name/m", "cannot be read .Could not determine home"),
-    ("/dev/null", "null is no regular file")])
+    ("/dev/null", "null is not a regular file")])
 def test_what_is_no_path_is_named(source, message):
   with pytest.raises(InputError, match=message):
     identify_all(find(source))

@@ -62,7 +62,7 @@ def test_every_released_name_and_shape_is_explained(identify, name):
   component, variant, parameters = RELEASED[name]
   assert (plan.component.name, plan.layout.variant) == (component, variant)
   assert plan.layout.name == "official"
-  assert plan.faults == {"missing": (), "unexpected": (), "misshapen": ()}
+  assert plan.problems == {"missing": (), "unexpected": (), "misshapen": ()}
   assert plan.num_params == parameters
   assert plan.unused == UNUSED.get(name, {})
 
@@ -77,7 +77,7 @@ def test_a_map_to_other_names_leads_to_the_same_parameters(identify):
     one = identify(official)
     other = identify({renamed[key]: value for key, value in official.items()})
     assert (other.component, other.layout.name) == (one.component, layout)
-    assert other.faults == {"missing": (), "unexpected": (), "misshapen": ()}
+    assert other.problems == {"missing": (), "unexpected": (), "misshapen": ()}
     for ours, leaf in one.leaves.items():
       assert [renamed[source] for source in leaf.names(24)] == other.leaves[ours].names(24), ours
 
@@ -105,7 +105,7 @@ def test_transformers_clip_is_explained(identify):
                       and "patch" not in name else shape, dtype)
   plan = identify(shapes)
   assert (plan.component.name, plan.layout.name) == ("image_encoder", "transformers")
-  assert plan.faults == {"missing": (), "unexpected": (), "misshapen": ()}
+  assert plan.problems == {"missing": (), "unexpected": (), "misshapen": ()}
   assert plan.config.num_layers == 31 and plan.unused["vision_model.encoder.layers.31.*"] == 16
 
 
@@ -115,9 +115,9 @@ def test_other_spellings_are_known(identify):
                .replace("conv.weight_v", "conv.parametrizations.weight.original1"): value
            for name, value in shapes.items()}
   assert newer.keys() != shapes.keys()
-  assert not any(identify(newer).faults.values())
+  assert not any(identify(newer).problems.values())
   wrapped = {f"model.{name}": value for name, value in released_names.checkpoint("wan_vae").items()}
-  assert not any(identify(wrapped).faults.values())
+  assert not any(identify(wrapped).problems.values())
 
 
 def test_a_lost_layer_is_missing_and_not_a_smaller_model(identify):
@@ -165,7 +165,7 @@ def test_wrong_and_mixed_files_are_refused(identify):
     identify({"a": ((3,), "float32"), "b": ((3,), "float32")})
   with pytest.raises(InputError, match="not recognised. Its 0 tensors"):
     identify({})
-  with pytest.raises(InputError, match="holds a vae, asked for was transformer"):
+  with pytest.raises(InputError, match="holds a vae, wanted was transformer"):
     identify(vae, component="transformer")
 
 
@@ -196,8 +196,8 @@ def test_unknown_config_fields_are_named(identify):
     ({"conv_kernels": (10, "3")}, r"conv_kernels is \(10, '3'\), wanted a list of type int"),
     ({"conv_kernels": ((1,), (2,))}, "conv_kernels is .*, wanted a list of type int"),
     ({"audio_encoder": 3}, "--config_json: audio_encoder is '3', wanted an object"),
-    ({"num_layers": 10**9}, "num_layers is 1000000000, which is no size"),
-    ({"num_heads": 0}, "num_heads is 0, which is no size"),
+    ({"num_layers": 10**9}, "num_layers is 1000000000, which is not a valid size"),
+    ({"num_heads": 0}, "num_heads is 0, which is not a valid size"),
     ({"num_heads": 7}, "dim is 768; it must be a multiple of num_heads, 7"),
     ({"conv_kernels": (1, 2)}, "2 conv_kernels and 7 conv_strides"),
 ])
@@ -213,10 +213,10 @@ def test_heads_divide_the_width(identify):
 
 def test_config_files_of_no_network_are_named(identify):
   clip = released_names.checkpoint("clip_visual_used")
-  with pytest.raises(InputError, match="config.json beside it, are of no such network"):
+  with pytest.raises(InputError, match="config.json beside it, do not fit this network"):
     identify(clip, beside={"vision_config": 3})
   speech = released_names.checkpoint("wav2vec2_base_model")
-  with pytest.raises(InputError, match="config.json beside it, are of no such network"):
+  with pytest.raises(InputError, match="config.json beside it, do not fit this network"):
     identify(speech, beside={"conv_stride": 3})
 
 

@@ -291,7 +291,7 @@ def test_bytes_that_belong_to_no_tensor_are_told(tmp_path):
     ("a.bin", b"<!DOCTYPE html>\n<html><body>Log in</body></html>", "text, not weights: .* '<!DOCTYPE"),
     ("a.safetensors", b'{"error": "Repository not found"}', "text, not weights"),
     ("a.safetensors", b"GGUF" + b"\3\0" * 40, "a GGUF file"),
-    ("._a.safetensors", b"\0\5\x16\7" + b"\0" * 40, "a note of a Mac's file manager"),
+    ("._a.safetensors", b"\0\5\x16\7" + b"\0" * 40, "a metadata file of macOS"),
     ("a.bin", b"\x1f\x8b\x08" + b"\0" * 40, "an archive"),
     ("a.safetensors.incomplete", b"\0" * 40, "a download that was not finished"),
     ("a.dat", b"\0" * 40, "unknown kind of file '.dat'; wanted .safetensors, .sft, .pth"),
@@ -401,7 +401,7 @@ def test_a_part_that_links_to_nothing_is_named(tmp_path):
   save_file({"b": np.ones(3, np.float32)}, tmp_path / "b.safetensors")
   with pytest.raises(InputError, match="; 1 of 2 parts are missing: a.safetensors"):
     open_tensors([tmp_path / "b.safetensors", tmp_path / "a.safetensors"])
-  with pytest.raises(InputError, match="/dev/null is no regular file"):
+  with pytest.raises(InputError, match="/dev/null is not a regular file"):
     open_tensors([pathlib.Path("/dev/null")])
 
 

@@ -34,7 +34,7 @@ def test_a_network_inside_that_of_another_task(identify, rng):
   """wav2vec2 as speech recognition has it, alone or wrapped once more."""
   tensors, given = official("wav2vec2", rng)
   for prefix in ("wav2vec2.", "module.wav2vec2."):
-    assert not any(identify(under(prefix, tensors), given).faults.values()), prefix
+    assert not any(identify(under(prefix, tensors), given).problems.values()), prefix
 
 
 @pytest.mark.parametrize("prefix", [
@@ -46,7 +46,7 @@ def test_words_before_the_names_of_a_network_are_taken_off(identify, rng, prefix
     tensors, given = official(name, rng)
     plan = identify(under(prefix, tensors), given)
     assert (plan.component.name, plan.layout.variant) == (next(iter(given)), plan.layout.variant)
-    assert not any(plan.faults.values()), plan.faults
+    assert not any(plan.problems.values()), plan.problems
     assert set(plan.tensors) == set(tensors)
 
 
@@ -54,10 +54,10 @@ def test_words_before_another_library_s_names_are_taken_off(identify, rng):
   for name, layout in (("base", "diffusers"), ("umt5", "transformers"), ("clip", "transformers")):
     tensors, given = official(name, rng, layout)
     plan = identify(under("module.", tensors), given)
-    assert plan.layout.name == layout and not any(plan.faults.values())
+    assert plan.layout.name == layout and not any(plan.problems.values())
   tensors, given = official("wav2vec2", rng)
   plan = identify(under("module.wav2vec2.", tensors) | {"module.lm_head.weight": np.ones((3, 4))}, given)
-  assert plan.unused == {"lm_head.*": 1} and not any(plan.faults.values())
+  assert plan.unused == {"lm_head.*": 1} and not any(plan.problems.values())
 
 
 @pytest.mark.parametrize("word", ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"])
@@ -65,13 +65,13 @@ def test_words_in_the_names_of_layers_are_taken_out(identify, rng, word):
   tensors, given = official("preview", rng)
   wrapped = {name.replace("blocks.0.", f"blocks.0.{word}."): value for name, value in tensors.items()}
   assert wrapped.keys() != tensors.keys()
-  assert not any(identify(wrapped, given).faults.values())
+  assert not any(identify(wrapped, given).problems.values())
 
 
 def test_comfyui_s_text_encoder_brings_its_tokenizer(identify, rng):
   tensors, given = official("umt5", rng, "transformers")
   plan = identify(tensors | {"spiece_model": np.zeros(99, np.uint8)}, given)
-  assert plan.unused == {"spiece_model": 1} and not any(plan.faults.values())
+  assert plan.unused == {"spiece_model": 1} and not any(plan.problems.values())
   assert plan.dtype == "bfloat16"
 
 
@@ -84,7 +84,7 @@ def test_clip_of_transformers_5_has_no_vision_model_before_its_names(identify, r
   plan = identify(alone, given)
   assert (plan.component.name, plan.layout.name) == ("image_encoder", "transformers")
   assert plan.unused == {"vision_model.post_layernorm.*": 1, "vision_model.encoder.layers.3.*": 1}
-  assert not any(plan.faults.values())
+  assert not any(plan.problems.values())
 
 
 def test_of_several_sets_of_one_network_the_user_chooses(identify, rng):
@@ -93,8 +93,8 @@ def test_of_several_sets_of_one_network_the_user_chooses(identify, rng):
   with pytest.raises(InputError, match="transformer more than once: its names begin with 'generator' "
                      "and with 'generator_ema'.\nChoose one: --key=generator_ema"):
     identify(both, given)
-  assert not any(identify(both, given, key="generator_ema").faults.values())
-  assert not any(identify(under("theirs.x.", tensors), given, key="theirs.x").faults.values())
+  assert not any(identify(both, given, key="generator_ema").problems.values())
+  assert not any(identify(under("theirs.x.", tensors), given, key="theirs.x").problems.values())
   with pytest.raises(InputError, match="no tensors below 'ema'; its names begin with generator, gen"):
     identify(both, given, key="ema")
 
@@ -106,7 +106,7 @@ def test_a_file_of_a_whole_pipeline_is_ambiguous(identify, rng):
 
 
 def test_a_lora_is_told_from_a_network(identify):
-  with pytest.raises(InputError, match="it is a LoRA, a difference to a network"):
+  with pytest.raises(InputError, match="it is a LoRA, a difference to the weights"):
     identify({f"diffusion_model.blocks.0.self_attn.q.lora_{part}.weight": np.ones((3, 3))
               for part in "AB"})
 

@@ -155,8 +155,8 @@ def test_an_mp3_that_does_not_tell_its_length_may_say_info(tmp_path):
   assert quiet != content
   (tmp_path / "b.mp3").write_bytes(id3(b"comment\0More Info: example.org") + quiet)
   assert 1 <= len(read_audio(tmp_path / "b.mp3")[0]) / RATE < 1.2
-  assert audio_files._frames_told(id3(b"comment\0More Info: example.org") + quiet) == 0
-  assert audio_files._frames_told(content) * 576 / RATE == pytest.approx(1.0, abs=0.15)
+  assert audio_files._declared_frames(id3(b"comment\0More Info: example.org") + quiet) == 0
+  assert audio_files._declared_frames(content) * 576 / RATE == pytest.approx(1.0, abs=0.15)
 
 
 def test_the_first_track_that_can_be_decoded_is_used(tmp_path, told):

@@ -118,7 +118,7 @@ def test_names_mean_nothing(tmp_path, monkeypatch, name):
 @pytest.mark.parametrize("kind", ["Audio", "Video"])
 def test_folders_and_missing_files(tmp_path, kind):
   for path, match in ((tmp_path, "is a folder"), (tmp_path / "none.mp4", "no such file"),
-                      ("/dev/null", "no regular file")):
+                      ("/dev/null", "not a regular file")):
     with pytest.raises(InputError, match=f"{kind} .*{match}"), open_container(path, kind):
       pass
 

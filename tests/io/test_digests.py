@@ -176,7 +176,7 @@ def test_without_a_home_folder_digests_are_computed_each_time(tmp_path, params, 
 
 def test_a_pipe_is_not_waited_for(tmp_path):
   os.mkfifo(tmp_path / "pipe")
-  with pytest.raises(InputError, match="pipe cannot be read: it is no regular file"):
+  with pytest.raises(InputError, match="pipe cannot be read: it is not a regular file"):
     digests.file_digest(tmp_path / "pipe")
 
 

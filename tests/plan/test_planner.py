@@ -189,7 +189,7 @@ def test_training_that_does_not_fit_is_advised_to_accumulate(compiled):
 def test_larger_machines_over_which_nothing_divides_end_the_search(compiled, monkeypatch):
   monkeypatch.setattr(training_programs, "DEFAULT_WINDOW", ODD_WINDOW)
   (line,) = planner.plan(odd_training(), targets.parse("v5e:1x1"), names=["train_step"])
-  assert line["advice"].startswith("32.25 GiB too much; nothing that was tried does")
+  assert line["advice"].startswith("32.25 GiB too much; no alternative that was tried fits")
   assert len(compiled) == 1
 
 

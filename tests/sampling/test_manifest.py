@@ -131,7 +131,7 @@ def test_unusable_manifests(tmp_path):
   for path in (tmp_path / "absent.jsonl", tmp_path, "/dev/zero"):
     with pytest.raises(InputError, match="cannot be read"):
       read_manifest(path)
-  for content, said in ((b"", "no jobs"), (b"\n \n", "no jobs"), (b"\x89PNG\r\n\0\0", "it is no text"),
+  for content, said in ((b"", "no jobs"), (b"\n \n", "no jobs"), (b"\x89PNG\r\n\0\0", "it is not text"),
                         (b"\xff\xfea", "cannot be read")):
     with pytest.raises(InputError, match=said):
       read(tmp_path, content=content)

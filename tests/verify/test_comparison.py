@@ -54,11 +54,11 @@ class Side:
             self._result("sampled", 1, 2, 4, 6, 16) if sample else None)
 
 
-def run(variant="preview", off="", parts=(*PARTS, RUN), hears=True):
+def run(variant="preview", off="", parts=(*PARTS, RUN), has_audio=True):
   ours, theirs = Side(variant, off), Side(variant)
   inputs = make_inputs(ours.config, variant, types.SimpleNamespace(exists=lambda: False), SIZE)
   comparison = Comparison(ours, theirs, parts, inputs,
-                          make_conditions(ours.config, inputs, SIZE), hears)
+                          make_conditions(ours.config, inputs, SIZE), has_audio)
   comparison.run()
   return comparison, ours
 
@@ -84,7 +84,7 @@ def test_what_is_off_fails_and_nothing_else(off, failing):
 def test_parts_that_are_left_out_are_not_run():
   comparison, ours = run(parts=["image_encoder"])
   assert [row.module for row in comparison.rows] == ["CLIP"] and not ours.given
-  comparison, ours = run(parts=[RUN], hears=False)
+  comparison, ours = run(parts=[RUN], has_audio=False)
   assert [row.module for row in comparison.rows] == [
       "sampling run, audio silenced: latents", "sampling run, audio silenced: video"]
 

@@ -40,8 +40,8 @@ class Sized:
 
 
 def test_what_cannot_be_built_is_of_another_version():
-  assert foreign.made(Sized, dim=3).dim == 3
+  assert foreign.build(Sized, dim=3).dim == 3
   with pytest.raises(InputError, match="Sized does not take layers; .*another version"):
-    foreign.made(Sized, layers=2)
+    foreign.build(Sized, layers=2)
   with pytest.raises(InputError, match="Sized cannot be built .TypeError.*another version"):
-    foreign.made(Sized, dim="3")
+    foreign.build(Sized, dim="3")

@@ -26,16 +26,16 @@ class Keeping:
 
 
 @pytest.mark.parametrize("variant, guidance", [("preview", PREVIEW), ("flash", FLASH)])
-@pytest.mark.parametrize("hears", [True, False])
-def test_guidance_is_that_of_the_released_settings(variant, guidance, hears):
+@pytest.mark.parametrize("has_audio", [True, False])
+def test_guidance_is_that_of_the_released_settings(variant, guidance, has_audio):
   from emv3_jax.verify.theirs import Theirs
   solver = Keeping()
-  implementation = types.SimpleNamespace(hears=hears, solver=lambda settings: solver)
+  implementation = types.SimpleNamespace(has_audio=has_audio, solver=lambda settings: solver)
   settings = SamplingConfig(steps=STEPS).with_defaults(variant)
   theirs = Theirs(implementation, {}, settings, variant)
 
   def velocity(latents, tau, text, voice):
-    return latents.sin() * text + tau / 1000 + 0.3 * (voice and hears)
+    return latents.sin() * text + tau / 1000 + 0.3 * (voice and has_audio)
 
   prompt, negative, latents = torch.tensor(1.5), torch.tensor(-0.7), torch.linspace(-1, 1, 8)
   loop = theirs._by_audio if variant == "flash" else theirs._by_text_and_audio

@@ -145,7 +145,7 @@ MUTANTS = [
         ("a part is a whole", "  if not part or not 0 <", "  if True or not 0 <",
          "test_parts_without_their_index_are_one_checkpoint")),
     *of("convert/inspecting.py", FOLDERS,
-        ("parts that are not whole end the table", "    except InputError as error:\n      faults.append(error)\n",
+        ("parts that are not whole end the table", "    except InputError as error:\n      problems.append(error)\n",
          "    except InputError:\n      raise\n",
          "test_inspection_of_a_model_goes_on_past_what_is_not_whole")),
     *of("convert/sources.py", SOURCES,

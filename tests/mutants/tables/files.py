@@ -109,7 +109,7 @@ MUTANTS = [
          "      _remove(*folder.glob(fresh.name + \"*\"))\n    _barrier(f\"save_{name}_start\")",
          "      _remove(folder / name)\n    _barrier(f\"save_{name}_start\")",
          "test_replacing_keeps_the_old_component_until_the_new_one_is_whole"),
-        ("other people's folders are replaced", "      _check_place(folder / name)\n", "      pass\n",
+        ("other people's folders are replaced", "      _check_replaceable(folder / name)\n", "      pass\n",
          "test_a_folder_of_somebody_else_is_not_replaced"),
         ("what a killed run left stays", "  _remove(superseded)\n  if final.exists():", "  if final.exists():",
          "test_what_a_killed_run_left_is_cleared_away")),
