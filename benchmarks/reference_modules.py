@@ -44,7 +44,7 @@ def _transformer(case: cases.Transformer, checkout: str):
 
 def _vae(case: cases.VAE, checkout: str):
   from benchmarks import pytorch
-  model = foreign.made(foreign.load(checkout, *foreign.VAE),
+  model = foreign.build(foreign.load(checkout, *foreign.VAE),
                        latent_channels=case.config.z_dim).eval()
   x = pytorch.vae_input(case)
   return lambda: getattr(model, case.direction)(x)
