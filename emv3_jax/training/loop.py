@@ -2,6 +2,7 @@
 
 WORKDIR/config.json       the config, packages and devices of the newest start
 WORKDIR/metrics.jsonl     a record every train.log_every steps; tensorboard/ has the same
+WORKDIR/end.jsonl         seconds and memory of what came after the last record of a start
 WORKDIR/checkpoints/STEP  see `training.run.checkpoints`
 WORKDIR/stage_start/STEP  see `training.run.stage_start`
 WORKDIR/previews/         see `training.monitor.previews`
@@ -131,11 +132,13 @@ class Run:
 
   def step(self, state: State, step: int, batches: Prefetcher) -> State:
     """One step; its metrics are read later."""
+    stalled = batches.stalled
     batch = batches.take(step)
+    self.reporter.seconds.add("data", batches.stalled - stalled)
     state = self.programs.begin_stage(state, step)
     position = curriculum.stage_position(self.stages, step)
     if position.is_first:
-      with self.throughput.paused():
+      with self.reporter.apart("stage_start"):
         self.save_stage_start(state, position)
     train_step, shape = self.programs.train_step_at(step), batch.batch.latents.shape
     compiled = (train_step, shape) in self._called  # a first call places constants
@@ -164,7 +167,7 @@ class Run:
     if not ended:
       return
     position = curriculum.stage_position(self.stages, step - 1)
-    with self.throughput.paused():
+    with self.reporter.apart("stage_start"):
       share = self.reporter.ema_share = self.stage_start.share(position.first_step, state)
     if share is not None and share < ema.MIN_SHARE and ema.must_follow(self.stages, position.index):
       logging.warning(
@@ -181,7 +184,7 @@ class Run:
       self.save(checkpoints, step, state)
     if _due(step, train.preview_every):
       assert self.previews is not None  # they are asked for
-      with self.throughput.paused():
+      with self.reporter.apart("previews"):
         self.previews.make(step, state["ema"], writer)
 
   def save(self, checkpoints: Checkpoints, step: int, state: State) -> None:
@@ -189,7 +192,7 @@ class Run:
     if checkpoints.newest == step:
       return
     self.reporter.read(step)
-    with self.throughput.paused():
+    with self.reporter.apart("checkpoint"):
       checkpoints.wait()
       if checkpoints.latest is not None:
         whole = curriculum.stage_position(self.stages, checkpoints.latest)
@@ -253,13 +256,16 @@ def train(config: Config, workdir: pathlib.Path, programs: TrainPrograms, *,
         if missing:  # with the weights that its negatives are to be sampled from
           run.reporter.write(writer)
           run.save(checkpoints, step, state)
-        checkpoints.wait()
+        with run.reporter.apart("checkpoint"):
+          checkpoints.wait()
+        if step == config.last_step:
+          with run.reporter.apart("export"):
+            export_model(config, state["ema"], step, workdir / MODEL)
+        run.reporter.write_end(writer, step)
       if missing:
         return _stopped_without(missing, config.last_step, step)
-      if step == config.last_step:
-        export_model(config, state["ema"], step, workdir / MODEL)
-        if step >= curriculum.first_steps(run.stages)[-1]:
-          run.stage_start.remove()
+      if step == config.last_step >= curriculum.first_steps(run.stages)[-1]:
+        run.stage_start.remove()
       return Outcome(step, step < config.last_step)
 
 

@@ -77,6 +77,12 @@ def test_a_whole_run(folder, programs, tmp_path):
   assert [line["step"] for line in lines] == [2, 4, 6]
   assert {line["stage"] for line in lines} == {"base"}
   assert {"loss", "grad_norm", "update_norm", "learning_rate", "loss/i2v"} <= lines[0].keys()
+  timed = [json.loads(line) for name in ("metrics", "end")
+           for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+  parts = {f"seconds/{part}" for part in ("data", "step", "checkpoint", "previews")}
+  assert all(parts | {"memory/host_peak_gib"} < line.keys() for line in timed)
+  assert timed[0]["seconds/step"] > 0 and timed[0]["memory/host_peak_gib"] > 0.05
+  assert timed[-1]["step"] == 7 and min(timed[-1][f"seconds/{part}"] for part in ("checkpoint", "export")) > 0
   assert runs.saved_steps(tmp_path) == [6, 7]
   assert list((tmp_path / "profile").rglob("*.xplane.pb"))
   described = json.loads((tmp_path / "config.json").read_text())

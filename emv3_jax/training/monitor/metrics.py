@@ -125,7 +125,7 @@ def _by_label(group: str, errors: np.ndarray, tasks: np.ndarray,
 
 
 class Writer:
-  """WORKDIR/metrics.jsonl, WORKDIR/held_out.jsonl and TensorBoard events; a context manager.
+  """WORKDIR/metrics.jsonl, held_out.jsonl, end.jsonl and TensorBoard events; a context manager.
 
   Args:
     workdir: the run's folder.
@@ -137,7 +137,7 @@ class Writer:
 
   def __init__(self, workdir: pathlib.Path, step: int):
     self._workdir, self._events = workdir, workdir / "tensorboard"
-    for name in ("metrics", "held_out"):
+    for name in ("metrics", "held_out", "end"):
       drop_after(workdir / f"{name}.jsonl", step)
     with _checked_writing(self._events):
       self._tensorboard = TensorBoard(self._events, step)
