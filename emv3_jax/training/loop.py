@@ -1,7 +1,7 @@
 """A training run from its first step, or its newest checkpoint, to its last.
 
 WORKDIR/config.json       the config, packages and devices of the newest start
-WORKDIR/metrics.jsonl     a record every train.log_every steps; tensorboard/ has the same
+WORKDIR/metrics.jsonl     a record every train.log_every steps; tensorboard/ has the same, as has wandb/
 WORKDIR/end.jsonl         seconds and memory of what came after the last record of a start
 WORKDIR/checkpoints/STEP  see `training.run.checkpoints`
 WORKDIR/stage_start/STEP  see `training.run.stage_start`
@@ -30,6 +30,7 @@ from emv3_jax.training.monitor.metrics import Writer
 from emv3_jax.training.monitor.profiling import Profile
 from emv3_jax.training.monitor.reporting import Reporter
 from emv3_jax.training.monitor.throughput import Throughput
+from emv3_jax.training.monitor.wandb_run import WandbRun, import_wandb
 from emv3_jax.training.run import run_config
 from emv3_jax.training.run.checkpoints import Checkpoints
 from emv3_jax.training.run.export import MODEL, check_components, export_model
@@ -74,6 +75,8 @@ class Run:
                make_previews: MakePreviews | None, throughput: Throughput):
     self.config, self.programs, self.throughput = config, programs, throughput
     self.stages = programs.stages
+    if config.train.wandb and processes.is_first():
+      import_wandb()  # where it is not installed that is told before any work
     check_components(config)
     self.sources = Sources(config)
     sharding.check_batch(programs.mesh, config.train.batch)
@@ -241,7 +244,8 @@ def train(config: Config, workdir: pathlib.Path, programs: TrainPrograms, *,
         export_model(config, state["ema"], first, workdir / MODEL)  # it may have been killed there
         return Outcome(first, False)
       step, stopped = first, preemption.reached(first)
-      with _writer(workdir, first) as writer, Profile(profile, workdir / "profile") as profiler:
+      with (processes.run_on_all(lambda: _writer(workdir, first, config, run.description)) as writer,
+            Profile(profile, workdir / "profile") as profiler):
         while step < config.last_step and not stopped and not missing:
           with run.batches(step) as batches:
             while step < batches.end and not stopped:
@@ -279,8 +283,10 @@ def _due(step: int, every: int) -> bool:
   return every > 0 and step % every == 0
 
 
-def _writer(workdir: pathlib.Path, step: int) -> contextlib.AbstractContextManager[Writer | None]:
+def _writer(workdir: pathlib.Path, step: int, config: Config,
+            description: dict) -> contextlib.AbstractContextManager[Writer | None]:
   """Process 0 writes metrics."""
-  if processes.is_first():
-    return Writer(workdir, step)
-  return contextlib.nullcontext()
+  if not processes.is_first():
+    return contextlib.nullcontext()
+  wandb = WandbRun(workdir, config.train, description) if config.train.wandb else None
+  return Writer(workdir, step, wandb)

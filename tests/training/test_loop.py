@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import signal
+import sys
 
 import chex
 import jax
@@ -34,6 +35,7 @@ from emv3_jax.training.settings import NDPOConfig, PreviewConfig
 from emv3_jax.training.update.programs import TrainPrograms
 from tests.data import windows
 from tests.training import runs, tiny
+from tests.training.test_wandb import Stub
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +146,24 @@ def test_resumed_lines_are_those_of_an_unbroken_run(folder, programs, tmp_path):
   for steps in (4, 5, 9):  # inside of lines of 3 steps
     loop.train(runs.config_of(folder, steps=steps), parts, programs)
   assert runs.records(parts) == runs.records(whole)
+
+
+def test_without_wandb_a_run_that_wants_it_does_not_begin(folder, programs, tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, "wandb", None)
+  monkeypatch.setattr(loop, "Sources", lambda _: pytest.fail("work was begun"))
+  with pytest.raises(InputError, match="pip install"):
+    loop.train(runs.config_of(folder, wandb="people"), tmp_path, programs)
+  assert not (tmp_path / "config.json").exists()
+
+
+def test_a_run_and_its_resumption_are_one_of_wandb(folder, programs, tmp_path, monkeypatch):
+  stub = Stub()
+  monkeypatch.setitem(sys.modules, "wandb", stub)
+  for steps in (1, 2):
+    loop.train(runs.config_of(folder, steps=steps, log_every=1, wandb="people"), tmp_path, programs)
+  run, = stub.runs.values()
+  assert [step for step, values in run.records if "loss" in values] == [1, 2] and run.ends == [0, 0]
+  assert "seconds/step" in run.records[0][1] and "end/seconds/export" in run.records[-1][1]
 
 
 def test_divergence_leaves_the_batch_and_the_checkpoint(folder, programs, tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ from emv3_jax.training.settings import Config
 MAY_CHANGE = re.compile(
     r"name|program_cache|program_cache_mib|checkpoint|components|data|mesh\..*|preview\..*|sampling\..*"
     r"|train\.(steps|accumulate|remat|attention|log_every|checkpoint_every|preview_every|keep"
-    r"|keep_every|data_threads|max_loss)|stages\.\d+\.negatives")
+    r"|keep_every|data_threads|max_loss|wandb|wandb_name|wandb_mode)|stages\.\d+\.negatives")
 
 _PACKAGES = ("optax", "grain", "array-record")  # beside those of sampling
 
