@@ -34,7 +34,7 @@ from emv3_jax.training.monitor.wandb_run import WandbRun, import_wandb
 from emv3_jax.training.run import run_config
 from emv3_jax.training.run.checkpoints import Checkpoints
 from emv3_jax.training.run.export import MODEL, check_components, export_model
-from emv3_jax.training.run.initialization import initial_params
+from emv3_jax.training.run.initialization import describe_origin, initial_params, named_origin
 from emv3_jax.training.run.lock import locked
 from emv3_jax.training.run.preemption import Preemption
 from emv3_jax.training.run.stage_start import StageStart
@@ -127,8 +127,12 @@ class Run:
     """The first state, or that of the newest checkpoint, and the number of steps done."""
     step, programs = checkpoints.latest, self.programs
     if step is None:
-      params = initial_params(self.config, programs.network, programs.mesh)
+      origin = processes.run_on_all(lambda: named_origin(self.config))
+      params = initial_params(self.config, programs.network, programs.mesh, origin)
+      if processes.is_first():
+        self.description["start"] = describe_origin(origin, self.config.seed)
       return programs.initial_state(params), 0
+    self.description["start"] = checkpoints.check(step).get("start")
     state, self.reporter.rows = checkpoints.load(step, programs.abstract_state(step))
     logging.info("Resuming from %s.", checkpoints.folder / str(step))
     return state, step

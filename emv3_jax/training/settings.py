@@ -217,8 +217,9 @@ class Config:
   Attributes:
     name: what reports and checkpoints call this config.
     seed: of everything random, 0 to 2^32 - 1.
-    checkpoint: model folder to start from, or `untrained` for random parameters. That of a base
-      model without audio gets a fresh audio path.
+    checkpoint: model folder to start from; or a run's folder or one of its checkpoints, of which
+      the average is taken; or `untrained` for random parameters. A base model without audio gets a
+      fresh audio path.
     fresh_audio: starts the audio path anew even if the checkpoint has one: its keys and values are
       zeros, so that the model starts with the base's own predictions.
     components: model folder of the other networks, for previews and for the model that the run

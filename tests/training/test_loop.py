@@ -166,6 +166,26 @@ def test_a_run_and_its_resumption_are_one_of_wandb(folder, programs, tmp_path, m
   assert "seconds/step" in run.records[0][1] and "end/seconds/export" in run.records[-1][1]
 
 
+def test_going_on_from_another_run(folder, programs, tmp_path, caplog):
+  """Its average and nothing else; told, and kept in config.json when this run resumes."""
+  one, other = tmp_path / "one", tmp_path / "other"
+  loop.train(runs.config_of(folder, steps=2), one, programs)
+  config = dataclasses.replace(runs.config_of(folder, steps=1, log_every=1), checkpoint=str(one), seed=8)
+  with caplog.at_level("INFO"):
+    loop.train(config, other, programs)
+  digest = read_model_card(one / "model").components["transformer"].digest
+  assert (f"The first weights are the average of run {one} ('tiny') after 2 steps, digest {digest[:12]}; all else starts "
+          "from zero: step, moments") in caplog.text
+  start = lambda: json.loads((other / "config.json").read_text())["start"]
+  assert start() == {"from": "run", "folder": str(one), "step": 2, "name": "tiny", "digest": digest}
+  assert [line["step"] for line in runs.records(other)] == [1]
+  shutil.rmtree(one / "checkpoints")
+  shutil.copytree(one / "model", tmp_path / "kept")
+  config = dataclasses.replace(config, checkpoint=str(tmp_path / "kept"))
+  loop.train(dataclasses.replace(config, train=dataclasses.replace(config.train, steps=2)), other, programs)
+  assert start()["step"] == 2 and start()["folder"] == str(one)
+
+
 def test_divergence_leaves_the_batch_and_the_checkpoint(folder, programs, tmp_path, monkeypatch):
   loop.train(runs.config_of(folder, steps=1), tmp_path, programs)
   start = loop.Run.initialize

@@ -126,6 +126,6 @@ MUTANTS = [
     *of("emv3_jax/training/run/initialization.py", "tests/training/test_initialization.py",
         ("a fresh audio path speaks", "_SILENT = (\"k_audio\", \"v_audio\")", "_SILENT = (\"k_audio\",)",
          "test_a_base_model_with_a_fresh_audio_path_predicts_what_it_did[flash]"),
-        ("fresh_audio is ignored", "if card.variant != BASE and not config.fresh_audio:", "if card.variant != BASE:",
+        ("fresh_audio is ignored", "if origin.variant != BASE and not config.fresh_audio:", "if origin.variant != BASE:",
          "test_an_audio_path_is_kept_unless_it_is_to_be_fresh")),
 ]
