@@ -156,33 +156,36 @@ def test_without_wandb_a_run_that_wants_it_does_not_begin(folder, programs, tmp_
   assert not (tmp_path / "config.json").exists()
 
 
-def test_a_run_and_its_resumption_are_one_of_wandb(folder, programs, tmp_path, monkeypatch):
-  stub = Stub()
-  monkeypatch.setitem(sys.modules, "wandb", stub)
-  for steps in (1, 2):
-    loop.train(runs.config_of(folder, steps=steps, log_every=1, wandb="people"), tmp_path, programs)
-  run, = stub.runs.values()
+@pytest.fixture(scope="module")
+def resumed(folder, programs, tmp_path_factory):
+  """Folder and runs of wandb of a run of a step, and of another one after it was started again."""
+  stub, workdir = Stub(), tmp_path_factory.mktemp("resumed")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(sys.modules, "wandb", stub)
+    for steps in (1, 2):
+      loop.train(runs.config_of(folder, steps=steps, log_every=1, wandb="people"), workdir, programs)
+  return workdir, stub.runs
+
+
+def test_a_run_and_its_resumption_are_one_of_wandb(resumed):
+  run, = resumed[1].values()
   assert [step for step, values in run.records if "loss" in values] == [1, 2] and run.ends == [0, 0]
   assert "seconds/step" in run.records[0][1] and "end/seconds/export" in run.records[-1][1]
 
 
-def test_going_on_from_another_run(folder, programs, tmp_path, caplog):
+def test_going_on_from_another_run(folder, programs, resumed, tmp_path, caplog):
   """Its average and nothing else; told, and kept in config.json when this run resumes."""
-  one, other = tmp_path / "one", tmp_path / "other"
-  loop.train(runs.config_of(folder, steps=2), one, programs)
+  one = resumed[0]
   config = dataclasses.replace(runs.config_of(folder, steps=1, log_every=1), checkpoint=str(one), seed=8)
   with caplog.at_level("INFO"):
-    loop.train(config, other, programs)
+    loop.train(config, tmp_path, programs)
   digest = read_model_card(one / "model").components["transformer"].digest
   assert (f"The first weights are the average of run {one} ('tiny') after 2 steps, digest {digest[:12]}; all else starts "
           "from zero: step, moments") in caplog.text
-  start = lambda: json.loads((other / "config.json").read_text())["start"]
+  start = lambda: json.loads((tmp_path / "config.json").read_text())["start"]
   assert start() == {"from": "run", "folder": str(one), "step": 2, "name": "tiny", "digest": digest}
-  assert [line["step"] for line in runs.records(other)] == [1]
-  shutil.rmtree(one / "checkpoints")
-  shutil.copytree(one / "model", tmp_path / "kept")
-  config = dataclasses.replace(config, checkpoint=str(tmp_path / "kept"))
-  loop.train(dataclasses.replace(config, train=dataclasses.replace(config.train, steps=2)), other, programs)
+  assert [line["step"] for line in runs.records(tmp_path)] == [1]
+  loop.train(dataclasses.replace(config, checkpoint=str(one / "model")), tmp_path, programs)
   assert start()["step"] == 2 and start()["folder"] == str(one)
 
 
