@@ -95,7 +95,7 @@ def _videos(lines: Sequence[Line], path: pathlib.Path) -> list[Line]:
     fault = line.fault or ("" if kind == "video" else f"type is {ascii(kind)[:60]}, expected video or image")
     kept.append(dataclasses.replace(line, fault=fault))
   if images:
-    logging.warning("%d entries of %s are images and are skipped: only videos are prepared.", images, path)
+    logging.warning("Images in %s, skipped: %d; only videos are prepared.", path, images)
   return kept
 
 

@@ -100,7 +100,7 @@ def test_images_are_told_and_skipped(tmp_path, caplog):
   clips = read_manifest(path)
   assert [(clip.line, clip.fault) for clip in clips] == [
       (2, ""), (3, ""), (4, "type is 'sound', expected video or image")]
-  assert "1 entries of" in caplog.text and "are images and are skipped" in caplog.text
+  assert "metadata.json, skipped: 1; only videos are prepared" in caplog.text
   path.write_text('[{"file_path": "a.png", "text": "x", "type": "image"}]')
   with pytest.raises(InputError, match="has no clips"):
     read_manifest(path)
