@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import pathlib
 
+from absl import logging
 import jax
 from jax.sharding import Mesh
 from jaxtyping import Float, Float32, Integer, Num, Shaped, UInt8
@@ -17,7 +18,7 @@ from emv3_jax.components import programs
 from emv3_jax.components.config import COMPONENTS, ModelConfig, PrecisionConfig
 from emv3_jax.errors import InputError
 from emv3_jax.io import checkpoints, digests
-from emv3_jax.models import umt5
+from emv3_jax.models import umt5, wav2vec2, wav2vec2_pieces
 from emv3_jax.models.network import Network, Params
 from emv3_jax.runtime import config as config_lib
 from emv3_jax.runtime import start_up
@@ -125,6 +126,22 @@ class Networks:
     """
     run = programs.encoder(self.network(name), self.mesh, tuple(sorted(static.items())))
     return np.asarray(run(params, *sharding.replicate(arrays, self.mesh)), np.float32)
+
+  def encode_audio(self, params: Params, waveform: Float32[np.ndarray, "b samples"], *,
+                   frames: int | None = None, layers: str = "last"
+                   ) -> Float32[np.ndarray, "b a *layers d"]:
+    """States of wav2vec 2.0 for sounds of any length; those above 10 s go through it in pieces.
+
+    Args: as of `Wav2Vec2.__call__`, with the parameters before them.
+    """
+    config = self.networks.audio_encoder
+    if wav2vec2.num_tokens(waveform.shape[1], config) <= wav2vec2_pieces.PIECE:
+      options = {} if frames is None and layers == "last" else {"frames": frames, "layers": layers}
+      return self.encode("audio_encoder", params, waveform, **options)
+    pieces = programs.audio_pieces(self.network("audio_encoder"), config, self.precision.audio_encoder, self.mesh)
+    if not pieces.is_exact(waveform.shape[1], frames):
+      logging.warning("%s", wav2vec2_pieces.not_exact(50 if frames is None else geometry.FPS))
+    return pieces(params, waveform, frames=frames, layers=layers)
 
   def vae_encode(self, params: Params, video: Num[AnyArray, "b F H W 3"]
                  ) -> Float32[np.ndarray, "b f H8 W8 c"]:

@@ -14,8 +14,10 @@ from emv3_jax import sharding
 from emv3_jax.components.config import COMPONENTS, ModelConfig, PrecisionConfig
 from emv3_jax.errors import InputError
 from emv3_jax.io.pixels import to_uint8
-from emv3_jax.models import clip, transformer, umt5, vae, wav2vec2
+from emv3_jax.models import clip, transformer, umt5, vae, wav2vec2, wav2vec2_pieces
 from emv3_jax.models.network import Network, Params
+from emv3_jax.models.precision import Precision
+from emv3_jax.models.wav2vec2 import Wav2Vec2Config
 from emv3_jax.runtime import start_up
 from emv3_jax.sharding import MeshConfig
 
@@ -75,6 +77,14 @@ def encoder(net: Network, mesh: Mesh, static: tuple = ()) -> jax.stages.Wrapped:
     return net.bind(params)(*arrays, **dict(static))
 
   return jax.jit(run, out_shardings=_whole(mesh))
+
+
+@functools.cache
+def audio_pieces(net: Network, config: Wav2Vec2Config, precision: Precision, mesh: Mesh
+                 ) -> wav2vec2_pieces.Wav2Vec2Pieces:
+  """The programs of wav2vec 2.0 over the pieces of a long sound; states are whole on every device."""
+  jit = functools.partial(jax.jit, out_shardings=_whole(mesh))
+  return wav2vec2_pieces.Wav2Vec2Pieces(net, config, precision, jit)
 
 
 @functools.cache

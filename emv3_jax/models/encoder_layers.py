@@ -20,12 +20,20 @@ class SelfAttention(nnx.Module):
     self.q, self.k, self.v, self.o = project(), project(), project(), project()
     self.num_heads = num_heads
     self.attend = attend
+    self.dtype = precision.compute_dtype
 
   def __call__(self, x: Float[jax.Array, "b m d"]) -> Float[jax.Array, "b m d"]:
     """[b, m, d] -> [b, m, d] in `precision.compute`."""
+    return self.output(self.attend(*self.heads(x)))
+
+  def heads(self, x: Float[jax.Array, "b m d"]) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Queries, keys and values [b, m, n, k]."""
     split = lambda t: t.reshape(*t.shape[:2], self.num_heads, -1)
-    out = self.attend(split(self.q(x)), split(self.k(x)), split(self.v(x)))
-    return self.o(out.reshape(x.shape))
+    return split(self.q(x)), split(self.k(x)), split(self.v(x))
+
+  def output(self, attended: Float[jax.Array, "b m n k"]) -> Float[jax.Array, "b m d"]:
+    """The projection after attention."""
+    return self.o(attended.reshape(*attended.shape[:2], -1))
 
 
 class FeedForward(nnx.Module):

@@ -92,14 +92,28 @@ class WaveformConvs(nnx.Module):
                               param_dtype=precision.param_dtype, rngs=rngs)
     self.num_convs = len(config.conv_kernels)
 
-  def __call__(self, waveform: Float[jax.Array, "b samples"]) -> Float[jax.Array, "b a c"]:
+  def __call__(self, waveform: Float[jax.Array, "b samples"],
+               statistics: tuple[jax.Array, jax.Array] | None = None) -> Float[jax.Array, "b a c"]:
+    """Tokens of a waveform, or of a piece of one.
+
+    Args:
+      waveform: samples.
+      statistics: mean and variance [b, c] of the first convolution over the whole sound; None takes
+        those of `waveform`.
+    """
     x = waveform[..., None]
     for index in range(self.num_convs):
       x = getattr(self, f"conv{index}")(x)
       if index == 0:
-        x = self.norm(x)
+        x = self.norm(x) if statistics is None else self._normalise(x, *statistics)
       x = jax.nn.gelu(x, approximate=False)
     return x
+
+  def _normalise(self, x, mean, variance):
+    """The group norm with statistics from elsewhere."""
+    scale = jax.lax.rsqrt(variance + self.norm.epsilon) * self.norm.scale[...].astype(jnp.float32)
+    return (x.astype(jnp.float32) - mean[:, None]) * scale[:, None] + self.norm.bias[...].astype(
+        jnp.float32)
 
 
 class PositionConv(nnx.Module):
@@ -118,16 +132,24 @@ class PositionConv(nnx.Module):
     self.config = config
     self.precision = precision
 
-  def __call__(self, x: Float[jax.Array, "b a d"]) -> Float[jax.Array, "b a d"]:
+  def __call__(self, x: Float[jax.Array, "b a0 d"], *, padded: bool = False
+               ) -> Float[jax.Array, "b a d"]:
+    """Position embeddings of tokens.
+
+    Args:
+      x: tokens; a = a0.
+      padded: `x` has the kernel's half before and the rest after the tokens, which are not
+        returned: a = a0 - position_kernel + 1.
+    """
     dtype = jnp.float32
     direction = self.direction[...].astype(dtype)
     kernel = direction * (self.gain[...].astype(dtype) / _lengths(direction))
     # An even kernel padded by half on both sides would give one token too many at the end.
     half = self.config.position_kernel // 2
+    padding = (0, 0) if padded else (half, self.config.position_kernel - 1 - half)
     compute = self.precision.compute_dtype
     x = jax.lax.conv_general_dilated(
-        x.astype(compute), kernel.astype(compute), (1,),
-        [(half, self.config.position_kernel - 1 - half)], dimension_numbers=("NWC", "WIO", "NWC"),
+        x.astype(compute), kernel.astype(compute), (1,), [padding], dimension_numbers=("NWC", "WIO", "NWC"),
         feature_group_count=self.config.position_groups, precision=self.precision.matmul)
     return jax.nn.gelu(x + self.bias[...].astype(compute), approximate=False)
 
@@ -148,12 +170,19 @@ class Block(nnx.Module):
 
   def __call__(self, x: Float32[jax.Array, "b a d"]) -> Float32[jax.Array, "b a d"]:
     with jax.named_scope("attention"):
-      x = self.norm1(x + self.attn(x))
+      attended = self.attn.attend(*self.attn.heads(x))
+    return self.after_attention(x, attended)
+
+  def after_attention(self, x: Float32[jax.Array, "b a d"], attended: Float[jax.Array, "b a n k"]
+                      ) -> Float32[jax.Array, "b a d"]:
+    """The rest of the layer, token by token."""
+    with jax.named_scope("attention"):
+      x = self.norm1(x + self.attn.output(attended))
     with jax.named_scope("ffn"):
       return self.norm2(x + self.ffn(x))
 
 
-def resample(x: Float[jax.Array, "b a c"], frames: int) -> Float[jax.Array, "b {frames} c"]:
+def resample(x: Float[AnyArray, "b a c"], frames: int) -> Float[AnyArray, "b {frames} c"]:
   """Linear interpolation along `a` to `frames` tokens, first and last kept.
 
   Positions are float32 as in the reference (`align_corners=True`).
@@ -210,7 +239,7 @@ class Wav2Vec2(nnx.Module):
       x = self.convs(jnp.asarray(waveform)).astype(jnp.float32)
     if frames is not None:
       x = resample(x, frames)
-    x = self.feature_projection(self.feature_norm(x)).astype(jnp.float32)
+    x = self.project(x)
     with jax.named_scope("position_conv"):
       x = self.norm(x + self.position_conv(x))
 
@@ -220,6 +249,10 @@ class Wav2Vec2(nnx.Module):
 
     x, outputs = jax.lax.scan(body, x, self.blocks)
     return jnp.einsum("lbad->bald", outputs) if layers == "all" else x
+
+  def project(self, features: Float[AnyArray, "b a c"]) -> Float32[jax.Array, "b a d"]:
+    """The width of the encoder from that of the convolutions, token by token."""
+    return self.feature_projection(self.feature_norm(features)).astype(jnp.float32)
 
 
 def network(config: Wav2Vec2Config, precision: Precision = FLOAT32) -> Network[Wav2Vec2]:

@@ -114,8 +114,8 @@ def _videos(window: Window, frames: np.ndarray) -> Iterator[np.ndarray]:
 def _features(model: Model, params, samples: np.ndarray, frames: int) -> np.ndarray:
   """Computes the features [n, ...] of a recording, as in sampling."""
   variant = variants.of(model.config.model.transformer.variant)
-  return model.encode("audio_encoder", params, variant.waveform(samples, frames, model.normalises_waveform)[None],
-                      **variant.encoder_options(frames))[0]
+  waveform = variant.waveform(samples, frames, model.normalises_waveform)
+  return model.encode_audio(params, waveform[None], **variant.encoder_options(frames))[0]
 
 
 def _sample(frame: int) -> int:

@@ -167,8 +167,7 @@ def encode_features(model: Model, inputs: Inputs) -> np.ndarray:
   """Computes wav2vec2 features of the whole padded clip, one row for each feature; see `Variant`."""
   variant = variants.of(model.config.model.transformer.variant)
   with model.parameters("audio_encoder") as params:
-    return model.encode("audio_encoder", params, inputs.waveform[None],
-                        **variant.encoder_options(inputs.sample_frames))[0]
+    return model.encode_audio(params, inputs.waveform[None], **variant.encoder_options(inputs.sample_frames))[0]
 
 
 def encode_image(model: Model, inputs: Inputs) -> np.ndarray:

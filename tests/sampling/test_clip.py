@@ -16,6 +16,7 @@ from emv3_jax.components.config import COMPONENTS
 from emv3_jax.errors import InputError
 from emv3_jax.io import checkpoints, video_files
 from emv3_jax.io.model_card import ComponentCard, ModelCard
+from emv3_jax.models import wav2vec2_pieces
 from emv3_jax.sampling import clip as clip_lib
 from emv3_jax.sampling import fingerprint, output
 from emv3_jax.sampling import inputs as inputs_lib
@@ -276,3 +277,17 @@ def test_audio_longer_than_the_window_is_never_cut_silently(files):
   config = tiny_config("sampling.max_frames=1")
   with pytest.raises(InputError, match="--seconds=0.04"):
     inputs_lib.read_inputs(i2v(files), config, config.tokenizer)
+
+
+def test_a_long_voice_is_encoded_in_pieces(model, monkeypatch):
+  """With the numbers of the network at once, and a line where it is too long for that."""
+  told, samples = [], np.random.default_rng(0).standard_normal((1, 32_000), np.float32)
+  monkeypatch.setattr("emv3_jax.components.networks.logging.warning", lambda text, *values: told.append(text % values))
+  with model.parameters("audio_encoder") as params:
+    whole = model.encode_audio(params, samples)
+    monkeypatch.setattr(wav2vec2_pieces, "PIECE", 60)
+    assert np.abs(model.encode_audio(params, samples) - whole).max() < 1e-5 * np.abs(whole).max()
+    assert not told
+    monkeypatch.setattr(wav2vec2_pieces.Wav2Vec2Pieces, "is_exact", lambda *_: False)
+    model.encode_audio(params, samples)
+  assert len(told) == 1 and "minutes on either side" in told[0]
