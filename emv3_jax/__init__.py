@@ -5,20 +5,22 @@
   request = emv3_jax.Request(image="portrait.png", audio="voice.wav", prompt="A person speaks.")
   clip = emv3_jax.sample(model, request)
   emv3_jax.write(clip, "clip.mp4")
+  for frames in emv3_jax.stream(model, request):  # uint8 [n, H, W, 3], as soon as they are final
+    print(frames.shape)
 """
 
 import os
 
 from emv3_jax.errors import InputError
 from emv3_jax.runtime import checkout
-from emv3_jax.sampling.clip import Clip, sample
+from emv3_jax.sampling.clip import Clip, sample, stream
 from emv3_jax.sampling.model import Model, load
 from emv3_jax.sampling.output import write
 from emv3_jax.sampling.settings import Config, Request
 
 __version__ = "0.1.0"
 
-__all__ = ["Clip", "Config", "InputError", "Model", "Request", "load", "sample", "write"]
+__all__ = ["Clip", "Config", "InputError", "Model", "Request", "load", "sample", "stream", "write"]
 
 checkout.add_folders_beside()
 # transformers warns when it is imported without PyTorch, which nothing here needs.

@@ -104,7 +104,7 @@ def sampled(monkeypatch):
                         "fingerprint": request.prompt, "request": {"audio": request.audio}})
 
   for module in (run_sample, jobs):
-    monkeypatch.setattr(module, "sample", sample)
+    monkeypatch.setattr(module, "stream", sample)
   monkeypatch.setattr(jobs, "fingerprint", lambda model, request: request.prompt)
   return requests
 
@@ -160,6 +160,17 @@ def test_one_clip_is_written_as_asked_for(sampled, tmp_path):
   assert not (tmp_path / "clip.latents.npy").exists()
   with pytest.raises(InputError, match="cut short"):
     run_sample.main([*SAMPLE, "--audio=broken.wav", f"--out={tmp_path}/clip.mp4"])
+
+
+def test_a_stream_grows_under_another_name(sampled, tmp_path, monkeypatch):
+  grown, grow_video = [], video_files.grow_video
+  monkeypatch.setattr(video_files, "grow_video", lambda *args, **options: grown.append(args[1]) or grow_video(*args, **options))
+  command = [*SAMPLE, "--audio=a.wav", f"--out={tmp_path}/clip.mp4"]
+  assert run_sample.main(command) == 0 and not grown
+  assert run_sample.main([*command, "--stream"]) == 0 and grown == [tmp_path / "clip.partial.mp4"]
+  assert {path.name for path in tmp_path.iterdir()} == {"clip.mp4", "clip.json"}
+  with pytest.raises(InputError, match="--stream does not go with --manifest"):
+    run_sample.main([*_manifest(tmp_path, {"audio": "good.wav"}), "--stream"])
 
 
 def test_no_name_of_a_source_is_written_over(sampled, tmp_path):

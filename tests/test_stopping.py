@@ -93,7 +93,7 @@ def test_a_stopped_manifest_keeps_what_is_done(run, tmp_path, monkeypatch):
                 np.zeros(1), {"config": {"name": "tiny", "sampling": {"enlarge": 1}}, "seed": 7,
                               "seconds": {}, **fingerprint.provenance(model, request)})
 
-  monkeypatch.setattr(jobs, "sample", sample)
+  monkeypatch.setattr(jobs, "stream", sample)
   job = {"audio": str(TINY / "speech.wav"), "image": str(TINY / "portrait.png")}
   manifest = tmp_path / "jobs.jsonl"
   manifest.write_text("".join(json.dumps({**job, "name": name}) + "\n" for name in "abc"))

@@ -27,7 +27,7 @@ from emv3_jax.runtime import command_line, processes, program_cache, start_up
 from emv3_jax.runtime import config as config_lib
 from emv3_jax.runtime.command_names import as_called
 from emv3_jax.sampling import jobs, manifest, output, resolution
-from emv3_jax.sampling.clip import sample
+from emv3_jax.sampling.clip import stream
 from emv3_jax.sampling.inputs import named_files
 from emv3_jax.sampling.model import UNTRAINED, Model, folder_of, load
 from emv3_jax.sampling.settings import Config, Request
@@ -57,6 +57,8 @@ def make_parser() -> command_line.Parser:
   parser.add_argument("--seed", type=int, help="default: the config's")
   parser.add_argument("--no_paste", action="store_true",
                       help="lipsync: keep the model's pixels outside the mouth region too")
+  parser.add_argument("--stream", action="store_true",
+                      help="write V.partial.mp4, which plays while it grows, and rename it at the end")
   parser.add_argument("--save_latents", action="store_true", help="write V.latents.npy as well")
   parser.add_argument("--verify", action="store_true", help="before the work compare the weights, "
                       "and with --manifest the clips that are there, with their digests")
@@ -122,18 +124,17 @@ def run_one(config: Config, flags, overridden: Collection[str]) -> int:
     if not is_text(given.get(name, "")):
       raise InputError(f"--{name} is no UTF-8 text; the terminal or the script has another encoding.")
   request = Request(**given, paste=False if flags.no_paste else None)
-  video = processes.run_on_all(lambda: output.check_video_path(flags.out, named_files(request).values()))
+  video = processes.run_on_all(
+      lambda: output.check_video_path(flags.out, named_files(request).values(), growing=flags.stream))
   model = open_model(config, flags, overridden)
   if flags.verify:
     jobs.verify_weights(model)
-  clip = sample(model, request, progress=progress_bar)
-  processes.run_on_all(lambda: output.write(clip, video, save_latents=flags.save_latents))
+  clip = stream(model, request, progress=progress_bar)
+  processes.run_on_all(lambda: output.write(clip, video, save_latents=flags.save_latents, growing=flags.stream))
   seconds = ", ".join(f"{name} {value:.1f}" for name, value in clip.report["seconds"].items())
-  height, width = (side * model.config.sampling.enlarge for side in clip.frames.shape[1:3])
-  logging.info("Wrote %s: %d frames, %dx%d. Seconds: %s.", video, len(clip.frames), width, height,
-               seconds)
-  summarise(flags, {"video": str(video), "frames": len(clip.frames),
-                    "parts": clip.report["seconds"]})
+  height, width = (side * model.config.sampling.enlarge for side in clip.size)
+  logging.info("Wrote %s: %d frames, %dx%d. Seconds: %s.", video, clip.num_frames, width, height, seconds)
+  summarise(flags, {"video": str(video), "frames": clip.num_frames, "parts": clip.report["seconds"]})
   return 0
 
 
@@ -156,6 +157,8 @@ def summarise(flags, made: dict) -> None:
 
 
 def run_manifest(config: Config, flags, overridden: Collection[str]) -> int:
+  if flags.stream:
+    raise InputError("--stream does not go with --manifest; it is for a single clip.")
   single = [*given_of_request(flags), *(["no_paste"] if flags.no_paste else [])]
   if single:
     raise InputError(f"--{single[0]} does not go with --manifest; write it into the manifest"

@@ -31,9 +31,7 @@ def atomic_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     try:
       os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
       yield temporary
-      with open(temporary, "rb") as file:
-        os.fsync(file.fileno())  # a full disk may be reported only here
-      os.replace(temporary, path)
+      _replace(temporary, path)
     finally:
       with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         temporary.unlink()
@@ -41,6 +39,32 @@ def atomic_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     if error.filename is not None and os.path.abspath(error.filename) != os.path.abspath(temporary):
       raise
     raise InputError(f"Cannot write {path}: {_reason(path, error)}.") from error
+
+
+@contextlib.contextmanager
+def growing_file(path: str | os.PathLike, partial: str | os.PathLike) -> Iterator[pathlib.Path]:
+  """Yields `partial`, which replaces `path` if the block succeeds, and stays if it does not.
+
+  Raises:
+    InputError: as `atomic_file`, about `partial`.
+  """
+  path, partial = pathlib.Path(path), pathlib.Path(partial)
+  for file in (path, partial):
+    if file.is_dir():
+      raise InputError(f"Cannot write {file}: it is a folder; give the name of a file.")
+  try:
+    yield partial
+    _replace(partial, path)
+  except OSError as error:
+    if error.filename is not None and os.path.abspath(error.filename) != os.path.abspath(partial):
+      raise
+    raise InputError(f"Cannot write {partial}: {_reason(partial, error)}.") from error
+
+
+def _replace(written: pathlib.Path, path: pathlib.Path) -> None:
+  with open(written, "rb") as file:
+    os.fsync(file.fileno())  # a full disk may be reported only here
+  os.replace(written, path)
 
 
 def remove(path: str | os.PathLike) -> None:

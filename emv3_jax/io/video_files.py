@@ -19,9 +19,9 @@ from emv3_jax.errors import InputError
 from emv3_jax.geometry import FPS
 from emv3_jax.io import tracks
 from emv3_jax.io.containers import open_container
-from emv3_jax.io.video_writing import write_video
+from emv3_jax.io.video_writing import grow_video, write_video
 
-__all__ = ["Video", "read_video", "stream_video", "write_video"]
+__all__ = ["Video", "grow_video", "read_video", "stream_video", "write_video"]
 
 # Videos end a little before the length that their container declares (rounding, padding of the sound). A
 # file from which more is missing was cut short.

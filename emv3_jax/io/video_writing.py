@@ -1,6 +1,6 @@
 """Writing of MP4 videos: H.264 in BT.709, with AAC sound."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 import itertools
 import json
 import os
@@ -13,11 +13,12 @@ import numpy as np
 
 from emv3_jax.geometry import FPS
 from emv3_jax.io import downmix
-from emv3_jax.io.atomic import atomic_file
+from emv3_jax.io.atomic import atomic_file, growing_file
 from emv3_jax.io.resampling import resample
 
 CRF = 16  # quality of x264: visually almost identical to the source
 ENCODER_THREADS = 4  # fixed, since the encoded bits depend on it
+FRAGMENT = 500_000  # microseconds of a fragment of a video that plays while it grows
 AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
 BT709 = 1  # code point of primaries, transfer curve and matrix in H.264 and MP4
 
@@ -44,29 +45,64 @@ def write_video(path: str | os.PathLike, frames: Iterable[np.ndarray], *, fps: i
     ValueError: there are no frames, frames have another dtype or odd or different sizes, or the sound
       is not finite.
   """
-  sound = None if audio is None else _for_aac(*audio)
+  sound, frames = None if audio is None else _for_aac(*audio), _begun(frames)
+  with atomic_file(path) as temporary:
+    _encode(temporary, frames, fps, sound, metadata, {"movflags": "+faststart"})
+
+
+def grow_video(path: str | os.PathLike, partial: str | os.PathLike, frames: Iterable[np.ndarray], *, fps: int = FPS,
+               audio: Audio | None = None, metadata: dict | None = None) -> None:
+  """Writes an MP4 that plays while it grows: the pictures and sound of `write_video` in fragments.
+
+  The encoder looks some 45 frames ahead, by which the file is behind the frames that it got.
+
+  Args:
+    path: path of the finished video.
+    partial: path of the video as long as it grows; where the frames fail or end in an interrupt, it
+      stays with all frames so far, and plays.
+    frames, fps, audio, metadata: as of `write_video`.
+
+  Raises:
+    InputError, ValueError: as `write_video`.
+  """
+  sound, frames = None if audio is None else _for_aac(*audio), _begun(frames)
+  with growing_file(path, partial) as growing:
+    _encode(growing, frames, fps, sound, metadata, {
+        "movflags": "+delay_moov+default_base_moof", "frag_duration": str(FRAGMENT), "flush_packets": "1"})
+
+
+def _begun(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+  """Waits for the first frame, before a file is made."""
   frames = iter(frames)
   first = next(frames, None)
   if first is None:
     raise ValueError("write_video got no frames.")
+  return itertools.chain([first], frames)
+
+
+def _encode(path: os.PathLike, frames: Iterator[np.ndarray], fps: int,
+            sound: tuple[np.ndarray, int] | None, metadata: dict | None, options: dict[str, str]) -> None:
+  """Encodes at least one frame and as much of the sound as the frames are long; if the frames fail, those
+  before are in the file all the same."""
+  first = next(frames)
   # The path is absolute because FFmpeg takes text before a colon for a protocol.
-  with atomic_file(path) as temporary, av.open(
-      os.path.abspath(temporary), "w", format="mp4",
-      options={"movflags": "+faststart", "fflags": "+bitexact"}) as container:
+  with av.open(os.path.abspath(path), "w", format="mp4", options={"fflags": "+bitexact", **options}) as container:
     container.metadata["comment"] = json.dumps(metadata or {})
     video_stream = _add_h264(container, first, fps)
     audio_stream = _add_aac(container, *sound) if sound else None
     begin = 0
-    for i, frame in enumerate(itertools.chain([first], frames)):
-      container.mux(video_stream.encode(_to_yuv(_checked(frame, first.shape), i)))
-      if sound and audio_stream:
-        samples, rate = sound
-        end = round((i + 1) * rate / fps)
-        container.mux(audio_stream.encode(_audio_frame(samples, rate, begin, end)))
-        begin = end
-    for stream in (video_stream, audio_stream):
-      if stream is not None:
-        container.mux(stream.encode(None))
+    try:
+      for i, frame in enumerate(itertools.chain([first], frames)):
+        container.mux(video_stream.encode(_to_yuv(_checked(frame, first.shape), i)))
+        if sound and audio_stream:
+          samples, rate = sound
+          end = round((i + 1) * rate / fps)
+          container.mux(audio_stream.encode(_audio_frame(samples, rate, begin, end)))
+          begin = end
+    finally:
+      for stream in (video_stream, audio_stream):
+        if stream is not None:
+          container.mux(stream.encode(None))
 
 
 def _checked(frame: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -24,12 +24,19 @@ class SelfAttention(nnx.Module):
 
   def __call__(self, x: Float[jax.Array, "b m d"]) -> Float[jax.Array, "b m d"]:
     """[b, m, d] -> [b, m, d] in `precision.compute`."""
-    return self.output(self.attend(*self.heads(x)))
+    return self.output(self.attend(self.queries(x), *self.keys_and_values(x)))
 
-  def heads(self, x: Float[jax.Array, "b m d"]) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Queries, keys and values [b, m, n, k]."""
-    split = lambda t: t.reshape(*t.shape[:2], self.num_heads, -1)
-    return split(self.q(x)), split(self.k(x)), split(self.v(x))
+  def queries(self, x: Float[jax.Array, "b m d"]) -> Float[jax.Array, "b m n k"]:
+    """Queries of all heads."""
+    return self._heads(self.q(x))
+
+  def keys_and_values(self, x: Float[jax.Array, "b m d"]
+                      ) -> tuple[Float[jax.Array, "b m n k"], Float[jax.Array, "b m n k"]]:
+    """Keys and values of all heads."""
+    return self._heads(self.k(x)), self._heads(self.v(x))
+
+  def _heads(self, x: Float[jax.Array, "b m d"]) -> Float[jax.Array, "b m n k"]:
+    return x.reshape(*x.shape[:2], self.num_heads, -1)
 
   def output(self, attended: Float[jax.Array, "b m n k"]) -> Float[jax.Array, "b m d"]:
     """The projection after attention."""

@@ -170,7 +170,7 @@ class Block(nnx.Module):
 
   def __call__(self, x: Float32[jax.Array, "b a d"]) -> Float32[jax.Array, "b a d"]:
     with jax.named_scope("attention"):
-      attended = self.attn.attend(*self.attn.heads(x))
+      attended = self.attn.attend(self.attn.queries(x), *self.attn.keys_and_values(x))
     return self.after_attention(x, attended)
 
   def after_attention(self, x: Float32[jax.Array, "b a d"], attended: Float[jax.Array, "b a n k"]

@@ -52,7 +52,8 @@ class Wav2Vec2Pieces:
     self._features = jit(self._features_of_piece)
     self._embed = jit(self._embed_piece)
     self._layer = jit(lambda blocks, index: jax.tree.map(lambda leaf: leaf[index], blocks))
-    self._heads = jit(lambda layer, x: self._block.bind(layer).attn.heads(x))
+    self._queries = jit(lambda layer, x: self._block.bind(layer).attn.queries(x))
+    self._keys_and_values = jit(lambda layer, x: self._block.bind(layer).attn.keys_and_values(x))
     self._attend = jit(attend_piece, donate_argnums=4)
     self._finish = jit(self._finish_piece)
 
@@ -70,11 +71,12 @@ class Wav2Vec2Pieces:
       features = resample(features, frames)
     pieces, keys = self._embedded(params, features)
     b, tokens = features.shape[:2]
+    del features
     depth = self.config.num_layers
     shape = (b, tokens, depth, self.config.dim) if layers == "all" else (b, tokens, self.config.dim)
     states = np.empty(shape, np.float32)
     for index in range(depth):
-      pieces = self._run_layer(self._layer(params["blocks"], index), pieces, keys)
+      self._run_layer(self._layer(params["blocks"], index), pieces, keys)
       if layers == "all" or index == depth - 1:
         for i, piece in enumerate(pieces):
           part = slice(i * self.piece, i * self.piece + keys[i])
@@ -133,16 +135,16 @@ class Wav2Vec2Pieces:
     x = jnp.where(((token >= 0) & (token < tokens))[:, None], x, 0)
     return model.norm(x[:, half:half + self.piece] + model.position_conv(x, padded=True))
 
-  def _run_layer(self, layer: Params, pieces: list[jax.Array], keys: list[int]) -> list[jax.Array]:
-    heads = [self._heads(layer, x) for x in pieces]
+  def _run_layer(self, layer: Params, pieces: list[jax.Array], keys: list[int]) -> None:
+    """Replaces the pieces by the layer's output; the tokens of each piece are `keys`."""
+    heads = [self._keys_and_values(layer, x) for x in pieces]
     reach = len(pieces) if len(pieces) <= self.exact_pieces else self.context_pieces
-    out = []
     for i, x in enumerate(pieces):
-      softmax = empty_softmax(heads[i][0].shape)
+      queries = self._queries(layer, x)
+      softmax = empty_softmax(queries.shape)
       for j in range(max(0, i - reach), min(len(pieces), i + reach + 1)):
-        softmax = self._attend(heads[i][0], heads[j][1], heads[j][2], np.int32(keys[j]), softmax)
-      out.append(self._finish(layer, x, softmax))
-    return out
+        softmax = self._attend(queries, *heads[j], np.int32(keys[j]), softmax)
+      pieces[i] = self._finish(layer, x, softmax)
 
   def _finish_piece(self, layer, x, softmax: _Softmax):
     _, total, values = softmax

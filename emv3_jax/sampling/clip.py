@@ -1,11 +1,12 @@
 """Sampling of one clip, from a request to frames. Networks are loaded, used and freed in turn."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import dataclasses
 import pathlib
+import time
 
 from absl import logging
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 import numpy as np
 
 from emv3_jax import tasks, variants
@@ -24,6 +25,7 @@ from emv3_jax.sampling.inputs import Inputs, named_files, read_inputs
 from emv3_jax.sampling.model import Model
 from emv3_jax.sampling.profile import Profile, versions
 from emv3_jax.sampling.settings import Request
+from emv3_jax.sampling.streaming import Finish, Group, Stream, finished
 from emv3_jax.tasks import masks
 
 LENGTH_STEP = 64  # prompts are encoded with a multiple of this number of tokens
@@ -49,6 +51,16 @@ class Clip:
   latents: np.ndarray
   report: dict
 
+  @property
+  def num_frames(self) -> int:
+    """Number of frames F."""
+    return len(self.frames)
+
+  @property
+  def size(self) -> tuple[int, int]:
+    """(H, W) of a frame in pixels."""
+    return self.frames.shape[1:3]
+
   def __repr__(self) -> str:
     frames, height, width, _ = self.frames.shape
     samples, rate = self.sound
@@ -68,12 +80,50 @@ def sample(model: Model, request: Request, *, progress: Callable | None = None) 
     InputError: the request or one of its files cannot be used. All files are read and checked before
       the first network is loaded.
   """
+  made = stream(model, request, progress=progress)
+  frames = np.concatenate(list(made))
+  return Clip(frames=frames, fps=made.fps, sound=made.sound, latents=made.latents, report=made.report)
+
+
+def stream(model: Model, request: Request, *, progress: Callable | None = None) -> Stream:
+  """Samples the clip of `request` group by group: `for frames in stream(model, request)`.
+
+  The call reads and checks the inputs. The clip is sampled when the first frames are asked for, and
+  decoded a group at a time.
+
+  Args: as of `sample`.
+
+  Raises:
+    InputError: as of `sample`.
+  """
   start_up.watch()
-  profile = Profile()
+  began, profile = time.monotonic(), Profile()
   with profile.measure("inputs"):
     inputs, used = processes.run_on_all(lambda: _read(model, request))
     provenance = processes.run_on_all(lambda: fingerprint.provenance(model, request))
     files = {name: file_digest(path) for name, path in named_files(request).items()}
+  groups = finished(generate(model, inputs, profile, progress or iter), inputs.frames, _finish(request, inputs))
+  return Stream(groups, fps=FPS, num_frames=inputs.frames, size=inputs.size, sound=inputs.sound, began=began,
+                describe=lambda: {**provenance, **_describe(model, used, files, inputs, profile)})
+
+
+def _finish(request: Request, inputs: Inputs) -> Finish | None:
+  """Returns the post-processing of the request's task, by groups of frames."""
+  postprocess = tasks.of(request.task).postprocess
+  if postprocess is None or request.paste is False:
+    return None
+  source, mouth = inputs.source_video, inputs.mouth_mask
+  assert source is not None and mouth is not None  # they are read for a task with post-processing
+
+  def finish(frames: np.ndarray, begin: int) -> np.ndarray:
+    part = slice(begin, begin + len(frames))
+    return postprocess(frames, source[part], mouth[part])
+
+  return finish
+
+
+def generate(model: Model, inputs: Inputs, profile: Profile, progress: Callable) -> Iterator[Group]:
+  """Generates the frames of a clip as soon as they are final, surplus frames included."""
   with profile.measure("text_encoder"):
     text = encode_text(model, inputs)
   with profile.measure("audio_encoder"):
@@ -85,15 +135,8 @@ def sample(model: Model, request: Request, *, progress: Callable | None = None) 
   conditions = Conditions(text=text, image=image, audio=audio, condition=condition,
                           face_mask=None if inputs.face_mask is None else inputs.face_mask[None])
   with profile.measure("transformer"):
-    latents = denoise(model, inputs, conditions, progress or iter)
-  with profile.measure("vae_decode"):
-    frames = decode(model, latents)[:inputs.frames]
-  postprocess = tasks.of(request.task).postprocess
-  if postprocess is not None and request.paste is not False:
-    assert inputs.source_video is not None and inputs.mouth_mask is not None  # they are read for a task with post-processing
-    frames = postprocess(frames, inputs.source_video[:inputs.frames], inputs.mouth_mask[:inputs.frames])
-  return Clip(frames=frames, fps=FPS, sound=inputs.sound, latents=latents,
-              report={**provenance, **_describe(model, used, files, inputs, profile)})
+    latents = denoise(model, inputs, conditions, progress)
+  yield from decode_groups(model, latents, profile)
 
 
 def _read(model: Model, request: Request) -> tuple[Inputs, Request]:
@@ -203,10 +246,15 @@ def denoise(model: Model, inputs: Inputs, conditions: Conditions, progress
     return np.asarray(latents[0], np.float32)
 
 
-def decode(model: Model, latents: Float32[np.ndarray, "f H8 W8 c"]) -> UInt8[np.ndarray, "F H W 3"]:
-  """Decodes latents to frames."""
+def decode_groups(model: Model, latents: Float32[np.ndarray, "f H8 W8 c"], profile: Profile
+                  ) -> Iterator[Group]:
+  """Decodes latents, one at a time: one frame of the first, four of each later one."""
   with model.parameters("vae") as params:
-    return model.vae_decode(params, latents[None])[0]
+    decoded = model.vae_decode_groups(params, (latent[None, None] for latent in latents))
+    for latent in latents:
+      with profile.measure("vae_decode"):
+        frames = next(decoded)[0]
+      yield Group(frames, latent[None])
 
 
 def _describe(model: Model, request: Request, files: dict[str, str], inputs: Inputs,

@@ -12,7 +12,7 @@ from emv3_jax.errors import InputError
 from emv3_jax.io import atomic, digests
 from emv3_jax.runtime import processes
 from emv3_jax.sampling import output
-from emv3_jax.sampling.clip import sample
+from emv3_jax.sampling.clip import stream
 from emv3_jax.sampling.fingerprint import fingerprint
 from emv3_jax.sampling.manifest import Job, check_jobs, check_output, video_path
 from emv3_jax.sampling.model import Model
@@ -95,7 +95,7 @@ def run_jobs(model: Model, jobs: Sequence[Job], folder: str | pathlib.Path, *,
           logging.info("Line %d (%s) is done already.", job.line, job.name)
           skipped += 1
           continue
-        clip = sample(model, job.to_make, progress=progress)
+        clip = stream(model, job.to_make, progress=progress)
         processes.run_on_all(lambda clip=clip, video=video: output.write(clip, video, save_latents=save_latents))
       except Exception as error:  # no error of one job may stop the others
         failures.append(_failure(job, error))

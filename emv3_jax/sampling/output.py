@@ -1,6 +1,8 @@
 """Writes a sampled clip: the video, its report (a JSON file beside it), and optionally the latents."""
 
-from collections.abc import Callable, Iterable
+import collections
+from collections.abc import Callable, Iterable, Iterator
+import itertools
 import json
 import os
 import pathlib
@@ -14,18 +16,20 @@ from emv3_jax.io import atomic, paths, pixels, video_files
 from emv3_jax.io.digests import file_digest_now
 from emv3_jax.runtime import processes
 from emv3_jax.sampling.clip import Clip
+from emv3_jax.sampling.streaming import Stream
 
 # Text at which a JSON parser fails if the file was truncated within a value.
 _TRUNCATED_VALUE = re.compile(r"u[0-9a-f]{0,4}|[-.]?|tr?u?|fa?l?s?|nu?l?")
 
 
-def check_video_path(path: str | pathlib.Path,
-                     inputs: Iterable[str | os.PathLike] = ()) -> pathlib.Path:
+def check_video_path(path: str | pathlib.Path, inputs: Iterable[str | os.PathLike] = (), *,
+                     growing: bool = False) -> pathlib.Path:
   """Checks that a clip can be written at `path`, and creates its folder.
 
   Args:
     path: of the video; report and latents are written beside it.
     inputs: input files, which must not be replaced.
+    growing: whether the video has its `partial_path` while it grows.
 
   Raises:
     InputError: the path is an address, does not end in .mp4, or its name is too long; a folder, a device
@@ -37,7 +41,7 @@ def check_video_path(path: str | pathlib.Path,
   if path.suffix.lower() != ".mp4":
     raise InputError(f"Output {path} does not end in .mp4; only MP4 (H.264, AAC) is written.")
   make_folder(path.parent)
-  for file in paths_of(path):
+  for file in (*paths_of(path), *([partial_path(path)] if growing else [])):
     paths.check_output(file, inputs)
   report = report_path(path)
   if report.exists() and not is_report(report) and not is_truncated_report(video=path):
@@ -104,45 +108,72 @@ def report_path(video: pathlib.Path) -> pathlib.Path:
   return video.with_suffix(".json")
 
 
+def partial_path(video: pathlib.Path) -> pathlib.Path:
+  """Returns the path of a video that plays while it grows."""
+  return video.with_suffix(".partial.mp4")
+
+
 def latents_path(video: pathlib.Path) -> pathlib.Path:
   """Returns the path of a video's latents."""
   return video.with_suffix(".latents.npy")
 
 
-def write(clip: Clip, video: str | pathlib.Path, *, save_latents: bool = False) -> None:
-  """Writes `clip` as an MP4 file with sound and metadata, and its report beside it.
+def write(clip: Clip | Stream, video: str | pathlib.Path, *, save_latents: bool = False, growing: bool = False) -> None:
+  """Writes a clip as an MP4 file with sound and metadata, and its report beside it.
 
-  The written pictures are larger than the sampled ones by the factor `enlarge` of the clip's settings.
-  The report is written last and holds sizes and digests of the other files: if it exists, they are
-  complete. With several processes only the first one writes.
+  A stream is sampled and written group by group. Nothing is written or removed before its first frames are there.
+  The written pictures are larger than the sampled ones by the factor `enlarge` of the clip's settings. The report
+  is written last and holds sizes and digests of the other files: if it exists, they are complete. With several
+  processes every one calls this with its stream, and process 0 writes.
 
   Args:
-    clip: from `sample`.
+    clip: from `sample` or `stream`.
     video: path that ends in .mp4; its folder is created if missing.
     save_latents: also write the latents, as .latents.npy.
+    growing: write the video as .partial.mp4, which plays while it grows, and rename it at the end.
 
   Raises:
     InputError: the clip cannot be written there (see `check_video_path`), or the disk is full; no partial
-      file stays.
+      file stays but that of `growing`.
   """
+  groups = iter(clip) if isinstance(clip, Stream) else iter([clip.frames])
   if not processes.is_first():
+    collections.deque(groups, maxlen=0)
     return
-  request = clip.report.get("request", {})
-  video = check_video_path(video, [request[name] for name in clip.report.get("files", ())])
-  enlarge = clip.report["config"]["sampling"]["enlarge"]
-  metadata = {"synthetic": True, "model": clip.report["config"]["name"],
-              "seed": clip.report["seed"], "generator": "emv3-jax"}
+  try:
+    _write(clip, groups, video, save_latents, growing)
+  except InputError:
+    if processes.is_distributed():  # the others go on to the last group, and wait for this process in each
+      collections.deque(groups, maxlen=0)
+    raise
+
+
+def _write(clip: Clip | Stream, groups: Iterator[np.ndarray], video: str | pathlib.Path, save_latents: bool,
+           growing: bool) -> None:
+  report = clip.report
+  request = report.get("request", {})
+  video = check_video_path(video, [request[name] for name in report.get("files", ())], growing=growing)
+  enlarge = report["config"]["sampling"]["enlarge"]
+  metadata = {"synthetic": True, "model": report["config"]["name"], "seed": report["seed"], "generator": "emv3-jax"}
+  begun = next(groups)
   _remove_report(video)
+  if not save_latents:
+    latents_path(video).unlink(missing_ok=True)  # of an earlier clip
+  frames = (frame for group in itertools.chain([begun], groups) for frame in pixels.enlarged(group, enlarge))
+  options = {"fps": clip.fps, "audio": clip.sound, "metadata": metadata}
+  if growing:
+    try:
+      video_files.grow_video(video, partial_path(video), frames, **options)
+    except BaseException:
+      logging.warning("%s has the pictures so far, and plays.", partial_path(video))
+      raise
+  else:
+    video_files.write_video(video, frames, **options)
   written = {"video": video}
   if save_latents:
     written["latents"] = latents_path(video)
-    with atomic.atomic_file(latents_path(video)) as temporary:
-      with open(temporary, "wb") as file:
-        np.save(file, clip.latents)
-  else:
-    video.with_suffix(".latents.npy").unlink(missing_ok=True)  # of an earlier clip
-  video_files.write_video(video, pixels.enlarged(clip.frames, enlarge), fps=clip.fps,
-                          audio=clip.sound, metadata=metadata)
+    with atomic.atomic_file(latents_path(video)) as temporary, open(temporary, "wb") as file:
+      np.save(file, clip.latents)
   atomic.write_json(report_path(video), {**clip.report, **{
       name: {"bytes": path.stat().st_size, "sha256": file_digest_now(path)}
       for name, path in written.items()}})

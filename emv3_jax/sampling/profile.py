@@ -33,11 +33,11 @@ class Profile:
 
   @contextlib.contextmanager
   def measure(self, name: str) -> Iterator[None]:
-    """Logs the start of a part and measures its seconds; on Linux also its own peak resident memory."""
+    """Logs the first start of a part and measures its seconds; on Linux also its own peak resident memory."""
     measurable = _reset_peak()
     start = time.perf_counter()
     description = DESCRIPTIONS.get(name, name)
-    if processes.is_first():
+    if processes.is_first() and name not in self.seconds:
       logging.info("%s ...", description)
     try:
       with start_up.at_work(description):

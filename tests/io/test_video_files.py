@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from emv3_jax.errors import InputError
-from emv3_jax.io.video_files import read_video, stream_video, write_video
+from emv3_jax.io.video_files import grow_video, read_video, stream_video, write_video
 from tests.io.metadata import metadata_of
 
 HEIGHT, WIDTH = 32, 48
@@ -251,6 +251,45 @@ def test_nothing_half_written_stays(tmp_path, rng):
   with pytest.raises(InputError, match="folder .*missing does not exist"):
     write_video(tmp_path / "missing" / "a.mp4", frames)
   assert list(tmp_path.iterdir()) == []
+
+
+def test_a_growing_video_plays_before_its_end(tmp_path, speech):
+  """What is on disk plays up to some 45 frames behind; the finished file has the pictures and sound of any other."""
+  frames, played = numbered(110), []
+
+  def shown():
+    for index, frame in enumerate(frames):
+      if index == 100:
+        with av.open(str(tmp_path / "a.partial.mp4")) as container:
+          played.extend(frame.to_ndarray(format="rgb24") for frame in container.decode(video=0))
+      yield frame
+
+  grow_video(tmp_path / "a.mp4", tmp_path / "a.partial.mp4", shown(), audio=(speech, 16000), metadata={"seed": 7})
+  write_video(tmp_path / "b.mp4", frames, audio=(speech, 16000))
+  whole = read_video(tmp_path / "b.mp4").frames
+  np.testing.assert_array_equal(read_video(tmp_path / "a.mp4").frames, whole)
+  np.testing.assert_array_equal(decoded_sound(tmp_path / "a.mp4"), decoded_sound(tmp_path / "b.mp4"))
+  assert metadata_of(tmp_path / "a.mp4")["seed"] == 7
+  assert {path.name for path in tmp_path.iterdir()} == {"a.mp4", "b.mp4"}
+  assert len(played) >= 40
+  np.testing.assert_array_equal(np.stack(played), whole[:len(played)])
+
+
+def test_a_full_disk_ends_a_growing_video(tmp_path, rng):
+  frames = rng.integers(0, 255, (60, 64, 64, 3), dtype=np.uint8)
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+  try:
+    with pytest.raises(InputError, match="Cannot write .*a.partial.mp4: File too large"):
+      grow_video(tmp_path / "a.mp4", tmp_path / "a.partial.mp4", frames)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  assert [path.name for path in tmp_path.iterdir()] == ["a.partial.mp4"]
+  (tmp_path / "a.partial.mp4").unlink()
+  (tmp_path / "a.mp4").mkdir()
+  with pytest.raises(InputError, match="a.mp4: it is a folder"):
+    grow_video(tmp_path / "a.mp4", tmp_path / "a.partial.mp4", frames)
+  assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
 @pytest.mark.parametrize("frames, message", [

@@ -64,7 +64,7 @@ class Manifest:
     self.model, self.folder, self.told, self.errors = model, folder, [], {}
     self.sampled = []
     self.request = {"name": "clip", "audio": str(files["audio"]), "image": str(files["image"])}
-    monkeypatch.setattr(jobs, "sample", self._sample)
+    monkeypatch.setattr(jobs, "stream", self._sample)
     for level in ("info", "error"):
       monkeypatch.setattr(logging, level, lambda text, *values: self.told.append(text % values))
 
