@@ -122,7 +122,8 @@ def test_negatives_keep_their_task_and_pairs_have_one(folder, tmp_path):
   np.testing.assert_array_equal(made.batch.example, made.positives.example)
   other = collate([windows.make_record(1, task="i2v")], np.arange(1), 8, PREVIEW)
   with pytest.raises(InputError, match="record 0 .* for the tasks i2v and lipsync; a pair needs one"):
-    make_batch(0, 0, pairs, collate([windows.make_record(1, task="lipsync")], np.arange(1), 8, PREVIEW), other)
+    make_batch(0, 0, pairs, collate([windows.make_record(1, task="lipsync")], np.arange(1), 8, PREVIEW), other,
+               face_mask="moving")
 
 
 def test_rows_of_a_process_need_not_lie_together():
