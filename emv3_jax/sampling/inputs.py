@@ -227,10 +227,11 @@ def _read_pictures(request: Request, config: Config, task: TaskSpec, frames: int
   face = faces.Face(request, config, task, seen, frames, sample_frames)
   mouth_mask = face.mouth_mask() if task.inpaints_mouth else None
   condition_mask = task.condition_mask(frames, sample_frames, mouth_mask)
-  tokens, face_mask = face.audio_mask() if task.uses_face and variants.of(
-      config.model.transformer.variant).face_mask else (None, None)
   fields = {"size": size, "video": video, "condition_mask": condition_mask, "reference_image": None,
-            "face_mask": face_mask, "face_tokens": tokens}
+            "face_mask": None}
+  variant = variants.of(config.model.transformer.variant)
+  if task.uses_face and variant.face_mask:
+    fields["face_tokens"], fields["face_mask"] = face.audio_mask()
   if task.reference_image is ReferenceImage.FIRST:
     fields["reference_image"] = framing.picture(first[0])
   elif task.reference_image is ReferenceImage.FIRST_MASKED:
