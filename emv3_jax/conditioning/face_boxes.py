@@ -4,7 +4,7 @@ Boxes by frame are float64 [F, 4]: rows y1 to y2 and columns x1 to x2 (ends excl
 stands for a frame without a box.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 import json
 import math
 import os
@@ -140,7 +140,7 @@ def _scaled(table: np.ndarray, height: int, width: int, name: str) -> np.ndarray
   return scaled
 
 
-def shown(box: Sequence[float]) -> str:
+def shown(box: Iterable[float]) -> str:
   return ",".join(f"{edge:g}" for edge in box)
 
 
@@ -173,7 +173,7 @@ def bridged(boxes: Boxes, name: str, first: int = 0) -> Boxes:
   return between(np.flatnonzero(~lost), boxes[~lost], len(boxes)) if lost.any() else boxes
 
 
-def detected(pictures: Sequence[np.ndarray], count: int, detector: str | None) -> Boxes:
+def detected(pictures: Iterable[np.ndarray], count: int, detector: str | None) -> Boxes:
   """Finds the face of a video in some of its frames, and interpolates between them.
 
   Args:

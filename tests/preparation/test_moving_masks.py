@@ -1,6 +1,7 @@
 """Face masks and regions of lip-sync that follow the face, from the manifest to the network; and `released`."""
 
 import dataclasses
+import json
 import pathlib
 
 import numpy as np
@@ -11,14 +12,18 @@ from safetensors.numpy import load as load_arrays
 from emv3_jax.conditioning.face import FaceBox
 from emv3_jax.data import records
 from emv3_jax.data.pipeline import Dataset
+from emv3_jax.errors import InputError
 from emv3_jax.io import video_files
+from emv3_jax.preparation.footage import read_footage
+from emv3_jax.preparation.manifest import read_manifest
+from emv3_jax.preparation.settings import PrepareConfig
 from emv3_jax.sampling import faces
 from emv3_jax.sampling.settings import Request
 from emv3_jax.training.curriculum import Mixture, Stage
 from emv3_jax.training.input.prefetch import make_batch
 from emv3_jax.variants.preview import PREVIEW
 from tests.data.given import check_same, in_sampling, in_training
-from tests.preparation.preparing import prepare, rows_of, write_manifest
+from tests.preparation.preparing import SMALL, prepare, rows_of, write_manifest
 
 BOXES = [[10, 44, 2 + 6 * number, 34 + 6 * number] for number in range(5)]  # to the right
 OLD = pathlib.Path(__file__).parents[1] / "data/version_2.record"
@@ -85,3 +90,66 @@ def test_released_writes_what_it_always_wrote(model, footage, tmp_path):
       np.testing.assert_array_equal(new[name], array)
     else:
       np.testing.assert_allclose(np.float32(new[name]), np.float32(array), atol=2e-3 * np.abs(np.float32(array)).max())
+
+
+@pytest.fixture(scope="module")
+def clip(row, tmp_path_factory):
+  """Makes a clip of 13 frames (with no picture worth seeing) with these boxes."""
+  folder = tmp_path_factory.mktemp("film")
+
+  def make(boxes, frames: int = 13, fps: int = 25, **fields):
+    pictures = np.zeros((frames, 64, 64, 3), np.uint8)
+    path = folder / f"{frames}_{fps}.mp4"
+    if not path.exists():
+      video_files.write_video(path, pictures, fps=fps, audio=(np.full(13 * 640, 0.1, np.float32), 16000))
+    line = {"id": "a", "video": str(path), "prompt": "x", "face_box": boxes, **fields}
+    return read_manifest(write_manifest(folder / "clips.jsonl", [line]))[0]
+
+  return make
+
+
+SETTINGS = PrepareConfig(**{**SMALL, "stride": 4})
+LONG = [[10, 44, number, 32 + number] for number in range(0, 26, 2)]
+
+
+def test_a_later_window_has_the_boxes_of_its_own_frames(clip):
+  found = read_footage(clip(LONG), SETTINGS)
+  np.testing.assert_array_equal(found.windows[2].regions.face, LONG[8:])
+  released = read_footage(clip(LONG), dataclasses.replace(SETTINGS, face_mask="released"))
+  assert released.windows[2].regions.face.tolist() == [[10, 44, 16, 56]]
+
+
+def test_boxes_are_resampled_with_their_video(clip):
+  boxes = [box for box in LONG for _ in range(2)]
+  boxes[1::2] = [[0, 64, 0, 64]] * 13
+  found = read_footage(clip(boxes, frames=26, fps=50), SETTINGS)
+  np.testing.assert_array_equal(found.windows[1].regions.face, LONG[4:9])
+
+
+def test_a_mouth_box_by_frame_is_drawn_anew_too(clip):
+  mouths = [[46, 60, 30 + number, 40 + number] for number in range(13)]
+  regions = read_footage(clip("10,44,0,32", mouth_box=mouths), SETTINGS).windows[0].regions
+  assert np.flatnonzero(regions.mouth_region()[1].any(axis=0))[[0, -1]].tolist() == [31, 43]
+  assert regions.inpainted()[1, 30].any() and regions.face.shape == (1, 4)
+
+
+def test_windows_whose_boxes_cannot_be_used_are_left_out_with_their_frames(clip):
+  boxes = LONG[:8] + [[10, 44, 70, 90]] * 2 + [[40, 90, 0, 32]] * 3
+  found = read_footage(clip(boxes), SETTINGS)
+  assert [window.index for window in found.windows] == [0]
+  assert ["in frames 8" in entry.reason or "in frame 8" in entry.reason for entry in found.rejected] == [True, True]
+  with pytest.raises(InputError, match="face_box has boxes for 12 frames, the video has 13"):
+    read_footage(clip(LONG[:12]), SETTINGS)
+  assert "has [1, 2] for frame 1; wanted a list of boxes" in clip([[1, 2, 3, 4], [1, 2]]).fault
+
+
+def test_a_folder_keeps_its_setting(model, footage, tmp_path):
+  manifest = write_manifest(tmp_path / "clips.jsonl", rows_of(footage)[:1])
+  prepare(model, manifest, tmp_path / "set", face_mask="released")
+  with pytest.raises(InputError, match="face_mask: 'released' != 'moving'"):
+    prepare(model, manifest, tmp_path / "set")
+  for name in ("settings.json", "index.json"):  # as a release wrote it that did not know the setting
+    values = json.loads((tmp_path / "set" / name).read_text())
+    del values["settings"]["face_mask"]
+    (tmp_path / "set" / name).write_text(json.dumps(values))
+  assert prepare(model, manifest, tmp_path / "set", face_mask="released").records == 1
