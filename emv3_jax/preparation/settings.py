@@ -22,7 +22,7 @@ class PrepareConfig:
       nearest to its own, of equal ones the largest that does not enlarge it.
     dtype: of floating arrays on disk: float16, bfloat16 or float32.
     face_mask: `moving`: face mask and region of lip-sync follow the face through each window; `released`: one
-      box around the faces of nine of its frames, as in the released training. See `tasks.face_masks`.
+      box around the faces of nine of its frames. See `tasks.face_masks`.
     mouth_fraction: lower part of the face box that lip-sync draws anew, as in sampling.
     sound_frames: sound of clips up to so long, 4k + 1, is encoded whole; of longer ones so many
       frames round each window.

@@ -244,7 +244,8 @@ class Request:
     last_image: last frame (task flf2v).
     video: source video whose mouth is inpainted (task lipsync).
     task: `i2v`, `t2v`, `flf2v` or `lipsync`.
-    face_box: `y1,y2,x1,x2` in pixels of the picture, a `.npy` file of the released scripts, `auto`
+    face_box: `y1,y2,x1,x2` in pixels of the picture, a `.npy` file of the released scripts, for a video a file
+      of boxes by frame (see `face_boxes.read_boxes`), `auto`
       (face detection, an error if there is no face) or `none` (the audio acts everywhere); None stands
       for `auto` if the task uses a face. Only for the preview variant and for lipsync.
     seed: seed of the noise; None takes that of the config.

@@ -6,7 +6,7 @@ after its last. Boxes by frame are [F, 4]; [1, 4] stands for one box in all fram
 With the setting `moving` a mask follows the face: a latent frame has the tokens that the face covers in one of
 its four frames (the first one: in its only frame). What a task cannot know, it does not use: where only some
 frames are given, as the first one to i2v, one box around the faces of these frames serves the whole clip. With
-`released` one box around the faces of nine frames of the clip serves all tasks, as in the released training.
+`released` one box around the faces of nine frames of the clip serves all tasks: a mask that stays, as that of the released weights.
 """
 
 from jaxtyping import Bool, Float32, UInt16
