@@ -39,7 +39,10 @@ class Listener:
     return self._answer(context[0, :, 0, 0, 0])[:, None, None, None, None] + 0 * latents
 
 
-def conditions_of(face_mask=np.ones((1, 6), np.float32)) -> Conditions:
+STILL = np.ones((1, 6), np.float32)
+
+
+def conditions_of(face_mask=STILL) -> Conditions:
   """Text is 1 for the prompt and 2 for the negative one, the voice 3."""
   states = lambda value: np.full((1, 4, 2), value, np.float32)
   return Conditions(text={"prompt": states(1), "negative": states(2)}, image=states(0),
