@@ -105,7 +105,9 @@ def test_surplus_frames_are_dropped(model, files):
   assert len(clip.frames) == 5
   clip = sample(model, i2v(files, seconds=0.16))  # four frames, sampled as five
   assert len(clip.frames) == 4 and clip.latents.shape[0] == 2
-  np.testing.assert_array_equal(clip.frames, clip_lib.decode(model, clip.latents)[:4])
+  with model.parameters("vae") as params:
+    whole = model.vae_decode(params, clip.latents[None])[0]
+  np.testing.assert_allclose(clip.frames.astype(int), whole[:4].astype(int), atol=1)  # rounding at a half
   assert len(clip.sound[0]) == 2560 and np.abs(clip.sound[0]).max() > 0.2
 
 
