@@ -59,6 +59,8 @@ def make_parser() -> command_line.Parser:
                       help="lipsync: keep the model's pixels outside the mouth region too")
   parser.add_argument("--stream", action="store_true",
                       help="write V.partial.mp4, which plays while it grows, and rename it at the end")
+  parser.add_argument("--report", action="store_true",
+                      help="write V.curves.json and its plot V.curves.png: drift of colour and sharpness, seams, luminance")
   parser.add_argument("--save_latents", action="store_true", help="write V.latents.npy as well")
   parser.add_argument("--verify", action="store_true", help="before the work compare the weights, "
                       "and with --manifest the clips that are there, with their digests")
@@ -130,7 +132,8 @@ def run_one(config: Config, flags, overridden: Collection[str]) -> int:
   if flags.verify:
     jobs.verify_weights(model)
   clip = stream(model, request, progress=progress_bar)
-  processes.run_on_all(lambda: output.write(clip, video, save_latents=flags.save_latents, growing=flags.stream))
+  processes.run_on_all(lambda: output.write(
+      clip, video, save_latents=flags.save_latents, growing=flags.stream, metrics=flags.report))
   seconds = ", ".join(f"{name} {value:.1f}" for name, value in clip.report["seconds"].items())
   height, width = (side * model.config.sampling.enlarge for side in clip.size)
   logging.info("Wrote %s: %d frames, %dx%d. Seconds: %s.", video, clip.num_frames, width, height, seconds)
@@ -167,7 +170,7 @@ def run_manifest(config: Config, flags, overridden: Collection[str]) -> int:
   model = open_model(config, flags, overridden)
   todo = processes.run_on_all(lambda: check_lines(todo, folder, model, flags))
   outcome = jobs.run_jobs(model, todo, folder, save_latents=flags.save_latents, verify=flags.verify,
-                          progress=progress_bar)
+                          progress=progress_bar, metrics=flags.report)
   logging.info("%d done, %d skipped as done before, %d failed.", outcome.done, outcome.skipped,
                outcome.failed)
   summarise(flags, dataclasses.asdict(outcome))

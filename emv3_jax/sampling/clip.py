@@ -43,6 +43,7 @@ class Clip:
     report: fingerprint and digests of the networks, request, sha256 of its files, config, seed,
       versions, seconds and peak memory of each part, and in `start_up` the seconds since the start of
       the process by kind of work; can be written as JSON.
+    overlaps: (first frame, first frame after) of what two windows share, in order; none for one window.
   """
 
   frames: np.ndarray
@@ -50,6 +51,7 @@ class Clip:
   sound: tuple[np.ndarray, int]
   latents: np.ndarray
   report: dict
+  overlaps: tuple[tuple[int, int], ...] = ()
 
   @property
   def num_frames(self) -> int:
@@ -82,7 +84,8 @@ def sample(model: Model, request: Request, *, progress: Callable | None = None) 
   """
   made = stream(model, request, progress=progress)
   frames = np.concatenate(list(made))
-  return Clip(frames=frames, fps=made.fps, sound=made.sound, latents=made.latents, report=made.report)
+  return Clip(frames=frames, fps=made.fps, sound=made.sound, latents=made.latents, report=made.report,
+              overlaps=made.overlaps)
 
 
 def stream(model: Model, request: Request, *, progress: Callable | None = None) -> Stream:

@@ -59,7 +59,7 @@ def verify_weights(model: Model) -> None:
 
 def run_jobs(model: Model, jobs: Sequence[Job], folder: str | pathlib.Path, *,
              save_latents: bool = False, verify: bool = False,
-             progress: Callable | None = None) -> Outcome:
+             progress: Callable | None = None, metrics: bool = False) -> Outcome:
   """Samples the clips of all jobs in order; skips jobs that are already done.
 
   A job is done if its video and its JSON exist, the video has the size in the JSON, and the fingerprint in
@@ -75,6 +75,7 @@ def run_jobs(model: Model, jobs: Sequence[Job], folder: str | pathlib.Path, *,
     verify: compare the weights with their digests first, and count a job as done only if every byte of
       its files is as it was written.
     progress: wraps the iterator of solver steps, e.g. a `tqdm`.
+    metrics: write metrics of the clips that are sampled, see `output.write`.
 
   Raises:
     InputError: the folder cannot be written to, or the weights differ from their digests.
@@ -96,7 +97,8 @@ def run_jobs(model: Model, jobs: Sequence[Job], folder: str | pathlib.Path, *,
           skipped += 1
           continue
         clip = stream(model, job.to_make, progress=progress)
-        processes.run_on_all(lambda clip=clip, video=video: output.write(clip, video, save_latents=save_latents))
+        processes.run_on_all(lambda clip=clip, video=video: output.write(
+            clip, video, save_latents=save_latents, metrics=metrics))
       except Exception as error:  # no error of one job may stop the others
         failures.append(_failure(job, error))
         logging.error("Line %d (%s) failed: %s", job.line, job.name, failures[-1].reason)

@@ -1,7 +1,7 @@
 """Writes a sampled clip: the video, its report (a JSON file beside it), and optionally the latents."""
 
 import collections
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import itertools
 import json
 import os
@@ -14,6 +14,8 @@ import numpy as np
 from emv3_jax.errors import InputError
 from emv3_jax.io import atomic, paths, pixels, video_files
 from emv3_jax.io.digests import file_digest_now
+from emv3_jax.metrics import clip_metrics, plot
+from emv3_jax.metrics.frame_curves import FrameCurves
 from emv3_jax.runtime import processes
 from emv3_jax.sampling.clip import Clip
 from emv3_jax.sampling.streaming import Stream
@@ -100,12 +102,17 @@ def _read_report(path: pathlib.Path) -> dict | None:
 
 def paths_of(video: pathlib.Path) -> tuple[pathlib.Path, ...]:
   """Returns all files that may be written for a video, the longest name first."""
-  return latents_path(video), report_path(video), video
+  return *metrics_paths(video), latents_path(video), report_path(video), video
 
 
 def report_path(video: pathlib.Path) -> pathlib.Path:
   """Returns the path of a video's report."""
   return video.with_suffix(".json")
+
+
+def metrics_paths(video: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+  """Returns the paths of a video's metrics: figures and curves as JSON, and their plot."""
+  return video.with_suffix(".curves.json"), video.with_suffix(".curves.png")
 
 
 def partial_path(video: pathlib.Path) -> pathlib.Path:
@@ -118,7 +125,8 @@ def latents_path(video: pathlib.Path) -> pathlib.Path:
   return video.with_suffix(".latents.npy")
 
 
-def write(clip: Clip | Stream, video: str | pathlib.Path, *, save_latents: bool = False, growing: bool = False) -> None:
+def write(clip: Clip | Stream, video: str | pathlib.Path, *, save_latents: bool = False, growing: bool = False,
+          metrics: bool = False) -> None:
   """Writes a clip as an MP4 file with sound and metadata, and its report beside it.
 
   A stream is sampled and written group by group. Nothing is written or removed before its first frames are there.
@@ -131,6 +139,7 @@ def write(clip: Clip | Stream, video: str | pathlib.Path, *, save_latents: bool 
     video: path that ends in .mp4; its folder is created if missing.
     save_latents: also write the latents, as .latents.npy.
     growing: write the video as .partial.mp4, which plays while it grows, and rename it at the end.
+    metrics: also write `clip_metrics.measure` of the sampled frames, as .curves.json and .curves.png.
 
   Raises:
     InputError: the clip cannot be written there (see `check_video_path`), or the disk is full; no partial
@@ -141,7 +150,7 @@ def write(clip: Clip | Stream, video: str | pathlib.Path, *, save_latents: bool 
     collections.deque(groups, maxlen=0)
     return
   try:
-    _write(clip, groups, video, save_latents, growing)
+    _write(clip, groups, video, save_latents, growing, metrics)
   except InputError:
     if processes.is_distributed():  # the others go on to the last group, and wait for this process in each
       collections.deque(groups, maxlen=0)
@@ -149,7 +158,7 @@ def write(clip: Clip | Stream, video: str | pathlib.Path, *, save_latents: bool 
 
 
 def _write(clip: Clip | Stream, groups: Iterator[np.ndarray], video: str | pathlib.Path, save_latents: bool,
-           growing: bool) -> None:
+           growing: bool, metrics: bool) -> None:
   report = clip.report
   request = report.get("request", {})
   video = check_video_path(video, [request[name] for name in report.get("files", ())], growing=growing)
@@ -159,7 +168,11 @@ def _write(clip: Clip | Stream, groups: Iterator[np.ndarray], video: str | pathl
   _remove_report(video)
   if not save_latents:
     latents_path(video).unlink(missing_ok=True)  # of an earlier clip
-  frames = (frame for group in itertools.chain([begun], groups) for frame in pixels.enlarged(group, enlarge))
+  _remove_metrics(video)
+  curves = FrameCurves()
+  groups = itertools.chain([begun], groups)
+  groups = _observed(groups, curves) if metrics else groups
+  frames = (frame for group in groups for frame in pixels.enlarged(group, enlarge))
   options = {"fps": clip.fps, "audio": clip.sound, "metadata": metadata}
   if growing:
     try:
@@ -174,9 +187,31 @@ def _write(clip: Clip | Stream, groups: Iterator[np.ndarray], video: str | pathl
     written["latents"] = latents_path(video)
     with atomic.atomic_file(latents_path(video)) as temporary, open(temporary, "wb") as file:
       np.save(file, clip.latents)
+  if metrics:
+    _write_metrics(video, clip_metrics.measure(curves.curves(), clip.overlaps, clip.fps), clip.overlaps)
   atomic.write_json(report_path(video), {**clip.report, **{
       name: {"bytes": path.stat().st_size, "sha256": file_digest_now(path)}
       for name, path in written.items()}})
+
+
+def _observed(groups: Iterable[np.ndarray], curves: FrameCurves) -> Iterator[np.ndarray]:
+  for group in groups:
+    curves.observe(group)
+    yield group
+
+
+def _write_metrics(video: pathlib.Path, found: dict, overlaps: Sequence[tuple[int, int]]) -> None:
+  table, picture = metrics_paths(video)
+  with atomic.atomic_file(picture) as temporary:
+    plot.draw(found, overlaps).save(temporary)
+  atomic.write_json(table, found)
+
+
+def _remove_metrics(video: pathlib.Path) -> None:
+  """Removes metrics of an earlier clip; another file of the same name stays."""
+  if "colour_drift" in (_read_report(metrics_paths(video)[0]) or {}):
+    for path in metrics_paths(video):
+      path.unlink(missing_ok=True)
 
 
 def _remove_report(video: pathlib.Path) -> None:

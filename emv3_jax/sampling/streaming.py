@@ -1,6 +1,6 @@
 """A clip that comes group by group of frames, in memory that does not grow with its pictures."""
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 import dataclasses
 import time
 
@@ -37,15 +37,18 @@ class Stream:
     sound: (samples float32 [n, channels], rate) of the whole clip.
     describe: makes the report.
     began: `time.monotonic()` of the call that asked for the clip.
+    overlaps: (first frame, first frame after) of what two windows of the clip share, in order.
 
   Attributes:
-    fps, num_frames, size, sound: the arguments.
+    fps, num_frames, size, sound, overlaps: the arguments.
     first_frame_seconds: from the call to the first group; None before it.
   """
 
   def __init__(self, groups: Iterable[Group], *, fps: int, num_frames: int, size: tuple[int, int],
-               sound: tuple[np.ndarray, int], describe: Callable[[], dict], began: float):
+               sound: tuple[np.ndarray, int], describe: Callable[[], dict], began: float,
+               overlaps: Sequence[tuple[int, int]] = ()):
     self.fps, self.num_frames, self.size, self.sound = fps, num_frames, size, sound
+    self.overlaps = tuple(overlaps)
     self.first_frame_seconds: float | None = None
     self._describe, self._began = describe, began
     self._latents: list[np.ndarray] = []

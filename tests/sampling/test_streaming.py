@@ -125,3 +125,24 @@ def test_a_partial_file_does_not_replace_an_input(tmp_path):
   assert output.check_video_path(tmp_path / "clip.mp4", [source]) == tmp_path / "clip.mp4"
   with pytest.raises(InputError, match="clip.partial.mp4 is the input"):
     output.check_video_path(tmp_path / "clip.mp4", [source], growing=True)
+
+
+def test_metrics_are_written_where_they_are_asked_for(tmp_path):
+  """Of the sampled frames; those of another clip do not stay, but what is somebody else's does."""
+  level = np.arange(8, dtype=np.uint8)[:, None, None, None] * np.ones((1, 32, 32, 3), np.uint8)
+  report = {"seed": 7, "request": {}, "config": {"name": "tiny", "sampling": {"enlarge": 2}}}
+
+  def made():
+    groups = (Group(level[begin:begin + 4], np.zeros((1, 1, 1, 16), np.float32)) for begin in (0, 4))
+    return Stream(groups, fps=25, num_frames=8, size=(32, 32), sound=(np.zeros((5120, 1), np.float32), 16000),
+                  describe=lambda: dict(report), began=time.monotonic(), overlaps=[(3, 5)])
+
+  output.write(made(), tmp_path / "clip.mp4", metrics=True)
+  found = json.loads((tmp_path / "clip.curves.json").read_text())
+  assert found["curves"]["luminance"] == list(range(8)) and [seam["frame"] for seam in found["seams"]] == [3, 5]
+  assert (tmp_path / "clip.curves.png").stat().st_size > 1000
+  output.write(made(), tmp_path / "clip.mp4")
+  assert {path.name for path in tmp_path.iterdir()} == {"clip.mp4", "clip.json"}
+  (tmp_path / "clip.curves.json").write_text("[1]")
+  output.write(made(), tmp_path / "clip.mp4")
+  assert (tmp_path / "clip.curves.json").read_text() == "[1]"

@@ -7,6 +7,7 @@ import numpy as np
 
 from emv3_jax.geometry import RATE
 from emv3_jax.io.pixels import to_uint8
+from emv3_jax.metrics.lip_sync import correlation
 from emv3_jax.models.network import Network, Params
 from emv3_jax.puppets import world
 from emv3_jax.puppets.training.footage import Footage
@@ -80,10 +81,3 @@ def check_audio(network: Network, params: Params, known: Sequence[Sentence],
   each = [correlation(*pair) for pair in zip(guesses, truths, strict=True)]
   return {"opening_r": correlation(np.concatenate(guesses), np.concatenate(truths)),
           "median_r": float(np.median(each)), "least_r": float(np.min(each))}
-
-
-def correlation(left: np.ndarray, right: np.ndarray) -> float:
-  """Pearson's r of two [n]; 0 where one of them does not change."""
-  if not (np.ptp(left) and np.ptp(right)):
-    return 0.0
-  return float(np.corrcoef(left, right)[0, 1])

@@ -12,6 +12,7 @@ import math
 import numpy as np
 
 from emv3_jax.errors import InputError
+from emv3_jax.metrics.lip_sync import in_time, lateness
 from emv3_jax.puppets.judging import captions, flaws, lip_sync
 from emv3_jax.puppets.judging.samples import Performance
 from emv3_jax.puppets.world import readers
@@ -40,8 +41,8 @@ def row(shown: Performance) -> dict:
 
 
 def _of_caption(text_only: np.ndarray, shown: Performance) -> dict:
-  late = lip_sync.lateness(readers.opening(text_only), shown.clip.truth.opening)
-  return {"r": lip_sync.in_time(late),
+  late = lateness(readers.opening(text_only), shown.clip.truth.opening)
+  return {"r": in_time(late),
           "told": {**captions.looks(text_only, shown.clip.truth),
                    **captions.deeds(flaws.read(text_only), shown.clip.truth)}}
 

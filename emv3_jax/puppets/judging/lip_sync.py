@@ -4,12 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from emv3_jax.metrics.lip_sync import FAR, correlation, in_time, lateness
 from emv3_jax.puppets import world
-from emv3_jax.puppets.judging.gates import correlation
 from emv3_jax.puppets.judging.samples import Performance
 from emv3_jax.puppets.world import readers
 
-NEAR, FAR = 1, 5  # offsets, in frames, at which lips count as in time, and that are looked at
 SETTLED = 4  # frames after which a mouth that was open in the portrait has to be shut
 
 
@@ -61,18 +60,6 @@ def figures(rows: Sequence[dict]) -> dict[str, float]:
     if len(column(name)):
       figures[name] = summary(column(name))
   return {name: float(value) for name, value in figures.items()}
-
-
-def lateness(seen: np.ndarray, true: np.ndarray) -> list[float]:
-  """r of two curves [F] where the one seen is -FAR .. FAR frames late."""
-  late = lambda offset: (correlation(seen[:offset], true[-offset:]) if offset < 0 else
-                         correlation(seen[offset:], true[:len(true) - offset]))
-  return [late(offset) for offset in range(-FAR, FAR + 1)]
-
-
-def in_time(late: Sequence[float]) -> float:
-  """The best r of `lateness` within NEAR frames."""
-  return max(late[FAR - NEAR:FAR + NEAR + 1])
 
 
 def _errors(video: np.ndarray, clip: world.Clip) -> list[float]:

@@ -63,7 +63,7 @@ MUTANTS = [
         ("a manifest ends with code 0 though jobs failed", "return 1 if outcome.failed else 0", "return 0",
          "test_a_manifest_ends_with_1_where_a_job_failed"),
         ("--save_latents is ignored", "video, save_latents=flags.save_latents, growing", "video, growing", "test_one_clip_is_written_as_asked_for"),
-        ("--stream is ignored", "growing=flags.stream))\n  seconds", "growing=False))\n  seconds",
+        ("--stream is ignored", "growing=flags.stream, metrics", "growing=False, metrics",
          "test_a_stream_grows_under_another_name"),
         ("--stream is ignored beside a manifest", "  if flags.stream:\n", "  if False:\n",
          "test_a_stream_grows_under_another_name"),

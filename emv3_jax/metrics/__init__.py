@@ -1,0 +1,1 @@
+"""Measures of finished clips, from their frames alone."""
