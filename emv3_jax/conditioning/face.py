@@ -6,7 +6,7 @@ import os
 import sys
 
 from absl import logging
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, Float32, Float64, UInt8
 import numpy as np
 
 from emv3_jax.errors import InputError
@@ -172,6 +172,24 @@ def detect_face(image: UInt8[np.ndarray, "H W 3"],
     logging.warning("The face at %s is turned by %.0f degrees; turn the picture so that it is upright.", largest,
                     faces[0].roll)
   return largest
+
+
+def find_boxes(image: UInt8[np.ndarray, "H W 3"], model: str | os.PathLike | None = None
+               ) -> Float64[np.ndarray, "n 4"]:
+  """Finds all faces of an image, for a track over a video.
+
+  Args:
+    image: uint8 RGB.
+    model: see `detect_face`.
+
+  Returns:
+    (y1, y2, x1, x2) in pixels; a box may reach beyond the image.
+
+  Raises:
+    InputError: OpenCV or the model file is missing.
+  """
+  found = [face.box for face in detect.find(image)] if model is None else _detect_by_yunet(image, model)
+  return np.array(found, np.float64).reshape(-1, 4)
 
 
 def _inside(edges: Box, height: int, width: int) -> FaceBox | None:

@@ -2,6 +2,7 @@
 
 from tests.mutants.mutant import of
 
+TRACK, JOINED = "tests/faces/test_track.py", "tests/conditioning/test_face_track.py"
 DETECT, NETWORKS = "tests/faces/test_detect.py", "tests/faces/test_networks.py"
 
 MUTANTS = [
@@ -37,6 +38,29 @@ MUTANTS = [
         ("the mouth has no margin", "return y1 - room, y2 + room, x1 - room, x2 + room", "return y1, y2, x1, x2",
          "test_the_mouth_box_encloses_the_lips"),
         ("the opening is in pixels", "/ max(math.dist(left, right), 1e-6)", "/ 40", "test_the_opening_is_a_ratio")),
+    *of("emv3_jax/faces/track.py", TRACK,
+        ("a track stands still", "ahead = self.place + self.velocity * (frame - self.frames[-1])", "ahead = self.place",
+         "test_the_main_face_may_be_the_one_that_is_hidden"),
+        ("the smallest face is followed", "main = max(tracks, key", "main = min(tracks, key",
+         "test_a_passer_by_is_not_followed"),
+        ("who is hidden is no main face", "return float(area) * (self.frames[-1] - self.frames[0] + 1)",
+         "return float(area) * len(self.frames)", "test_the_main_face_may_be_the_one_that_is_hidden"),
+        ("a wrong box is not left out", "_filtered(_without_outliers(values), fps)", "_filtered(values, fps)",
+         "test_jitter_is_smoothed_and_a_nod_is_kept"),
+        ("nothing is smoothed", "if window > 3 else values", "if window > 999 else values",
+         "test_jitter_is_smoothed_and_a_nod_is_kept"),
+        ("long gaps are bridged", "(lost if end - first > gap else bridged)", "bridged",
+         "test_a_short_gap_is_bridged_and_a_long_one_is_lost", "test_a_face_that_is_lost_for_good_is_told_and_held"),
+        ("frames that nobody looked at count as missed", "if missed.size:", "if True:",
+         "test_boxes_of_some_frames_are_enough"),
+        ("cuts are smoothed over", "[*jumps, *(span[1] for span in lost)]", "[]",
+         "test_a_cut_is_told_and_not_smoothed_over")),
+    *of("emv3_jax/conditioning/face_track.py", JOINED,
+        ("a lost face is let through", "    if self.lost:", "    if False:", "test_a_lost_face_is_an_error"),
+        ("the whole face has to leave", "np.maximum((y1 + y2) / 2, 0)", "np.maximum(y1, 0)",
+         "test_a_mouth_that_leaves_the_picture_is_told"),
+        ("the last frame is not looked at", "if last is not None:", "if False:",
+         "test_another_detector_is_asked_where_it_is_named")),
     *of("emv3_jax/sampling/fingerprint.py", "tests/sampling/test_fingerprint.py",
         ("the detector does not count", "used[\"face_detector\"] = detect.IDENTITY", "pass",
          "test_the_detector_counts_where_it_is_asked")),
