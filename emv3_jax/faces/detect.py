@@ -186,5 +186,5 @@ def _turned_over(face: Face, size: tuple[int, int]) -> Face:
   """Returns a face of the picture upside down as it is in the picture of size (width, height)."""
   width, height = size
   y1, y2, x1, x2 = face.box
-  points = face.points * np.float32([-1, -1, 1]) + np.float32([width, height, 0])
+  points = face.points * np.array([-1, -1, 1], np.float32) + np.array([width, height, 0], np.float32)
   return Face((height - y2, height - y1, width - x2, width - x1), face.score, points)

@@ -49,7 +49,7 @@ def _load(name: str, network: Callable) -> tuple[dict, Callable]:
 
 
 @functools.cache
-def _device() -> jax.Device:
+def _device():
   try:
     return jax.local_devices(backend="cpu")[0]
   except RuntimeError:  # JAX_PLATFORMS leaves the CPU out

@@ -214,7 +214,7 @@ def _without_outliers(values: np.ndarray) -> np.ndarray:
 
 def _filtered(values: np.ndarray, fps: float) -> np.ndarray:
   window = min(2 * (round(WINDOW * fps) // 2) + 1, 2 * ((len(values) + 1) // 2) - 1)
-  return signal.savgol_filter(values, window, 2, mode="interp") if window > 3 else values
+  return np.asarray(signal.savgol_filter(values, window, 2, mode="interp")) if window > 3 else values
 
 
 def _shapes(boxes: np.ndarray) -> np.ndarray:
