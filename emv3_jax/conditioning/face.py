@@ -174,13 +174,14 @@ def detect_face(image: UInt8[np.ndarray, "H W 3"],
   return largest
 
 
-def find_boxes(image: UInt8[np.ndarray, "H W 3"], model: str | os.PathLike | None = None
-               ) -> Float64[np.ndarray, "n 4"]:
+def find_boxes(image: UInt8[np.ndarray, "H W 3"], model: str | os.PathLike | None = None,
+               closely: bool = True) -> Float64[np.ndarray, "n 4"]:
   """Finds all faces of an image, for a track over a video.
 
   Args:
     image: uint8 RGB.
     model: see `detect_face`.
+    closely: see `emv3_jax.faces.detect.find`; YuNet has one search only.
 
   Returns:
     (y1, y2, x1, x2) in pixels; a box may reach beyond the image.
@@ -188,7 +189,7 @@ def find_boxes(image: UInt8[np.ndarray, "H W 3"], model: str | os.PathLike | Non
   Raises:
     InputError: OpenCV or the model file is missing.
   """
-  found = [face.box for face in detect.find(image)] if model is None else _detect_by_yunet(image, model)
+  found = [face.box for face in detect.find(image, closely)] if model is None else _detect_by_yunet(image, model)
   return np.array(found, np.float64).reshape(-1, 4)
 
 

@@ -14,6 +14,9 @@ from emv3_jax.faces.track import Spans
 from emv3_jax.geometry import FPS, FRAMES
 
 EVERY = FRAMES  # a detector looks at one frame of each latent frame
+# Where no face is found the detector looks at parts of the picture only now and then, because that takes ten
+# times as long: in the first of so many looks in a row, and in all of the first ones if the face was small.
+CLOSE_LOOKS, SMALL = 8, 0.08  # height of the face over the longer side of the picture
 LEAST_MOUTH = 0.5  # share of the lower half of the box; with less in the picture the mouth counts as outside
 
 
@@ -94,17 +97,32 @@ def track(pictures: Iterable[np.ndarray], detector: str | os.PathLike | None = N
   Raises:
     InputError: OpenCV or the model file is missing.
   """
-  detections, last, size = [], None, (0, 0)
+  detections, last, size, look = [], None, (0, 0), _Look(detector)
   for number, picture in enumerate(pictures):
     looks = number % every == 0
-    detections.append(face.find_boxes(picture, detector) if looks else None)
+    detections.append(look(picture) if looks else None)
     last, size = None if looks else picture, picture.shape[:2]
   if last is not None:
-    detections[-1] = face.find_boxes(last, detector)
+    detections[-1] = look(last)
   boxes, report = join(detections, size, fps)
   height, width = size
   clipped = np.clip(np.rint(boxes), 0, [height, height, width, width]).astype(np.int64)
   return clipped, report
+
+
+class _Look:
+  """Looks for faces in one picture after another."""
+
+  def __init__(self, detector: str | os.PathLike | None):
+    self._detector, self._misses, self._small = detector, 0, True
+
+  def __call__(self, picture: np.ndarray) -> Float64[np.ndarray, "n 4"]:
+    closely = self._misses % CLOSE_LOOKS == 0 or self._small and self._misses < CLOSE_LOOKS
+    boxes = face.find_boxes(picture, self._detector, closely)
+    self._misses = 0 if len(boxes) else self._misses + 1
+    if len(boxes):
+      self._small = bool((boxes[:, 1] - boxes[:, 0]).max() < SMALL * max(picture.shape[:2]))
+    return boxes
 
 
 def join(detections: list[np.ndarray | None], size: tuple[int, int], fps: float = FPS

@@ -91,6 +91,21 @@ def test_given_boxes_of_some_frames_are_joined():
   assert (report.looked, report.found, report.bridged, report.lost) == (2, 2, (), ())
 
 
+@pytest.mark.parametrize("height, want", [
+  (5.0, [*range(10), 17, 25]), (40.0, [0, 1, 9, 17, 25])])
+def test_parts_are_searched_now_and_then(monkeypatch, height, want):
+  """A face in the first picture only: a small one may still be there in parts."""
+  closely = []
+
+  def find(image, model, close):
+    closely.append(close)
+    return np.array([[0, height, 0, height]] if len(closely) == 1 else np.zeros((0, 4)))
+
+  monkeypatch.setattr(face, "find_boxes", find)
+  face_track.track([np.zeros((64, 64, 3), np.uint8)] * 26, every=1)
+  assert [number for number in range(26) if closely[number]] == want
+
+
 def test_another_detector_is_asked_where_it_is_named(monkeypatch):
   asked = []
 

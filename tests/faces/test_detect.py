@@ -57,6 +57,12 @@ def test_finds_small_faces_in_parts_of_the_picture(astronaut, height, width, sid
   assert overlap(face.box, want) > 0.5
 
 
+def test_parts_are_searched_on_demand(astronaut):
+  tiny = placed(shrunk(astronaut, 54), 1080, 1920, 40, 400)
+  assert detect.find(tiny, closely=False) == []
+  assert len(detect.find(astronaut, closely=False)) == 1
+
+
 def test_the_largest_of_several_comes_first(astronaut):
   both = np.concatenate([shrunk(astronaut, 128), np.zeros((128, 128, 3), np.uint8)])
   faces = detect.find(np.concatenate([both, astronaut], axis=1))
