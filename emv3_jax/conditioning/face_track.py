@@ -33,6 +33,7 @@ class TrackReport:
     outside: spans in which most of the mouth's region is outside the picture.
     others: number of other faces.
     size: (height, width) of the pictures.
+    first: number of the first frame, for messages.
   """
 
   frames: int
@@ -44,14 +45,15 @@ class TrackReport:
   outside: Spans
   others: int
   size: tuple[int, int]
+  first: int = 0
 
   def __str__(self) -> str:
     said = [f"face found in {self.found} of {self.looked} pictures that were looked at"]
     for text, spans in (("bridged", self.bridged), ("lost", self.lost), ("mouth outside the picture", self.outside)):
       if spans:
-        said.append(f"{text}: {_named(spans)}")
+        said.append(f"{text}: {self._named(spans)}")
     if self.jumps:
-      said.append(f"at another place from frame {', '.join(map(str, self.jumps))} on, as after a cut")
+      said.append(f"at another place from frame {', '.join(str(self.first + frame) for frame in self.jumps)} on, as after a cut")
     if self.others:
       said.append(f"{self.others} other face{'s' if self.others > 1 else ''}, smaller or there for a shorter time")
     return "; ".join(said)
@@ -75,9 +77,14 @@ class TrackReport:
       raise NoFace(f"No face found in {what}: {self.looked} of its {self.frames} pictures ({width}x{height}) were "
                    "searched.\nGive the face box as y1,y2,x1,x2 (--face_box, or face_box in a file).", self.size)
     if self.lost:
-      raise NoFace(f"The face is lost in {what} in {_named(self.lost)} of {self.frames}; at most "
-                   f"{track_lib.MAX_GAP:g} s are bridged.\nCut the video there, or give the face box "
+      raise NoFace(f"The face is lost in {what} in {self._named(self.lost)}; at most "
+                   f"{track_lib.MAX_GAP:g} s are bridged.\nLeave these frames out, or give the face box "
                    "(--face_box, or face_box in a file).", self.size)
+
+  def _named(self, spans: Spans) -> str:
+    numbered = [(self.first + first, self.first + end - 1) for first, end in spans]
+    named = [f"{first}" if first == last else f"{first}-{last}" for first, last in numbered]
+    return f"frames {', '.join(named[:6])}{' ...' if len(named) > 6 else ''}"
 
 
 def track(pictures: Iterable[np.ndarray], detector: str | os.PathLike | None = None, *,
@@ -97,21 +104,31 @@ def track(pictures: Iterable[np.ndarray], detector: str | os.PathLike | None = N
   Raises:
     InputError: OpenCV or the model file is missing.
   """
-  detections, last, size, look = [], None, (0, 0), _Look(detector)
+  boxes, report = follow(pictures, detector, every=every, fps=fps)
+  height, width = report.size
+  clipped = np.clip(np.rint(boxes), 0, [height, height, width, width]).astype(np.int64)
+  return clipped, report
+
+
+def follow(pictures: Iterable[np.ndarray], detector: str | os.PathLike | None = None, *,
+           every: int = EVERY, fps: float = FPS) -> tuple[Float64[np.ndarray, "frames 4"], TrackReport]:
+  """Follows the face of a video as `track` does; the boxes are not rounded and may reach beyond the picture."""
+  detections, last, size, look = [], None, (0, 0), Look(detector)
   for number, picture in enumerate(pictures):
     looks = number % every == 0
     detections.append(look(picture) if looks else None)
     last, size = None if looks else picture, picture.shape[:2]
   if last is not None:
     detections[-1] = look(last)
-  boxes, report = join(detections, size, fps)
-  height, width = size
-  clipped = np.clip(np.rint(boxes), 0, [height, height, width, width]).astype(np.int64)
-  return clipped, report
+  return join(detections, size, fps)
 
 
-class _Look:
-  """Looks for faces in one picture after another."""
+class Look:
+  """Looks for faces in one picture of a video after another; each call returns the boxes of a picture.
+
+  Args:
+    detector: see `face.detect_face`.
+  """
 
   def __init__(self, detector: str | os.PathLike | None):
     self._detector, self._misses, self._small = detector, 0, True
@@ -125,8 +142,8 @@ class _Look:
     return boxes
 
 
-def join(detections: list[np.ndarray | None], size: tuple[int, int], fps: float = FPS
-         ) -> tuple[Float64[np.ndarray, "frames 4"], TrackReport]:
+def join(detections: list[np.ndarray | None], size: tuple[int, int], fps: float = FPS, *,
+         first: int = 0) -> tuple[Float64[np.ndarray, "frames 4"], TrackReport]:
   """Joins the boxes of single frames to one box a frame.
 
   Args:
@@ -134,6 +151,7 @@ def join(detections: list[np.ndarray | None], size: tuple[int, int], fps: float 
       frames that were not looked at. Given boxes are joined alike.
     size: (height, width) of the pictures.
     fps: frames a second.
+    first: number of the first frame, for messages.
 
   Returns:
     boxes in pixels, which may reach beyond the picture; the report.
@@ -142,7 +160,7 @@ def join(detections: list[np.ndarray | None], size: tuple[int, int], fps: float 
   looked = sum(boxes is not None for boxes in detections)
   outside = track_lib.spans(_mouth_share(found.boxes, size) < LEAST_MOUTH) if found.found.any() else ()
   report = TrackReport(len(detections), looked, int(found.found.sum()), found.bridged, found.lost, found.jumps,
-                       outside, found.others, size)
+                       outside, found.others, size, first)
   return found.boxes, report
 
 
@@ -153,8 +171,3 @@ def _mouth_share(boxes: np.ndarray, size: tuple[int, int]) -> Float64[np.ndarray
   rows = np.clip(np.minimum(y2, height) - np.maximum((y1 + y2) / 2, 0), 0, None) / ((y2 - y1) / 2)
   columns = np.clip(np.minimum(x2, width) - np.maximum(x1, 0), 0, None) / (x2 - x1)
   return rows * columns
-
-
-def _named(spans: Spans) -> str:
-  named = [f"{first}" if end == first + 1 else f"{first}-{end - 1}" for first, end in spans]
-  return f"frames {', '.join(named[:6])}{' ...' if len(named) > 6 else ''}"

@@ -201,7 +201,7 @@ def _smooth(main: _Seen, count: int, cuts: list[int], fps: float) -> Float[np.nd
       smooth = _filtered(_without_outliers(values), fps)
       result[first:end, column] = np.concatenate([
           np.full(known[0] - first, smooth[0]), smooth, np.full(end - known[-1] - 1, smooth[-1])])
-  return _boxes(result)
+  return np.round(_boxes(result), 6)  # edges are whole pixels again where they were
 
 
 def _without_outliers(values: np.ndarray) -> np.ndarray:
