@@ -11,7 +11,6 @@ import dataclasses
 
 from jaxtyping import Bool, Float
 import numpy as np
-from scipy import optimize, signal
 
 MAX_GAP = 1.0  # seconds without a face that are bridged
 MAX_MISS = 1.0  # of a prediction, in units of the face's size, to be of the same face
@@ -117,8 +116,7 @@ class _Faces:
     misses = np.array([[self._miss(track, frame, shape) for shape in shapes] for track in alive])
     taken = set()
     if misses.size:
-      # What is too far counts alike, so that it does not decide about the others.
-      for row, column in zip(*optimize.linear_sum_assignment(np.minimum(misses, 2.0)), strict=True):
+      for row, column in assign(misses):
         if misses[row, column] <= 1:
           alive[row].add(frame, shapes[column])
           taken.add(column)
@@ -135,6 +133,31 @@ class _Faces:
     distance = np.hypot(*(shape[:2] - expected[:2])) / size
     growth = abs(np.log(shape[2] * shape[3] / (expected[2] * expected[3]))) / 2
     return float((distance + growth) / (MAX_MISS * (1 + GROWTH * seconds)))
+
+
+def assign(costs: Float[np.ndarray, "n m"]) -> list[tuple[int, int]]:
+  """Pairs rows with columns so that no exchange of two pairs lowers the sum of the costs.
+
+  Costs above 2 count as 2, so that what is too far anyway does not decide about the others.
+  """
+  rows, columns = costs.shape
+  size = max(rows, columns)
+  square = np.full((size, size), 2.0)
+  square[:rows, :columns] = np.minimum(costs, 2.0)
+  column_of: dict[int, int] = {}
+  for index in np.argsort(square, axis=None, kind="stable").tolist():  # the nearest pair first
+    row, column = divmod(index, size)
+    if row not in column_of and column not in column_of.values():
+      column_of[row] = column
+  improved = True
+  while improved:
+    improved = False
+    for one in range(size):
+      for other in range(one):
+        first, second = column_of[one], column_of[other]
+        if square[one, second] + square[other, first] < square[one, first] + square[other, second] - 1e-9:
+          column_of[one], column_of[other], improved = second, first, True
+  return [(row, column) for row, column in column_of.items() if row < rows and column < columns]
 
 
 def _joined(tracks: list[_Seen]) -> tuple[_Seen, tuple[int, ...], int]:
@@ -213,8 +236,15 @@ def _without_outliers(values: np.ndarray) -> np.ndarray:
 
 
 def _filtered(values: np.ndarray, fps: float) -> np.ndarray:
-  window = min(2 * (round(WINDOW * fps) // 2) + 1, 2 * ((len(values) + 1) // 2) - 1)
-  return np.asarray(signal.savgol_filter(values, window, 2, mode="interp")) if window > 3 else values
+  """Fits a parabola to the window about each value and takes its middle; at the ends that of the last window."""
+  half = min(round(WINDOW * fps) // 2, (len(values) - 1) // 2)
+  if half < 2:
+    return values
+  powers = np.vander(np.arange(-half, half + 1), 3)
+  fit = np.linalg.pinv(powers)  # [3, window], values to coefficients
+  inner = np.convolve(values, fit[2][::-1], mode="valid")
+  window = 2 * half + 1
+  return np.concatenate([(powers @ fit @ values[:window])[:half], inner, (powers @ fit @ values[-window:])[-half:]])
 
 
 def _shapes(boxes: np.ndarray) -> np.ndarray:

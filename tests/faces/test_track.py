@@ -108,6 +108,25 @@ def test_a_cut_is_told_and_not_smoothed_over():
   np.testing.assert_allclose(found.boxes, boxes, atol=1e-6)
 
 
+def test_pairs_have_the_least_sum():
+  """The nearest pair alone would leave a bad one; what is too far does not matter."""
+  assert sorted(track.assign(np.array([[0.1, 0.3], [0.2, 0.9]]))) == [(0, 1), (1, 0)]
+  assert sorted(track.assign(np.array([[0.5, 9.0, 0.4], [0.4, 50.0, 0.9]]))) == [(0, 2), (1, 0)]
+  rng = np.random.default_rng(0)
+  for shape in ((3, 4), (4, 3), (4, 4)):
+    costs = rng.uniform(0, 2, shape)
+    pairs = track.assign(costs)
+    assert len(pairs) == 3 + (shape == (4, 4)) and len({row for row, _ in pairs}) == len(pairs)
+    assert len({column for _, column in pairs}) == len(pairs)
+
+
+def test_a_parabola_stays_as_it_is():
+  curve = 3 + 2 * T - 0.1 * T ** 2
+  np.testing.assert_allclose(track._filtered(curve, FPS), curve)
+  for count in range(1, 8):
+    np.testing.assert_allclose(track._filtered(curve[:count], FPS), curve[:count])
+
+
 def test_a_passer_by_is_not_followed():
   """A larger face that is there for ten frames, and false finds of one frame."""
   main = box(100, 80 + 0 * T)
