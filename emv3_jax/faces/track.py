@@ -12,6 +12,7 @@ import dataclasses
 from jaxtyping import Bool, Float
 import numpy as np
 
+VERSION = 1  # to be raised when the same detections give other boxes
 MAX_GAP = 1.0  # seconds without a face that are bridged
 MAX_MISS = 1.0  # of a prediction, in units of the face's size, to be of the same face
 GROWTH = 1.0  # of MAX_MISS in units of itself for each second without the face

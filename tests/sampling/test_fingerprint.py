@@ -232,6 +232,9 @@ def test_the_detector_counts_where_it_is_asked(config, folder, monkeypatch):
 
   assert entry("auto") == entry(None) == lib.detect.IDENTITY
   assert entry("1,2,3,4") is entry("none") is entry("auto", face_detector=str(folder / "yunet.onnx")) is None
+  yunet = model_of(config, face_detector=str(folder / "yunet.onnx"))
+  tracked = [lib.entries(yunet, request_in(folder, *asked)).get("face_track") for asked in (["lipsync"], ["i2v"])]
+  assert tracked == [lib.track.VERSION, None]
   before = of(config, request_in(folder, face_box="auto"))
   monkeypatch.setattr(lib.detect, "IDENTITY", "another")
   assert of(config, request_in(folder, face_box="auto")) != before

@@ -63,6 +63,8 @@ MUTANTS = [
         ("the last frame is not looked at", "if last is not None:", "if False:",
          "test_another_detector_is_asked_where_it_is_named")),
     *of("emv3_jax/sampling/fingerprint.py", "tests/sampling/test_fingerprint.py",
+        ("the track does not count", "used[\"face_track\"] = track.VERSION", "pass",
+         "test_the_detector_counts_where_it_is_asked"),
         ("the detector does not count", "used[\"face_detector\"] = detect.IDENTITY", "pass",
          "test_the_detector_counts_where_it_is_asked")),
 ]
