@@ -22,7 +22,8 @@ from emv3_jax.conditioning import face_boxes
 from emv3_jax.errors import InputError
 from emv3_jax.io.digests import file_digest
 from emv3_jax.models.cross_attention import ALLOCATIONS
-from emv3_jax.sampling.inputs import looks_for_faces, uses_face_box
+from emv3_jax.sampling import long_plan
+from emv3_jax.sampling.inputs import looks_for_faces, num_frames, uses_face_box
 from emv3_jax.sampling.model import Model
 from emv3_jax.sampling.settings import VISUAL_INPUTS, Request
 from emv3_jax.tasks import TaskSpec, face_masks
