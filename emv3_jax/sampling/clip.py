@@ -74,6 +74,7 @@ def sample(model: Model, request: Request, *, progress: Callable | None = None) 
   profile = Profile()
   with profile.measure("inputs"):
     inputs, used = processes.run_on_all(lambda: _read(model, request))
+    plan = long_plan.plan(model.config.settings, inputs.sample_frames, degree(model.mesh, "batch"))
     provenance = processes.run_on_all(lambda: fingerprint.provenance(model, request))
     files = {name: file_digest(path) for name, path in named_files(request).items()}
   with profile.measure("text_encoder"):
@@ -82,7 +83,6 @@ def sample(model: Model, request: Request, *, progress: Callable | None = None) 
     features = encode_features(model, inputs)
   with profile.measure("image_encoder"):
     image = encode_image(model, inputs)
-  plan = long_plan.plan(model.config.settings, inputs.sample_frames, degree(model.mesh, "batch"))
   if plan is None:
     latents, frames = _one_window(model, inputs, Encoded(text, features, image), profile, progress or iter)
   else:

@@ -237,12 +237,16 @@ def _unused(found: dict, task: TaskSpec) -> set[str]:
 def _unused_of_length(found: dict, model: Model, request: Request, task: TaskSpec) -> set[str]:
   """Returns the entries of long clips that have no effect, all of them for a clip that fits into one window.
 
-  A long clip has as `long.window` and `long.overlap` the frames that are meant by 0.
+  A long clip has as `long.window` and `long.overlap` the frames that are meant by 0. Sound that cannot be decoded
+  makes no clip; it counts as short.
   """
-  entries = {entry for entry in found if entry.startswith("long.")}
   unused, settings = {"max_frames"}, model.config.settings
-  if not long_plan.is_long(settings, geometry.sample_frames(num_frames(request))):
-    return unused | entries
+  try:
+    frames = num_frames(request)
+  except InputError:
+    frames = 1
+  if not long_plan.is_long(settings, geometry.sample_frames(frames)):
+    return unused | {entry for entry in found if entry.startswith("long.")}
   window = settings.long.window_frames(settings.max_frames)
   overlap = settings.long.overlap_latents(geometry.latent_frames(window))
   found |= {"long.window": window, "long.overlap": geometry.frames_of(overlap)}

@@ -274,5 +274,5 @@ def test_a_puppet_needs_no_face_box(model, files, tmp_path, monkeypatch):
 
 def test_audio_longer_than_the_window_is_never_cut_silently(files):
   config = tiny_config("sampling.max_frames=1")
-  with pytest.raises(InputError, match="--seconds=0.04"):
-    inputs_lib.read_inputs(i2v(files), config, config.tokenizer)
+  with pytest.raises(InputError, match="A window of 1 frames is too short"):
+    sample(load(config=config), i2v(files))
