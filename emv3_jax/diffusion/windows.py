@@ -22,9 +22,9 @@ the same weights give the same latents, and other solvers keep one history for t
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from jaxtyping import Float, Float32
+from jaxtyping import Float
 import numpy as np
 
 from emv3_jax.arrays import AnyArray
@@ -45,7 +45,7 @@ class Window(NamedTuple):
 
 
 class Weights(NamedTuple):
-  """Weights of a window's latent frames in the velocity of the clip, each float32 [L].
+  """Weights of a window's latent frames in the velocity of the clip, each float32 [L], of b windows [b, L].
 
   Attributes:
     alpha: of the velocities that are blended; over all windows they sum to 1 in every frame.
@@ -53,9 +53,9 @@ class Weights(NamedTuple):
     shared: 1 where another window has the frame too, else 0.
   """
 
-  alpha: Float32[np.ndarray, "L"]
-  own: Float32[np.ndarray, "L"]
-  shared: Float32[np.ndarray, "L"]
+  alpha: Any
+  own: Any
+  shared: Any
 
 
 def place(total: int, length: int, overlap: int, mode: str = "blended") -> tuple[Window, ...]:

@@ -118,7 +118,7 @@ def encode_pictures(model: Model, clips: Sequence[GeneratedClip], frames: int
     for clip in clips:
       inputs = _read_inputs(clip.report, model)
       # The VAE is causal: frames after the cut do not change the latents before it.
-      inputs = dataclasses.replace(inputs, video=inputs.video[:frames],
+      inputs = dataclasses.replace(inputs, video=inputs.video.first(frames),
                                    condition_mask=inputs.condition_mask[:frames])
       yield _latents(model, params, clip, frames), clip_lib.encode_condition(model, inputs)[0]
 

@@ -103,7 +103,8 @@ class Chunks:
     video, mask = begun_with(before, *window_conditions.given_video(self._inputs, window))
     condition = window_conditions.encode_video(model, vae, video, mask)
     conditions = self._conditions(window, before, condition)
-    noise = initial_noise(self._inputs.seed, window.length, *condition.shape[2:4], self.latents.shape[-1], window.start)
+    height8, width8, channels = self.latents.shape[1:]
+    noise = initial_noise(self._inputs.seed, window.length, height8, width8, channels, window.start)
     made = model.denoiser().run(transformer, model.whole(noise[None]), conditions, self._progress)
     latents = np.asarray(made, np.float32)
     own = 0 if not index else self._plan.windows[index - 1].stop - window.start

@@ -18,12 +18,18 @@ class GivenFrames:
   """
 
   def __init__(self, frames: int, size: tuple[int, int]):
-    self.shape = (frames, *size, 3)
+    self.shape: tuple[int, int, int, int] = (frames, *size, 3)
     self._pictures: dict[int, np.ndarray] = {}
 
   def put(self, number: int, picture: UInt8[np.ndarray, "H W 3"]) -> None:
     """Gives the picture of frame `number`."""
     self._pictures[number] = picture
+
+  def first(self, frames: int) -> "GivenFrames":
+    """Returns those of a clip's first `frames` frames."""
+    found = GivenFrames(frames, self.shape[1:3])
+    found._pictures = {number: picture for number, picture in self._pictures.items() if number < frames}
+    return found
 
   def pixels(self, start: int = 0, stop: int | None = None) -> UInt8[np.ndarray, "n H W 3"]:
     """Returns the pictures of the frames start, ..., stop - 1; black where none is given."""

@@ -3,17 +3,18 @@
 import contextlib
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 import soundfile
 
-from emv3_jax import tasks, variants
+from emv3_jax import sharding, tasks, variants
 from emv3_jax.diffusion import windows
 from emv3_jax.errors import InputError
 from emv3_jax.io import video_files
 from emv3_jax.sampling import chunks, long_plan, timed_prompts, window_conditions
 from emv3_jax.sampling.clip import sample
-from emv3_jax.sampling.denoise import Conditions
+from emv3_jax.sampling.denoise import Conditions, Denoiser
 from emv3_jax.sampling.fingerprint import fingerprint
 from emv3_jax.sampling.given_frames import GivenFrames
 from emv3_jax.sampling.inputs import Inputs
@@ -24,6 +25,7 @@ from emv3_jax.sampling.model import Model, load
 from emv3_jax.sampling.settings import Request, SamplingConfig
 from emv3_jax.sampling.window_conditions import Encoded
 from emv3_jax.sampling.window_denoiser import WindowDenoiser
+from emv3_jax.sharding import MeshConfig, make_mesh
 from tests import golden_data
 from tests.sampling.conftest import tiny_config
 from tests.sampling.test_golden_runs import channels_last, conditions_of, denoiser_and_params
@@ -99,6 +101,10 @@ def test_groups_of_any_size_give_the_same_clip():
                              whole.face_mask) for start, stop in placed]
     found.append(WindowDenoiser(denoiser, "blended").run(
         params, noise, LongPlan("blended", placed, 1, batch), conditions))
+  pair = make_mesh(MeshConfig(data=2), jax.devices()[:2])
+  split = sharding.on_mesh(denoiser.transformer.config, pair)
+  found.append(WindowDenoiser(Denoiser(split, denoiser.settings), "blended").run(
+      sharding.shard_params(params, pair), noise, LongPlan("blended", placed, 1, 2), conditions))
   for other in found[1:]:
     np.testing.assert_allclose(other, found[0], rtol=0, atol=1e-5 * np.abs(found[0]).max())
 
