@@ -80,7 +80,7 @@ def read_generated(clip: Clip, settings: PrepareConfig, model: Model) -> Generat
     raise InputError(f"Clip {clip.id} was sampled with a face mask that moves, which records of "
                      "prepare.face_mask=released do not hold; set --config.prepare.face_mask=moving.")
   light = dataclasses.replace(inputs, video=np.zeros(0), condition_mask=np.zeros(0),
-                              source_video=None, mouth_mask=None)
+                              mouth_mask=None)
   return GeneratedClip(dataclasses.replace(clip, prompt=report.request.prompt), report, light, latents)
 
 
