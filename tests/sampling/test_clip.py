@@ -113,7 +113,7 @@ def test_first_and_last_frame(files):
   request = i2v(files, task="flf2v", last_image=files["last_image"], seconds=0.16)
   found = inputs_lib.read_inputs(request, config, config.tokenizer)
   assert found.condition_mask.tolist() == [True, False, False, True, True], "held over the surplus frame"
-  assert np.array_equal(found.video[3], found.video[4])
+  assert np.array_equal(found.video.pixels(3, 4), found.video.pixels(4, 5))
   assert found.frames == 4 and found.sample_frames == 5
 
 

@@ -86,29 +86,29 @@ def test_lipsync_gives_all_but_the_mouth(read, footage):
   found = read(image=None, video=footage, task="lipsync", face_box="0,48,8,40")
   mouth = np.zeros((48, 48), bool)
   mouth[24:, 8:40] = True
-  assert found.condition_mask.shape == (5, 48, 48) and found.source_video.shape == (5, 48, 48, 3)
+  assert found.condition_mask.shape == (5, 48, 48) and found.video.pixels().shape == (5, 48, 48, 3)
   np.testing.assert_array_equal(found.condition_mask, np.broadcast_to(~mouth, (5, 48, 48)))
   np.testing.assert_array_equal(found.mouth_mask, ~found.condition_mask)
   assert not found.reference_image[mouth].any()
-  np.testing.assert_array_equal(found.reference_image[~mouth], found.video[0][~mouth])
+  np.testing.assert_array_equal(found.reference_image[~mouth], found.video.video(0, 1)[0][~mouth])
 
 
 def test_a_video_s_face_is_all_that_it_covers(read, footage, monkeypatch, caplog):
   """A face that moves a pixel down and right from frame to frame."""
   seen = iter(range(9))
 
-  def detect(frame, model):
-    i = next(seen)
-    return face_lib.FaceBox(10 + i, 30 + i, 8 + i, 24 + i, 48, 48)
+  def find(frame, model, closely):
+    i = 4 * next(seen)
+    return np.array([[10.0 + i, 30 + i, 8 + i, 24 + i]])
 
   caplog.set_level("INFO", "absl")
-  monkeypatch.setattr(face_lib, "detect_face", detect)
+  monkeypatch.setattr(face_lib, "find_boxes", find)
   found = read(image=None, video=footage, task="lipsync", face_box="auto")
   rows, columns = np.nonzero(found.mouth_mask[0])
-  # Five frames in the mask; they are looked at for the mouth and again for the face mask.
+  # Two of five frames are looked at, once for the region and the face mask.
   assert (rows.min(), rows.max(), columns.min(), columns.max()) == (22, 33, 8, 27)
   line, = [line for line in caplog.messages if "ace" in line]
-  assert line.startswith("Faces found in 5 pictures") and line.endswith("y1=10, y2=34, x1=8, x2=28.")
+  assert line.endswith("source.mp4: face found in 2 of 2 pictures that were looked at, within 10,34,8,28.")
 
 
 @pytest.mark.parametrize("name, changes", [
@@ -174,20 +174,20 @@ def sides(picture):
 def test_a_last_image_of_another_shape_is_cropped(read, tmp_path, told):
   found = read(task="flf2v", image=circle(tmp_path, 160, 160), last_image=circle(tmp_path, 320, 160),
                face_box="none")
-  assert sides(found.video[0]) == pytest.approx(sides(found.video[-1]), abs=1)
+  assert sides(found.video.video()[0]) == pytest.approx(sides(found.video.video()[-1]), abs=1)
   assert len(told) == 1 and "160x320 pixels the 160x160 in the middle are used" in told[0]
 
 
 def test_a_set_size_of_another_shape_crops(read, tmp_path, told):
   image = circle(tmp_path, 320, 160)
   found = read("sampling.height=64", "sampling.width=64", image=image, face_box="80,240,0,160")
-  tall, wide = sides(found.video[0])
+  tall, wide = sides(found.video.video()[0])
   assert abs(tall - wide) <= 1 and "the shape of the size that is set" in told[0]
   assert found.face_mask.all()  # the box is all of what is left
   frames = np.repeat(np.asarray(Image.open(image).convert("RGB"))[None], 6, axis=0)
   video_files.write_video(tmp_path / "a.mp4", frames)
   found = read("sampling.height=64", "sampling.width=64", image=None, video=tmp_path / "a.mp4",
                task="lipsync", face_box="80,240,0,160")
-  tall, wide = sides(found.source_video[0] // 128)
+  tall, wide = sides(found.video.pixels()[0] // 128)
   assert abs(tall - wide) <= 1
   assert found.mouth_mask[0, 32:].all() and not found.mouth_mask[0, :30].any()
