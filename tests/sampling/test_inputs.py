@@ -107,7 +107,7 @@ def test_a_video_s_face_is_all_that_it_covers(read, footage, monkeypatch, caplog
   rows, columns = np.nonzero(found.mouth_mask[0])
   # Two of five frames are looked at, once for the region and the face mask.
   assert (rows.min(), rows.max(), columns.min(), columns.max()) == (22, 33, 8, 27)
-  line, = [line for line in caplog.messages if "ace" in line]
+  line, = [line for line in caplog.messages if "face found" in line]
   assert line.endswith("source.mp4: face found in 2 of 2 pictures that were looked at, within 10,34,8,28.")
 
 
