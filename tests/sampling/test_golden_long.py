@@ -37,6 +37,17 @@ def test_released_windows():
   assert np.abs(blended - got).max() > 0.1
 
 
+def test_one_window_is_the_plain_run():
+  """Flash with UniPC, whose state has four arrays."""
+  case = golden_data.load("e2e", "flash_unipc")
+  denoiser, params = denoiser_and_params(case)
+  plan, seen = LongPlan("blended", (windows.Window(0, 5),), overlap=1, batch=1), []
+  got = WindowDenoiser(denoiser, "blended").run(
+      params, channels_last(case["init_noise"])[0], plan, [conditions_of(case)], lambda steps: seen.append(steps) or steps)
+  golden_data.check("sampling of windows", got, channels_last(case["final"])[0], 1e-4)
+  assert seen == [range(denoiser.settings.steps)]
+
+
 @pytest.fixture(scope="module")
 def chunked():
   """The recorded case; (video, mask) -> latents of the condition; latents -> float pictures in [0, 1]."""
