@@ -12,6 +12,7 @@ import numpy as np
 from emv3_jax import tasks, variants
 from emv3_jax.conditioning import image as image_lib
 from emv3_jax.conditioning import text as text_lib
+from emv3_jax.conditioning.colour_match import ColourMatch
 from emv3_jax.conditioning.face import NoFace
 from emv3_jax.diffusion.noise import initial_noise
 from emv3_jax.errors import InputError
@@ -19,14 +20,17 @@ from emv3_jax.geometry import FPS
 from emv3_jax.io import paths
 from emv3_jax.io.digests import file_digest
 from emv3_jax.runtime import processes, start_up
-from emv3_jax.sampling import fingerprint
+from emv3_jax.sampling import fingerprint, long_clip, long_plan
 from emv3_jax.sampling.denoise import Conditions
 from emv3_jax.sampling.inputs import Inputs, named_files, read_inputs
+from emv3_jax.sampling.long_plan import LongPlan
 from emv3_jax.sampling.model import Model
 from emv3_jax.sampling.profile import Profile, versions
 from emv3_jax.sampling.settings import Request
-from emv3_jax.sampling.streaming import Finish, Group, Stream, finished
-from emv3_jax.tasks import masks
+from emv3_jax.sampling.streaming import Finish, Group, Stream, decode_groups, finished
+from emv3_jax.sampling.window_conditions import Encoded, window_text
+from emv3_jax.sharding.mesh import degree
+from emv3_jax.tasks import TaskSpec, masks
 
 LENGTH_STEP = 64  # prompts are encoded with a multiple of this number of tokens
 
@@ -103,40 +107,58 @@ def stream(model: Model, request: Request, *, progress: Callable | None = None) 
   began, profile = time.monotonic(), Profile()
   with profile.measure("inputs"):
     inputs, used = processes.run_on_all(lambda: _read(model, request))
+    plan = long_plan.plan(model.config.settings, inputs.sample_frames, degree(model.mesh, "batch"))
     provenance = processes.run_on_all(lambda: fingerprint.provenance(model, request))
     files = {name: file_digest(path) for name, path in named_files(request).items()}
-  groups = finished(generate(model, inputs, profile, progress or iter), inputs.frames, _finish(request, inputs))
+  task = tasks.of(request.task)
+  groups = finished(generate(model, inputs, plan, task, profile, progress or iter), inputs.frames,
+                    _finish(model, request, inputs, plan))
   return Stream(groups, fps=FPS, num_frames=inputs.frames, size=inputs.size, sound=inputs.sound, began=began,
+                overlaps=() if plan is None else plan.overlaps(inputs.frames),
                 describe=lambda: {**provenance, **_describe(model, used, files, inputs, profile)})
 
 
-def _finish(request: Request, inputs: Inputs) -> Finish | None:
-  """Returns the post-processing of the request's task, by groups of frames."""
+def _finish(model: Model, request: Request, inputs: Inputs, plan: LongPlan | None) -> Finish:
+  """Returns what is done to groups of decoded frames: colour matching of long clips, post-processing of the task."""
   postprocess = tasks.of(request.task).postprocess
-  if postprocess is None or request.paste is False:
-    return None
-  source, mouth = inputs.source_video, inputs.mouth_mask
-  assert source is not None and mouth is not None  # they are read for a task with post-processing
+  match = ColourMatch() if plan is not None and model.config.settings.long.match_colour else None
 
   def finish(frames: np.ndarray, begin: int) -> np.ndarray:
-    part = slice(begin, begin + len(frames))
-    return postprocess(frames, source[part], mouth[part])
+    frames = frames if match is None else match(frames)
+    if postprocess is None or request.paste is False:
+      return frames
+    assert inputs.mouth_mask is not None  # it is there for a task with post-processing
+    stop = begin + len(frames)
+    return postprocess(frames, inputs.video.pixels(begin, stop), inputs.mouth_mask[begin:stop])
 
   return finish
 
 
-def generate(model: Model, inputs: Inputs, profile: Profile, progress: Callable) -> Iterator[Group]:
+def generate(model: Model, inputs: Inputs, plan: LongPlan | None, task: TaskSpec, profile: Profile,
+             progress: Callable) -> Iterator[Group]:
   """Generates the frames of a clip as soon as they are final, surplus frames included."""
   with profile.measure("text_encoder"):
     text = encode_text(model, inputs)
   with profile.measure("audio_encoder"):
-    audio = encode_audio(model, inputs)
+    features = encode_features(model, inputs)
   with profile.measure("image_encoder"):
     image = encode_image(model, inputs)
+  encoded = Encoded(text, features, image)
+  if plan is None:
+    yield from _one_window(model, inputs, encoded, profile, progress)
+  else:
+    yield from long_clip.generate(model, inputs, encoded, plan, task, profile, progress)
+
+
+def _one_window(model: Model, inputs: Inputs, encoded: Encoded, profile: Profile, progress: Callable
+                ) -> Iterator[Group]:
+  """Generates the frames of a clip that fits into one window."""
   with profile.measure("vae_encode"):
     condition = encode_condition(model, inputs)
-  conditions = Conditions(text=text, image=image, audio=audio, condition=condition,
-                          face_mask=None if inputs.face_mask is None else inputs.face_mask[None])
+  conditions = Conditions(
+      text=window_text(inputs, encoded.text, 0, inputs.frames), image=encoded.image,
+      audio=_network_audio(model, encoded.features), condition=condition,
+      face_mask=None if inputs.face_mask is None else inputs.face_mask[None])
   with profile.measure("transformer"):
     latents = denoise(model, inputs, conditions, progress)
   yield from decode_groups(model, latents, profile)
@@ -205,8 +227,11 @@ def open_cache(model: Model) -> text_lib.PromptCache | None:
 
 def encode_audio(model: Model, inputs: Inputs) -> np.ndarray:
   """Encodes the audio of the whole padded clip, e.g. for preview [1, 2F, d]; see `Variant.network_input`."""
-  variant = variants.of(model.config.model.transformer.variant)
-  return variant.network_input(encode_features(model, inputs))[None]
+  return _network_audio(model, encode_features(model, inputs))
+
+
+def _network_audio(model: Model, features: np.ndarray) -> np.ndarray:
+  return variants.of(model.config.model.transformer.variant).network_input(features)[None]
 
 
 def encode_features(model: Model, inputs: Inputs) -> np.ndarray:
@@ -230,7 +255,7 @@ def encode_condition(model: Model, inputs: Inputs) -> Float32[np.ndarray, "1 f H
   mask = masks.mask_latents(inputs.condition_mask, inputs.size)
   if not inputs.condition_mask.any():
     return np.asarray(masks.condition(mask, None))[None]
-  video = masks.masked_video(inputs.video, inputs.condition_mask)
+  video = masks.masked_video(inputs.video.video(), inputs.condition_mask)
   with model.parameters("vae") as params:
     latents = model.vae_encode(params, video[None])
   return np.asarray(masks.condition(mask[None], latents))
@@ -247,17 +272,6 @@ def denoise(model: Model, inputs: Inputs, conditions: Conditions, progress
   with model.parameters("transformer") as params:
     latents = model.denoiser().run(params, model.whole(noise[None]), conditions, progress)
     return np.asarray(latents[0], np.float32)
-
-
-def decode_groups(model: Model, latents: Float32[np.ndarray, "f H8 W8 c"], profile: Profile
-                  ) -> Iterator[Group]:
-  """Decodes latents, one at a time: one frame of the first, four of each later one."""
-  with model.parameters("vae") as params:
-    decoded = model.vae_decode_groups(params, (latent[None, None] for latent in latents))
-    for latent in latents:
-      with profile.measure("vae_decode"):
-        frames = next(decoded)[0]
-      yield Group(frames, latent[None])
 
 
 def _describe(model: Model, request: Request, files: dict[str, str], inputs: Inputs,

@@ -7,6 +7,9 @@ import time
 from jaxtyping import Float32, UInt8
 import numpy as np
 
+from emv3_jax.sampling.model import Model
+from emv3_jax.sampling.profile import Profile
+
 Finish = Callable[[np.ndarray, int], np.ndarray]
 
 
@@ -99,3 +102,14 @@ def finished(groups: Iterable[Group], frames: int, finish: Finish | None = None)
       shown = finish(shown, begin)
     begin += len(group.frames)
     yield dataclasses.replace(group, frames=shown)
+
+
+def decode_groups(model: Model, latents: Float32[np.ndarray, "f H8 W8 c"], profile: Profile
+                  ) -> Iterator[Group]:
+  """Decodes latents, one at a time: one frame of the first, four of each later one."""
+  with model.parameters("vae") as params:
+    decoded = model.vae_decode_groups(params, (latent[None, None] for latent in latents))
+    for latent in latents:
+      with profile.measure("vae_decode"):
+        frames = next(decoded)[0]
+      yield Group(frames, latent[None])

@@ -6,6 +6,7 @@ SETTINGS, CLIP = "tests/sampling/test_settings.py", "tests/sampling/test_clip.py
 INPUTS, RUNS = "tests/sampling/test_inputs.py", "tests/sampling/test_golden_runs.py"
 RESOLUTION, FACES = "tests/sampling/test_resolution.py", "tests/sampling/test_faces.py"
 MOVING = "tests/preparation/test_moving_masks.py"
+LONG, CONDITIONS = "tests/sampling/test_long.py", "test_conditions_of_windows"
 JOBS, FINGERPRINT = "tests/sampling/test_jobs.py", "tests/sampling/test_fingerprint.py"
 OUTPUT, MANIFEST = "tests/sampling/test_output.py", "tests/sampling/test_manifest.py"
 AS_WRITTEN = f"{JOBS}::test_a_job_whose_files_are_not_as_written_is_made_again"
@@ -57,7 +58,7 @@ MUTANTS = [
     *of("emv3_jax/sampling/inputs.py", INPUTS,
         ("the sound is all of the file's", "else samples[:round(request.seconds * rate)]",
          "else samples", "test_seconds_cut_the_sound"),
-        ("CLIP sees the mouth", "masks.masked_video(video[:1], condition_mask[:1])[0]", "video[0]",
+        ("CLIP sees the mouth", "masks.masked_video(video.video(0, 1), condition_mask[:1])[0]", "video.video(0, 1)[0]",
          "test_lipsync_gives_all_but_the_mouth"),
         ("the mouth is given", "condition_mask = task.condition_mask(frames, sample_frames, mouth_mask)",
          "condition_mask = task.condition_mask(frames, sample_frames, 0 * mouth_mask)",
@@ -76,8 +77,43 @@ MUTANTS = [
          "test_what_would_not_be_used_is_refused"),
         ("the size of the config is ignored", "if settings.height else", "if False else",
          "test_the_size_of_the_config_goes_first"),
-        ("audio longer than the window is cut", "if sample_frames > settings.max_frames:", "if False:",
-         f"{CLIP}::test_audio_longer_than_the_window_is_never_cut_silently")),
+        ("prompts by time are ignored", "[text for _, text in request.prompts] or", "",
+         f"{LONG}::test_a_long_clip")),
+
+    *of("emv3_jax/sampling/long_plan.py", LONG,
+        ("a window of one frame goes on for ever", "if length < 2 or overlap >= length:", "if False:",
+         "test_windows_that_cannot_be"),
+        ("released windows are stacked with the last", "if self.mode == \"released\":", "if False:",
+         "test_groups_of_windows")),
+    *of("emv3_jax/sampling/long_settings.py", LONG,
+        ("any batch of windows is taken", "if number % parts:", "if False:", "test_windows_that_cannot_be"),
+        ("an overlap of any length is taken", "if frames and not geometry", "if False and not geometry",
+         "test_settings_that_cannot_be"),
+        ("chunks share a quarter", "if self.mode == \"chunked\" else quarter", "if False else quarter",
+         "test_what_windows_share_by_default")),
+    *of("emv3_jax/sampling/timed_prompts.py", LONG,
+        ("prompts in any order are taken", "if after[0] <= before[0]:", "if False:", "test_prompts_that_cannot_be"),
+        ("a prompt begins late", "if begin <= second", "if begin < second", "test_prompts_by_time")),
+    *of("emv3_jax/sampling/window_conditions.py", LONG,
+        ("later windows have no anchor", "inputs, window, anchor and start > 0", "inputs, window, False", CONDITIONS),
+        ("the last picture is lost", "if not given[1 if first else 0:].any() else window", "if True else window",
+         CONDITIONS),
+        ("every window hears the beginning", "crop_features(features, first_frame(window)", "crop_features(features, 0",
+         CONDITIONS),
+        ("released windows end early", "variant.released_tail if", "0 if",
+         "test_released_windows_have_all_features_up_to_the_next"),
+        ("the face mask stays behind", "mask[:, window.start:window.stop]", "mask[:, :window.length]", CONDITIONS),
+        ("a window has the prompt of its beginning", "(start + frames / 2) / FPS", "start / FPS", CONDITIONS)),
+    *of("emv3_jax/sampling/window_denoiser.py", LONG,
+        ("the last window is added twice", "placed[:len(set(group))]", "placed",
+         "test_groups_of_any_size_give_the_same_clip"),
+        ("only the first piece is stepped", "range(0, len(velocity), length)", "range(0, length, length)",
+         "tests/sampling/test_golden_long.py::test_released_windows")),
+    *of("emv3_jax/sampling/chunks.py", LONG,
+        ("the end of the chunk before is not given", "mask[:len(before)] = True", "pass",
+         "test_the_source_of_lipsync_moves_with_the_windows"),
+        ("chunks do not fade", "chunk = np.concatenate([blended.astype(chunk.dtype), chunk[shared:]])", "pass",
+         "test_chunks_come_when_they_are_final")),
 
     *of("emv3_jax/sampling/clip.py", CLIP,
         ("the sound is silent", "sound=inputs.sound", "sound=(0 * inputs.sound[0], inputs.sound[1])",
