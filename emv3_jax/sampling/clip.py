@@ -41,8 +41,8 @@ class Clip:
     sound: (samples float32 [n, channels], rate) as in the request's audio file.
     latents: float32 [f, H/8, W/8, 16], before decoding, surplus frames included.
     report: fingerprint and digests of the networks, request, sha256 of its files, config, seed,
-      versions, seconds and peak memory of each part, and in `start_up` the seconds since the start of
-      the process by kind of work; can be written as JSON.
+      versions, seconds and peak memory of each part, of a long clip its windows in `long`, and in
+      `start_up` the seconds since the start of the process by kind of work; can be written as JSON.
   """
 
   frames: np.ndarray
@@ -94,7 +94,8 @@ def sample(model: Model, request: Request, *, progress: Callable | None = None) 
     assert inputs.mouth_mask is not None  # it is there for a task with post-processing
     frames = postprocess(frames, inputs.video.pixels(0, inputs.frames), inputs.mouth_mask[:inputs.frames])
   return Clip(frames=frames, fps=FPS, sound=inputs.sound, latents=latents,
-              report={**provenance, **_describe(model, used, files, inputs, profile)})
+              report={**provenance, **_describe(model, used, files, inputs, profile),
+                      **({"long": plan.described()} if plan else {})})
 
 
 def _one_window(model: Model, inputs: Inputs, encoded: Encoded, profile: Profile, progress: Callable
