@@ -45,8 +45,8 @@ class Clip:
     sound: (samples float32 [n, channels], rate) as in the request's audio file.
     latents: float32 [f, H/8, W/8, 16], before decoding, surplus frames included.
     report: fingerprint and digests of the networks, request, sha256 of its files, config, seed,
-      versions, seconds and peak memory of each part, and in `start_up` the seconds since the start of
-      the process by kind of work; can be written as JSON.
+      versions, seconds and peak memory of each part, of a long clip its windows in `long`, and in
+      `start_up` the seconds since the start of the process by kind of work; can be written as JSON.
     overlaps: (first frame, first frame after) of what two windows share, in order; none for one window.
   """
 
@@ -115,7 +115,8 @@ def stream(model: Model, request: Request, *, progress: Callable | None = None) 
                     _finish(model, request, inputs, plan))
   return Stream(groups, fps=FPS, num_frames=inputs.frames, size=inputs.size, sound=inputs.sound, began=began,
                 overlaps=() if plan is None else plan.overlaps(inputs.frames),
-                describe=lambda: {**provenance, **_describe(model, used, files, inputs, profile)})
+                describe=lambda: {**provenance, **_describe(model, used, files, inputs, profile),
+                                  **({"long": plan.described()} if plan else {})})
 
 
 def _finish(model: Model, request: Request, inputs: Inputs, plan: LongPlan | None) -> Finish:

@@ -54,6 +54,10 @@ class LongPlan:
         group = numbers[start:start + self.batch]
         yield group + group[-1:] * (self.batch - len(group))
 
+  def described(self) -> dict:
+    """Returns the mode and the windows as [first video frame, number of frames], for a report."""
+    return {"mode": self.mode, "windows": [[first_frame(window), num_frames(window)] for window in self.windows]}
+
   def __str__(self) -> str:
     length = geometry.frames_of(self.windows[0].length)
     shared = geometry.frames_of(self.overlap)

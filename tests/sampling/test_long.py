@@ -252,6 +252,7 @@ def test_a_long_clip(blended, files, voice):
   model, clip = blended
   assert clip.frames.shape == (17, 48, 48, 3) and clip.latents.shape == (5, 6, 6, 16)
   assert np.isfinite(clip.latents).all() and clip.frames.std() > 5
+  assert clip.report["long"] == {"mode": "blended", "windows": [[0, 9], [4, 9], [8, 9]]}
   np.testing.assert_array_equal(clip.frames, np.concatenate(
       [group[0] for group in model.vae_decode_groups(model._kept["vae"], np.split(clip.latents[None], 5, axis=1))]))
   timed = sample(model, i2v(files, voice, prompt="", prompts=[[0, "a puppet"], [0.5, "it nods"]]))

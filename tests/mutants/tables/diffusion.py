@@ -14,7 +14,7 @@ MUTANTS = [
         ("the released first step blends", "np.ones(share) if step == 0 else", "", "test_released_weights"),
         ("paper is paper_literal", "shared if mode == \"paper_literal\" else 0.0", "shared", EQUATION_4),
         ("w is the earlier window", "owner = table.argmax(axis=0)", "owner = (table > 0).argmax(axis=0)",
-         EQUATION_4),
+         "test_weights_in_the_overlap_of_two_windows"),
         ("eq. 4 blends nothing", "alpha * moved", "own * moved", EQUATION_4)),
     *of("emv3_jax/diffusion/flow.py", FLOW,
         ("the path runs from noise to clean", "(1 - sigma) * jnp.float32(clean) + sigma * jnp.float32(noise)",
