@@ -20,7 +20,7 @@ from emv3_jax.geometry import FPS
 from emv3_jax.io import paths
 from emv3_jax.io.digests import file_digest
 from emv3_jax.runtime import processes, start_up
-from emv3_jax.sampling import fingerprint, long_clip, long_plan
+from emv3_jax.sampling import fingerprint, long_clip, long_plan, memory
 from emv3_jax.sampling.denoise import Conditions
 from emv3_jax.sampling.inputs import Inputs, named_files, read_inputs
 from emv3_jax.sampling.long_plan import LongPlan
@@ -87,7 +87,11 @@ def sample(model: Model, request: Request, *, progress: Callable | None = None) 
       the first network is loaded.
   """
   made = stream(model, request, progress=progress)
-  frames = np.concatenate(list(made))
+  memory.check_frames(made.size, made.num_frames)
+  frames, begin = np.empty((made.num_frames, *made.size, 3), np.uint8), 0
+  for group in made:
+    frames[begin:begin + len(group)] = group
+    begin += len(group)
   return Clip(frames=frames, fps=made.fps, sound=made.sound, latents=made.latents, report=made.report,
               overlaps=made.overlaps)
 

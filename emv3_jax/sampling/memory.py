@@ -19,6 +19,8 @@ _LATENT = 4 * (geometry.CHANNELS + geometry.FRAMES + geometry.CHANNELS)
 def needed(size: tuple[int, int], frames: int, enlarge: int = 1, *, window: int | None = None, given: int = 0) -> int:
   """Computes the bytes of the inputs, latents and frames of a clip, without the networks and their activations.
 
+  Frames of a clip that is written come and go; at most those of a window are there together.
+
   Args:
     size: sampled size (H, W) in pixels.
     frames: number of sampled frames, 4k + 1.
@@ -30,7 +32,7 @@ def needed(size: tuple[int, int], frames: int, enlarge: int = 1, *, window: int 
   at_once = frames if window is None else min(window, frames)
   cells = math.prod(geometry.latent_size(size)) * geometry.latent_frames(geometry.sample_frames(frames))
   written = _OUT * enlarge ** 2 if enlarge > 1 else 0
-  return pixels * (at_once * _IN + given * _GIVEN + frames * (_OUT + written)) + cells * _LATENT
+  return pixels * (at_once * (_IN + _OUT + written) + given * _GIVEN) + cells * _LATENT
 
 
 def check(size: tuple[int, int], frames: int, enlarge: int = 1, *, window: int | None = None, given: int = 0) -> None:
@@ -47,3 +49,15 @@ def check(size: tuple[int, int], frames: int, enlarge: int = 1, *, window: int |
                      "or --config.sampling.max_area, or less sound with --seconds.")
   if required > WARN_SHARE * available:
     logging.warning("%s: it may not be enough for the networks too.", message)
+
+
+def check_frames(size: tuple[int, int], frames: int) -> None:
+  """Checks that all frames of a clip fit into this machine's memory together.
+
+  Raises:
+    InputError: they do not.
+  """
+  required, available = size[0] * size[1] * frames * _OUT, machine_memory()
+  if required > available:
+    raise InputError(f"{frames} frames of {size[1]}x{size[0]} pixels take {required / 2**30:,.1f} GiB, this machine has "
+                     f"{available / 2**30:,.1f} GiB; take them a group at a time with emv3_jax.stream.")

@@ -153,6 +153,16 @@ def test_sizes_that_no_memory_holds_are_refused_before_they_are_made(read, foota
     read("sampling.enlarge=6")
 
 
+def test_frames_that_no_memory_holds_together(monkeypatch):
+  monkeypatch.setattr(memory, "machine_memory", lambda: 768 * 768 * 3 * 1500)
+  memory.check_frames((768, 768), 1500)
+  with pytest.raises(InputError, match="1501 frames of 768x768 .* with emv3_jax.stream"):
+    memory.check_frames((768, 768), 1501)
+  # A minute that is written takes the pictures of a window; only its latents are more.
+  more = memory.needed((768, 768), 1501, window=113) - memory.needed((768, 768), 113)
+  assert more == 96 * 96 * (376 - 29) * 144
+
+
 def test_memory_of_a_clip():
   """113 frames of 768x768: 12 + 3 bytes a pixel, 144 a latent cell of 64 pixels and 4 frames."""
   assert memory.needed((768, 768), 113) == 768 * 768 * (113 * 15 + 29 * 144 // 64) + 96 * 96 * 16
