@@ -1,16 +1,15 @@
 """Trains the parts of the small default on puppets and puts them into a model folder.
 
   python scripts/train_tiny.py --stage=vae --workdir=DIR
-  python scripts/train_tiny.py --stage=wide --workdir=DIR
   python scripts/train_tiny.py --stage=audio --workdir=DIR
+  python scripts/train_tiny.py --stage=text --workdir=DIR
   python scripts/train_tiny.py --stage=model --workdir=DIR
   python scripts/train_tiny.py --stage=default --workdir=DIR --run=RUN
 
 A stage that is stopped (exit code 75) goes on from its newest checkpoint when it is started again,
 and ends with the same weights. At its end, and with --check at any time, it is measured on held-out puppets; one
-that falls short of its gate exits with 1. `wide` goes on with the VAE, on more puppets; its weights
-are what is kept.
-`model` writes DIR/model from the parts, with text and image encoders that stay random, and measures
+that falls short of its gate exits with 1.
+`model` writes DIR/model from the parts, with an image encoder that stays random, and measures
 once more what it wrote. `default` puts these and the transformer of RUN, the folder of a run of
 run_train.py with configs/train_tiny_long.py, where configs/tiny.py looks for its weights (or into
 --out).
@@ -27,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from emv3_jax.conditioning.text import Tokenizer
 from emv3_jax.configs import tiny
 from emv3_jax.errors import InputError
 from emv3_jax.io import checkpoints
@@ -35,14 +35,14 @@ from emv3_jax.models import clip, transformer, umt5, wav2vec2
 from emv3_jax.models import vae as vae_network
 from emv3_jax.models.network import Params
 from emv3_jax.puppets.judging import gates
-from emv3_jax.puppets.training import audio, footage, loop, speech, vae
-from emv3_jax.puppets.training.settings import WIDE, AudioSettings, VAESettings, phase_at
+from emv3_jax.puppets.training import audio, footage, loop, speech, text, vae
+from emv3_jax.puppets.training.settings import AudioSettings, TextSettings, VAESettings, phase_at
 from emv3_jax.puppets.world.sentences import sentences
 from emv3_jax.runtime import command_line, program_cache
 from emv3_jax.training.run.export import OTHERS
 from emv3_jax.training.run.lock import locked
 
-SAVE_EVERY = {"vae": 100, "wide": 100, "audio": 50}
+SAVE_EVERY = {"vae": 100, "audio": 50, "text": 100}
 SHORT = 1  # exit code of a part that the gates do not let pass
 CHECKED = 40  # held-out puppets
 STATISTICS = 200  # training puppets of which the latents' mean and variance are taken
@@ -78,18 +78,6 @@ class VAEStage:
     return footage.rendered(self.folder.parent / "vae", self.settings.seed, count, split)
 
 
-class WideStage(VAEStage):
-  """A trained VAE, on the whole crowd of puppets.
-
-  Raises:
-    InputError: the VAE is not trained yet.
-  """
-
-  def __init__(self, folder: pathlib.Path, settings: VAESettings):
-    super().__init__(folder, settings)
-    self.init_params = lambda: restored(open_stage("vae", folder.parent))[1]
-
-
 class AudioStage:
   """The audio encoder, on sentences."""
 
@@ -110,9 +98,29 @@ class AudioStage:
     return gates.check_audio(self.network, params, sentences("train"), sentences("held_out"))
 
 
-STAGES = {"vae": (VAEStage, VAESettings), "wide": (WideStage, lambda: WIDE),
-          "audio": (AudioStage, AudioSettings)}
-COMPONENTS = {"wide": "vae", "audio": "audio_encoder"}  # what is kept
+class TextStage:
+  """The text encoder, on captions."""
+
+  def __init__(self, folder: pathlib.Path, settings: TextSettings):
+    self.folder, self.settings = folder, settings
+    self.network = umt5.network(tiny.MODEL.text_encoder)
+    self.tokenizer = Tokenizer.load(tiny.ASSETS / "tokenizer.json")
+    self.init_params = lambda: text.init_params(self.network, settings)
+    self.loss = text.make_loss(self.network)
+
+  def batches(self):
+    return lambda step: text.batch(self.settings, self.tokenizer, step)
+
+  def final_params(self, average: Params) -> Params:
+    return average["encoder"]
+
+  def check(self, params: Params) -> dict[str, float]:
+    return gates.check_text(self.network, params, self.settings, self.tokenizer)
+
+
+STAGES = {"vae": (VAEStage, VAESettings), "audio": (AudioStage, AudioSettings),
+          "text": (TextStage, TextSettings)}
+COMPONENTS = {"vae": "vae", "text": "text_encoder", "audio": "audio_encoder"}  # what is kept
 
 
 def open_stage(name: str, workdir: pathlib.Path):
@@ -170,9 +178,7 @@ def write_model(workdir: pathlib.Path) -> bool:
   Measures what it wrote; returns whether the gates let it pass.
   """
   config, folder = tiny.get_config(), workdir / "model"
-  untrained = {"text_encoder": umt5, "image_encoder": clip}
-  parts = {name: module.network(getattr(tiny.MODEL, name)).untrained(config.seed)
-           for name, module in untrained.items()}
+  parts = {"image_encoder": clip.network(tiny.MODEL.image_encoder).untrained(config.seed)}
   stages = {name: open_stage(name, workdir) for name in COMPONENTS}
   done = {}
   for name, stage in stages.items():
