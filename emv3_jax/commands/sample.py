@@ -51,8 +51,8 @@ def make_parser() -> command_line.Parser:
   parser.add_argument("--negative_prompt", help="default: the settings'")
   parser.add_argument("--task", help=f"{', '.join(tasks.names())}; default: i2v")
   parser.add_argument("--face_box",
-                      help="y1,y2,x1,x2 in the picture's pixels, a .npy, auto or none; default: "
-                      "auto where a face is looked for")
+                      help="y1,y2,x1,x2 in the picture's pixels, a .npy, auto or none; of a video also a .npy or "
+                      ".json of boxes by frame; default: auto where a face is looked for")
   parser.add_argument("--seconds", type=float, help="use only so much of the audio")
   parser.add_argument("--seed", type=int, help="default: the config's")
   parser.add_argument("--no_paste", action="store_true",

@@ -169,16 +169,18 @@ def collate(examples: Sequence[Record], numbers: np.ndarray, text_tokens: int,
   Returns:
     The arrays of `Record`, stacked: floating ones float32, masks uint8; `audio`, the network's input;
     `task` int32 [b], numbers of tasks or -1 for any; and `example`, uint32 [b]. A record for one task
-    repeats its array in all slots of `masked_latents` and `image`; `lipsync_mask` and `task_mask` are 0
-    for records that have none.
+    repeats its array in all slots of `masked_latents` and `image`; `lipsync_mask`, `task_mask`, `face_mask`
+    and `face_box` are 0 for records that have none.
   """
   shape = examples[0].latents.shape[:3]
   masks = {"lipsync_mask": np.zeros(shape, np.uint8),
-           "task_mask": np.zeros((*shape, geometry.FRAMES), np.uint8)}
+           "task_mask": np.zeros((*shape, geometry.FRAMES), np.uint8),
+           "face_mask": np.zeros(geometry.grid_of_latents(shape[1:]), np.uint8),
+           "face_box": np.zeros((geometry.frames_of(shape[0]), 4), np.uint16)}
   stored = max(len(record.masked_latents) for record in examples)
   slots = {"masked_latents": stored, "image": len(tasks.ReferenceImage)}
   batch = {name: np.stack([getattr(record, name) for record in examples])
-           for name in ("latents", "mouth_mask", "face_mask")}
+           for name in ("latents", "mouth_mask")}
   batch["audio"] = np.stack([variant.window_input(record.audio) for record in examples])
   for name, count in slots.items():
     arrays = [getattr(record, name) for record in examples]

@@ -13,7 +13,7 @@ import os
 from typing import Any
 
 from array_record.python.array_record_module import ArrayRecordWriter
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, UInt8, UInt16
 import ml_dtypes
 import numpy as np
 
@@ -22,14 +22,16 @@ from emv3_jax.errors import InputError
 from emv3_jax.io.atomic import atomic_file
 from emv3_jax.variants import Variant
 
-SCHEMA, VERSION = "emv3_jax.window", 2
-SUPPORTED_VERSIONS = (1, 2)  # records of version 1 name no task
+SCHEMA = "emv3_jax.window"
+STILL, MOVING = 2, 3  # versions with one face mask for all frames, and with the face's box in each frame
+SUPPORTED_VERSIONS = (1, STILL, MOVING)  # records of version 1 name no task
 DTYPES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16),
           "float32": np.dtype(np.float32)}
 
 _STORED = {"F16": DTYPES["float16"], "BF16": DTYPES["bfloat16"], "F32": DTYPES["float32"],
-           "U8": np.dtype(np.uint8)}
+           "U8": np.dtype(np.uint8), "U16": np.dtype(np.uint16)}
 _NAMES = {dtype: name for name, dtype in _STORED.items()}
+_INTEGERS_STORED = (_STORED["U8"], _STORED["U16"])
 _STRINGS = ("id", "caption", "source", "task")
 _INTEGERS = ("index", "start")
 # One record per chunk, so that reading a record decodes nothing else.
@@ -54,12 +56,15 @@ class Record:
     masked_latents: the same of the masked video of each of `tasks.precomputed()`; with a task, of its own
       masked video (n = 1), zeros for t2v.
     mouth_mask: 1 for latent cells that contain a part of the mouth; for losses.
-    face_mask: 1 for tokens (2x2 cells) of the face, where the audio acts.
+    face_mask: 1 for tokens (2x2 cells) of the face, where the audio acts, the same in all frames; None with
+      `face_box`.
     text: umT5 states of the caption without padding.
     image: CLIP states of the images of `tasks.ReferenceImage`; with a task, of its own image (k = 1).
     audio: features from `Variant.crop_features`: preview [2F, dim], flash [F + 4, layers, dim].
     lipsync_mask: 1 where lip-sync is given a cell, 0 where it inpaints it; None with a task.
     task_mask: with a task the network's mask channels, 1 where the video is given; else None.
+    face_box: rows y1 to y2 and columns x1 to x2 (ends excluded) of tokens that the face covers in each frame;
+      None with `face_mask`.
   """
 
   id: str
@@ -70,19 +75,25 @@ class Record:
   latents: Float[np.ndarray, "f h8 w8 16"]
   masked_latents: Float[np.ndarray, "n f h8 w8 16"]
   mouth_mask: UInt8[np.ndarray, "f h8 w8"]
-  face_mask: UInt8[np.ndarray, "h w"]
+  face_mask: UInt8[np.ndarray, "h w"] | None
   text: Float[np.ndarray, "m text_dim"]
   image: Float[np.ndarray, "k image_tokens image_dim"]
   audio: Float[np.ndarray, "..."]
   lipsync_mask: UInt8[np.ndarray, "f h8 w8"] | None = None
   task: str = ""
   task_mask: UInt8[np.ndarray, "f h8 w8 4"] | None = None
+  face_box: UInt16[np.ndarray, "F 4"] | None = None
+
+  @property
+  def version(self) -> int:
+    """Version of the schema that the record is written with."""
+    return STILL if self.face_box is None else MOVING
 
 
-def array_names(task: str) -> tuple[str, ...]:
-  """Returns the names of the arrays of a record for `task`; "" stands for all tasks."""
+def array_names(task: str, version: int) -> tuple[str, ...]:
+  """Returns the names of the arrays of a record of a version for `task`; "" stands for all tasks."""
   return ("latents", "masked_latents", "task_mask" if task else "lipsync_mask", "mouth_mask",
-          "face_mask", "text", "image", "audio")
+          "face_box" if version == MOVING else "face_mask", "text", "image", "audio")
 
 
 def encode(record: Record, dtype: str, variant: Variant) -> bytes:
@@ -98,9 +109,9 @@ def encode(record: Record, dtype: str, variant: Variant) -> bytes:
     ValueError: shapes do not agree.
   """
   _check_shapes(record, variant, len(tasks.precomputed()))
-  arrays = {name: np.asarray(getattr(record, name)) for name in array_names(record.task)}
+  arrays = {name: np.asarray(getattr(record, name)) for name in array_names(record.task, record.version)}
   for name, array in arrays.items():
-    if array.dtype != np.uint8:
+    if array.dtype not in _INTEGERS_STORED:
       with np.errstate(over="ignore"):
         arrays[name] = array.astype(DTYPES[dtype])
       if not np.isfinite(arrays[name].astype(np.float32)).all():
@@ -108,7 +119,7 @@ def encode(record: Record, dtype: str, variant: Variant) -> bytes:
                          f"finite in {dtype} (largest {np.abs(array).max():g}); set "
                          "--config.prepare.dtype=bfloat16 if they are only too large.")
   metadata = {name: str(getattr(record, name)) for name in _STRINGS + _INTEGERS}
-  return _safetensors(arrays, {"schema": SCHEMA, "version": str(VERSION), **metadata})
+  return _safetensors(arrays, {"schema": SCHEMA, "version": str(record.version), **metadata})
 
 
 def decode(data: bytes, label: str = "record", variant: Variant | None = None) -> Record:
@@ -139,7 +150,7 @@ def _decode(data: bytes, label: str) -> Record:
   if found not in [(SCHEMA, str(version)) for version in SUPPORTED_VERSIONS]:
     raise InputError(f"{label} has schema {found[0]} version {found[1]}; {supported()}")
   strings = {"task": "", **metadata}
-  task, wanted = strings["task"], set(array_names(strings["task"]))
+  task, wanted = strings["task"], set(array_names(strings["task"], int(found[1])))
   if task and task not in tasks.names():
     raise InputError(f"{label} is for task {task!r}; known: {', '.join(tasks.names())}. Prepare the "
                      "clips again.")
@@ -150,12 +161,12 @@ def _decode(data: bytes, label: str) -> Record:
             for name, entry in header.items()}
   fields |= {name: str(strings[name]) for name in _STRINGS}
   fields |= {name: int(metadata[name]) for name in _INTEGERS}
-  return Record(**fields)
+  return Record(**{"face_mask": None, **fields})
 
 
 def supported() -> str:
   """Returns the end of messages about another schema."""
-  return (f"this release reads {SCHEMA} version {' and '.join(map(str, SUPPORTED_VERSIONS))}. Prepare the "
+  return (f"this release reads {SCHEMA} version {', '.join(map(str, SUPPORTED_VERSIONS))}. Prepare the "
           "clips again.")
 
 
@@ -205,12 +216,17 @@ def _check_shapes(record: Record, variant: Variant | None, slots: int) -> None:
   frames = geometry.frames_of(f)
   count = 1 if record.task else slots
   wanted = {"masked_latents": (count, *record.latents.shape), "mouth_mask": (f, h8, w8),
-            "face_mask": geometry.grid_of_latents((h8, w8)), "lipsync_mask": (f, h8, w8),
+            "face_mask": geometry.grid_of_latents((h8, w8)), "face_box": (frames, 4), "lipsync_mask": (f, h8, w8),
             "task_mask": (f, h8, w8, geometry.FRAMES)}
-  for name in array_names(record.task):
+  for name in array_names(record.task, record.version):
     shape = np.shape(getattr(record, name))
     if shape != wanted.get(name, shape):
       raise ValueError(f"{name} is {shape}, expected {wanted[name]}.")
+  if record.face_box is not None:
+    y1, y2, x1, x2 = record.face_box.T
+    rows, columns = wanted["face_mask"]
+    if not ((y1 < y2) & (y2 <= rows) & (x1 < x2) & (x2 <= columns)).all():
+      raise ValueError(f"face_box has boxes that are empty or not within {rows} rows and {columns} columns of tokens.")
   if variant is not None and len(record.audio) != variant.stored_length(frames):
     raise ValueError(f"audio is {record.audio.shape} for {frames} frames of {variant.name}; expected "
                      f"{variant.stored_length(frames)} features.")
@@ -247,4 +263,4 @@ def _read_array(data: bytes, begin: int, entry: dict, label: str) -> np.ndarray:
   if end - first != dtype.itemsize * math.prod(shape) or begin + end > len(data):
     raise InputError(f"{label} is damaged: {len(data) - begin} bytes of arrays.")
   array = np.frombuffer(data, dtype, math.prod(shape), begin + first).reshape(shape)
-  return array if dtype == np.uint8 else array.astype(np.float32)
+  return array if dtype in _INTEGERS_STORED else array.astype(np.float32)

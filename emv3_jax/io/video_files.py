@@ -8,11 +8,12 @@ import fractions
 import functools
 import itertools
 import os
+from typing import TypeVar
 
 from absl import logging
 import av
 from av.container import InputContainer
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 import numpy as np
 
 from emv3_jax.errors import InputError
@@ -27,6 +28,7 @@ __all__ = ["Video", "read_video", "stream_video", "write_video"]
 # file from which more is missing was cut short.
 DURATION_SLACK = 0.1  # seconds
 HDR_CURVES = {16: "PQ", 18: "HLG"}  # by their code points in H.264, H.265 and MP4
+Frame = TypeVar("Frame", av.VideoFrame, int)  # a frame, or its number
 WIDEST_PIXEL = 8  # largest ratio of width to height of a pixel, or of height to width
 
 
@@ -75,20 +77,44 @@ def stream_video(path: str | os.PathLike, fps: float = FPS) -> Iterator[UInt8[np
     yield frame
 
 
+def frame_numbers(path: str | os.PathLike, fps: float = FPS) -> tuple[Int64[np.ndarray, "F"], int]:
+  """Returns which frame of the file each frame of `read_video` is, from 0, and the number of frames of the file.
+
+  Raises:
+    InputError: as `read_video`.
+  """
+  with open_container(path, "Video") as container:
+    stream = _pictures(container, path)
+    numbers = itertools.count()
+    timed = ((seconds, None if frame is None else next(numbers))
+             for seconds, frame in _timed_frames(container, stream, _rate(stream), path))
+    shown = np.array(list(_at_constant_rate(timed, fps)), np.int64)
+    return shown, next(numbers)
+
+
+def _pictures(container: InputContainer, path: str | os.PathLike) -> av.VideoStream:
+  """Returns the first track of moving pictures that can be decoded."""
+  moving = tracks.moving_pictures(container)
+  if not moving:
+    kinds = ("a still picture" if container.streams.video else
+             ", ".join(sorted({stream.type for stream in container.streams})) or "nothing")
+    raise InputError(f"Video {path} holds no moving pictures, only: {kinds}.")
+  if not (streams := tracks.decodable(moving)):
+    raise InputError(f"Video {path} is in a codec that cannot be decoded; save it as H.264.")
+  streams[0].thread_type = "AUTO"
+  return streams[0]
+
+
+def _rate(stream: av.VideoStream) -> float:
+  return float(stream.average_rate or stream.guessed_rate or FPS)
+
+
 def _upright_frames(path: str | os.PathLike, fps: float | None
                     ) -> Generator[tuple[UInt8[np.ndarray, "H W 3"], float], None, None]:
   """Yields (frame uint8 [H, W, 3], average rate of the file)."""
   with open_container(path, "Video") as container:
-    moving = tracks.moving_pictures(container)
-    if not moving:
-      kinds = ("a still picture" if container.streams.video else
-               ", ".join(sorted({stream.type for stream in container.streams})) or "nothing")
-      raise InputError(f"Video {path} holds no moving pictures, only: {kinds}.")
-    if not (streams := tracks.decodable(moving)):
-      raise InputError(f"Video {path} is in a codec that cannot be decoded; save it as H.264.")
-    stream = streams[0]
-    stream.thread_type = "AUTO"
-    rate = float(stream.average_rate or stream.guessed_rate or FPS)
+    stream = _pictures(container, path)
+    rate = _rate(stream)
     aspect = _pixel_aspect(stream, path)
     if (curve := HDR_CURVES.get(stream.codec_context.color_trc)):
       _warn_hdr(os.fspath(path), curve)
@@ -154,8 +180,7 @@ def _check_whole(container: InputContainer, stream: av.VideoStream,
                      "in its header; save it again.")
 
 
-def _at_constant_rate(timed: Iterable[tuple[float, av.VideoFrame | None]], fps: float
-                      ) -> Iterator[av.VideoFrame]:
+def _at_constant_rate(timed: Iterable[tuple[float, Frame | None]], fps: float) -> Iterator[Frame]:
   """Yields the latest frame at each time j / fps; their number is the rounded duration times fps, at least one."""
   latest, count = None, 0
   tolerance = 1e-3  # containers round time stamps to milliseconds

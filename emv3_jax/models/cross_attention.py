@@ -105,7 +105,7 @@ class CrossAttention(nnx.Module):
         audio=expert(tokens.audio, self.k_audio, self.norm_k_audio, self.v_audio))
 
   def __call__(self, x: Float[jax.Array, "b s d"], context: Context, *,
-               face_mask: Float[AnyArray, "b positions"] | None, audio_gain: float | jax.Array,
+               face_mask: Float[AnyArray, "b positions *f"] | None, audio_gain: float | jax.Array,
                modality_weights: Float32[AnyArray, "b 3"] | None, execution: ExecutionConfig
                ) -> Float[jax.Array, "b s d"]:
     """The injected conditions, to be added to the residual stream.
@@ -113,7 +113,8 @@ class CrossAttention(nnx.Module):
     Args:
       x: normed video tokens, space-major.
       context: this layer's keys and values.
-      face_mask: at each of the s / f positions of a frame a factor on the audio expert's output, any real value; None is 1.
+      face_mask: a factor on the audio expert's output, any real value: [b, positions], at each of the s / f positions of
+        a frame, the same in all frames, or [b, positions, f], in each latent frame; None is 1.
       audio_gain: factor on the audio expert's output.
       modality_weights: W(c, tau) of MODALITIES; None is 1, as the released weights.
       execution: how the network is run; keys and values are on every shard of the tokens.
@@ -130,7 +131,8 @@ class CrossAttention(nnx.Module):
     with jax.named_scope("audio"):
       audio = attend_by_frame(shared, *context.audio).astype(jnp.float32)
     if face_mask is not None:
-      mask = jnp.repeat(face_mask.astype(jnp.float32), context.frames, axis=1)
+      mask = (jnp.repeat(face_mask.astype(jnp.float32), context.frames, axis=1) if face_mask.ndim == 2
+              else face_mask.astype(jnp.float32).reshape(audio.shape[:2]))
       audio *= mask[:, :, None, None]
     audio *= audio_gain
     if modality_weights is not None:

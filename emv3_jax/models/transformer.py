@@ -136,7 +136,7 @@ class Transformer(nnx.Module):
   def run_blocks(
       self, x: Float[jax.Array, "b s d"], e0: Float32[AnyArray, "b 6 d"],
       context: Context | ContextTokens, *, rope: tuple[AnyArray, AnyArray],
-      face_mask: Float[AnyArray, "b positions"] | None = None,
+      face_mask: Float[AnyArray, "b positions *f"] | None = None,
       audio_gain: float | jax.Array = 1.0,
       modality_weights: Float32[AnyArray, "b 3"] | None = None,
       execution: ExecutionConfig = ONE_DEVICE) -> Float[jax.Array, "b s d"]:
@@ -148,8 +148,8 @@ class Transformer(nnx.Module):
       context: of `project` (keys and values ready), or of `embed_context` (keys and values computed
         in each block and step: less memory in training).
       rope: (cos, sin) of `rope_table`, each [s, k/2].
-      face_mask: at each of the h * w positions a factor on the audio expert's output, the same in
-        every frame.
+      face_mask: a factor on the audio expert's output: [b, h * w], the same in every frame, or
+        [b, h * w, f], in each latent frame.
       audio_gain: another factor on it (the released `audio_scale`).
       modality_weights: PhDA's W(c, tau) of text, image, audio; None is 1.
       execution: how the network is run.
@@ -162,8 +162,9 @@ class Transformer(nnx.Module):
     if length != positions * context.frames or length != rope[0].shape[0]:
       raise ValueError(f"{length} tokens, audio of {context.frames} latent frames, rope of "
                        f"{rope[0].shape[0]} tokens: they are not of one clip.")
-    if face_mask is not None and face_mask.shape[1] != positions:
-      raise ValueError(f"face_mask is {face_mask.shape}; expected [b, {positions}].")
+    if face_mask is not None and face_mask.shape[1:] not in ((positions,), (positions, context.frames)):
+      raise ValueError(f"face_mask is {face_mask.shape}; expected [b, {positions}] or "
+                       f"[b, {positions}, {context.frames}].")
     blocks, shards = execution.token_blocks, execution.length_shards
     if positions % (blocks * shards):
       raise ValueError(f"{positions} token positions do not divide into token_blocks {blocks}"
@@ -215,7 +216,7 @@ class Transformer(nnx.Module):
   def __call__(self, latents: Float[AnyArray, "b f H8 W8 c"],
                condition: Float[AnyArray, "b f H8 W8 c2"], sinusoid: Float[AnyArray, "b freq_dim"],
                context: Context | ContextTokens, *, rope: tuple[AnyArray, AnyArray],
-               face_mask: Float[AnyArray, "b positions"] | None = None,
+               face_mask: Float[AnyArray, "b positions *f"] | None = None,
                audio_gain: float | jax.Array = 1.0,
                modality_weights: Float32[AnyArray, "b 3"] | None = None,
                execution: ExecutionConfig = ONE_DEVICE) -> Float32[jax.Array, "b f H8 W8 c"]:

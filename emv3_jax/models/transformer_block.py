@@ -129,7 +129,7 @@ class Block(nnx.Module):
 
   def post_attention(self, x: Float[jax.Array, "b s d"], y: Float[jax.Array, "b s n k"],
                      e: Modulation, context: Context, *,
-                     face_mask: Float[AnyArray, "b positions"] | None,
+                     face_mask: Float[AnyArray, "b positions *f"] | None,
                      audio_gain: float | jax.Array,
                      modality_weights: Float32[AnyArray, "b 3"] | None,
                      execution: ExecutionConfig) -> Float[jax.Array, "b s d"]:

@@ -16,6 +16,7 @@ from emv3_jax.models.rope import rope_table
 from emv3_jax.models.transformer import TransformerConfig
 from emv3_jax.plan import flops
 from emv3_jax.plan.programs import Deployment, Program, Window
+from emv3_jax.tasks import face_masks
 from emv3_jax.training.batch import Batch
 from emv3_jax.training.curriculum import Kind, Stage
 from emv3_jax.training.settings import Config, ScheduleConfig
@@ -60,7 +61,7 @@ def _step(config: Config, window: Window, deployment: Deployment, kind: Kind) ->
   programs = TrainPrograms(config, deployment.mesh, deployment.platform)
   program, state = programs.train_step_at(0), programs.abstract_state(0)
   net, rows = config.model.transformer, config.train.batch
-  batch = _batch(net, rows, window, programs.batch_sharding)
+  batch = _batch(net, rows, window, programs.batch_sharding, config.loss.face_mask)
   empty_text = deployment.whole((1, net.text_dim))
   traced = program.trace(state, batch, empty_text, batch if program.needs_positives else None)
 
@@ -77,17 +78,18 @@ def _step(config: Config, window: Window, deployment: Deployment, kind: Kind) ->
 
 
 def _batch(net: TransformerConfig, rows: int, window: Window,
-           sharding: NamedSharding | None) -> Batch:
+           sharding: NamedSharding | None, face_mask: str) -> Batch:
   """Returns the shapes of a training batch."""
   f, height8, width8 = window.latents
   audio = variants.of(net.variant).input_shape(net, window.frames)
+  face = (window.positions, *(f,) * (face_mask == face_masks.MOVING))
   array = lambda *shape, dtype=jnp.float32: jnp.zeros((rows, *shape), dtype)
   shapes = jax.eval_shape(lambda: Batch(
       latents=array(f, height8, width8, net.out_channels),
       mask=array(f, height8, width8, net.in_channels - 2 * net.out_channels),
       masked_latents=array(f, height8, width8, net.out_channels),
       text=array(net.text_tokens, net.text_dim), image=array(net.image_tokens, net.image_dim),
-      audio=array(*audio), face_mask=array(window.positions),
+      audio=array(*audio), face_mask=array(*face),
       mouth_mask=array(f, height8, width8), task=array(dtype=jnp.int32),
       example=array(dtype=jnp.uint32)))
   return jax.tree.map(

@@ -98,8 +98,8 @@ def encode_videos(model: Model, windows: Iterable[tuple[Window, np.ndarray]],
 def _reference_images(window: Window) -> Iterator[np.ndarray]:
   """Yields the first frame in the order of `ReferenceImage`."""
   pixels = image_lib.to_pixels(window.first)
-  pictures = {ReferenceImage.FIRST: window.first,
-              ReferenceImage.FIRST_MASKED: masks.masked_video(pixels[None], ~window.inpainted[None])[0]}
+  masked = masks.masked_video(pixels[None], masks.outside_mouth(window.inpainted[:1], 1))[0]
+  pictures = {ReferenceImage.FIRST: window.first, ReferenceImage.FIRST_MASKED: masked}
   for kind in ReferenceImage:
     yield pictures[kind]
 

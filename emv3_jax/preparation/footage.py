@@ -10,15 +10,14 @@ import numpy as np
 
 from emv3_jax import geometry
 from emv3_jax.conditioning import audio as audio_lib
-from emv3_jax.conditioning import face as face_lib
 from emv3_jax.conditioning.framing import Framing
 from emv3_jax.errors import InputError
 from emv3_jax.io import video_files
 from emv3_jax.preparation.framing import nearest_size
 from emv3_jax.preparation.manifest import Clip, Rejection
+from emv3_jax.preparation.regions import RegionFinder, Regions
 from emv3_jax.preparation.settings import PrepareConfig
-
-DETECTION_FRAMES = 9  # frames of a window for face detection, the same number as for a clip in sampling
+from emv3_jax.tasks import face_masks
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,17 +28,28 @@ class Window:
     index: number of the window in the clip.
     start: first frame, at 25 frames a second.
     first: uint8 [H, W, 3], the first frame.
-    face: uint8 [H/16, W/16], 1 for tokens of the face.
-    inpainted: bool [H, W], the region that lip-sync inpaints: the lower part of the face and the mouth.
-    mouth: bool [H, W], the mouth region.
+    regions: face and mouth.
   """
 
   index: int
   start: int
   first: np.ndarray
-  face: np.ndarray
-  inpainted: np.ndarray
-  mouth: np.ndarray
+  regions: Regions
+
+  @property
+  def face_tokens(self) -> np.ndarray:
+    """uint16 [n, 4]: token boxes of the face, all tokens without one; n = 1 stands for all frames."""
+    return self.regions.face_tokens()
+
+  @property
+  def inpainted(self) -> np.ndarray:
+    """bool [n, H, W], the region that lip-sync inpaints: the lower part of the face and the mouth."""
+    return self.regions.inpainted()
+
+  @property
+  def mouth(self) -> np.ndarray:
+    """bool [n, H, W], the mouth region."""
+    return self.regions.mouth_region()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -90,13 +100,14 @@ def read_footage(clip: Clip, settings: PrepareConfig, detector: str | None = Non
   voice = audio_lib.load_voice(clip.video)
   frames_of_sound = audio_lib.num_frames(voice.seconds)
   _check_length(clip, "sound", frames_of_sound, settings)
+  finder = RegionFinder(clip, framing, settings, detector)
   windows, rejected = [], []
   for index, pictures in kept.items():
     start = index * settings.step
     if start + settings.frames > min(count, frames_of_sound):
       continue
     try:
-      windows.append(_window(clip, settings, framing, index, pictures, detector))
+      windows.append(Window(index, start, pictures[0], finder.regions(start, pictures)))
     except InputError as error:
       rejected.append(Rejection(clip.line, clip.id, str(clip.video), index, str(error)))
   if windows and clip.face_box == "auto":
@@ -141,7 +152,7 @@ def _scan(clip: Clip, settings: PrepareConfig
   """Returns the number of frames, the framing, and for each window its pictures for face detection."""
   detection_frames = {0}
   if clip.face_box == "auto":
-    detection_frames |= set(np.linspace(0, settings.frames - 1, DETECTION_FRAMES, dtype=int).tolist())
+    detection_frames |= set(face_masks.sampled_frames(settings.frames).tolist())
   count, framing, kept = 0, None, {}
   for number, frame in enumerate(video_files.stream_video(clip.video, geometry.FPS)):
     if framing is None:
@@ -153,45 +164,3 @@ def _scan(clip: Clip, settings: PrepareConfig
     count = number + 1
   assert framing is not None  # the reader refuses a video without frames
   return count, framing, kept
-
-
-def _window(clip: Clip, settings: PrepareConfig, framing: Framing, index: int,
-            pictures: list[np.ndarray], detector: str | None) -> Window:
-  size = framing.size
-  face = _face(clip, framing, pictures, detector)
-  inpainted = np.zeros(size, bool)
-  tokens = np.ones(geometry.token_grid(size), np.uint8)
-  if face is not None:
-    inpainted = face_lib.mouth_region(face, size, settings.mouth_fraction)
-    tokens = face_lib.face_mask(face, size).reshape(tokens.shape).astype(np.uint8)
-  mouth = inpainted
-  if clip.mouth_box:
-    box = _parse_box("mouth_box", clip.mouth_box, framing)
-    assert box is not None  # `none` is refused
-    mouth = face_lib.mouth_region(box, size, 1.0)
-  if not mouth.any():
-    raise InputError(f"Clip {clip.id}: face_box none needs a mouth_box; give one, or auto.")
-  return Window(index, index * settings.step, pictures[0], tokens, inpainted | mouth, mouth)
-
-
-def _face(clip: Clip, framing: Framing, pictures: list[np.ndarray], detector: str | None
-          ) -> face_lib.FaceBox | None:
-  """Returns the box around the faces of a window; None for `none`."""
-  if clip.face_box != "auto":
-    return _parse_box("face_box", clip.face_box, framing)
-  boxes = [face_lib.detect_face(picture, detector) for picture in pictures]
-  return dataclasses.replace(
-      boxes[0], y1=min(box.y1 for box in boxes), y2=max(box.y2 for box in boxes),
-      x1=min(box.x1 for box in boxes), x2=max(box.x2 for box in boxes))
-
-
-def _parse_box(name: str, text: str, framing: Framing) -> face_lib.FaceBox | None:
-  if name == "mouth_box" and text in ("auto", "none"):
-    raise InputError(f"mouth_box {text!r}: wanted y1,y2,x1,x2, or leave it out.")
-  blank = np.broadcast_to(np.uint8(0), (framing.source_height, framing.source_width, 3))
-  try:
-    box = face_lib.parse_face_box(text, blank)
-    return None if box is None else framing.box(box)
-  except InputError as error:
-    advice = " Sizes are those of --config.prepare.sizes." if "centre crop" in str(error) else ""
-    raise InputError(f"{name}: {error}{advice}") from None

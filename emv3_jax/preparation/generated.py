@@ -28,6 +28,7 @@ from emv3_jax.sampling import clip as clip_lib
 from emv3_jax.sampling.inputs import Inputs, named_files, read_inputs
 from emv3_jax.sampling.model import Model
 from emv3_jax.sampling.output import latents_path
+from emv3_jax.tasks import face_masks
 from emv3_jax.variants import Variant
 
 ENCODERS = ("vae", "text_encoder", "image_encoder", "audio_encoder")
@@ -74,6 +75,9 @@ def read_generated(clip: Clip, settings: PrepareConfig, model: Model) -> Generat
   if latents is not None:
     _read_latents(latents, report)
   inputs = _read_inputs(report, model)
+  if settings.face_mask == face_masks.RELEASED and np.ndim(inputs.face_mask) > 1:
+    raise InputError(f"Clip {clip.id} was sampled with a face mask that moves, which records of "
+                     "prepare.face_mask=released do not hold; set --config.prepare.face_mask=moving.")
   light = dataclasses.replace(inputs, video=np.zeros(0), condition_mask=np.zeros(0),
                               source_video=None, mouth_mask=None)
   return GeneratedClip(dataclasses.replace(clip, prompt=report.request.prompt), report, light, latents)
@@ -118,19 +122,28 @@ def encode_pictures(model: Model, clips: Sequence[GeneratedClip], frames: int
       yield _latents(model, params, clip, frames), clip_lib.encode_condition(model, inputs)[0]
 
 
-def make_record(clip: GeneratedClip, frames: int, latents: np.ndarray, condition: np.ndarray,
+def make_record(clip: GeneratedClip, settings: PrepareConfig, latents: np.ndarray, condition: np.ndarray,
                 text: np.ndarray, image: np.ndarray, audio: np.ndarray, variant: Variant) -> Record:
-  """Makes the record of the first `frames` frames of a clip; `text` is without padding."""
+  """Makes the record of the first `settings.frames` frames of a clip; `text` is without padding."""
   mask = condition[..., :FRAMES].astype(np.uint8)
   tokens, task = geometry.token_grid(clip.size), clip.report.task
-  face = clip.inputs.face_mask
+  face = _face(clip, settings.frames, tokens, settings.face_mask)
   mouth = 1 - mask[..., 0] if task.inpaints_mouth else np.zeros_like(mask[..., 0])
   return Record(
       id=clip.clip.id, index=0, start=0, caption=clip.clip.prompt, source=clip.report.video,
       task=task.name, latents=latents, masked_latents=condition[None, ..., FRAMES:],
       task_mask=mask, mouth_mask=mouth,
-      face_mask=(np.ones(tokens) if face is None else face.reshape(tokens)).astype(np.uint8),
-      text=text, image=image[None], audio=variant.crop_features(audio, 0, frames))
+      text=text, image=image[None], audio=variant.crop_features(audio, 0, settings.frames), **face)
+
+
+def _face(clip: GeneratedClip, frames: int, grid: tuple[int, int], setting: str) -> dict:
+  """Returns the record's face: where the audio acted in sampling, and all tokens where it acted everywhere."""
+  boxes, mask = clip.inputs.face_tokens, clip.inputs.face_mask
+  if setting == face_masks.MOVING:
+    everywhere = np.array([0, grid[0], 0, grid[1]], np.uint16)
+    return {"face_mask": None, "face_box": np.array(np.broadcast_to(everywhere, (frames, 4)) if boxes is None
+                                                    else boxes[:frames])}
+  return {"face_mask": (np.ones(grid) if mask is None else mask.reshape(grid)).astype(np.uint8)}
 
 
 def _check_model(report: ClipReport, model: Model) -> None:
@@ -187,7 +200,7 @@ def _read_inputs(report: ClipReport, model: Model) -> Inputs:
   """Reads the inputs of sampling at the sampled size. Records do not hold the negative prompt."""
   settings = dataclasses.replace(
       model.config.sampling, height=report.size[0], width=report.size[1], text_scale=1.0,
-      max_frames=geometry.sample_frames(report.frames))
+      max_frames=geometry.sample_frames(report.frames), face_mask=report.face_mask)
   config = dataclasses.replace(model.config, seed=report.seed, face_detector=report.face_detector,
                                sampling=settings)
   try:

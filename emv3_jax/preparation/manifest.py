@@ -1,10 +1,13 @@
 """The manifest of clips to prepare: one JSON object per line."""
 
 import dataclasses
+import json
 import pathlib
+from typing import Any
 
 from absl import logging
 
+from emv3_jax.conditioning import face_boxes
 from emv3_jax.errors import InputError
 from emv3_jax.io import manifests, paths
 from emv3_jax.io.manifests import is_text
@@ -24,9 +27,9 @@ class Clip:
     id: unique in the manifest.
     video: file with pictures and sound.
     prompt: caption; may be empty.
-    face_box: `y1,y2,x1,x2` in pixels of the video, ends excluded; a `.npy` of the released scripts;
-      `auto` (looked for in each window) or `none` (audio acts everywhere).
-    mouth_box: `y1,y2,x1,x2`; empty takes the lower part of the face box.
+    face_box: `y1,y2,x1,x2` in pixels of the video, ends excluded; a `.npy` of the released scripts; boxes by
+      frame, see `face_boxes.read_boxes`; `auto` (looked for in each window) or `none` (audio acts everywhere).
+    mouth_box: `y1,y2,x1,x2`, or boxes by frame; empty takes the lower part of the face box.
     fault: why the line cannot be used; then the rest may be empty.
     report: of a clip that the model made: the JSON that sampling wrote beside it, which tells the
       prompt, the face box and all else; None for ordinary footage.
@@ -84,7 +87,8 @@ def _read_line(line: manifests.Line, folder: pathlib.Path) -> Clip:
   found = {name: values[name] for name in _NEEDED + _OPTIONAL if name in values}
   for name in _BOXES:
     if name in found:
-      found[name] = manifests.box_text(found[name])
+      found[name], wrong_box = _box(found[name])
+      fault = fault or (wrong_box and f"{name} {wrong_box}")
   wrong = [name for name, value in found.items() if not is_text(value)]
   needed = [name for name in _NEEDED if name not in _OF_REPORTS or "report" not in found]
   missing = [name for name in needed if not found.get(name) and name != "prompt" or name not in found]
@@ -103,9 +107,18 @@ def _read_line(line: manifests.Line, folder: pathlib.Path) -> Clip:
                 fault=manifests.shortened(fault))
   if "report" in found:
     return _read_made(number, found, folder)
-  if found.get("face_box", "").endswith(".npy"):
-    found["face_box"] = str(folder / found["face_box"])
+  for name in _BOXES:
+    if found.get(name, "").endswith((".npy", ".json")):
+      found[name] = str(folder / found[name])
   return Clip(number, **{**found, "video": folder / found["video"]})
+
+
+def _box(value: Any) -> tuple[Any, str]:
+  """Returns a box, or boxes by frame, as text, and why it cannot be used, or ""."""
+  if isinstance(value, list) and (len(value) != 4 or any(isinstance(edge, list) for edge in value)):
+    fault = face_boxes.box_list_fault(value)
+    return ("" if fault else json.dumps(value)), fault
+  return manifests.box_text(value), ""
 
 
 def _read_made(number: int, found: dict[str, str], folder: pathlib.Path) -> Clip:

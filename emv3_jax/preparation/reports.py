@@ -12,7 +12,7 @@ from emv3_jax.io import paths
 from emv3_jax.runtime import config as config_lib
 from emv3_jax.runtime.command_names import as_called
 from emv3_jax.sampling.settings import Request
-from emv3_jax.tasks import TaskSpec
+from emv3_jax.tasks import TaskSpec, face_masks
 
 _ADVICE = f"give the JSON that {as_called('emv3-sample')} wrote beside the video"
 
@@ -28,6 +28,7 @@ class ClipReport:
     frames: number of frames of the video.
     size: sampled size (H, W) in pixels; the written pictures may be larger.
     face_detector: face detector of the config.
+    face_mask: `sampling.face_mask` of the config; `released` for reports that do not name it.
     transformer: config of the transformer.
     video: sha256 of the video as written.
     latents: sha256 of the latents beside it; empty if they were not saved.
@@ -43,6 +44,7 @@ class ClipReport:
   frames: int
   size: tuple[int, int]
   face_detector: str
+  face_mask: str
   transformer: dict
   video: str
   latents: str
@@ -79,11 +81,13 @@ def read_report(path: pathlib.Path) -> ClipReport:
     report = ClipReport(
         path, config_lib.build(Request, request, "request"), get("seed", int), get("frames", int),
         (get("size.height", int), get("size.width", int)), get("config.face_detector", str),
+        get("config.sampling.face_mask", str, face_masks.RELEASED),
         get("config.model.transformer", dict), get("video.sha256", str),
         get("latents.sha256", str, ""), get("files", dict), get("networks", dict, {}),
         get("tokenizer", str, ""))
   except InputError as error:
     raise InputError(str(error) if str(error).startswith(label) else f"{label}: {error}") from None
+  face_masks.check_name(f"{label}: config.sampling.face_mask", report.face_mask)
   height, width = report.size
   if min(report.frames, height, width) < 1 or height % TOKEN or width % TOKEN:
     raise InputError(f"{label} is damaged: {report.frames} frames of {width}x{height} pixels; {_ADVICE}.")

@@ -21,6 +21,7 @@ from emv3_jax.preparation.settings import PrepareConfig
 from emv3_jax.runtime import config as config_lib
 from emv3_jax.sampling.fingerprint import NUMERICS
 from emv3_jax.sampling.model import Model
+from emv3_jax.tasks import face_masks
 
 SETTINGS, REJECTED = "settings.json", "rejected.jsonl"
 _SPEED_ONLY = ("text_batch", "image_batch", "video_batch")
@@ -66,11 +67,15 @@ def _dataset_config(model: Model, settings: PrepareConfig) -> dict:
                      "digest": model.digest(name)} for name in ENCODERS}
   kept = {name: value for name, value in dataclasses.asdict(settings).items()
           if name not in _SPEED_ONLY}
-  dataset_config = {"schema": records.SCHEMA, "version": records.VERSION, "encoders": encoders,
+  dataset_config = {"schema": records.SCHEMA, "version": _version(settings), "encoders": encoders,
               "conditions": index_lib.condition_fields(model.config.model.transformer),
               "settings": {**kept, "numerics": NUMERICS, "face_detector": model.config.face_detector,
                            "tokenizer": file_digest(model.tokenizer_path)}}
   return json.loads(json.dumps(dataset_config))
+
+
+def _version(settings: PrepareConfig) -> int:
+  return records.MOVING if settings.face_mask == face_masks.MOVING else records.STILL
 
 
 def _open_folder(folder: pathlib.Path, dataset_config: dict, groups: int) -> None:
@@ -86,6 +91,8 @@ def _open_folder(folder: pathlib.Path, dataset_config: dict, groups: int) -> Non
       found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
       raise InputError(f"{path} cannot be read: {error}; choose another --out.") from None
+    if isinstance(found, dict) and isinstance(found.get("settings"), dict):
+      found["settings"].setdefault("face_mask", face_masks.RELEASED)  # of a folder that does not name it
     faults = config_lib.differences(found, dataset_config)
     if faults:
       earlier = any(".digest: " in fault for fault in faults)

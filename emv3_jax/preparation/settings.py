@@ -8,6 +8,7 @@ from emv3_jax.data.records import DTYPES
 from emv3_jax.errors import InputError
 from emv3_jax.geometry import TOKEN
 from emv3_jax.limits import ABOVE_0, AMOUNT, COUNT, check_ranges
+from emv3_jax.tasks import face_masks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +21,8 @@ class PrepareConfig:
     sizes: (height, width) of windows, multiples of 16; a clip takes the one whose aspect ratio is
       nearest to its own, of equal ones the largest that does not enlarge it.
     dtype: of floating arrays on disk: float16, bfloat16 or float32.
+    face_mask: `moving`: face mask and region of lip-sync follow the face through each window; `released`: one
+      box around the faces of nine of its frames. See `tasks.face_masks`.
     mouth_fraction: lower part of the face box that lip-sync draws anew, as in sampling.
     sound_frames: sound of clips up to so long, 4k + 1, is encoded whole; of longer ones so many
       frames round each window.
@@ -32,6 +35,7 @@ class PrepareConfig:
   sizes: tuple[tuple[int, int], ...] = (
       (480, 832), (576, 704), (640, 640), (704, 576), (832, 480))
   dtype: str = "float16"
+  face_mask: str = face_masks.MOVING
   mouth_fraction: float = 0.5
   sound_frames: int = 1501
   shard_clips: int = 64
@@ -44,6 +48,7 @@ class PrepareConfig:
         "frames": (5, 10 ** 6), "stride": AMOUNT, "sizes": (TOKEN, 2 ** 16), "sound_frames": (5, 10 ** 6),
         "mouth_fraction": (ABOVE_0, 1), "shard_clips": COUNT, "text_batch": COUNT,
         "image_batch": COUNT, "video_batch": COUNT})
+    face_masks.check_name("prepare.face_mask", self.face_mask)
     for name in ("frames", "sound_frames"):
       if not geometry.is_clip_length(getattr(self, name)):
         raise InputError(f"prepare.{name} is {getattr(self, name)}; it must be 4k+1, 5 or more.")

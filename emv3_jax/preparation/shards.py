@@ -15,7 +15,7 @@ import time
 from absl import logging
 import numpy as np
 
-from emv3_jax import variants
+from emv3_jax import geometry, variants
 from emv3_jax.conditioning import text as text_lib
 from emv3_jax.data import records
 from emv3_jax.data.index import SHARDS, Shard
@@ -30,7 +30,7 @@ from emv3_jax.preparation.manifest import Clip, Rejection
 from emv3_jax.preparation.settings import PrepareConfig
 from emv3_jax.runtime import config as config_lib
 from emv3_jax.sampling.model import Model
-from emv3_jax.tasks import masks
+from emv3_jax.tasks import face_masks, masks
 from emv3_jax.variants import Variant
 
 Usable = Footage | GeneratedClip
@@ -98,7 +98,8 @@ def clips_digest(clips: Sequence[Clip]) -> str:
   entries = []
   for clip in clips:
     if clip.report is None:
-      paths = [clip.video] + [pathlib.Path(clip.face_box)] * clip.face_box.endswith(".npy")
+      boxes = (clip.face_box, clip.mouth_box)
+      paths = [clip.video, *(pathlib.Path(box) for box in boxes if box.endswith((".npy", ".json")))]
     else:
       paths = generated_lib.files_of(clip)
     stats = [path.stat() if path.is_file() else None for path in paths]
@@ -179,7 +180,7 @@ def _generated_records(model: Model, settings: PrepareConfig, clips: Sequence[Ge
   pictures = generated_lib.encode_pictures(model, clips, settings.frames)
   for clip, (latents, condition) in zip(clips, pictures, strict=True):
     image, audio = states[clip]
-    yield generated_lib.make_record(clip, settings.frames, latents, condition, texts[clip.clip.prompt],
+    yield generated_lib.make_record(clip, settings, latents, condition, texts[clip.clip.prompt],
                                image, audio, _variant(model))
 
 
@@ -191,8 +192,12 @@ def _record(clip: Footage, window: Window, settings: PrepareConfig, latents: np.
             text: np.ndarray, image: np.ndarray, audio: np.ndarray) -> Record:
   cells = lambda region: masks.mask_latents(
       masks.outside_mouth(region, settings.frames), clip.framing.size)[..., 0].astype(np.uint8)
+  tokens, moves = window.face_tokens, settings.face_mask == face_masks.MOVING
+  grid = geometry.token_grid(clip.framing.size)
   return Record(
       id=clip.clip.id, index=window.index, start=window.start, caption=clip.clip.prompt,
       source=clip.digest, latents=latents[0], masked_latents=latents[1:],
-      lipsync_mask=cells(window.inpainted), mouth_mask=1 - cells(window.mouth), face_mask=window.face,
+      lipsync_mask=cells(window.inpainted), mouth_mask=1 - cells(window.mouth),
+      face_mask=None if moves else face_masks.covered(tokens, grid)[0].astype(np.uint8),
+      face_box=np.broadcast_to(tokens, (settings.frames, 4)) if moves else None,
       text=text, image=image, audio=audio)

@@ -40,7 +40,8 @@ class Conditions:
     image: float32 [b, image_tokens, image_dim] CLIP states; zeros without a picture.
     audio: float32 [b, tokens, 768] (preview) or [b, F, 5, layers, 768] (flash).
     condition: float32 [b, f, H8, W8, 20], mask channels and latents of the masked video.
-    face_mask: float32 [b, h*w], 1 where the audio acts; None stands for everywhere.
+    face_mask: float32 [b, h*w], or [b, h*w, f] by latent frame, 1 where the audio acts; None stands for
+      everywhere.
   """
 
   text: Mapping[str, AnyArray]

@@ -18,13 +18,14 @@ import numpy as np
 
 from emv3_jax import tasks, variants
 from emv3_jax.components.config import COMPONENTS
+from emv3_jax.conditioning import face_boxes
 from emv3_jax.errors import InputError
 from emv3_jax.io.digests import file_digest
 from emv3_jax.models.cross_attention import ALLOCATIONS
-from emv3_jax.sampling.inputs import uses_face_box
+from emv3_jax.sampling.inputs import looks_for_faces, uses_face_box
 from emv3_jax.sampling.model import Model
 from emv3_jax.sampling.settings import VISUAL_INPUTS, Request
-from emv3_jax.tasks import TaskSpec
+from emv3_jax.tasks import TaskSpec, face_masks
 
 VERSION = 1  # format of `entries`
 NUMERICS = 2  # to be increased when the code computes other pixels or sound from the same entries
@@ -57,6 +58,7 @@ VALUES: dict[str, str | tuple[str, ...]] = {
     "neg_steps": "config.sampling.neg_steps",
     "audio_gain": "config.sampling.audio_gain",
     "allocation": "config.sampling.allocation",
+    "face_mask": "config.sampling.face_mask",
     "riflex_k": "config.sampling.riflex_k",
     "max_area": "config.sampling.max_area",
     "height": "config.sampling.height",
@@ -191,9 +193,9 @@ def _first(roots: dict, paths: str | tuple[str, ...]) -> Any:
 
 
 def _face_box(found: dict) -> Any:
-  """Returns `auto`, `none`, four numbers, or the path of a .npy file."""
+  """Returns `auto`, `none`, four numbers, or the path of a file."""
   source = "auto" if found["face_box"] is None else found["face_box"]
-  if source.endswith(".npy"):
+  if face_boxes.is_file(source):
     return pathlib.Path(source)
   try:
     return [float(part) for part in source.split(",")]
@@ -217,6 +219,9 @@ def _unused(found: dict, task: TaskSpec) -> set[str]:
   if task.postprocess is None:
     unused.add("paste")
   unused |= {f"file.{name}" for name in VISUAL_INPUTS if name not in task.inputs}
+  one_box = isinstance(found["face_box"], list) or found["face_box"] == "none"
+  if found["face_mask"] in (None, face_masks.RELEASED) or one_box or not looks_for_faces(task, variant):
+    unused.add("face_mask")  # without it a clip has the fingerprint that it always had
   if not uses_face_box(task, variant):
     unused.add("face_box")
   if "face_box" in unused or found["face_box"] != "auto" or not found["file.face_detector"]:

@@ -11,6 +11,7 @@ import numpy as np
 from emv3_jax import geometry, tasks, variants
 from emv3_jax.conditioning import audio as audio_lib
 from emv3_jax.conditioning import face as face_lib
+from emv3_jax.conditioning import face_boxes
 from emv3_jax.conditioning import framing as framing_lib
 from emv3_jax.conditioning import image as image_lib
 from emv3_jax.conditioning import text as text_lib
@@ -18,7 +19,7 @@ from emv3_jax.conditioning.framing import Framing
 from emv3_jax.errors import InputError
 from emv3_jax.geometry import FPS
 from emv3_jax.io import audio_files, image_files, paths, video_files
-from emv3_jax.sampling import memory
+from emv3_jax.sampling import faces, memory
 from emv3_jax.sampling.settings import VISUAL_INPUTS, Config, Request, Settings
 from emv3_jax.tasks import ReferenceImage, TaskSpec, masks
 from emv3_jax.variants import Variant
@@ -38,9 +39,10 @@ class Inputs:
     condition_mask: bool [F] or [F, H, W], True for frames or pixels that the request gives.
     reference_image: input of the image encoder (CLIP), uint8 [H, W, 3] or float32 in [-1, 1]; None
       without a picture.
-    face_mask: float32 [h*w], 1 where the audio acts; None for everywhere.
+    face_mask: float32 [h*w], or [h*w, f] by latent frame, 1 where the audio acts; None for everywhere.
     source_video, mouth_mask: uint8 [F, H, W, 3] and bool [F, H, W], True in the inpainted region; only
       for a task that inpaints the mouth.
+    face_tokens: uint16 [F, 4], the token boxes that `face_mask` is made of, see `tasks.face_masks`; None likewise.
   """
 
   prompts: dict[str, str]
@@ -57,6 +59,7 @@ class Inputs:
   seed: int
   source_video: np.ndarray | None = None
   mouth_mask: np.ndarray | None = None
+  face_tokens: np.ndarray | None = None
 
 
 def read_inputs(request: Request, config: Config, tokenizer_path: pathlib.Path,
@@ -92,21 +95,17 @@ def read_inputs(request: Request, config: Config, tokenizer_path: pathlib.Path,
   if _guided_by_text(variant, settings):
     prompts["negative"] = (settings.negative_prompt if request.negative_prompt is None
                            else request.negative_prompt)
-  pictures, first, framing = _read_pictures(request, config, task, frames, sample_frames)
-  face_mask = None
-  if task.uses_face and variant.face_mask:
-    assert first is not None and framing is not None  # such a task has a picture
-    face_mask = _face_mask(request, config, task, first, framing)
+  pictures = _read_pictures(request, config, task, frames, sample_frames)
   return Inputs(
       prompts=prompts, tokenizer=text_lib.Tokenizer.load(tokenizer_path),
       waveform=variant.waveform(voice.samples, sample_frames, normalise),
-      sound=(samples, rate), frames=frames, sample_frames=sample_frames, face_mask=face_mask, seed=seed, **pictures)
+      sound=(samples, rate), frames=frames, sample_frames=sample_frames, seed=seed, **pictures)
 
 
 def named_files(request: Request) -> dict[str, pathlib.Path]:
   """Returns the files that a request names, by field."""
   found = {name: getattr(request, name) for name in ("audio", *VISUAL_INPUTS)}
-  if (request.face_box or "").endswith(".npy"):
+  if face_boxes.is_file(request.face_box or ""):
     found["face_box"] = request.face_box
   return {name: pathlib.Path(path) for name, path in found.items() if path is not None}
 
@@ -138,7 +137,7 @@ def check_request(request: Request, config: Config) -> None:
   task = tasks.of(request.task)
   _check_pictures(request, task)
   _check_used(request, task, variants.of(config.model.transformer.variant), config.settings)
-  if request.face_box not in (None, "auto", "none") and not request.face_box.endswith(".npy"):
+  if request.face_box not in (None, "auto", "none") and not face_boxes.is_file(request.face_box):
     face_lib.parse_numbers(request.face_box, optional=not task.inpaints_mouth)
   if request.face_box == "none" and task.inpaints_mouth:
     raise InputError(f"Task {task.name} needs the position of the mouth; pass --face_box=y1,y2,x1,x2 or auto.")
@@ -157,6 +156,11 @@ def _check_pictures(request: Request, task: TaskSpec) -> None:
 def uses_face_box(task: TaskSpec, variant: Variant) -> bool:
   """Returns whether the face box has an effect."""
   return task.inpaints_mouth or task.uses_face and variant.face_mask
+
+
+def looks_for_faces(task: TaskSpec, variant: Variant) -> bool:
+  """Returns whether it can have an effect that face masks move: faces of more than the first picture count."""
+  return uses_face_box(task, variant) and (task.inpaints_mouth or len(task.condition_inputs) > 1)
 
 
 def _guided_by_text(variant: Variant, settings: Settings) -> bool:
@@ -191,43 +195,50 @@ def _size(config: Config, height: int, width: int, frames: int) -> tuple[int, in
 
 
 def _read_pictures(request: Request, config: Config, task: TaskSpec, frames: int,
-                   sample_frames: int) -> tuple[dict, np.ndarray | None, Framing | None]:
+                   sample_frames: int) -> dict:
   """Reads the task's condition inputs; a picture at the end of the clip is repeated over the surplus frames.
 
   Returns:
-    Fields of `Inputs`; the first picture as read, uint8 [h, w, 3]; its framing.
+    Fields of `Inputs`.
   """
   if not task.condition_inputs:
     size = _set_size(config, task, sample_frames)
     return {"size": size, "video": np.zeros((sample_frames, *size, 3), np.float32),
             "condition_mask": task.condition_mask(frames, sample_frames),
-            "reference_image": None}, None, None
+            "reference_image": None, "face_mask": None}
   first = _read(request, task.condition_inputs[0].request_field, frames, sample_frames)
   _, height, width, _ = first.shape
   size = _size(config, height, width, sample_frames)
   framing = framing_lib.for_sampling(height, width, size)
+  seen = []
   video, source_video = (np.zeros((sample_frames, *size, 3), kind) for kind in (np.float32, np.uint8))
   for index, item in enumerate(task.condition_inputs):
     read, current = first, framing
     if index:
       read = _read(request, item.request_field, frames, sample_frames)
       current = Framing(read.shape[1], read.shape[2], size, framing.crop[2:])
+    seen.append(faces.Seen(item, read, current))
     _warn_of_crop(getattr(request, item.request_field), current,
                   "the size that is set" if current is framing else "the first image")
     picture = current.picture(read[0])
     for number in range(sample_frames)[item.frames(frames, sample_frames)]:
       source_video[number] = picture if len(read) == 1 else current.picture(read[number])
       video[number] = image_lib.to_pixels(source_video[number])
-  mouth_mask = _mouth_mask(request, config, first, framing, sample_frames) if task.inpaints_mouth else None
+  face = faces.Face(request, config, task, seen, frames, sample_frames)
+  mouth_mask = face.mouth_mask() if task.inpaints_mouth else None
   condition_mask = task.condition_mask(frames, sample_frames, mouth_mask)
-  fields = {"size": size, "video": video, "condition_mask": condition_mask, "reference_image": None}
+  fields = {"size": size, "video": video, "condition_mask": condition_mask, "reference_image": None,
+            "face_mask": None}
+  variant = variants.of(config.model.transformer.variant)
+  if task.uses_face and variant.face_mask:
+    fields["face_tokens"], fields["face_mask"] = face.audio_mask()
   if task.reference_image is ReferenceImage.FIRST:
     fields["reference_image"] = framing.picture(first[0])
   elif task.reference_image is ReferenceImage.FIRST_MASKED:
     fields["reference_image"] = masks.masked_video(video[:1], condition_mask[:1])[0]
   if task.inpaints_mouth:
     fields |= {"source_video": source_video, "mouth_mask": mouth_mask}
-  return fields, first[0], framing
+  return fields
 
 
 def _set_size(config: Config, task: TaskSpec, frames: int) -> tuple[int, int]:
@@ -256,45 +267,3 @@ def _warn_of_crop(path: str, framing: Framing, reason: str) -> None:
     _, _, height, width = framing.crop
     logging.warning("%s: of its %dx%d pixels the %dx%d in the middle are used, the shape of %s.", path,
                     framing.source_width, framing.source_height, width, height, reason)
-
-
-def _mouth_mask(request: Request, config: Config, pictures: np.ndarray, framing: Framing,
-                sample_frames: int) -> np.ndarray:
-  """Computes the inpainted region, bool [F, H, W], from the pictures [n, h, w, 3] as read."""
-  box = _in_crop(_face_in_all(request, config, pictures), framing)
-  return np.broadcast_to(face_lib.mouth_region(box, framing.size), (sample_frames, *framing.size))
-
-
-def _face_in_all(request: Request, config: Config, pictures: np.ndarray) -> face_lib.FaceBox:
-  """Returns the box around the faces of pictures [n, h, w, 3]."""
-  detector, source = config.face_detector or None, request.face_box or "auto"
-  if source != "auto":
-    box = face_lib.parse_face_box(source, pictures[0], detector, optional=False)
-    assert box is not None  # not optional
-    return box
-  sampled = pictures[np.linspace(0, len(pictures) - 1, num=min(9, len(pictures)), dtype=int)]
-  boxes = [face_lib.detect_face(frame, detector) for frame in sampled]
-  around = dataclasses.replace(
-      boxes[0], y1=min(box.y1 for box in boxes), y2=max(box.y2 for box in boxes),
-      x1=min(box.x1 for box in boxes), x2=max(box.x2 for box in boxes))
-  logging.info("Faces found in %d pictures of %s, all within %s.", len(boxes), request.video, around)
-  return around
-
-
-def _in_crop(box: face_lib.FaceBox, framing: Framing) -> face_lib.FaceBox:
-  return box if framing.is_whole else framing.box(box)
-
-
-def _face_mask(request: Request, config: Config, task: TaskSpec, picture: np.ndarray,
-               framing: Framing) -> np.ndarray | None:
-  """Computes the face mask, float32 [h*w], from the first picture [h, w, 3]."""
-  detector, source = config.face_detector or None, request.face_box or "auto"
-  if source != "auto" and request.image is not None:  # in pixels of the file, which may be larger
-    picture = np.broadcast_to(np.uint8(0), (*image_files.upright_size(request.image), 3))
-  # A task that inpaints the mouth has found and logged the face already.
-  optional = not task.inpaints_mouth
-  box = face_lib.parse_face_box(source, picture, detector, optional=optional)
-  if source == "auto" and optional:
-    logging.info("Face found at %s.", box)
-  return None if box is None else face_lib.face_mask(
-      _in_crop(box, framing), framing.size, optional=optional)

@@ -9,6 +9,7 @@ import re
 import typing
 import unicodedata
 
+from emv3_jax.conditioning import face_boxes
 from emv3_jax.errors import InputError
 from emv3_jax.io import manifests, paths
 from emv3_jax.runtime import config as config_lib
@@ -103,7 +104,7 @@ def _plain(values: dict, folder: pathlib.Path) -> dict:
     if isinstance(value, str):
       if not manifests.is_text(value):
         raise InputError(f"{key} is {value!a}, which has half a character or a zero byte in it")
-      if key in _PATHS or key == "face_box" and value.endswith(".npy"):
+      if key in _PATHS or key == "face_box" and face_boxes.is_file(value):
         paths.refuse_address(value, key.capitalize())
         value = str(folder / value)
     plain[key] = value

@@ -25,7 +25,7 @@ from emv3_jax.sampling.settings import Config, SamplingConfig, field_names, pres
 
 COMMAND_LINE, CONFIG, MODEL, CODE = "command line", "config", "model.json", "code"
 GROUP = "sampling."
-MUST_MATCH = ("allocation",)
+MUST_MATCH = ("allocation", "face_mask")
 # Settings of the execution, not of the model; `model.json` does not hold them.
 _EXECUTION_FIELDS = ("attention", "branches", "token_blocks")
 RECOMMENDED = tuple(name for name in field_names() if name not in MUST_MATCH + _EXECUTION_FIELDS)

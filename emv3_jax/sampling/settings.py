@@ -15,6 +15,7 @@ from emv3_jax.io import paths
 from emv3_jax.limits import AMOUNT, COUNT, LARGEST, MANY, SEED, check, check_ranges, shown
 from emv3_jax.models.cross_attention import ALLOCATIONS
 from emv3_jax.sharding import MeshConfig
+from emv3_jax.tasks import face_masks
 
 _RANGES = {
     "steps": (1, 1000), "shift": (1e-3, LARGEST), "solver_shift": (1e-3, LARGEST),
@@ -33,7 +34,7 @@ class SamplingConfig:
 
   Attributes:
     preset: name of a set of settings (`preset_of`) that override those of `model.json`; empty for none.
-    allow_mismatch: allows an allocation other than that of the training, for ablations.
+    allow_mismatch: allows an allocation or a face mask other than that of the training, for ablations.
     solver: `euler`, `unipc` or `dpmpp`, see `emv3_jax.diffusion.solvers`.
     steps: number of solver steps.
     shift: timestep shift of the schedule.
@@ -47,6 +48,8 @@ class SamplingConfig:
     audio_gain: factor on the audio expert's output (the released `audio_scale`).
     allocation: name of a phase-aware allocation of modalities (PhDA); `released` is 1 throughout.
       It has to be that of the training.
+    face_mask: where lip-sync draws and its audio acts: `moving` follows the face through the video,
+      `released` is one box around it; see `tasks.face_masks`. It has to be that of the training.
     riflex_k: RIFLEx temporal frequency index, counted from 1; 0 is off.
     attention: backend of local attention, see `emv3_jax.attention.backends`; `auto` takes the fast
       kernel of the platform, which on TPU and GPU wants bfloat16.
@@ -74,6 +77,7 @@ class SamplingConfig:
   negative_prompt: str | None = None
   audio_gain: float | None = None
   allocation: str | None = None
+  face_mask: str | None = None
   riflex_k: int | None = None
   attention: str | None = None
   branches: str | None = None
@@ -94,6 +98,8 @@ class SamplingConfig:
       backends.check_name(self.attention)
     if self.allocation is not None and self.allocation not in ALLOCATIONS:
       raise InputError(f"sampling.allocation is {self.allocation!r}; known: {', '.join(sorted(ALLOCATIONS))}.")
+    if self.face_mask is not None:
+      face_masks.check_name("sampling.face_mask", self.face_mask)
     if self.max_frames is not None and not geometry.is_clip_length(self.max_frames):
       raise InputError(f"sampling.max_frames is {self.max_frames}; it must be 4k+1, "
                        f"e.g. {geometry.frames_of(self.max_frames // geometry.FRAMES + 1)}.")
@@ -131,6 +137,7 @@ if typing.TYPE_CHECKING:
     negative_prompt: str = ""
     audio_gain: float = 0.0
     allocation: str = ""
+    face_mask: str = ""
     riflex_k: int = 0
     attention: str = ""
     branches: str = ""
@@ -237,7 +244,8 @@ class Request:
     last_image: last frame (task flf2v).
     video: source video whose mouth is inpainted (task lipsync).
     task: `i2v`, `t2v`, `flf2v` or `lipsync`.
-    face_box: `y1,y2,x1,x2` in pixels of the picture, a `.npy` file of the released scripts, `auto`
+    face_box: `y1,y2,x1,x2` in pixels of the picture, a `.npy` file of the released scripts, for a video a file
+      of boxes by frame (see `face_boxes.read_boxes`), `auto`
       (face detection, an error if there is no face) or `none` (the audio acts everywhere); None stands
       for `auto` if the task uses a face. Only for the preview variant and for lipsync.
     seed: seed of the noise; None takes that of the config.

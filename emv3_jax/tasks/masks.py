@@ -18,7 +18,7 @@ def outside_mouth(mouth: Bool[np.ndarray, "*F H W"], frames: int) -> Bool[np.nda
   """Computes the condition mask of lip-sync: all pixels outside the mouth region are given.
 
   Args:
-    mouth: bool [H, W], one region for all frames, or [F, H, W], one for each frame.
+    mouth: bool [H, W] or [1, H, W], one region for all frames, or [F, H, W], one for each frame.
     frames: F.
   """
   return np.broadcast_to(~mouth.astype(bool), (frames, *mouth.shape[-2:]))

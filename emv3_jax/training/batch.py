@@ -23,7 +23,7 @@ class Batch:
     text: umT5 states, zeros after each caption's end.
     image: CLIP states, zeros without a picture.
     audio: features, [b, 2 F, audio_dim] (preview) or [b, F, 5, audio_layers, audio_dim] (flash).
-    face_mask: over tokens, where the audio acts.
+    face_mask: over tokens, where the audio acts: the same in all frames, or by latent frame.
     mouth_mask: for the loss.
     task: numbers of tasks, see `tasks.number`, for metrics.
     example: numbers of the records in their dataset.
@@ -37,11 +37,11 @@ class Batch:
   text: Float[AnyArray, "b text_tokens text_dim"]
   image: Float[AnyArray, "b image_tokens image_dim"]
   audio: Float[AnyArray, "b audio_tokens *audio"]
-  face_mask: Float[AnyArray, "b hw"]
+  face_mask: Float[AnyArray, "b hw *frames"]
   mouth_mask: Float[AnyArray, "b f H8 W8"]
   task: Int32[AnyArray, "b"]
   example: UInt32[AnyArray, "b"]
-  face_region: Float[AnyArray, "b hw"] | None = None
+  face_region: Float[AnyArray, "b hw *frames"] | None = None
   frame_mask: Float[AnyArray, "b f"] | None = None
 
 

@@ -15,6 +15,7 @@ from emv3_jax.models.execution import Remat
 from emv3_jax.models.precision import Precision
 from emv3_jax.sampling.settings import SamplingConfig
 from emv3_jax.sharding import MeshConfig
+from emv3_jax.tasks import face_masks
 from emv3_jax.training import curriculum
 from emv3_jax.training.curriculum import ScheduleConfig, Stage
 
@@ -130,6 +131,8 @@ class LossConfig:
       weights of a clip are scaled to a mean of 1.
     allocation: a name of `cross_attention.ALLOCATIONS` (PhDA); `released` is 1 throughout.
     jitter: standard deviation, in tau, of its knots from example to example; 0 leaves them.
+    face_mask: `moving`: the audio acts where the face is in each latent frame, as far as the task can know
+      it; `released`: on one box around the face of the whole clip. See `tasks.face_masks`.
   """
 
   sigma: SigmaDensity = SigmaDensity()
@@ -137,8 +140,10 @@ class LossConfig:
   mouth: float = 0.0
   allocation: str = "phased"
   jitter: float = 0.0
+  face_mask: str = face_masks.MOVING
 
   def __post_init__(self):
+    face_masks.check_name("loss.face_mask", self.face_mask)
     check_ranges("loss", self, {"face": (0, LARGEST), "mouth": (0, LARGEST), "jitter": (0, TAU_MAX)})
     if self.allocation not in ALLOCATIONS:
       raise InputError(f"loss.allocation is {self.allocation!r}; known: "
@@ -221,7 +226,8 @@ class Config:
     ema_decay: of the moving average that runs through all stages; see `Stage.ema_decay`.
     precision: of the networks; training wants the transformer's parameters in float32.
     sampling: settings that the model folder of this run recommends, and previews are made with;
-      what is None is taken from `checkpoint`. Allocation is `loss.allocation`, and has to be it.
+      what is None is taken from `checkpoint`. Allocation and face mask are those of `loss`, and have to
+      be them.
     stages: the schedule; empty takes the one that `schedule` names. One of both is given.
   """
 
@@ -252,10 +258,11 @@ class Config:
     check_ranges("", self, {"seed": SEED, "ema_decay": (0, BELOW_1),
                             "program_cache_mib": COUNT})
     paths.refuse_addresses(self, ("checkpoint", "components", "data", "program_cache"))
-    if self.sampling.allocation not in (None, self.loss.allocation):
-      raise InputError(f"sampling.allocation is {self.sampling.allocation!r}, loss.allocation "
-                       f"{self.loss.allocation!r}: a model is sampled as it was trained; leave "
-                       "sampling.allocation out.")
+    for name in ("allocation", "face_mask"):
+      sampled, trained = getattr(self.sampling, name), getattr(self.loss, name)
+      if sampled not in (None, trained):
+        raise InputError(f"sampling.{name} is {sampled!r}, loss.{name} {trained!r}: a model is sampled as it was "
+                         f"trained; leave sampling.{name} out.")
     if self.stages and self.schedule != ScheduleConfig():
       given = ", ".join(f"schedule.{field.name}" for field in dataclasses.fields(ScheduleConfig)
                         if getattr(self.schedule, field.name) != field.default)

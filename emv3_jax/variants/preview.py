@@ -11,7 +11,7 @@ RELEASED_SETTINGS = dict(
     negative_prompt=(
         "Gesture is bad. Gesture is unclear. Strange and twisted hands. Bad hands. Bad fingers. "
         "Unclear and blurry hands. 手部快速摆动, 手指频繁抽搐, 夸张手势, 重复机械性动作."),
-    audio_gain=1.0, allocation="released", riflex_k=0, attention="auto", branches="batched",
+    audio_gain=1.0, allocation="released", face_mask="released", riflex_k=0, attention="auto", branches="batched",
     token_blocks=0, max_frames=113, max_area=768 * 768, height=0, width=0, enlarge=1)
 
 # The paper gives the two scales. It mentions no decay and no factor on the negative prompt.

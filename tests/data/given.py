@@ -63,4 +63,7 @@ def check_same(training: dict, sampling: Conditions, variant: str) -> None:
   elif sampling.face_mask is None:
     assert np.all(training["face_mask"] == 1), "None stands for everywhere"
   else:
-    np.testing.assert_array_equal(training["face_mask"], sampling.face_mask)
+    same = np.asarray(sampling.face_mask)
+    if same.ndim < training["face_mask"].ndim:  # the same in every frame
+      same = np.broadcast_to(same[..., None], training["face_mask"].shape)
+    np.testing.assert_array_equal(training["face_mask"], same)

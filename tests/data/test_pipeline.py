@@ -121,7 +121,7 @@ def test_what_a_batch_holds(dataset):
       "latents": ((4, f, h8, w8, 16), "float32"), "masked_latents": ((4, 3, f, h8, w8, 16), "float32"),
       "lipsync_mask": ((4, f, h8, w8), "uint8"), "task_mask": ((4, f, h8, w8, 4), "uint8"),
       "mouth_mask": ((4, f, h8, w8), "uint8"),
-      "face_mask": ((4, 2, 3), "uint8"), "text": ((4, 8, 6), "float32"),
+      "face_mask": ((4, 2, 3), "uint8"), "face_box": ((4, 5, 4), "uint16"), "text": ((4, 8, 6), "float32"),
       "image": ((4, 2, 3, 5), "float32"), "audio": ((4, 10, 4), "float32"),
       "task": ((4,), "int32"), "example": ((4,), "uint32")}
   record = dataset[batch["example"][2]]
@@ -171,8 +171,8 @@ def test_a_cut_shard_is_named(broken):
 
 
 def test_another_schema_or_version(broken):
-  change_index(broken, version=3)
-  with pytest.raises(InputError, match="schema emv3_jax.window version 3; .* version 1 and 2"):
+  change_index(broken, version=4)
+  with pytest.raises(InputError, match="schema emv3_jax.window version 4; .* version 1, 2, 3"):
     Dataset(broken)
 
 

@@ -1,6 +1,7 @@
 """Records: the round trip, and what is refused."""
 
 import dataclasses
+import pathlib
 import resource
 import subprocess
 import sys
@@ -42,7 +43,7 @@ def test_version_1_is_still_read():
   record = make_record(3)
   got = records.decode(as_version_1(records.encode(record, "float32", PREVIEW)))
   assert got.task == "" and got.task_mask is None and got.id == record.id
-  for name in records.array_names(""):
+  for name in records.array_names("", records.STILL):
     np.testing.assert_array_equal(getattr(got, name), getattr(record, name))
 
 
@@ -89,9 +90,9 @@ def test_shapes_that_do_not_belong_together(change):
 
 def test_another_schema_is_named():
   data = records.encode(make_record(), "float32", PREVIEW)
-  other = save(load(data), {"schema": "emv3_jax.window", "version": "3"})
+  other = save(load(data), {"schema": "emv3_jax.window", "version": "4"})
   with pytest.raises(InputError,
-                     match="record 3 has schema emv3_jax.window version 3; .* version 1 and 2"):
+                     match="record 3 has schema emv3_jax.window version 4; .* version 1, 2, 3"):
     records.decode(other, "record 3")
   with pytest.raises(InputError, match="schema None"):
     records.decode(save(load(data)))
@@ -101,7 +102,7 @@ def test_missing_and_extra_arrays():
   data = records.encode(make_record(), "float32", PREVIEW)
   arrays = load(data)
   del arrays["text"]
-  metadata = {"schema": records.SCHEMA, "version": str(records.VERSION)}
+  metadata = {"schema": records.SCHEMA, "version": str(records.STILL)}
   with pytest.raises(InputError, match="expected audio.*text"):
     records.decode(save(arrays, metadata))
 
@@ -141,3 +142,34 @@ def test_a_full_disk_leaves_nothing(tmp_path):
   ran = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
   assert f"Cannot write {path}" in ran.stdout and "File too large" in ran.stdout, ran.stderr
   assert not list(tmp_path.iterdir())
+
+
+def moving_record(number: int = 0, **changes) -> records.Record:
+  """A record whose face moves two tokens to the right."""
+  boxes = np.array([[0, 1, x, x + 1] for x in (0, 0, 1, 1, 2)], np.uint16)
+  return dataclasses.replace(make_record(number), **{"face_mask": None, "face_box": boxes, **changes})
+
+
+def test_the_face_s_boxes_by_frame_make_version_3():
+  record = moving_record(3)
+  data = records.encode(record, "float16", PREVIEW)
+  assert b'"version":"3"' in data and "face_mask" not in load(data)
+  got = records.decode(data)
+  assert got.face_mask is None and got.face_box.dtype == np.uint16
+  np.testing.assert_array_equal(got.face_box, record.face_box)
+
+
+@pytest.mark.parametrize("boxes", [[0, 1, 2, 2], [0, 3, 0, 1], [0, 1, 0, 4]])
+def test_boxes_that_are_empty_or_outside_are_damage(boxes):
+  record = moving_record(face_box=np.array([boxes] * 5, np.uint16))
+  with pytest.raises(ValueError, match="face_box has boxes that are empty or not within 2 rows and 3 columns"):
+    records.encode(record, "float16", PREVIEW)
+
+
+def test_a_record_that_version_2_wrote():
+  """Written by the release before version 3: its bytes are made again."""
+  data = (pathlib.Path(__file__).parent / "version_2.record").read_bytes()
+  record = records.decode(data, variant=PREVIEW)
+  assert record.id == "train_00000" and record.face_box is None
+  np.testing.assert_array_equal(record.face_mask, [[0] * 4, [1, 1, 1, 0], [1, 1, 1, 0], [0] * 4])
+  assert records.encode(record, "float16", PREVIEW) == data

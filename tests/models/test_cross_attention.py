@@ -14,8 +14,8 @@ from emv3_jax.models.precision import FLOAT32
 TAUS = np.array([0.0, 100.0, 250.0, 400.0, 500.0, 650.0, 800.0, 1000.0], np.float32)
 
 
-@pytest.mark.parametrize("flash", [False, True])
-def test_experts_are_weighted_and_summed_before_the_output_projection(rng, flash):
+@pytest.mark.parametrize("flash, moves", [(False, False), (False, True), (True, False)])
+def test_experts_are_weighted_and_summed_before_the_output_projection(rng, flash, moves):
   b, positions, f, d = 2, 4, 3, 8
   cross = cdca.CrossAttention(d, 2, biased_audio=flash, eps=1e-6, precision=FLOAT32, rngs=nnx.Rngs(0))
   normal = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
@@ -25,13 +25,14 @@ def test_experts_are_weighted_and_summed_before_the_output_projection(rng, flash
   x = normal(b, positions * f, d)
   context = cross.context(cdca.ContextTokens(normal(b, 5, d), normal(b, 3, d), normal(b, f, 4, d)),
                           ONE_DEVICE)
-  mask, weights = normal(b, positions), normal(b, 3)
+  mask, weights = normal(b, positions, *(f,) * moves), normal(b, 3)
   got = cross(x, context, face_mask=mask, audio_gain=0.7, modality_weights=weights,
               execution=ONE_DEVICE)
 
   q = cross.norm_q(cross.q(x)).reshape(b, positions * f, 2, 4)
+  by_token = mask.reshape(b, -1) if moves else jnp.repeat(mask, f, 1)
   parts = [attend_xla(q, *context.text), attend_xla(q, *context.image),
-           0.7 * jnp.repeat(mask, f, 1)[..., None, None] * attend_by_frame(q, *context.audio)]
+           0.7 * by_token[..., None, None] * attend_by_frame(q, *context.audio)]
   mixed = sum(weights[:, i, None, None, None] * part for i, part in enumerate(parts))
   np.testing.assert_allclose(got, cross.o(mixed.reshape(x.shape)), atol=1e-5)
 

@@ -262,6 +262,8 @@ def test_inputs_that_do_not_fit_are_named():
     run(context, rope=rope_table((2, 3, 4), 32))
   with pytest.raises(ValueError, match="face_mask is"):
     run(context, face_mask=np.zeros((3, 14), np.float32))
+  with pytest.raises(ValueError, match=r"face_mask is \(3, 15, 3\); expected \[b, 15\] or \[b, 15, 2\]"):
+    run(context, face_mask=np.zeros((3, 15, 3), np.float32))
   with pytest.raises(ValueError, match="remat is 'most'"):
     run(context, execution=ExecutionConfig(remat="most"))
   with pytest.raises(ValueError, match="token_blocks 2"):

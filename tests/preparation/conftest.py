@@ -3,10 +3,12 @@
 import json
 import pathlib
 
+import numpy as np
 import pytest
 
 from emv3_jax.preparation import run
 from emv3_jax.puppets import world
+from emv3_jax.puppets.world.mp4 import box_around
 from emv3_jax.sampling.model import Model, load
 from tests.preparation.preparing import make_config, write_manifest
 
@@ -25,7 +27,7 @@ def flash() -> Model:
 
 @pytest.fixture(scope="session")
 def footage(tmp_path_factory) -> pathlib.Path:
-  """A manifest of three puppets: two clips of 5 frames, one of 13."""
+  """A manifest of three puppets, each with one box around its face: two clips of 5 frames, one of 13."""
   folder = tmp_path_factory.mktemp("clips")
   world.write_mp4s(folder / "short", count=2, frames=5)
   world.write_mp4s(folder / "long", count=1, first=2, frames=13)
@@ -33,5 +35,6 @@ def footage(tmp_path_factory) -> pathlib.Path:
   for name in ("short", "long"):
     for line in (folder / name / "clips.jsonl").read_text().splitlines():
       row = json.loads(line)
-      rows.append({**row, "video": f"{name}/{row['video']}"})
+      boxes = {key: box_around(np.array(row[key])) for key in ("face_box", "mouth_box")}
+      rows.append({**row, **boxes, "video": f"{name}/{row['video']}"})
   return write_manifest(folder / "clips.jsonl", rows)

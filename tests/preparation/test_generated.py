@@ -125,7 +125,7 @@ def test_a_negative_has_the_conditions_that_it_was_sampled_under(made, name, mon
   """Whatever the stage's mixture says."""
   record, config = record_of(made, name), made.model.config.model.transformer
   batch = collate([record], np.arange(1), config.text_tokens, variants.of(config.variant))
-  batch = make_batch(0, 0, Stage("negatives", 1, Mixture(i2v=1.0, lipsync=1.0)), batch)
+  batch = make_batch(0, 0, Stage("negatives", 1, Mixture(i2v=1.0, lipsync=1.0)), batch, face_mask="moving")
   assert names()[batch.task[0]] == record.task == name and record.caption == f"a puppet, {name}"
   check_same(in_training(made.model, batch), made.conditions[name], config.variant)
 

@@ -323,7 +323,7 @@ def test_two_sizes_make_two_buckets(footage, model, tmp_path):
   assert index.shards[0].runs == ((0, 1), (1, 1))
   dataset = Dataset(tmp_path / "set")
   assert [dataset[n].id for n in range(2)] == ["train_00001", "wide"]
-  assert dataset[1].latents.shape == (2, 4, 8, 16) and dataset[1].face_mask.shape == (2, 4)
+  assert dataset[1].latents.shape == (2, 4, 8, 16) and dataset[1].face_box.tolist() == [[0, 1, 0, 3]] * 5
   shapes = {next_batch["latents"].shape[2:4]
             for next_batch, _ in zip(dataset.batches(1, seed=0), range(2), strict=False)}
   assert shapes == {(8, 8), (4, 8)}

@@ -1,15 +1,16 @@
 """What preparation reads before any network runs: manifest, framing, windows, boxes."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
+from emv3_jax.conditioning import face as face_lib
 from emv3_jax.conditioning.face import FaceBox
 from emv3_jax.conditioning.framing import Framing
 from emv3_jax.errors import InputError
 from emv3_jax.io import video_files
-from emv3_jax.preparation import footage as footage_lib
 from emv3_jax.preparation.footage import read_footage, stream_windows
 from emv3_jax.preparation.framing import nearest_size
 from emv3_jax.preparation.manifest import Clip, read_manifest
@@ -93,21 +94,21 @@ def test_face_and_mouth_by_cells(clip):
   window = read_footage(clip, SETTINGS).windows[0]
   redrawn = np.zeros((32, 48), bool)
   redrawn[16:28, 12:36] = True
-  np.testing.assert_array_equal(window.inpainted, redrawn)
-  np.testing.assert_array_equal(window.mouth, redrawn)
-  np.testing.assert_array_equal(window.face, [[1, 1, 0], [0, 0, 0]])
+  np.testing.assert_array_equal(window.inpainted, redrawn[None])
+  np.testing.assert_array_equal(window.mouth, redrawn[None])
+  np.testing.assert_array_equal(window.face_tokens, [[0, 1, 0, 2]])
   window = read_footage(changed(clip, mouth_box="14,20,28,36"), SETTINGS).windows[0]
   mouth = np.zeros((32, 48), bool)
   mouth[14:20, 20:28] = True
-  np.testing.assert_array_equal(window.mouth, mouth)
-  np.testing.assert_array_equal(window.inpainted, redrawn | mouth)
+  np.testing.assert_array_equal(window.mouth, mouth[None])
+  np.testing.assert_array_equal(window.inpainted, (redrawn | mouth)[None])
 
 
 def test_no_face_box_needs_a_mouth_box(clip):
   with pytest.raises(InputError, match="face_box none needs a mouth_box"):
     read_footage(changed(clip, face_box="none"), SETTINGS)
   window = read_footage(changed(clip, face_box="none", mouth_box="14,20,28,36"), SETTINGS).windows[0]
-  assert window.face.all() and window.inpainted.sum() == 6 * 8
+  assert window.face_tokens.tolist() == [[0, 2, 0, 3]] and window.inpainted.sum() == 6 * 8
 
 
 @pytest.mark.parametrize("fields, said", [
@@ -122,7 +123,7 @@ def test_boxes_that_cannot_be_used(clip, fields, said):
     read_footage(changed(clip, **fields), SETTINGS)
 
 
-def test_auto_takes_the_box_round_the_faces_of_a_window(clip, monkeypatch):
+def test_released_takes_the_box_round_the_faces_of_a_window(clip, monkeypatch):
   """A window without a face is left out, the others stay."""
   def detect(picture, model):
     number = round(picture.mean() / 16)
@@ -130,11 +131,11 @@ def test_auto_takes_the_box_round_the_faces_of_a_window(clip, monkeypatch):
       raise InputError("No face found.")
     return FaceBox(2, 20 + number % 4, 8, 30, *picture.shape[:2])
 
-  monkeypatch.setattr(footage_lib.face_lib, "detect_face", detect)
-  found = read_footage(changed(clip, face_box="auto"), SETTINGS)
+  monkeypatch.setattr(face_lib, "detect_face", detect)
+  found = read_footage(changed(clip, face_box="auto"), dataclasses.replace(SETTINGS, face_mask="released"))
   assert [window.index for window in found.windows] == [0, 2]
   assert [(entry.window, entry.reason) for entry in found.rejected] == [(1, "No face found.")]
-  rows = np.flatnonzero(found.windows[0].inpainted.any(axis=1))
+  rows = np.flatnonzero(found.windows[0].inpainted[0].any(axis=1))
   assert (rows[0], rows[-1]) == (12, 22)  # lower half of rows 2 to 23
   assert [window.start for window, _ in stream_windows(found, SETTINGS)] == [0, 8]
 

@@ -113,15 +113,16 @@ def test_a_record_of_a_made_clip(task):
   known[..., :4] = rng.random((2, 4, 4, 1)) < 0.5
   clip = SimpleNamespace(size=(32, 32), clip=Clip(1, "a", pathlib.Path(), "words"),
                          report=SimpleNamespace(task=task, video="sha256"),
-                         inputs=SimpleNamespace(face_mask=None))
+                         inputs=SimpleNamespace(face_mask=None, face_tokens=None))
+  settings = dataclasses.replace(SETTINGS, frames=5)
   audio = rng.normal(size=(18, 8))
-  record = make_record(clip, 5, np.zeros((2, 4, 4, 16)), known, np.zeros((1, 8)), np.zeros((3, 8)),
+  record = make_record(clip, settings, np.zeros((2, 4, 4, 16)), known, np.zeros((1, 8)), np.zeros((3, 8)),
                        audio, PREVIEW)
   np.testing.assert_array_equal(record.audio, audio[:10])
   np.testing.assert_array_equal(record.masked_latents, known[None, ..., 4:])
-  assert record.task == task.name and record.face_mask.tolist() == [[1, 1], [1, 1]]
+  assert record.task == task.name and record.face_box.tolist() == [[0, 2, 0, 2]] * 5
   drawn = 1 - known[..., 0]
   np.testing.assert_array_equal(record.mouth_mask, drawn if task.inpaints_mouth else 0 * drawn)
-  heard = make_record(clip, 5, record.latents, known, record.text, np.zeros((3, 8)),
+  heard = make_record(clip, settings, record.latents, known, record.text, np.zeros((3, 8)),
                       np.arange(9.0)[:, None, None] * np.ones((2, 8)), FLASH).audio
   assert heard.shape == (9, 2, 8) and heard[:, 0, 0].tolist() == [0, 0, 0, 1, 2, 3, 4, 5, 6]

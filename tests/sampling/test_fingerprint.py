@@ -122,6 +122,7 @@ DECIDING = {  # what changes: (task, change of the request, change of the config
     "negative steps": ("i2v", {}, {"sampling__neg_steps": 1}),
     "audio gain": ("i2v", {}, {"sampling__audio_gain": 2.0}),
     "allocation": ("i2v", {}, {"sampling__allocation": "a"}),
+    "a mask that moves": ("lipsync", {"face_box": "auto"}, {"sampling__face_mask": "moving"}),
     "riflex": ("i2v", {}, {"sampling__riflex_k": 4}),
     "area": ("i2v", {}, {"sampling__max_area": 4096}),
     "size": ("i2v", {}, {"sampling__height": 32, "sampling__width": 64}),

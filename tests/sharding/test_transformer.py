@@ -26,7 +26,7 @@ BATCH = 8
 
 
 def _inputs(batch=BATCH, net=tiny.CONFIG):
-  return tiny.noise_of(batch), dataclasses.asdict(tiny.conditions_of(batch, net))
+  return tiny.noise_of(batch), dataclasses.asdict(tiny.conditions_of(batch, net, moves=True))
 
 
 def _gradients(args, **how):

@@ -58,7 +58,7 @@ def params_of(config: transformer.TransformerConfig = CONFIG) -> dict:
                       transformer.network(config).abstract)
 
 
-def conditions_of(clips: int, config: transformer.TransformerConfig = CONFIG) -> Conditions:
+def conditions_of(clips: int, config: transformer.TransformerConfig = CONFIG, moves: bool = False) -> Conditions:
   rng = np.random.default_rng(2)
   normal = lambda *shape: rng.normal(size=(clips, *shape)).astype(np.float32)
   f, h, w = GRID
@@ -67,7 +67,7 @@ def conditions_of(clips: int, config: transformer.TransformerConfig = CONFIG) ->
   frames = 4 * (f - 1) + 1
   audio = normal(2 * frames, 16) if config.variant == "preview" else normal(frames, 5, 2, 16)
   return Conditions(text=text, image=normal(5, 32), audio=audio, condition=normal(f, 2 * h, 2 * w, 20),
-                    face_mask=normal(h * w))
+                    face_mask=normal(h * w, *(f,) * moves))
 
 
 def noise_of(clips: int) -> np.ndarray:

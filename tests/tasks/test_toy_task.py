@@ -87,7 +87,7 @@ def test_a_training_batch():
   whole = records.decode(records.encode(whole, "float32", PREVIEW))
   own = make_record(2, task="middle")
   batch = collate([whole, own], np.arange(2), CONFIG.text_tokens, PREVIEW)
-  got = assemble(batch, [tasks.number("middle")] * 2)
+  got = assemble(batch, [tasks.number("middle")] * 2, "released")
   np.testing.assert_array_equal(got["mask"][0], np.broadcast_to(CHANNELS[:, None, None], (2, 4, 6, 4)))
   np.testing.assert_array_equal(got["masked_latents"][0], whole.masked_latents[3])
   np.testing.assert_array_equal(got["image"][0], whole.image[ReferenceImage.FIRST])
@@ -99,11 +99,11 @@ def test_a_training_batch():
 def test_what_records_do_not_hold_is_not_trained():
   batch = collate([make_record(1)], np.arange(1), CONFIG.text_tokens, PREVIEW)
   with pytest.raises(InputError, match="holds the masked latents of 3 tasks, but not those of middle"):
-    assemble(batch, [tasks.number("middle")])
+    assemble(batch, [tasks.number("middle")], "moving")
   tasks.unregister("middle")
   tasks.register(dataclasses.replace(MIDDLE, slot=None))
   with pytest.raises(InputError, match="middle cannot be trained on records that serve all tasks"):
-    assemble(batch, [tasks.number("middle")])
+    assemble(batch, [tasks.number("middle")], "moving")
 
 
 def test_a_part_of_a_video_without_its_mouth():

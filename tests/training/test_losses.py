@@ -34,6 +34,17 @@ def test_flow_matching_error_is_the_slow_one(face, mouth, rng):
   np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
+def test_a_face_that_moves_counts_more_where_it_is(rng):
+  batch, config = tiny.batch_of(range(2)), LossConfig(face=1.5, mouth=0.0)
+  b, f, height, width, _ = batch.latents.shape
+  moving = rng.integers(0, 2, (b, height // 2 * width // 2, f)).astype(np.float32)
+  got = losses.cell_weights(config, dataclasses.replace(batch, face_mask=moving))
+  by_frame = [losses.cell_weights(config, dataclasses.replace(batch, face_mask=moving[..., i]))[:, i] for i in range(f)]
+  ratio = got / np.stack(by_frame, axis=1)  # each has a mean of 1 of its own
+  np.testing.assert_allclose(np.ptp(ratio, axis=(2, 3)), 0, atol=1e-6)
+  assert len(np.unique(np.round(np.asarray(got[0]), 5))) == 2
+
+
 def test_the_loss_knows_the_face_where_the_audio_acts_everywhere(rng):
   batch, config = tiny.batch_of(range(3)), LossConfig(face=1.5, mouth=0.0)
   everywhere = dataclasses.replace(batch, face_mask=np.ones_like(batch.face_mask),

@@ -113,6 +113,17 @@ def of_first_release(config: dict) -> dict:
   return old
 
 
+def test_a_run_that_names_no_face_mask_had_one_box_for_each_clip():
+  released = dataclasses.replace(TINY, loss=dataclasses.replace(TINY.loss, face_mask="released"))
+  before = run_config.describe(released, {"data": "d", "negatives": {}})
+  before = copy.deepcopy(before)
+  del before["config"]["loss"]["face_mask"]
+  check = lambda config: run_config.check(before, run_config.describe(config, before["datasets"]), 10, "Checkpoint")
+  check(released)
+  with pytest.raises(InputError, match="loss.face_mask: 'released' != 'moving'"):
+    check(TINY)
+
+
 def test_a_run_of_the_first_release_goes_on():
   now = run_config.describe(TINY, {"data": "d", "negatives": {}})
   before = {**now, "config": of_first_release(now["config"]), "datasets": {"data": "d"}}

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from emv3_jax import sharding
+from emv3_jax.data import records
 from emv3_jax.data.pipeline import collate
 from emv3_jax.errors import InputError
 from emv3_jax.sharding import MeshConfig
@@ -14,7 +15,7 @@ from emv3_jax.sharding import mesh as mesh_lib
 from emv3_jax.training.curriculum import Mixture, Stage, draw_tasks
 from emv3_jax.training.input.prefetch import Prefetcher, local_rows, make_batch
 from emv3_jax.training.input.sources import Sources
-from emv3_jax.training.settings import NDPOConfig
+from emv3_jax.training.settings import LossConfig, NDPOConfig
 from emv3_jax.variants.preview import PREVIEW
 from tests.data import windows
 from tests.training import runs
@@ -122,7 +123,8 @@ def test_negatives_keep_their_task_and_pairs_have_one(folder, tmp_path):
   np.testing.assert_array_equal(made.batch.example, made.positives.example)
   other = collate([windows.make_record(1, task="i2v")], np.arange(1), 8, PREVIEW)
   with pytest.raises(InputError, match="record 0 .* for the tasks i2v and lipsync; a pair needs one"):
-    make_batch(0, 0, pairs, collate([windows.make_record(1, task="lipsync")], np.arange(1), 8, PREVIEW), other)
+    make_batch(0, 0, pairs, collate([windows.make_record(1, task="lipsync")], np.arange(1), 8, PREVIEW), other,
+               face_mask="moving")
 
 
 def test_rows_of_a_process_need_not_lie_together():
@@ -183,3 +185,18 @@ def test_mixture_decides_tasks(folder):
   config = runs.config_of(folder, (Stage("lipsync", 1, Mixture(lipsync=1.0)),), batch=4)
   with Prefetcher(config, Sources(config), batch_sharding(fsdp=4), first=0, end=10) as batches:
     assert np.asarray(batches.take(0).batch.task).tolist() == [3] * 4
+
+
+def test_face_masks_that_move_are_not_learnt_as_ones_that_stay(tmp_path, caplog):
+  """Old records among moving ones are a warning."""
+  for name, version in (("moving", records.MOVING), ("still", records.STILL)):
+    windows.write_dataset(tmp_path / name, shards=((4, 0),), version=version)
+  config_of = lambda name, face_mask: dataclasses.replace(
+      runs.config_of(tmp_path), data=str(tmp_path / name), loss=LossConfig(face_mask=face_mask))
+  with pytest.raises(InputError, match="moving was prepared with face masks that move; loss.face_mask is released"):
+    Sources(config_of("moving", "released"))
+  Sources(config_of("moving", "moving"))
+  Sources(config_of("still", "released"))
+  assert not caplog.messages
+  Sources(config_of("still", "moving"))
+  assert "still was prepared with one face box for each window" in caplog.text

@@ -21,6 +21,7 @@ from emv3_jax.puppets.world.mp4 import box_around
 from emv3_jax.sampling.clip import sample
 from emv3_jax.sampling.model import Model
 from emv3_jax.sampling.settings import Config, Request
+from emv3_jax.tasks import face_masks
 
 FRAMES = 65
 # Of a config: where things lie and how fast they go. All else decides pixels.
@@ -84,7 +85,8 @@ class Actor:
       seed: of the noise.
       picture: False leaves out first frame and face box: caption and sound alone (t2v).
     """
-    box = box_around(clip.truth.face_box)
+    moves = self._model.config.settings.face_mask == face_masks.MOVING
+    box = box_around(clip.truth.face_box[:1] if moves else clip.truth.face_box)  # as its training had it
     key = (clip.caption, sound, seed) + ((clip.frames[0], box) if picture else ())
     return self._kept(key, lambda: self._sample(clip, sound, seed, box if picture else None))
 

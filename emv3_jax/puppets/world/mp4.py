@@ -16,6 +16,7 @@ from emv3_jax.puppets.world.clips import clip_spec
 from emv3_jax.puppets.world.render import Clip, render_clip
 
 MANIFEST = "clips.jsonl"
+_BOXES = ("face_box", "mouth_box")
 
 
 def write_mp4s(out_dir: str | os.PathLike, seed: int = 0, count: int = 1000, split: str = "train",
@@ -26,8 +27,8 @@ def write_mp4s(out_dir: str | os.PathLike, seed: int = 0, count: int = 1000, spl
 
   Returns:
     The manifest, OUT_DIR/clips.jsonl. A line a clip: `id`, `video` (relative to the manifest),
-    `prompt` (its caption), `face_box` and `mouth_box` ("y1,y2,x1,x2", ends excluded, around all
-    frames), and `truth`, all of `render.Truth` as JSON.
+    `prompt` (its caption), `face_box` and `mouth_box` (a list of [y1, y2, x1, x2], ends excluded,
+    one for each frame), and `truth`, the rest of `render.Truth` as JSON.
 
   Raises:
     InputError: unknown split, or a folder that cannot be written.
@@ -53,10 +54,9 @@ def write_mp4s(out_dir: str | os.PathLike, seed: int = 0, count: int = 1000, spl
 
 def _row(name: str, clip: Clip) -> dict:
   truth = {key: value.tolist() if isinstance(value, np.ndarray) else value
-           for key, value in dataclasses.asdict(clip.truth).items()}
+           for key, value in dataclasses.asdict(clip.truth).items() if key not in _BOXES}
   return {"id": name, "video": f"{name}.mp4", "prompt": clip.caption,
-          "face_box": box_around(clip.truth.face_box), "mouth_box": box_around(clip.truth.mouth_box),
-          "truth": truth}
+          **{name: getattr(clip.truth, name).tolist() for name in _BOXES}, "truth": truth}
 
 
 def box_around(boxes: np.ndarray) -> str:

@@ -120,7 +120,8 @@ class Prefetcher:
     elif kind == "ndpo" and sources.uses_positives(stage):
       positives = self._next(sources.own, step)
     to_batch = lambda records, others: to_mesh(
-        make_batch(self._config.seed, step, stage, records, others if kind == "dpo" else None),
+        make_batch(self._config.seed, step, stage, records, others if kind == "dpo" else None,
+                   face_mask=self._config.loss.face_mask),
         self._target, self._config.train.batch)
     return StepBatch(step, to_batch(records, positives),
                      None if positives is None else to_batch(positives, records))
@@ -137,7 +138,7 @@ class Prefetcher:
 
 
 def make_batch(seed: int, step: int, stage: Stage, records: pipeline.Batch,
-             pair: pipeline.Batch | None = None) -> Batch:
+             pair: pipeline.Batch | None = None, *, face_mask: str) -> Batch:
   """Records as a training batch of `step`.
 
   A record that names its task has that one, whatever the stage's mixture; others' are drawn.
@@ -149,6 +150,7 @@ def make_batch(seed: int, step: int, stage: Stage, records: pipeline.Batch,
     records: of the batch.
     pair: records that row by row make pairs with these, under one task: a row that names none takes
       the other's.
+    face_mask: `moving` or `released`, as `LossConfig.face_mask`.
 
   Raises:
     InputError: two of a pair name different tasks.
@@ -157,7 +159,7 @@ def make_batch(seed: int, step: int, stage: Stage, records: pipeline.Batch,
   if pair is not None:
     _check_pairs(stage, records, pair)
     tasks = np.where(pair["task"] == ANY_TASK, tasks, pair["task"])
-  batch = Batch(**assemble(records, tasks))
+  batch = Batch(**assemble(records, tasks, face_mask))
   if not stage.audio:
     batch = dataclasses.replace(batch, audio=np.zeros_like(batch.audio))
   return batch

@@ -12,13 +12,17 @@ import dataclasses
 import hashlib
 import pathlib
 
+from absl import logging
 import numpy as np
 
 from emv3_jax.data import index as index_lib
+from emv3_jax.data import records
+from emv3_jax.data.index import Index
 from emv3_jax.data.order import Order
 from emv3_jax.data.pipeline import Batch, Dataset
 from emv3_jax.errors import InputError
 from emv3_jax.runtime.command_names import as_called
+from emv3_jax.tasks.face_masks import MOVING, RELEASED
 from emv3_jax.training import curriculum
 from emv3_jax.training.curriculum import Stage
 from emv3_jax.training.settings import Config
@@ -78,6 +82,21 @@ class RequiredDataset:
 def needs_data(config: Config, stage: Stage) -> bool:
   """Whether a stage takes from the run's own data."""
   return stage.kind != "ndpo" or stage.every > 1 or config.ndpo.sft_weight > 0
+
+
+def _check_face_masks(folder: str, index: Index, wanted: str) -> None:
+  """Checks that a dataset has the face masks that the run learns with.
+
+  Raises:
+    InputError: regions of lip-sync move in the dataset, and the run wants one box for each clip.
+  """
+  found = MOVING if index.version == records.MOVING else RELEASED
+  if (found, wanted) == (MOVING, RELEASED):
+    raise InputError(f"Dataset {folder} was prepared with face masks that move; loss.face_mask is {RELEASED}. Set "
+                     f"--config.loss.face_mask={MOVING}, or prepare the clips with --config.prepare.face_mask={RELEASED}.")
+  if found != wanted:
+    logging.warning("Dataset %s was prepared with one face box for each window (prepare.face_mask=%s): in its records "
+                    "face masks and regions of lip-sync stay where they are.", folder, RELEASED)
 
 
 class Sources:
@@ -149,6 +168,7 @@ class Sources:
 
   def _open(self, folder: str, stage: int | None) -> Source:
     dataset = Dataset(folder, self._config.model.transformer)
+    _check_face_masks(folder, dataset.index, self._config.loss.face_mask)
     order = Order(dataset.index.bucket_numbers(), self._config.train.batch, self._config.seed)
     return Source(folder, dataset, order, stage)
 

@@ -146,7 +146,8 @@ class HeldOut:
     mesh, local = self._target.mesh, local_rows(self._target, self._rows)
     found: dict[str, list[np.ndarray]] = {"error": [], "task": [], "moments": []}
     for numbers, new in self._batches:
-      batch = make_batch(self._config.seed, 0, _ALL_TASKS, self._source.records(numbers[local]))
+      batch = make_batch(self._config.seed, 0, _ALL_TASKS, self._source.records(numbers[local]),
+                         face_mask=self._config.loss.face_mask)
       batch = to_mesh(batch, self._target, self._rows)
       rope = sharding.replicate(self._forward.rope(batch.latents.shape), mesh)
       by_sigma = jax.device_get([self._run(average, batch, sharding.replicate(sigma, mesh), rope)

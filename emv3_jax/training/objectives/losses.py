@@ -129,7 +129,8 @@ def cell_weights(config: LossConfig, batch: Batch) -> jax.Array:
   weights = jnp.ones((b, f, height, width), jnp.float32)
   if config.face:
     region = batch.face_mask if batch.face_region is None else batch.face_region
-    face = region.astype(jnp.float32).reshape(b, 1, *geometry.grid_of_latents((height, width)))
+    by_frame = jnp.moveaxis(region.astype(jnp.float32).reshape(b, region.shape[1], -1), 1, 2)  # [b, 1 or f, h w]
+    face = by_frame.reshape(b, -1, *geometry.grid_of_latents((height, width)))
     weights += config.face * jnp.repeat(jnp.repeat(face, 2, axis=2), 2, axis=3)
   if config.mouth:
     weights += config.mouth * batch.mouth_mask.astype(jnp.float32)

@@ -12,7 +12,7 @@ from emv3_jax.io.component_links import link_component
 from emv3_jax.io.model_card import TRANSFORMER, SamplingCard, read_model_card
 from emv3_jax.models.network import Params
 from emv3_jax.runtime import processes
-from emv3_jax.sampling.resolution import RECOMMENDED
+from emv3_jax.sampling.resolution import MUST_MATCH, RECOMMENDED
 from emv3_jax.training.run import run_config
 from emv3_jax.training.run.checkpoints import FOLDER, Checkpoints
 from emv3_jax.training.run.initialization import UNTRAINED
@@ -46,7 +46,7 @@ def check_components(config: Config) -> None:
 def sampling_card(config: Config) -> SamplingCard:
   """What the model folder of this run says of how it wants to be sampled.
 
-  The allocation has to be that of the loss. What the config does not recommend is taken from the
+  The allocation and the face mask have to be those of the loss. What the config does not recommend is taken from the
   checkpoint that the run starts from.
   """
   given = {name: getattr(config.sampling, name) for name in RECOMMENDED}
@@ -57,7 +57,7 @@ def sampling_card(config: Config) -> SamplingCard:
     before = found.recommended if found is not None else {}
   compute = lambda precision: {"params": precision.compute, "compute": precision.compute}
   return SamplingCard(
-      must_match={"allocation": config.loss.allocation}, recommended={**before, **given},
+      must_match={name: getattr(config.loss, name) for name in MUST_MATCH}, recommended={**before, **given},
       precision={**{name: dataclasses.asdict(getattr(config.precision, name)) for name in OTHERS},
                  TRANSFORMER: compute(config.precision.transformer)})
 

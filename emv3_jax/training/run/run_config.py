@@ -12,6 +12,7 @@ import jax
 from emv3_jax.errors import InputError
 from emv3_jax.runtime import config as config_lib
 from emv3_jax.sampling.profile import versions
+from emv3_jax.tasks import face_masks
 from emv3_jax.training import curriculum
 from emv3_jax.training.curriculum import Stage
 from emv3_jax.training.input.sources import needs_data
@@ -89,6 +90,8 @@ def _config_of(config: dict) -> Config | None:
   """A config whose fields that are younger than it have their defaults; None where some are no more."""
   if config.get("stages"):  # beside which releases up to 0.1 let a schedule stand, without effect
     config = {name: value for name, value in config.items() if name != "schedule"}
+  # Runs that do not name it have one face mask for the whole clip.
+  config = {**config, "loss": {"face_mask": face_masks.RELEASED, **config["loss"]}}
   # Up to 0.1 settings of sampling were the preview's, and a dtype of sums was asked for and not used.
   config = {**config, "preview": _without(config["preview"], "sampling"),
             "precision": {name: _without(dtypes, "accumulate")

@@ -3,9 +3,23 @@
 from tests.mutants.mutant import of
 
 AUDIO, FACE = "tests/conditioning/test_audio.py", "tests/conditioning/test_face.py"
+BOXES = "tests/conditioning/test_face_boxes.py"
 IMAGE, TEXT = "tests/conditioning/test_image.py", "tests/conditioning/test_text.py"
 
 MUTANTS = [
+    *of("emv3_jax/conditioning/face_boxes.py", BOXES,
+        ("long gaps are bridged", "if len(run) > MAX_GAP or", "if", "test_short_gaps_are_bridged_and_long_ones_named"),
+        ("boxes of another film are taken", "if len(table) != frames:", "if False:", "test_lists_that_cannot_be_used"),
+        ("boxes stay where the crop was not", "boxes - np.array([top, top, left, left])", "boxes - 0",
+         "test_a_face_that_leaves_the_picture"),
+        ("a face that has left is taken", "if outside.any():", "if False:", "test_a_face_that_leaves_the_picture"),
+        ("a mouth that has left is taken", "if gone.any():", "if False:",
+         "test_a_mouth_or_a_face_that_is_not_to_be_seen_names_its_frames"),
+        ("boxes of larger pictures are not scaled", "boxes = _scaled(table, height, width, name)", "pass",
+         "test_one_list_in_four_forms"),
+        ("between two faces the last one holds", "np.interp(np.arange(count), frames, edge)",
+         "edge[np.searchsorted(frames, np.arange(count), side='right').clip(1) - 1]",
+         "test_short_gaps_are_bridged_and_long_ones_named")),
     *of("emv3_jax/conditioning/face.py", FACE,
         ("edges of the face mask are rounded up", "(edge * ratio // TOKEN for edge",
          "(-(-edge * ratio // TOKEN) for edge", "test_face_masks_match_golden"),

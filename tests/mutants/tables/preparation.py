@@ -4,6 +4,7 @@ from tests.mutants.mutant import of
 
 CLIPS, PARTS = "tests/preparation/test_prepare_clips.py", "tests/preparation/test_prepare_parts.py"
 MADE, WHOLE = "tests/preparation/test_generated.py", "tests/preparation/test_prepare.py"
+MOVING = "tests/preparation/test_moving_masks.py"
 ENDS, KNOWN = "test_windows_end_with_pictures_or_sound", "test_clips_are_known_by_line_size_and_time"
 KEPT = "test_a_shard_is_kept_while_it_is_whole_and_of_these_clips"
 
@@ -28,10 +29,17 @@ MUTANTS = [
          "test_windows_of_a_clip"),
         ("a window does not hold its first frame", "number + 1, settings.step)", "number, settings.step)",
          f"{PARTS}::test_windows_that_hold_the_fifth_frame"),
-        ("the first face is that of the window", "y2=max(box.y2 for box in boxes)", "y2=boxes[0].y2",
-         "test_auto_takes_the_box_round_the_faces_of_a_window"),
-        ("a mouth beside the face is not drawn anew", "tokens, inpainted | mouth, mouth)", "tokens, inpainted, mouth)",
-         "test_face_and_mouth_by_cells")),
+        ("a window does not know where it begins", "finder.regions(start, pictures)", "finder.regions(0, pictures)",
+         f"{MOVING}::test_a_later_window_has_the_boxes_of_its_own_frames")),
+    *of("emv3_jax/preparation/regions.py", CLIPS,
+        ("the first face is that of the window", "face_masks.around(boxes[face_masks.sampled_frames(len(boxes))])",
+         "boxes[:1]", "test_released_takes_the_box_round_the_faces_of_a_window"),
+        ("released moves", "if self._settings.face_mask == face_masks.MOVING:", "if True:",
+         "test_released_takes_the_box_round_the_faces_of_a_window"),
+        ("a mouth beside the face is not drawn anew", "self._lower_face(self.face) | self.mouth_region()",
+         "self._lower_face(self.face)", "test_face_and_mouth_by_cells"),
+        ("boxes are of frames at 25 a second", "frames, name)[shown]", "frames, name)[:len(shown)]",
+         f"{MOVING}::test_boxes_are_resampled_with_their_video")),
     *of("emv3_jax/preparation/encoding.py", PARTS,
         ("a last part is another program", "part + part[-1:] * (size - len(part))", "part",
          "test_parts_are_filled_with_their_last_item"),
@@ -58,7 +66,7 @@ MUTANTS = [
         ("frames that were dropped are there", "available = report.frames if latents is None else sampled", "held = sampled",
          "test_reports_that_do_not_fit"),
         ("weights are not compared", "if digest and digest != model.digest(name):", "if False:", "test_reports_that_do_not_fit"),
-        ("the whole clip's sound is in the record", "audio=variant.crop_features(audio, 0, frames))", "audio=audio)",
+        ("the whole clip's sound is in the record", "audio=variant.crop_features(audio, 0, settings.frames)", "audio=audio",
          f"{PARTS}::test_a_record_of_a_made_clip"),
         ("every task draws a mouth", "if task.inpaints_mouth else np.zeros_like(mask[..., 0])", "",
          f"{PARTS}::test_a_record_of_a_made_clip")),
@@ -68,7 +76,7 @@ MUTANTS = [
         ("a shard of other clips is kept", "complete and note.clips_digest == clips_digest(clips)", "whole", KEPT),
         ("a shard of no clip is made again", "complete = note.shard is None or (", "complete = note.shard is not None and (", KEPT),
         ("files of another time are the same", "stat and (stat.st_size, stat.st_mtime_ns)", "stat and stat.st_size", KNOWN),
-        ("boxes in files may change", "* clip.face_box.endswith(\".npy\")", "* False", KNOWN),
+        ("boxes in files may change", "for box in boxes if box.endswith((\".npy\", \".json\"))", "for box in boxes if False", KNOWN),
         ("reports may change", "    if clip.report is None:\n", "    if True:\n", KNOWN)),
     *of("emv3_jax/preparation/run.py", WHOLE,
         ("how much is encoded at once decides what is", "if name not in _SPEED_ONLY}", "}",

@@ -4,7 +4,8 @@ from tests.mutants.mutant import of
 
 SETTINGS, CLIP = "tests/sampling/test_settings.py", "tests/sampling/test_clip.py"
 INPUTS, RUNS = "tests/sampling/test_inputs.py", "tests/sampling/test_golden_runs.py"
-RESOLUTION = "tests/sampling/test_resolution.py"
+RESOLUTION, FACES = "tests/sampling/test_resolution.py", "tests/sampling/test_faces.py"
+MOVING = "tests/preparation/test_moving_masks.py"
 JOBS, FINGERPRINT = "tests/sampling/test_jobs.py", "tests/sampling/test_fingerprint.py"
 OUTPUT, MANIFEST = "tests/sampling/test_output.py", "tests/sampling/test_manifest.py"
 AS_WRITTEN = f"{JOBS}::test_a_job_whose_files_are_not_as_written_is_made_again"
@@ -41,14 +42,20 @@ MUTANTS = [
         ("text guidance is always dynamic", "dynamic_text=settings.dynamic_text", "dynamic_text=True",
          "test_guidance_mixes_what_the_branches_predict")),
 
-    *of("emv3_jax/sampling/inputs.py", INPUTS,
-        ("the sound is all of the file's", "else samples[:round(request.seconds * rate)]",
-         "else samples", "test_seconds_cut_the_sound"),
-        ("the mouth is found in the first frame", "sampled = pictures[np.linspace(0, len(pictures) - 1, num=min(9, len(pictures)), dtype=int)]",
+    *of("emv3_jax/sampling/faces.py", INPUTS,
+        ("the mouth is found in the first frame", "sampled = pictures[face_masks.sampled_frames(len(pictures))]",
          "sampled = pictures[:1]", "test_a_video_s_face_is_all_that_it_covers"),
         ("faces of a video have to agree", "y1=min(box.y1 for box in boxes), y2=max(box.y2 for box in boxes)",
          "y1=max(box.y1 for box in boxes), y2=min(box.y2 for box in boxes)",
          "test_a_video_s_face_is_all_that_it_covers"),
+        ("one box is a program of its own", "known = known[:1]", "pass", f"{FACES}::test_one_box_is_one_mask_for_all_frames"),
+        ("the last picture's face does not count", "if self._moves and self._source == \"auto\" else ()", "if False else ()",
+         f"{MOVING}::test_training_and_sampling_agree_on_a_face_that_moves"),
+        ("boxes of the file's frames are not resampled", "face_boxes.bridged(boxes[shown], name)",
+         "face_boxes.bridged(boxes[:self._sample_frames], name)", f"{FACES}::test_boxes_by_frame_move_the_mask_and_the_region")),
+    *of("emv3_jax/sampling/inputs.py", INPUTS,
+        ("the sound is all of the file's", "else samples[:round(request.seconds * rate)]",
+         "else samples", "test_seconds_cut_the_sound"),
         ("CLIP sees the mouth", "masks.masked_video(video[:1], condition_mask[:1])[0]", "video[0]",
          "test_lipsync_gives_all_but_the_mouth"),
         ("the mouth is given", "condition_mask = task.condition_mask(frames, sample_frames, mouth_mask)",

@@ -1,0 +1,110 @@
+"""Boxes of a face by frame: what is read, bridged, framed, and refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+from emv3_jax.conditioning import face_boxes
+from emv3_jax.conditioning.face import FaceBox, face_mask, mouth_region
+from emv3_jax.conditioning.framing import Framing
+from emv3_jax.errors import InputError
+from emv3_jax.tasks import face_masks
+
+BOXES = np.array([[10, 30, 8 + 2 * number, 24 + 2 * number] for number in range(5)], np.float64)
+
+
+def read(source, frames=5):
+  return face_boxes.read_boxes(str(source), 48, 64, frames)
+
+
+def test_one_list_in_four_forms(tmp_path):
+  sized = np.concatenate([2 * BOXES, np.tile([96, 128], (5, 1))], axis=1)  # of pictures twice as large
+  np.save(tmp_path / "four.npy", BOXES)
+  np.save(tmp_path / "six.npy", sized)
+  (tmp_path / "list.json").write_text(json.dumps(BOXES.tolist()))
+  for source in (tmp_path / "four.npy", tmp_path / "six.npy", tmp_path / "list.json", json.dumps(BOXES.tolist())):
+    assert face_boxes.is_by_frame(str(source))
+    np.testing.assert_array_equal(read(source), BOXES)
+  np.save(tmp_path / "one.npy", sized[0])
+  assert not face_boxes.is_by_frame(str(tmp_path / "one.npy")) and not face_boxes.is_by_frame("1,2,3,4")
+
+
+@pytest.mark.parametrize("boxes, said", [
+    (BOXES[:4], "boxes for 4 frames, the video has 5"), ([None] * 5, "no box for any frame"),
+    ([*BOXES[:4].tolist(), [1, 2, 3]], r"has \[1, 2, 3\] for frame 4; wanted a list"), ({"a": 1}, "wanted a list"),
+    ([*BOXES[:4].tolist(), [9, 9, 1, 2]], r"box of frame 4, 9,9,1,2, is reversed or empty.*\(frame 4\)")])
+def test_lists_that_cannot_be_used(tmp_path, boxes, said):
+  path = tmp_path / "boxes.json"
+  path.write_text(json.dumps(boxes.tolist() if isinstance(boxes, np.ndarray) else boxes))
+  with pytest.raises(InputError, match=said):
+    read(path)
+
+
+@pytest.mark.parametrize("values, said", [
+    (np.zeros((5, 3)), r"float64 \[5, 3\]; wanted numbers \[F, 4\]"),
+    (np.tile([1.0, 9, 1, 9, 64, 32], (5, 1)), "another aspect ratio than the video's 64x48")])
+def test_arrays_that_cannot_be_used(tmp_path, values, said):
+  np.save(tmp_path / "boxes.npy", values)
+  with pytest.raises(InputError, match=said):
+    read(tmp_path / "boxes.npy")
+
+
+def test_files_that_are_no_boxes(tmp_path):
+  (tmp_path / "boxes.json").write_text("{")
+  with pytest.raises(InputError, match=r"boxes.json is not JSON"):
+    read(tmp_path / "boxes.json")
+  with pytest.raises(InputError, match="absent.json: No such file"):
+    read(tmp_path / "absent.json")
+
+
+def test_short_gaps_are_bridged_and_long_ones_named():
+  boxes = BOXES.copy()
+  boxes[[0, 2, 3]] = np.nan
+  got = face_boxes.bridged(boxes, "Face box")
+  np.testing.assert_allclose(got, [BOXES[1], *BOXES[1:]])
+  long = np.repeat(BOXES[:1], 60, axis=0)
+  long[20:20 + face_boxes.MAX_GAP] = np.nan
+  face_boxes.bridged(long, "Face box")
+  long[20 + face_boxes.MAX_GAP] = np.nan
+  with pytest.raises(InputError, match="Face box: frames 120-145 have no box; at most 25 frames"):
+    face_boxes.bridged(long, "Face box", 100)
+  with pytest.raises(InputError, match="frames 0-4 have no box"):
+    face_boxes.bridged(np.full((5, 4), np.nan), "Face box")
+
+
+def test_a_face_that_leaves_the_picture():
+  framing, told = Framing(48, 64, (48, 48)), []  # columns 8 to 56
+  leaving = BOXES + np.array([[0, 0, 10 * number, 10 * number] for number in range(5)])
+  tell = lambda text, *values: told.append(text % values)
+  got = face_boxes.framed(leaving[:4], framing, "Face box", 100, tell)
+  np.testing.assert_array_equal(got[:, 2], [0, 12, 24, 36])
+  assert told == ["Face box leaves the picture in frame 103; what is outside is cut off."]
+  with pytest.raises(InputError, match=r"in frame 4 \(rows 0 to 48, columns 8 to 56\)"):
+    face_boxes.framed(leaving, framing, "Face box")
+
+
+def test_one_box_gives_what_the_released_functions_give(rng):
+  """Sizes of another aspect ratio, edges between pixels."""
+  box, size = FaceBox(9.5, 40.25, 3, 61, 100, 120), (48, 64)
+  one, picture = face_boxes.as_boxes(box), (100, 120)
+  tokens = face_boxes.token_boxes(one, picture, size)
+  np.testing.assert_array_equal(face_masks.token_mask(tokens, (3, 4)), face_mask(box, size))
+  np.testing.assert_array_equal(face_boxes.mouth_regions(one, picture, size, 0.3)[0], mouth_region(box, size, 0.3))
+
+
+def test_a_latent_frame_has_the_regions_of_its_four_frames():
+  regions = face_boxes.mouth_regions(BOXES, (48, 64), (48, 64))
+  columns = [np.flatnonzero(region.any(axis=0))[[0, -1]].tolist() for region in regions]
+  assert columns == [[8, 23]] + [[10, 31]] * 4
+  assert np.flatnonzero(regions[0].any(axis=1))[[0, -1]].tolist() == [20, 29]
+
+
+def test_a_mouth_or_a_face_that_is_not_to_be_seen_names_its_frames():
+  low = BOXES + np.array([[20 * (number == 4), 40 * (number == 4), 0, 0] for number in range(5)])
+  with pytest.raises(InputError, match="The mouth is outside the picture in frame 14"):
+    face_boxes.mouth_regions(low, (48, 64), (48, 64), first=10)
+  small = BOXES.copy()
+  small[2:4, 1] = 12
+  with pytest.raises(InputError, match=r"too small for sampling at 64x48 in frames 2-3: it covers no cell"):
+    face_boxes.token_boxes(small, (48, 64), (48, 64))

@@ -1,0 +1,94 @@
+"""The face mask and the region of lip-sync, with boxes by frame and with faces that are found."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from emv3_jax.conditioning import face as face_lib
+from emv3_jax.errors import InputError
+from emv3_jax.io import video_files
+from emv3_jax.sampling.inputs import Inputs, read_inputs
+from emv3_jax.sampling.settings import Request
+from tests.sampling.conftest import tiny_config
+
+MOVING = "sampling.face_mask=moving"
+BOXES = [[0, 32, 8 * number, 16 + 8 * number] for number in range(5)]  # of 48 x 48, to the right
+
+
+@pytest.fixture
+def read(files):
+  def inputs(*overrides: str, **changes) -> Inputs:
+    config = tiny_config(*overrides)
+    values = {"audio": files["audio"], "task": "lipsync", **changes}
+    return read_inputs(Request(**values), config, config.tokenizer)
+
+  return inputs
+
+
+@pytest.fixture
+def film(tmp_path):
+  """Writes so many frames of noise, 48 x 48, and boxes beside them."""
+  def write(frames: int, boxes, fps: int = 25):
+    pictures = np.random.default_rng(1).integers(0, 256, (frames, 48, 48, 3), np.uint8)
+    video_files.write_video(tmp_path / "film.mp4", pictures, fps=fps)
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    return {"video": str(tmp_path / "film.mp4"), "face_box": str(tmp_path / "boxes.json")}
+
+  return write
+
+
+def columns(mask: np.ndarray) -> list[int]:
+  return np.flatnonzero(mask.any(axis=0))[[0, -1]].tolist()
+
+
+def test_boxes_by_frame_move_the_mask_and_the_region(read, film):
+  """A film of 50 frames a second: every other box counts."""
+  boxes = [box for pair in zip(BOXES, [[0, 48, 0, 48]] * 5, strict=True) for box in pair]
+  found = read(MOVING, **film(10, boxes, fps=50))
+  assert [columns(region) for region in found.mouth_mask] == [[0, 15]] + [[8, 47]] * 4
+  np.testing.assert_array_equal(found.condition_mask, ~found.mouth_mask)
+  assert found.face_mask.shape == (9, 2)
+  np.testing.assert_array_equal(found.face_mask.reshape(3, 3, 2)[0].T, [[1, 0, 0], [1, 1, 1]])
+  np.testing.assert_array_equal(found.face_tokens[:, 2:], [[0, 1], [0, 1], [1, 2], [1, 2], [2, 3]])
+
+
+def test_faces_that_are_found_are_joined_by_lines(read, film, tmp_path, monkeypatch):
+  """Nine of 13 frames are looked at."""
+  seen = []
+
+  def detect(picture, detector):
+    seen.append(len(seen))
+    number = np.linspace(0, 12, 9, dtype=int)[seen[-1]]
+    return face_lib.FaceBox(0, 32, 2 * number, 16 + 2 * number, 48, 48)
+
+  monkeypatch.setattr(face_lib, "detect_face", detect)
+  soundfile.write(tmp_path / "voice.wav", np.sin(np.arange(13 * 640) / 9), 16000)
+  found = read(MOVING, "sampling.max_frames=13", video=film(13, [])["video"], audio=tmp_path / "voice.wav")
+  assert len(seen) == 9
+  edges = [columns(region) for region in found.mouth_mask[[0, 4, 8, 12]]]
+  assert edges == [[0, 15], [2, 23], [10, 31], [18, 39]]
+
+
+def test_one_box_is_one_mask_for_all_frames(read, film):
+  given = {**film(5, BOXES), "face_box": "0,32,8,40"}
+  moving, released = read(MOVING, **given), read(**given)
+  for name in ("mouth_mask", "face_mask", "face_tokens", "condition_mask", "reference_image"):
+    np.testing.assert_array_equal(getattr(moving, name), getattr(released, name), err_msg=name)
+  assert moving.face_mask.shape == (9,)
+
+
+@pytest.mark.parametrize("boxes, overrides, said", [
+    (BOXES[:4], [MOVING], "boxes for 4 frames, the video has 5"),
+    ([*BOXES[:4], None], ["sampling.face_mask=released"], "with sampling.face_mask=released one box serves"),
+    ([*BOXES[:4], [0, 32, 50, 66]], [MOVING], "outside the picture.* in frame 4"),
+    ([*BOXES[:4], [30, 90, 0, 16]], [MOVING], "The mouth is outside the picture in frame 4")])
+def test_boxes_that_cannot_be_used(read, film, boxes, overrides, said):
+  with pytest.raises(InputError, match=said):
+    read(*overrides, **film(5, boxes))
+
+
+def test_boxes_by_frame_are_for_a_video(read, film, files):
+  with pytest.raises(InputError, match="boxes by frame, which are for a video; task i2v has a picture"):
+    read(MOVING, task="i2v", image=files["image"], face_box=film(5, BOXES)["face_box"])
