@@ -29,14 +29,20 @@ THREADS = 4  # each holds two pieces of a leaf
 _computed: dict[str, str] = {}  # like CACHE, used if that cannot be written
 
 
-def component_digest(component: str | os.PathLike) -> str:
+def component_digest(component: str | os.PathLike, part: str = "") -> str:
   """Computes the digest, in hex, of a component's folder; weights are streamed with at most 0.5 GiB of memory.
+
+  Args:
+    component: the folder.
+    part: dotted name of the tree in it to compute the digest of; empty takes all.
 
   Raises:
     InputError: the component cannot be read.
   """
   component = pathlib.Path(component).absolute()  # Orbax needs an absolute path
-  return _together(stored_leaves(component), lambda name: _of_stored(StoredLeaf(component, name)))
+  before = f"{part}." if part else ""
+  names = [name.removeprefix(before) for name in stored_leaves(component) if name.startswith(before)]
+  return _together(names, lambda name: _of_stored(StoredLeaf(component, before + name)))
 
 
 def params_digest(params: Params) -> str:

@@ -39,6 +39,16 @@ def read_lines(path: str | pathlib.Path) -> list[Line]:
   Raises:
     InputError: the file cannot be read, or is not text.
   """
+  return [_read_line(number, line) for number, line in enumerate(read_content(path).split(b"\n"), 1)
+          if line.removeprefix(codecs.BOM_UTF8).strip()]
+
+
+def read_content(path: str | pathlib.Path) -> bytes:
+  """Reads a text file; one in UTF-16 with a byte order mark becomes UTF-8, others stay as they are.
+
+  Raises:
+    InputError: as `read_lines`.
+  """
   path = pathlib.Path(path)
   try:
     mode = path.stat().st_mode
@@ -51,8 +61,7 @@ def read_lines(path: str | pathlib.Path) -> list[Line]:
     raise InputError(f"Manifest {path} cannot be read: {error}.") from error
   if b"\0" in content[:4096]:
     raise InputError(f"Manifest {path} cannot be read: it is not text; write one JSON object a line.")
-  return [_read_line(number, line) for number, line in enumerate(content.split(b"\n"), 1)
-          if line.removeprefix(codecs.BOM_UTF8).strip()]
+  return content
 
 
 def _read_line(number: int, line: bytes) -> Line:
@@ -62,6 +71,11 @@ def _read_line(number: int, line: bytes) -> Line:
     return Line(number, {}, f"not UTF-8 at byte {error.start + 1} of the line")
   except (ValueError, RecursionError) as error:  # also raised for numbers and nesting beyond Python's limits
     return Line(number, {}, f"not JSON: {error}")
+  return of_json(number, values)
+
+
+def of_json(number: int, values: Any) -> Line:
+  """Returns the line, or entry of a list, of a JSON value."""
   if not isinstance(values, dict):
     return Line(number, {}, f"is {type(values).__name__}, expected a JSON object")
   return Line(number, {name: value for name, value in values.items() if value is not None})

@@ -5,7 +5,7 @@ Orbax keeps each leaf as a zarr3 array under its dotted name in one OCDBT store.
 be read alone: a text encoder larger than memory runs layer by layer.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import math
 import os
@@ -158,6 +158,21 @@ def fitting_component(folder: str | os.PathLike, name: str, abstract: Params,
   card.require(name, variant)
   path = (card.folder / name).absolute()  # Orbax needs an absolute path
   got = {key: tuple(leaf.shape) for key, leaf in stored_leaves(path).items()}
+  check_fit(f"{path} (variant {card.variant})", got, abstract)
+  return path
+
+
+def check_fit(where: str, got: Mapping[str, tuple[int, ...]], abstract: Params) -> None:
+  """Checks that stored leaves have the names and shapes of `abstract`.
+
+  Args:
+    where: what holds them, for the message.
+    got: shapes by dotted name.
+    abstract: the network's tree.
+
+  Raises:
+    InputError: a leaf is missing, is not wanted, or has another shape.
+  """
   want = {key: tuple(leaf.shape) for key, leaf in named_leaves(abstract).items()}
   problems = [f"missing {key}" for key in sorted(want.keys() - got.keys())]
   problems += [f"unexpected {key}" for key in sorted(got.keys() - want.keys())]
@@ -165,10 +180,9 @@ def fitting_component(folder: str | os.PathLike, name: str, abstract: Params,
              for key in sorted(got.keys() & want.keys()) if got[key] != want[key]]
   if problems:
     more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-    raise InputError(f"{path} (variant {card.variant}) does not fit the config: "
+    raise InputError(f"{where} does not fit the config: "
                      f"{'; '.join(problems[:3])}{more}.\n"
                      "Give the config of that checkpoint, or the checkpoint of that config.")
-  return path
 
 
 def stored_leaves(component: pathlib.Path) -> dict[str, jax.ShapeDtypeStruct]:

@@ -69,9 +69,7 @@ def _step(config: Config, window: Window, deployment: Deployment, kind: Kind) ->
   # The gradient of a product takes two products. The reference is run forward only.
   learnt = 3 * forward * (1 + program.needs_positives)
   work = learnt + forward * (kind == "ndpo" and config.ndpo.reading == "reference")
-  recomputed = (learnt // 3 if config.train.remat == "full" else
-                learnt // (3 * forward) * forward_flops(net, rows, window, lambda q, k, v: q)
-                if config.train.remat == "attention" else 0)
+  recomputed = (1 + program.needs_positives) * (recomputed_flops(config, window, forward) or 0)
   precision = config.precision.transformer
   return Program(traced, state["params"], work, (work + recomputed) / work,
                  gathers_narrow=precision.compute_dtype.itemsize < precision.param_dtype.itemsize)
@@ -94,6 +92,17 @@ def _batch(net: TransformerConfig, rows: int, window: Window,
       example=array(dtype=jnp.uint32)))
   return jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+
+
+def recomputed_flops(config: Config, window: Window, forward: int) -> int | None:
+  """Counts what the backward pass recomputes of a forward pass, of `forward` operations, of a batch.
+
+  Returns:
+    None where a policy of the compiler decides it (`dots_saveable` and its like).
+  """
+  if config.train.remat == "attention":
+    return forward_flops(config.model.transformer, config.train.batch, window, lambda q, k, v: q)
+  return {"none": 0, "full": forward}.get(config.train.remat)
 
 
 def forward_flops(net: TransformerConfig, rows: int, window: Window,

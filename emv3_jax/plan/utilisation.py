@@ -1,11 +1,15 @@
-"""Model FLOPs utilisation: the share of the devices' peak operations that a training run reaches."""
+"""FLOPs utilisation: the share of the devices' peak operations that a training run reaches.
+
+Model FLOPs utilisation (`mfu`) counts what the step needs, hardware FLOPs utilisation (`hfu`) also
+what the backward pass recomputes to save memory.
+"""
 
 import functools
 
 from emv3_jax import geometry
 from emv3_jax.plan.programs import Window
 from emv3_jax.plan.targets import CHIPS, Chip
-from emv3_jax.plan.training_programs import forward_flops
+from emv3_jax.plan.training_programs import forward_flops, recomputed_flops
 from emv3_jax.training import curriculum
 from emv3_jax.training.monitor.throughput import Throughput
 from emv3_jax.training.settings import Config
@@ -24,14 +28,12 @@ def chip_of(device_kind: str) -> Chip | None:
 
 
 def throughput_of(config: Config, device_kind: str, devices: int) -> Throughput:
-  """Returns a run's `Throughput`, with utilisation of the bfloat16 peak if the device kind is known.
-
-  Operations that are recomputed to save memory are not counted.
-  """
+  """Returns a run's `Throughput`, with utilisation of the bfloat16 peak if the device kind is known."""
   chip = chip_of(device_kind)
   if chip is None:
     return Throughput()
-  work = functools.cache(lambda step_kind, shape: step_flops(config, step_kind, shape))
+  work = functools.cache(lambda step_kind, shape: (
+      step_flops(config, step_kind, shape), executed_flops(config, step_kind, shape)))
   stages = config.all_stages()
   return Throughput(lambda step, shape: work(curriculum.kind_at(stages, step), shape),
                chip.peak_flops * devices)
@@ -42,9 +44,33 @@ def step_flops(config: Config, kind: curriculum.Kind, shape: tuple[int, ...]) ->
 
   The gradient of a product takes two products; a frozen reference is run forward only.
   """
-  _, f, height8, width8, _ = shape
-  forward = forward_flops(config.model.transformer, config.train.batch,
-                          Window(geometry.frames_of(f), *geometry.pixel_size((height8, width8))))
+  learnt, frozen = _passes(config, kind)
+  return (3 * learnt + frozen) * _forward(config, _window(shape))
+
+
+def executed_flops(config: Config, kind: curriculum.Kind, shape: tuple[int, ...]) -> int | None:
+  """Counts the operations of a step with those that the backward pass recomputes (`train.remat`).
+
+  Returns:
+    None where it is not known what is recomputed.
+  """
+  window = _window(shape)
+  recomputed = recomputed_flops(config, window, _forward(config, window))
+  if recomputed is None:
+    return None
+  return step_flops(config, kind, shape) + _passes(config, kind)[0] * recomputed
+
+
+def _passes(config: Config, kind: curriculum.Kind) -> tuple[int, int]:
+  """Returns the forward passes of a step with a gradient, and those without one."""
   learnt = {"sft": 1, "ndpo": 1 + (config.ndpo.sft_weight > 0), "dpo": 2}[kind]
-  frozen = {"sft": 0, "ndpo": int(config.ndpo.reading == "reference"), "dpo": 2}[kind]
-  return (3 * learnt + frozen) * forward
+  return learnt, {"sft": 0, "ndpo": int(config.ndpo.reading == "reference"), "dpo": 2}[kind]
+
+
+def _window(shape: tuple[int, ...]) -> Window:
+  _, f, height8, width8, _ = shape
+  return Window(geometry.frames_of(f), *geometry.pixel_size((height8, width8)))
+
+
+def _forward(config: Config, window: Window) -> int:
+  return forward_flops(config.model.transformer, config.train.batch, window)

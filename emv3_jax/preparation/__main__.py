@@ -2,6 +2,7 @@
 
   emv3-prepare --manifest=clips.jsonl --out=DIR --checkpoint=models/preview
   emv3-prepare --manifest=clips.jsonl --out=DIR --config=prepare_tiny
+  emv3-prepare --manifest=metadata.json --data_root=VIDEOS --out=DIR --checkpoint=models/preview
 
 Fields of the config are overridden as --config.prepare.frames=81. A run that was stopped goes on where
 it was. Exit code 0 only when every clip was used; 1 when some were rejected (DIR/rejected.jsonl says
@@ -31,7 +32,9 @@ from emv3_jax.sampling.settings import Config
 def make_parser() -> command_line.Parser:
   parser = command_line.Parser(prog=as_called("emv3-prepare"), description=as_called(__doc__ or ""))
   parser.add_argument("--manifest", help="clips, one JSON object a line: id, video, prompt, face_box, "
-                      "mouth_box; or id, video, report: a clip that the model made")
+                      "mouth_box; or id, video, report: a clip that the model made. Or a .json "
+                      "with an array of them, a .csv, or a folder of videos with .txt captions")
+  parser.add_argument("--data_root", help="folder that paths in the manifest are relative to; default: its own")
   parser.add_argument("--out", help="folder of the dataset")
   parser.add_argument("--config", help="a sampling config, file or shipped name, with or without a group `prepare`; "
                       "default: the networks of the checkpoint")
@@ -71,7 +74,8 @@ def main(arguments: Sequence[str]) -> int:
     if not getattr(flags, name):
       raise InputError(f"--{name} is missing; see {as_called('emv3-prepare')} --help.")
   refuse_address(flags.out, "Output folder")
-  clips = read_manifest(flags.manifest)
+  refuse_address(flags.data_root or "", "Data root")
+  clips = read_manifest(flags.manifest, flags.data_root or None)
   model = open_model(flags.checkpoint, config)
   index = prepare(model, settings, clips, pathlib.Path(flags.out),
                   lambda shards: command_line.progress(shards, "preparing", "shard"))

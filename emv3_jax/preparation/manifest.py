@@ -1,4 +1,4 @@
-"""The manifest of clips to prepare: one JSON object per line."""
+"""The manifest of clips to prepare: one JSON object per line, or another form of `metadata`."""
 
 import dataclasses
 import json
@@ -11,6 +11,7 @@ from emv3_jax.conditioning import face_boxes
 from emv3_jax.errors import InputError
 from emv3_jax.io import manifests, paths
 from emv3_jax.io.manifests import is_text
+from emv3_jax.preparation import metadata
 
 _NEEDED = ("id", "video", "prompt")
 _OPTIONAL = ("face_box", "mouth_box", "report")
@@ -20,10 +21,10 @@ _OF_REPORTS = ("prompt", "face_box", "mouth_box")  # what a report tells of a cl
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-  """One line of a manifest.
+  """One line or entry of a manifest.
 
   Attributes:
-    line: line number, from 1.
+    line: its number, from 1.
     id: unique in the manifest.
     video: file with pictures and sound.
     prompt: caption; may be empty.
@@ -56,10 +57,10 @@ class Rejection:
   reason: str
 
 
-def read_manifest(path: str | pathlib.Path) -> list[Clip]:
-  """Reads a manifest. Relative paths in it are relative to its folder; other keys are ignored.
+def read_manifest(path: str | pathlib.Path, data_root: str | pathlib.Path | None = None) -> list[Clip]:
+  """Reads a manifest of any form of `metadata`; other keys are ignored.
 
-  A line that cannot be used is kept with its fault, so that the other lines still run; so are
+  Relative paths in it are relative to `data_root`; None takes the folder of the manifest. A line that cannot be used is kept with its fault, so that the other lines still run; so are
   lines of one id.
 
   Raises:
@@ -67,7 +68,8 @@ def read_manifest(path: str | pathlib.Path) -> list[Clip]:
   """
   paths.refuse_address(path, "Manifest")
   path = pathlib.Path(path)
-  clips = [_read_line(line, path.parent) for line in manifests.read_lines(path)]
+  entries = metadata.read_entries(path, None if data_root is None else pathlib.Path(data_root))
+  clips = [_read_line(line, entries.folder) for line in entries.lines]
   if not clips:
     raise InputError(f"Manifest {path} has no clips; write one JSON object a line.")
   twice = manifests.repeated((clip.line, clip.id) for clip in clips if not clip.fault)
@@ -75,10 +77,10 @@ def read_manifest(path: str | pathlib.Path) -> list[Clip]:
     if not clip.fault and clip.id in twice:
       lines = ", ".join(map(str, twice[clip.id][:5]))
       clips[index] = dataclasses.replace(
-          clip, fault=f"lines {lines} all have id {clip.id!r}; give each clip an id of its own")
+          clip, fault=f"{'lines' if entries.unit == 'line' else 'entries'} {lines} all have id {clip.id!r}; give each clip an id of its own")
     elif not clip.fault and clip.report is None and not clip.prompt.strip():
-      logging.warning("Clip %s (line %d) has an empty prompt: it teaches nothing about text.",
-                      clip.id, clip.line)
+      logging.warning("Clip %s (%s %d) has an empty prompt: it teaches nothing about text.",
+                      clip.id, entries.unit, clip.line)
   return clips
 
 

@@ -126,7 +126,7 @@ def _read_clips(model: Model, settings: PrepareConfig, clips: Sequence[Clip]
       rejected.append(Rejection(clip.line, clip.id, str(clip.video), None, str(error)))
   for entry in rejected:
     label = f"Clip {entry.id}" + ("" if entry.window is None else f", window {entry.window}")
-    logging.warning("%s (line %d) rejected: %s", label, entry.line, entry.reason)
+    logging.warning("%s (line or entry %d) rejected: %s", label, entry.line, entry.reason)
   return sorted(usable, key=lambda clip: settings.sizes.index(clip.size)), rejected
 
 

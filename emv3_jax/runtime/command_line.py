@@ -76,8 +76,16 @@ def read_config(path: str, overrides: Sequence[str], cls) -> ml_collections.Conf
 
 
 def overridden_fields(overrides: Sequence[str]) -> frozenset[str]:
-  """Returns the dotted names of the fields that the command line overrides."""
-  return frozenset(assignment.partition("=")[0] for assignment in overrides)
+  """Returns the dotted names of the fields that the command line overrides.
+
+  Where it overrides an entry of a list, `a.0` or a field of it, the list `a` is among them too.
+  """
+  names = set()
+  for assignment in overrides:
+    parts = assignment.partition("=")[0].split(".")
+    names.add(".".join(parts))
+    names |= {".".join(parts[:index]) for index, part in enumerate(parts) if part.isdecimal()}
+  return frozenset(names)
 
 
 def print_config(config: Mapping, defaults: Mapping, overrides: Sequence[str],
@@ -92,9 +100,10 @@ def print_config(config: Mapping, defaults: Mapping, overrides: Sequence[str],
   """
   named, code = _flat(config), _flat(defaults)
   on_command_line = overridden_fields(overrides)
+  lists = tuple(f"{assignment.partition('=')[0]}." for assignment in overrides)  # given as a whole
 
   def origin(name: str) -> str:
-    if name in on_command_line:
+    if name in on_command_line or name.startswith(lists):
       return "command line"
     return "code" if name in code and repr(code[name]) == repr(named[name]) else "config"
 
@@ -104,9 +113,11 @@ def print_config(config: Mapping, defaults: Mapping, overrides: Sequence[str],
 
 
 def _flat(values: Mapping, before: str = "") -> dict:
-  """Flattens nested values to dotted names; lists become tuples."""
+  """Flattens nested values to dotted names, and lists of groups too; other lists become tuples."""
   flat = {}
   for name, value in values.items():
+    if isinstance(value, (tuple, list)) and value and all(isinstance(entry, Mapping) for entry in value):
+      value = {str(number): entry for number, entry in enumerate(value)}
     if isinstance(value, Mapping) and value:
       flat |= _flat(value, f"{before}{name}.")
     else:

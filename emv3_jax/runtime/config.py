@@ -1,28 +1,27 @@
 """Configs: config files and overrides become frozen dataclasses.
 
 A config file holds `get_config()` returning an `ml_collections.ConfigDict`. Overrides are
-`--config.a.b=value`. All other modules see frozen dataclasses only.
+`--config.a.b=value`; entries of lists have their number as a name, `--config.a.0.b=value`. All other modules see frozen dataclasses only.
 
 It is not left to ml_collections because that builds no dataclasses from a ConfigDict, and its flags
 name neither the nearest field nor the full path of a wrong value.
 """
 
-import ast
 from collections.abc import Collection, Mapping, Sequence
 import dataclasses
 import difflib
 import importlib.util
 import pathlib
-import sys
 import traceback
 import types
 import typing
+from typing import Any
 
 import ml_collections
 
 from emv3_jax.errors import InputError
-from emv3_jax.limits import check, shown
-from emv3_jax.runtime import moved
+from emv3_jax.limits import shown
+from emv3_jax.runtime import config_values, moved
 from emv3_jax.runtime.command_names import as_called, config_name
 
 if typing.TYPE_CHECKING:
@@ -107,10 +106,10 @@ def _raised(path: pathlib.Path, error: BaseException) -> str:
 
 
 def override(config: ml_collections.ConfigDict, assignments: Sequence[str], cls) -> None:
-  """Applies `a.b=value` assignments in place.
+  """Applies `a.b=value` assignments in place; `a.0.b=value` sets a field of the first entry of a list.
 
-  A value is parsed as the type of the value that it replaces or, if that is None, as the type that the
-  field has in the dataclass.
+  A value is parsed as the type of the value that it replaces or, if that is None or the config file does
+  not name the field, as the type that the field has in the dataclass.
 
   Args:
     config: the values of a config file.
@@ -118,80 +117,53 @@ def override(config: ml_collections.ConfigDict, assignments: Sequence[str], cls)
     cls: the dataclass that `config` is for.
 
   Raises:
-    InputError: unknown field (with the nearest name), wrong type, or no `=`.
+    InputError: unknown field or entry (with the nearest name), wrong type, or no `=`.
   """
   for assignment in assignments:
     name, equals, text = assignment.partition("=")
     if not equals:
       raise InputError(f"--config.{assignment} has no value; write --config.{assignment}=VALUE.")
-    path = name.split(".")
-    parent, node, seen = config, config, "config"
-    for part in path:
-      if not isinstance(node, ml_collections.ConfigDict) or part not in node:
-        names = list(node.keys()) if isinstance(node, ml_collections.ConfigDict) else []
-        hint = moved.hint_of_field(name) or f" {nearest(part, names)}"
-        raise InputError(f"--config.{name}: {seen} has no field {part!r};{hint}")
-      parent, node, seen = node, node[part], f"{seen}.{part}"
-    if isinstance(node, ml_collections.ConfigDict):
+    _assigned(config, name, text, "config", name.split("."), cls)
+
+
+def _assigned(node: Any, name: str, text: str, seen: str, path: Sequence[str], hint: Any) -> Any:
+  """Returns `node` with what is at `path` below it replaced: a ConfigDict itself, else a copy."""
+  is_group = isinstance(node, (Mapping, ml_collections.ConfigDict))
+  if not path:
+    if is_group:
       raise InputError(f"--config.{name} is a group of fields; set one of: {', '.join(node)}.")
-    value = _parse_value(name, text, node if node is not None else _example(cls, name))
-    with parent.unlocked(), parent.ignore_type():
-      parent[path[-1]] = value
+    return config_values.parse(name, text, node, hint)
+  part, below = path[0], f"{seen}.{path[0]}"
+  if isinstance(node, (tuple, list)):
+    entries, number = list(node), _entry_number(node, name, seen, part)
+    entries[number] = _assigned(entries[number], name, text, below, path[1:],
+                                config_values.entry_type(hint, number))
+    return type(node)(entries)
+  defaults = config_values.field_defaults(hint) if is_group else {}
+  if not is_group or part not in node and part not in defaults:
+    names = dict.fromkeys([*node, *defaults]) if is_group else {}
+    moved_to = moved.hint_of_field(name) or f" {nearest(part, list(names))}"
+    raise InputError(f"--config.{name}: {seen} has no field {part!r};{moved_to}")
+  value = _assigned(node[part] if part in node else defaults[part], name, text, below, path[1:],
+                    config_values.field_type(hint, part))
+  if not isinstance(node, ml_collections.ConfigDict):
+    return {**node, part: value}
+  with node.unlocked(), node.ignore_type():
+    node[part] = value
+  return node
 
 
-_EXAMPLES = {str: "text", bool: False, int: 1, float: 1.0, tuple: ()}
-
-
-def _example(cls, name: str):
-  """Returns an example value for the field `name`, a dotted path, of the dataclass `cls`."""
-  hint = cls
-  for part in name.split("."):
-    hint = next(h for h in _alternatives(typing.get_type_hints(hint)[part]))
-  return _EXAMPLES[typing.get_origin(hint) or hint]
-
-
-def _alternatives(hint) -> list:
-  """Returns the types of a union without None; for other types the type itself."""
-  if typing.get_origin(hint) in (typing.Union, types.UnionType):
-    return [part for part in typing.get_args(hint) if part is not type(None)]
-  return [hint]
-
-
-def _parse_value(name: str, text: str, old):
-  """Parses `text` as a value of the type of `old`."""
-  if isinstance(old, str):
-    return text
-  if isinstance(old, bool):
-    if text.lower() in ("true", "false", "1", "0"):
-      return text.lower() in ("true", "1")
-  else:
-    try:
-      value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-      value = _named_number(text)
-    if isinstance(old, float) and isinstance(value, (int, float)) and type(value) is not bool:
-      return _as_float(f"--config.{name}", value)
-    if isinstance(old, int) and type(value) is int:
-      return value
-    if isinstance(old, (tuple, list)) and isinstance(value, (tuple, list)):
-      return type(old)(value)
-  raise InputError(f"--config.{name}={shown(text)[1:-1]}: expected a value like {shown(old)} "
-                   f"({type(old).__name__}).")
-
-
-def _named_number(text: str) -> float | None:
-  """Parses NaN and infinity, which are not Python literals, so that a later check names them."""
-  return float(text) if text.strip().lstrip("+-").lower() in ("nan", "inf", "infinity") else None
-
-
-def _as_float(where: str, value: float) -> float:
-  """Converts a number to float.
-
-  Raises:
-    InputError: it is not finite, or an integer that is too large for floating point.
-  """
-  check(where, value, (-sys.float_info.max, sys.float_info.max))
-  return float(value)
+def _entry_number(entries: Sequence, name: str, seen: str, part: str) -> int:
+  """Returns the index that `part` is in a list."""
+  if part.isascii() and part.isdecimal() and len(part) < 9 and int(part) < len(entries):
+    return int(part)
+  labels = {str(number): str(entry.get("name", "")) if isinstance(entry, Mapping) else shown(entry)
+            for number, entry in enumerate(entries)}
+  listed = ", ".join(f"{number} ({label})" if label else number for number, label in labels.items())
+  close = difflib.get_close_matches(part, [label for label in labels.values() if label], n=1)
+  hint = f"did you mean {next(key for key in labels if labels[key] == close[0])} ({close[0]})?" if close else (
+      f"its entries are {listed}." if listed else "it is empty.")
+  raise InputError(f"--config.{name}: {seen} has no entry {part!r}; {hint}")
 
 
 def build(cls: type[_T], values: Mapping | ml_collections.ConfigDict, where: str = "config") -> _T:
@@ -230,7 +202,7 @@ def _convert(hint, value, where: str):
       return None
     if any(isinstance(h, type) and type(value) is h for h in parameters if h is not float):
       return value
-    return _convert(_alternatives(hint)[0], value, where)
+    return _convert(config_values.alternatives(hint)[0], value, where)
   if isinstance(hint, type) and dataclasses.is_dataclass(hint):
     if not isinstance(value, (Mapping, ml_collections.ConfigDict)):
       raise InputError(f"{where} is {shown(value)}; expected a group of fields.")
@@ -243,7 +215,7 @@ def _convert(hint, value, where: str):
       raise InputError(f"{where} has {len(value)} values; expected {len(inner)}.")
     return tuple(_convert(h, v, where) for h, v in zip(inner, value, strict=True))
   if hint is float and type(value) in (int, float):
-    return _as_float(where, value)
+    return config_values.as_float(where, value)
   if isinstance(hint, type) and type(value) is not hint:
     raise InputError(f"{where} is {shown(value)}; expected {hint.__name__}.")
   return value

@@ -1,7 +1,8 @@
 """A training run from its first step, or its newest checkpoint, to its last.
 
 WORKDIR/config.json       the config, packages and devices of the newest start
-WORKDIR/metrics.jsonl     a record every train.log_every steps; tensorboard/ has the same
+WORKDIR/metrics.jsonl     a record every train.log_every steps; tensorboard/ has the same, as has wandb/
+WORKDIR/end.jsonl         seconds and memory of what came after the last record of a start
 WORKDIR/checkpoints/STEP  see `training.run.checkpoints`
 WORKDIR/stage_start/STEP  see `training.run.stage_start`
 WORKDIR/previews/         see `training.monitor.previews`
@@ -29,10 +30,11 @@ from emv3_jax.training.monitor.metrics import Writer
 from emv3_jax.training.monitor.profiling import Profile
 from emv3_jax.training.monitor.reporting import Reporter
 from emv3_jax.training.monitor.throughput import Throughput
+from emv3_jax.training.monitor.wandb_run import WandbRun, import_wandb
 from emv3_jax.training.run import run_config
 from emv3_jax.training.run.checkpoints import Checkpoints
 from emv3_jax.training.run.export import MODEL, check_components, export_model
-from emv3_jax.training.run.initialization import initial_params
+from emv3_jax.training.run.initialization import describe_origin, initial_params, named_origin
 from emv3_jax.training.run.lock import locked
 from emv3_jax.training.run.preemption import Preemption
 from emv3_jax.training.run.stage_start import StageStart
@@ -73,6 +75,8 @@ class Run:
                make_previews: MakePreviews | None, throughput: Throughput):
     self.config, self.programs, self.throughput = config, programs, throughput
     self.stages = programs.stages
+    if config.train.wandb and processes.is_first():
+      import_wandb()  # where it is not installed that is told before any work
     check_components(config)
     self.sources = Sources(config)
     sharding.check_batch(programs.mesh, config.train.batch)
@@ -123,19 +127,25 @@ class Run:
     """The first state, or that of the newest checkpoint, and the number of steps done."""
     step, programs = checkpoints.latest, self.programs
     if step is None:
-      params = initial_params(self.config, programs.network, programs.mesh)
+      origin = processes.run_on_all(lambda: named_origin(self.config))
+      params = initial_params(self.config, programs.network, programs.mesh, origin)
+      if processes.is_first():
+        self.description["start"] = describe_origin(origin, self.config.seed)
       return programs.initial_state(params), 0
+    self.description["start"] = checkpoints.check(step).get("start")
     state, self.reporter.rows = checkpoints.load(step, programs.abstract_state(step))
     logging.info("Resuming from %s.", checkpoints.folder / str(step))
     return state, step
 
   def step(self, state: State, step: int, batches: Prefetcher) -> State:
     """One step; its metrics are read later."""
+    stalled = batches.stalled
     batch = batches.take(step)
+    self.reporter.seconds.add("data", batches.stalled - stalled)
     state = self.programs.begin_stage(state, step)
     position = curriculum.stage_position(self.stages, step)
     if position.is_first:
-      with self.throughput.paused():
+      with self.reporter.apart("stage_start"):
         self.save_stage_start(state, position)
     train_step, shape = self.programs.train_step_at(step), batch.batch.latents.shape
     compiled = (train_step, shape) in self._called  # a first call places constants
@@ -164,7 +174,7 @@ class Run:
     if not ended:
       return
     position = curriculum.stage_position(self.stages, step - 1)
-    with self.throughput.paused():
+    with self.reporter.apart("stage_start"):
       share = self.reporter.ema_share = self.stage_start.share(position.first_step, state)
     if share is not None and share < ema.MIN_SHARE and ema.must_follow(self.stages, position.index):
       logging.warning(
@@ -181,7 +191,7 @@ class Run:
       self.save(checkpoints, step, state)
     if _due(step, train.preview_every):
       assert self.previews is not None  # they are asked for
-      with self.throughput.paused():
+      with self.reporter.apart("previews"):
         self.previews.make(step, state["ema"], writer)
 
   def save(self, checkpoints: Checkpoints, step: int, state: State) -> None:
@@ -189,7 +199,7 @@ class Run:
     if checkpoints.newest == step:
       return
     self.reporter.read(step)
-    with self.throughput.paused():
+    with self.reporter.apart("checkpoint"):
       checkpoints.wait()
       if checkpoints.latest is not None:
         whole = curriculum.stage_position(self.stages, checkpoints.latest)
@@ -238,7 +248,8 @@ def train(config: Config, workdir: pathlib.Path, programs: TrainPrograms, *,
         export_model(config, state["ema"], first, workdir / MODEL)  # it may have been killed there
         return Outcome(first, False)
       step, stopped = first, preemption.reached(first)
-      with _writer(workdir, first) as writer, Profile(profile, workdir / "profile") as profiler:
+      with (processes.run_on_all(lambda: _writer(workdir, first, config, run.description)) as writer,
+            Profile(profile, workdir / "profile") as profiler):
         while step < config.last_step and not stopped and not missing:
           with run.batches(step) as batches:
             while step < batches.end and not stopped:
@@ -253,13 +264,16 @@ def train(config: Config, workdir: pathlib.Path, programs: TrainPrograms, *,
         if missing:  # with the weights that its negatives are to be sampled from
           run.reporter.write(writer)
           run.save(checkpoints, step, state)
-        checkpoints.wait()
+        with run.reporter.apart("checkpoint"):
+          checkpoints.wait()
+        if step == config.last_step:
+          with run.reporter.apart("export"):
+            export_model(config, state["ema"], step, workdir / MODEL)
+        run.reporter.write_end(writer, step)
       if missing:
         return _stopped_without(missing, config.last_step, step)
-      if step == config.last_step:
-        export_model(config, state["ema"], step, workdir / MODEL)
-        if step >= curriculum.first_steps(run.stages)[-1]:
-          run.stage_start.remove()
+      if step == config.last_step >= curriculum.first_steps(run.stages)[-1]:
+        run.stage_start.remove()
       return Outcome(step, step < config.last_step)
 
 
@@ -273,8 +287,10 @@ def _due(step: int, every: int) -> bool:
   return every > 0 and step % every == 0
 
 
-def _writer(workdir: pathlib.Path, step: int) -> contextlib.AbstractContextManager[Writer | None]:
+def _writer(workdir: pathlib.Path, step: int, config: Config,
+            description: dict) -> contextlib.AbstractContextManager[Writer | None]:
   """Process 0 writes metrics."""
-  if processes.is_first():
-    return Writer(workdir, step)
-  return contextlib.nullcontext()
+  if not processes.is_first():
+    return contextlib.nullcontext()
+  wandb = WandbRun(workdir, config.train, description) if config.train.wandb else None
+  return Writer(workdir, step, wandb)

@@ -21,6 +21,7 @@ from emv3_jax.training.curriculum import ScheduleConfig, Stage
 
 Optimizer = Literal["adamw", "lion", "muon", "sgd"]
 Reading = Literal["reference", "absolute"]
+WandbMode = Literal["online", "offline"]
 MIXED = Precision(params="float32", compute="bfloat16")
 
 
@@ -48,6 +49,9 @@ class TrainConfig:
     data_threads: threads that read records.
     max_loss: a step whose mean error of the velocity is above it stops the run, as NaN does: of data
       or of negatives, whatever weight its loss has.
+    wandb: project of Weights & Biases that gets the metrics too; empty turns it off.
+    wandb_name: name of the run there; empty leaves it to wandb.
+    wandb_mode: `online`, or `offline`: into WORKDIR/wandb, without a network.
   """
 
   steps: int = 0
@@ -62,6 +66,9 @@ class TrainConfig:
   keep_every: int = 0
   data_threads: int = 4
   max_loss: float = 100.0
+  wandb: str = ""
+  wandb_name: str = ""
+  wandb_mode: WandbMode = "online"
 
   def __post_init__(self):
     check_ranges("train", self, {
@@ -69,6 +76,7 @@ class TrainConfig:
         "checkpoint_every": AMOUNT, "preview_every": AMOUNT, "keep": COUNT, "keep_every": AMOUNT,
         "data_threads": (1, 1024), "max_loss": AMOUNT})
     _check_choice("train.remat", self.remat, Remat)
+    _check_choice("train.wandb_mode", self.wandb_mode, WandbMode)
     backends.check_name(self.attention)
     if self.batch % self.accumulate:
       raise InputError(f"train.batch is {self.batch}; it does not divide into train.accumulate "
@@ -214,8 +222,9 @@ class Config:
   Attributes:
     name: what reports and checkpoints call this config.
     seed: of everything random, 0 to 2^32 - 1.
-    checkpoint: model folder to start from, or `untrained` for random parameters. That of a base
-      model without audio gets a fresh audio path.
+    checkpoint: model folder to start from; or a run's folder or one of its checkpoints, of which
+      the average is taken; or `untrained` for random parameters. A base model without audio gets a
+      fresh audio path.
     fresh_audio: starts the audio path anew even if the checkpoint has one: its keys and values are
       zeros, so that the model starts with the base's own predictions.
     components: model folder of the other networks, for previews and for the model that the run

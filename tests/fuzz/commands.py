@@ -129,9 +129,11 @@ def prepare(folder: pathlib.Path, stock: Stock, rng: random.Random) -> Case:
   for number in range(rng.choice((1, 2))):
     video = media.write(folder, f"clip{number}", "video", rng, spoil=wrong == "media")
     clips.append(clip(number, video.name))
-  manifest = folder / "clips.jsonl"
-  manifest.write_bytes(manifests.content(clips, ["mouth_box", "report", "id"], rng) if wrong == "lines" else
-                       manifests.plain(clips))
+  name, content = "clips.jsonl", manifests.plain(clips)
+  if wrong == "lines":
+    name, content = manifests.of_clips(clips, ["mouth_box", "report", "id", "type"], rng)
+  manifest = folder / name
+  manifest.write_bytes(content)
   named = paths.source(manifest, rng, pipe=False) if wrong == "path" else str(manifest)
   out = paths.target(folder, "data", [manifest], rng) if wrong == "out" else str(folder / "data")
   if wrong == "again":

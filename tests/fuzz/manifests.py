@@ -1,6 +1,8 @@
 """Manifests of jobs and of clips, with values of any kind in their lines."""
 
 import codecs
+import csv
+import io
 import json
 import random
 
@@ -53,6 +55,28 @@ def content(good: list[dict], keys: list[str], rng: random.Random) -> bytes:
   elif kind == 4:
     data = rng.choice((b"", b"\n\n", codecs.BOM_UTF8, b"\0" * 100, b"\xff\xfe", json.dumps(good).encode()))
   return data
+
+
+def of_clips(good: list[dict], keys: list[str], rng: random.Random) -> tuple[str, bytes]:
+  """Name and bytes of a manifest of clips in one of its forms."""
+  if rng.random() < 0.5:
+    return "clips.jsonl", content(good, keys, rng)
+  names = {"video": rng.choice(("video", "file_path", "path")), "prompt": rng.choice(("prompt", "text", "caption"))}
+  made = [{names.get(key, key): value for key, value in line.items()} for line in lines(good, keys, rng)]
+  if rng.random() < 0.5:
+    name, data = "clips.json", json.dumps(made, ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass")
+  else:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for line in made for key in line)))
+    writer.writeheader()
+    writer.writerows({key: _as_cell(value) for key, value in line.items()} for line in made)
+    name, data = "clips.csv", text.getvalue().encode("utf-8", "surrogatepass")
+  kind = rng.randrange(8)
+  return name, codecs.BOM_UTF8 + data if kind == 0 else spoilt(data, rng) if kind == 1 else data
+
+
+def _as_cell(value) -> str:
+  return value if isinstance(value, str) else json.dumps(value)
 
 
 def plain(good: list[dict]) -> bytes:

@@ -8,6 +8,7 @@ import pytest
 from emv3_jax.plan import programs, training_programs, utilisation
 from emv3_jax.sharding import MeshConfig, make_mesh
 from emv3_jax.training.curriculum import Stage
+from emv3_jax.training.monitor.throughput import Throughput
 from emv3_jax.training.settings import NDPOConfig, ScheduleConfig
 from tests.training import tiny
 
@@ -52,7 +53,7 @@ def test_speed_reports_utilisation(monkeypatch):
   told = throughput.read()
   assert throughput.read() == {}
   work = sum(utilisation.step_flops(CONFIG, kind, SHAPE) for kind in ("sft", "ndpo"))
-  assert told["flops_utilisation"] == pytest.approx(work / 4 / (4 * 197e12))
+  assert told["mfu"] == told["hfu"] == pytest.approx(work / 4 / (4 * 197e12))
   assert told["seconds_per_step"] == 2 and told["clips_per_second"] == 2
   assert told["tokens_per_second"] == 2 * 2 * 16 and told["input_stall_share"] == 0.25
 
@@ -62,4 +63,37 @@ def test_unknown_device_has_none():
   for step in range(4):
     throughput.count(step, SHAPE, stalled=0.0)
   told = throughput.read()
-  assert "seconds_per_step" in told and "flops_utilisation" not in told
+  assert "seconds_per_step" in told and not {"mfu", "hfu"} & told.keys()
+
+
+@pytest.mark.parametrize("remat, kept", [("none", 1), ("full", 0), ("attention", 2 * 4 * 4 * 32 * 32 * 48)])
+def test_what_is_recomputed_counts_as_work_of_the_hardware(remat, kept):
+  """Nothing, whole forward passes, or all but the two products of attention; of what is learnt only."""
+  config = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, remat=remat))
+  dpo = utilisation.step_flops(config, "dpo", SHAPE)
+  forward = dpo // 8
+  kept = forward if kept == 1 else kept
+  assert utilisation.executed_flops(config, "dpo", SHAPE) == dpo + 2 * (forward - kept)
+
+
+def test_figures_of_the_hardware_are_left_out_where_they_are_not_known():
+  config = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, remat="dots_saveable"))
+  assert utilisation.executed_flops(config, "sft", SHAPE) is None
+  throughput = Throughput(lambda step, shape: (2, None if step == 3 else 4), peak=1.0, lead=0)
+  for steps, found in (((1, 2), {"mfu", "hfu"}), ((2, 3, 2), {"mfu"}), ((4,), {"mfu", "hfu"})):
+    for step in steps:
+      throughput.count(step, SHAPE, stalled=0.0)
+    told = throughput.read()
+    assert {"mfu", "hfu"} & told.keys() == found
+    assert told.get("hfu", 2 * told["mfu"]) == pytest.approx(2 * told["mfu"])
+
+
+def test_waiting_is_counted_for_later_batches_too():
+  """Those of a stage whose dataset came late count their waiting from zero."""
+  throughput = Throughput(lead=0)
+  for stalled in (30.0, 40.0):
+    throughput.count(0, SHAPE, stalled)
+  throughput.read()
+  for stalled in (0.0, 0.0):
+    throughput.count(0, SHAPE, stalled)
+  assert throughput.read()["input_stall_share"] == 0

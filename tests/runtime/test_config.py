@@ -1,6 +1,7 @@
 """Configs at the door: overrides, strict dataclasses, the nearest name in every complaint."""
 
 import dataclasses
+import json
 import pathlib
 
 import ml_collections
@@ -45,8 +46,8 @@ def test_every_config_file_builds(path):
 
 @pytest.mark.parametrize("path", PREPARE, ids=lambda path: path.stem)
 def test_every_config_of_preparation_builds(path):
-  _, networks, settings = read_settings(str(path), ["prepare.stride=16"])
-  assert networks is not None and settings.stride == 16
+  _, networks, settings = read_settings(str(path), ["prepare.stride=16", "prepare.sizes.0.1=96"])
+  assert networks is not None and settings.stride == 16 and settings.sizes[0][1] == 96
 
 
 def test_overrides_take_the_type_of_what_they_replace():
@@ -71,6 +72,65 @@ def test_wrong_overrides_are_named(assignment, said):
   with pytest.raises(InputError, match=None) as caught:
     config_lib.override(config(), [assignment], Outer)
   assert said in str(caught.value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Listed:
+  stages: tuple[Inner, ...] = ()
+  sizes: tuple[tuple[int, int], ...] = ((480, 832), (832, 480))
+
+
+def listed():
+  """The second of two entries leaves fields out, as a config file may."""
+  return ml_collections.ConfigDict({
+      "stages": (dataclasses.asdict(Inner(name="base")), {"steps": 3, "name": "all"}),
+      "sizes": Listed().sizes})
+
+
+def test_entries_of_lists_are_overridden():
+  values = listed()
+  config_lib.override(values, ["stages.0.steps=8", "stages.1.steps=9", "stages.1.sizes.0=7", "sizes.1.0=16"],
+                      Listed)
+  assert config_lib.build(Listed, values) == Listed(
+      (Inner(8, name="base"), Inner(9, name="all", sizes=(7, 2))), ((480, 832), (16, 480)))
+
+
+def test_a_field_that_an_entry_leaves_out_has_its_type():
+  values = listed()
+  config_lib.override(values, ["stages.1.shift=3"], Listed)
+  found = config_lib.build(Listed, values).stages[1].shift
+  assert found == 3.0 and type(found) is float
+
+
+@pytest.mark.parametrize("assignment, said", [
+    ("stages.2.steps=8", "config.stages has no entry '2'; its entries are 0 (base), 1 (all)."),
+    ("stages.-1.steps=8", "config.stages has no entry '-1'; its entries are 0 (base), 1 (all)."),
+    ("stages.bas.steps=8", "config.stages has no entry 'bas'; did you mean 0 (base)?"),
+    ("stages.1.step=8", "config.stages.1 has no field 'step'; did you mean 'steps'?"),
+    ("stages.1.shift=many", "expected a value like 5.0 (float)"),
+    ("stages.0.steps=1.5", "--config.stages.0.steps=1.5: expected a value like 25 (int)"),
+    ("stages.0=8", "stages.0 is a group of fields; set one of: steps, shift, sizes, name"),
+    ("sizes.2.0=8", "config.sizes has no entry '2'; its entries are 0 ((480, 832)), 1 ((832, 480))."),
+    ("sizes.0.0.x=8", "config.sizes.0.0 has no field 'x'"),
+])
+def test_wrong_entries_are_named(assignment, said):
+  with pytest.raises(InputError) as caught:
+    config_lib.override(listed(), [assignment], Listed)
+  assert said in str(caught.value)
+  with pytest.raises(InputError, match="config.stages has no entry '0'; it is empty"):
+    config_lib.override(ml_collections.ConfigDict({"stages": ()}), ["stages.0.steps=1"], Listed)
+
+
+def test_origins_of_entries_are_shown(capsys):
+  overrides = ["stages.1.steps=9", "sizes.0.0=16"]
+  values = listed()
+  config_lib.override(values, overrides, Listed)
+  command_line.print_config(values.to_dict(), dataclasses.asdict(Listed()), overrides)
+  origins = json.loads(capsys.readouterr().out)["origins"]
+  assert origins == {**{f"stages.0.{name}": "config" for name in ("steps", "shift", "sizes", "name")},
+                     "stages.1.steps": "command line", "stages.1.name": "config", "sizes": "command line"}
+  command_line.print_config(values.to_dict(), {}, ["stages=({'steps': 1},)"])
+  assert json.loads(capsys.readouterr().out)["origins"]["stages.0.name"] == "command line"
 
 
 @pytest.mark.parametrize("values, said", [

@@ -107,7 +107,7 @@ def last_line(workdir: pathlib.Path) -> int:
 
 def records(workdir: pathlib.Path) -> list[dict]:
   """The records of metrics without what depends on the clock."""
-  clock = ("seconds", "clips", "tokens", "input")
+  clock = ("seconds", "clips", "tokens", "input", "memory")
   lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
   return [{name: value for name, value in line.items() if not name.startswith(clock)}
           for line in lines]

@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import signal
+import sys
 
 import chex
 import jax
@@ -34,6 +35,7 @@ from emv3_jax.training.settings import NDPOConfig, PreviewConfig
 from emv3_jax.training.update.programs import TrainPrograms
 from tests.data import windows
 from tests.training import runs, tiny
+from tests.training.test_wandb import Stub
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +79,12 @@ def test_a_whole_run(folder, programs, tmp_path):
   assert [line["step"] for line in lines] == [2, 4, 6]
   assert {line["stage"] for line in lines} == {"base"}
   assert {"loss", "grad_norm", "update_norm", "learning_rate", "loss/i2v"} <= lines[0].keys()
+  timed = [json.loads(line) for name in ("metrics", "end")
+           for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+  parts = {f"seconds/{part}" for part in ("data", "step", "checkpoint", "previews")}
+  assert all(parts | {"memory/host_peak_gib"} < line.keys() for line in timed)
+  assert timed[0]["seconds/step"] > 0 and timed[0]["memory/host_peak_gib"] > 0.05
+  assert timed[-1]["step"] == 7 and min(timed[-1][f"seconds/{part}"] for part in ("checkpoint", "export")) > 0
   assert runs.saved_steps(tmp_path) == [6, 7]
   assert list((tmp_path / "profile").rglob("*.xplane.pb"))
   described = json.loads((tmp_path / "config.json").read_text())
@@ -138,6 +146,47 @@ def test_resumed_lines_are_those_of_an_unbroken_run(folder, programs, tmp_path):
   for steps in (4, 5, 9):  # inside of lines of 3 steps
     loop.train(runs.config_of(folder, steps=steps), parts, programs)
   assert runs.records(parts) == runs.records(whole)
+
+
+def test_without_wandb_a_run_that_wants_it_does_not_begin(folder, programs, tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, "wandb", None)
+  monkeypatch.setattr(loop, "Sources", lambda _: pytest.fail("work was begun"))
+  with pytest.raises(InputError, match="pip install"):
+    loop.train(runs.config_of(folder, wandb="people"), tmp_path, programs)
+  assert not (tmp_path / "config.json").exists()
+
+
+@pytest.fixture(scope="module")
+def resumed(folder, programs, tmp_path_factory):
+  """Folder and runs of wandb of a run of a step, and of another one after it was started again."""
+  stub, workdir = Stub(), tmp_path_factory.mktemp("resumed")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(sys.modules, "wandb", stub)
+    for steps in (1, 2):
+      loop.train(runs.config_of(folder, steps=steps, log_every=1, wandb="people"), workdir, programs)
+  return workdir, stub.runs
+
+
+def test_a_run_and_its_resumption_are_one_of_wandb(resumed):
+  run, = resumed[1].values()
+  assert [step for step, values in run.records if "loss" in values] == [1, 2] and run.ends == [0, 0]
+  assert "seconds/step" in run.records[0][1] and "end/seconds/export" in run.records[-1][1]
+
+
+def test_going_on_from_another_run(folder, programs, resumed, tmp_path, caplog):
+  """Its average and nothing else; told, and kept in config.json when this run resumes."""
+  one = resumed[0]
+  config = dataclasses.replace(runs.config_of(folder, steps=1, log_every=1), checkpoint=str(one), seed=8)
+  with caplog.at_level("INFO"):
+    loop.train(config, tmp_path, programs)
+  digest = read_model_card(one / "model").components["transformer"].digest
+  assert (f"The first weights are the average of run {one} ('tiny') after 2 steps, digest {digest[:12]}; all else starts "
+          "from zero: step, moments") in caplog.text
+  start = lambda: json.loads((tmp_path / "config.json").read_text())["start"]
+  assert start() == {"from": "run", "folder": str(one), "step": 2, "name": "tiny", "digest": digest}
+  assert [line["step"] for line in runs.records(tmp_path)] == [1]
+  loop.train(dataclasses.replace(config, checkpoint=str(one / "model")), tmp_path, programs)
+  assert start()["step"] == 2 and start()["folder"] == str(one)
 
 
 def test_divergence_leaves_the_batch_and_the_checkpoint(folder, programs, tmp_path, monkeypatch):

@@ -28,6 +28,16 @@ def test_stages_can_be_given_on_the_command_line():
   assert config.all_stages() == (Stage("x", 7, Mixture(lipsync=1.0)),)
 
 
+def test_fields_of_stages_can_be_given_on_the_command_line():
+  config = Config("a", stages=(Stage("x", 7), Stage("y", 7)))
+  given = _built(config, "stages.1.learning_rate=2", "stages.1.mixture.t2v=1", "stages.0.ema_warmup=restart",
+                 "stages.0.ema_decay=0.5")
+  assert given.stages == (Stage("x", 7, ema_decay=0.5, ema_warmup="restart"),
+                          Stage("y", 7, Mixture(i2v=1.0, t2v=1.0), learning_rate=2.0))
+  with pytest.raises(InputError, match="Stage 'y': kind is 'other'; known: sft"):
+    _built(config, "stages.1.kind=other")
+
+
 def test_a_schedule_beside_stages_is_refused():
   stages = (Stage("x", 10),)
   with pytest.raises(InputError, match="stages, beside which schedule.steps, schedule.warmup would"):

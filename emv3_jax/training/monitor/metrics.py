@@ -21,6 +21,7 @@ from emv3_jax.io.atomic import atomic_file
 from emv3_jax.tasks import names
 from emv3_jax.training.curriculum import Kind
 from emv3_jax.training.monitor.tensorboard import TensorBoard
+from emv3_jax.training.monitor.wandb_run import WandbRun
 
 BANDS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # of sigma
 _LAST = ("learning_rate", "ema_decay")  # of which the last value is reported
@@ -125,19 +126,20 @@ def _by_label(group: str, errors: np.ndarray, tasks: np.ndarray,
 
 
 class Writer:
-  """WORKDIR/metrics.jsonl, WORKDIR/held_out.jsonl and TensorBoard events; a context manager.
+  """WORKDIR/metrics.jsonl, held_out.jsonl, end.jsonl and TensorBoard events; a context manager.
 
   Args:
     workdir: the run's folder.
     step: the step that the run resumes from: records of later steps are dropped.
+    wandb: run of wandb that gets the numbers too, if any; it is closed with this.
 
   Raises:
     InputError: the disk is full; from `write` and at the end too.
   """
 
-  def __init__(self, workdir: pathlib.Path, step: int):
-    self._workdir, self._events = workdir, workdir / "tensorboard"
-    for name in ("metrics", "held_out"):
+  def __init__(self, workdir: pathlib.Path, step: int, wandb: WandbRun | None = None):
+    self._workdir, self._events, self._wandb = workdir, workdir / "tensorboard", wandb
+    for name in ("metrics", "held_out", "end"):
       drop_after(workdir / f"{name}.jsonl", step)
     with _checked_writing(self._events):
       self._tensorboard = TensorBoard(self._events, step)
@@ -146,21 +148,25 @@ class Writer:
     return self
 
   def __exit__(self, kind, *_) -> None:
+    if self._wandb is not None:
+      self._wandb.close(failed=kind is not None)
     # An error is on its way already: one of TensorBoard's would hide it.
     with contextlib.suppress(OSError) if kind else _checked_writing(self._events):
       self._tensorboard.close()
 
   def write(self, record: dict, name: str = "metrics") -> None:
-    """Appends a record to NAME.jsonl; its floats go to TensorBoard too."""
+    """Appends a record to NAME.jsonl; its floats go to TensorBoard and wandb too."""
     path = self._workdir / f"{name}.jsonl"
     with _checked_writing(path), path.open("a", encoding="utf-8") as file:
       file.write(json.dumps(record) + "\n")
+    numbers = {tag if name == "metrics" else f"{name}/{tag}": value
+               for tag, value in record.items() if isinstance(value, float)}
     with _checked_writing(self._events):
-      for tag, value in record.items():
-        if isinstance(value, float):
-          tag = tag if name == "metrics" else f"{name}/{tag}"
-          self._tensorboard.add_scalar(tag, value, record["step"])
+      for tag, value in numbers.items():
+        self._tensorboard.add_scalar(tag, value, record["step"])
       self._tensorboard.flush()
+    if self._wandb is not None:
+      self._wandb.log(numbers, record["step"])
 
 
 @contextlib.contextmanager

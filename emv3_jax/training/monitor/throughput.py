@@ -17,22 +17,25 @@ class Throughput:
 
   Args:
     operations: from a step of the run and the shape of its batch's latents [b, f, H8, W8, 16] to
-      its floating-point operations; None reports no utilisation.
+      its floating-point operations, without and with those that are recomputed to save memory; None
+      where that is not known. Without it no utilisation is reported.
     peak: operations a second of all devices of the run.
     lead: steps that are started before the first one has to be done: the time from one start to the
       next does not measure them.
   """
 
-  def __init__(self, operations: Callable[[int, tuple[int, ...]], int] | None = None,
+  def __init__(self, operations: Callable[[int, tuple[int, ...]], tuple[int, int | None]] | None = None,
                peak: float = 0.0, lead: int = RUNNING):
     self._operations, self._peak, self._lead = operations, peak, lead
     self._counted_to: float | None = None  # time up to which was counted
     self._seconds = self._stalled = self._waited = 0.0
     self._steps = self._clips = self._tokens = self._work = 0
+    self._run: int | None = 0  # operations with those that are recomputed
 
   def count(self, step: int, shape: tuple[int, ...], stalled: float) -> None:
     """A step was started, on latents of `shape`; `stalled`: seconds waited for data so far."""
-    now, waited = time.perf_counter(), stalled - self._waited
+    now = time.perf_counter()
+    waited = stalled - self._waited if stalled >= self._waited else stalled  # else of other batches
     self._waited = stalled
     if self._lead > 0:
       self._lead, self._counted_to = self._lead - 1, now
@@ -45,7 +48,9 @@ class Throughput:
     self._clips += b
     self._tokens += b * f * math.prod(geometry.grid_of_latents((height8, width8)))
     if self._operations:
-      self._work += self._operations(step, shape)
+      work, run = self._operations(step, shape)
+      self._work += work
+      self._run = None if run is None or self._run is None else self._run + run
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:
@@ -66,7 +71,9 @@ class Throughput:
             "tokens_per_second": self._tokens / seconds,
             "input_stall_share": min(1.0, self._stalled / seconds)}
     if self._operations and self._peak:
-      figures["flops_utilisation"] = self._work / seconds / self._peak
+      figures["mfu"] = self._work / seconds / self._peak
+      if self._run is not None:
+        figures["hfu"] = self._run / seconds / self._peak
     self._seconds = self._stalled = 0.0
-    self._steps = self._clips = self._tokens = self._work = 0
+    self._steps = self._clips = self._tokens = self._work = self._run = 0
     return figures

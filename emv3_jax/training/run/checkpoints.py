@@ -164,6 +164,11 @@ class Checkpoints:
     """The average of the weights after `step` steps, alone; raises as `load`."""
     return self._read(step, {"ema": abstract})[0]["ema"]
 
+  def stored_average(self, step: int) -> Any:
+    """Tree of the average after `step` steps, with shapes and dtypes; raises as `load`."""
+    with self._readable(step):
+      return self._checkpointer.metadata(step).metadata["ema"]
+
   def _check_space(self, state: State) -> None:
     """Refuses at once what would fail in the middle."""
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) // jax.process_count()

@@ -9,6 +9,7 @@ from emv3_jax.preparation.settings import PrepareConfig
 from emv3_jax.runtime import config as config_lib
 from emv3_jax.runtime.command_names import as_called, config_name
 from emv3_jax.training.input.sources import RequiredDataset
+from emv3_jax.training.run.export import components_folder
 from emv3_jax.training.settings import Config
 
 SAMPLING_CONFIGS = ("tiny", "echomimic_v3_preview", "echomimic_v3_flash")  # of configs/
@@ -25,7 +26,7 @@ def commands_for(missing: RequiredDataset, config: Config, workdir: pathlib.Path
   """
   folder = workdir / f"stage_{missing.stage}"
   model = (folder / "model" if missing.negative
-           else pathlib.Path(config.components or config.checkpoint))
+           else components_folder(config) or pathlib.Path(config.checkpoint))
   manifest = folder / "clips.jsonl" if missing.negative else "clips.jsonl"
   prepare = [*as_called("emv3-prepare").split(), *prepare_settings(config),
              f"--checkpoint={model}", f"--manifest={manifest}", f"--out={missing.folder}"]

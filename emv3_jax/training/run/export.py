@@ -15,7 +15,7 @@ from emv3_jax.runtime import processes
 from emv3_jax.sampling.resolution import MUST_MATCH, RECOMMENDED
 from emv3_jax.training.run import run_config
 from emv3_jax.training.run.checkpoints import FOLDER, Checkpoints
-from emv3_jax.training.run.initialization import UNTRAINED
+from emv3_jax.training.run.origin import UNTRAINED, RunCheckpoint, first_model_folder, origin_of
 from emv3_jax.training.settings import Config
 from emv3_jax.training.update.programs import TrainPrograms
 
@@ -24,9 +24,12 @@ OTHERS = tuple(name for name in COMPONENTS if name != TRANSFORMER)
 
 
 def components_folder(config: Config) -> pathlib.Path | None:
-  """Model folder of the networks that are not trained; None where the config knows of none."""
-  folder = config.components or config.checkpoint
-  return None if folder in ("", UNTRAINED) else pathlib.Path(folder)
+  """Model folder of the networks that are not trained; None where the config knows of none.
+
+  Raises:
+    InputError: `checkpoint` names a run that cannot be used.
+  """
+  return first_model_folder(config)
 
 
 def check_components(config: Config) -> None:
@@ -51,15 +54,23 @@ def sampling_card(config: Config) -> SamplingCard:
   """
   given = {name: getattr(config.sampling, name) for name in RECOMMENDED}
   given = {name: value for name, value in given.items() if value is not None}
-  start, before = config.checkpoint, {}
-  if start not in ("", UNTRAINED):
-    found = read_model_card(start).sampling
-    before = found.recommended if found is not None else {}
+  before = _recommended_before(config)
   compute = lambda precision: {"params": precision.compute, "compute": precision.compute}
   return SamplingCard(
       must_match={name: getattr(config.loss, name) for name in MUST_MATCH}, recommended={**before, **given},
       precision={**{name: dataclasses.asdict(getattr(config.precision, name)) for name in OTHERS},
                  TRANSFORMER: compute(config.precision.transformer)})
+
+
+def _recommended_before(config: Config) -> dict:
+  """What the checkpoint that the config starts from recommends."""
+  if config.checkpoint in ("", UNTRAINED):
+    return {}
+  origin = origin_of(config.checkpoint)
+  if isinstance(origin, RunCheckpoint):
+    return sampling_card(origin.config).recommended
+  found = read_model_card(config.checkpoint).sampling
+  return found.recommended if found is not None else {}
 
 
 def export_model(config: Config, average: Params, step: int, folder: pathlib.Path) -> None:

@@ -23,7 +23,7 @@ from emv3_jax.training.settings import Config
 MAY_CHANGE = re.compile(
     r"name|program_cache|program_cache_mib|checkpoint|components|data|mesh\..*|preview\..*|sampling\..*"
     r"|train\.(steps|accumulate|remat|attention|log_every|checkpoint_every|preview_every|keep"
-    r"|keep_every|data_threads|max_loss)|stages\.\d+\.negatives")
+    r"|keep_every|data_threads|max_loss|wandb|wandb_name|wandb_mode)|stages\.\d+\.negatives")
 
 _PACKAGES = ("optax", "grain", "array-record")  # beside those of sampling
 
@@ -53,7 +53,7 @@ def check(found: dict, wanted: dict, step: int, where: str) -> None:
   Raises:
     InputError: a field of the config or a dataset differs; names all of them.
   """
-  before, now = _config_of(found["config"]), _config_of(wanted["config"])
+  before, now = config_of(found["config"]), config_of(wanted["config"])
   assert now is not None  # it has all fields of this release
   if before is None:  # of a release with other fields, which are listed as differences
     faults = config_lib.differences(found["config"], wanted["config"])
@@ -86,7 +86,7 @@ def refuse_differences(faults: Sequence[str], where: str) -> None:
                      "Give the config that it was written with, or another --workdir.")
 
 
-def _config_of(config: dict) -> Config | None:
+def config_of(config: dict) -> Config | None:
   """A config whose fields that are younger than it have their defaults; None where some are no more."""
   if config.get("stages"):  # beside which releases up to 0.1 let a schedule stand, without effect
     config = {name: value for name, value in config.items() if name != "schedule"}

@@ -167,7 +167,7 @@ MUTANTS = [
          "test_sources_are_not_written_over_by_any_line"),
         ("numbers may be without end", "not math.isfinite(value)", "False", "test_a_line_that_is_no_job_says_why")),
     *of("emv3_jax/io/manifests.py", MANIFEST,
-        ("lines end at line separators too", "content.split(b\"\\n\")", "[x.encode() for x in content.decode().splitlines()]",
+        ("lines end at line separators too", "read_content(path).split(b\"\\n\")", "[x.encode() for x in read_content(path).decode().splitlines()]",
          "test_a_line_ends_at_a_line_feed_only"),
         ("a byte order mark stays", "json.loads(line.removeprefix(codecs.BOM_UTF8).decode())",
          "json.loads(line.decode())", "test_encodings"),
