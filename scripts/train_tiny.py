@@ -7,12 +7,13 @@
   python scripts/train_tiny.py --stage=default --workdir=DIR --run=RUN
 
 A stage that is stopped (exit code 75) goes on from its newest checkpoint when it is started again,
-and ends with the same weights. At its end, and with --check at any time, it is measured on held-out puppets; one
-that falls short of its gate exits with 1.
-`model` writes DIR/model from the parts, with an image encoder that stays random, and measures
-once more what it wrote. `default` puts these and the transformer of RUN, the folder of a run of
-run_train.py with configs/train_tiny_long.py, where configs/tiny.py looks for its weights (or into
---out).
+and ends with the same weights. At its end it writes them to DIR/model and is measured, as it was written, on held-out
+puppets; one that falls short of its gate exits with 1. A part that DIR/model has already, of the same
+settings, is measured only: DIR/model, a few megabytes, is all that has to be kept of it. --check measures
+the newest checkpoint.
+`model` adds the image encoder, whose weights stay random, and the tokenizer. `default` puts these and the
+transformer of RUN, the folder of a run of run_train.py with configs/train_tiny_long.py, where
+configs/tiny.py looks for its weights (or into --out).
 """
 
 import dataclasses
@@ -31,6 +32,7 @@ from emv3_jax.configs import tiny
 from emv3_jax.errors import InputError
 from emv3_jax.io import checkpoints
 from emv3_jax.io.component_links import link_component
+from emv3_jax.io.model_card import CARD
 from emv3_jax.models import clip, transformer, umt5, wav2vec2
 from emv3_jax.models import vae as vae_network
 from emv3_jax.models.network import Params
@@ -172,28 +174,56 @@ def report(stage, name: str, step: int, params: Params) -> bool:
   return not short
 
 
-def write_model(workdir: pathlib.Path) -> bool:
-  """Writes all parts but the transformer, in bfloat16, and the tokenizer.
+def kept(stage, name: str, workdir: pathlib.Path) -> Params | None:
+  """The weights of a part that WORKDIR/model has already, of these settings; None where it has none."""
+  folder = workdir / "model"
+  if not (folder / CARD).exists():
+    return None
+  card = checkpoints.read_model_card(folder).components.get(COMPONENTS[name])
+  if card is None or card.sources[0].get("settings") != settings_digest(stage.settings):
+    return None
+  return checkpoints.load_component(folder, COMPONENTS[name], stage.network.abstract)
 
-  Measures what it wrote; returns whether the gates let it pass.
+
+def keep(name: str, params: Params, workdir: pathlib.Path, settings: str = "") -> None:
+  """Writes a part to WORKDIR/model, in bfloat16.
+
+  Args:
+    name: of its stage, or of its component.
+    params: its weights.
+    settings: digest of the stage's settings.
   """
-  config, folder = tiny.get_config(), workdir / "model"
-  parts = {"image_encoder": clip.network(tiny.MODEL.image_encoder).untrained(config.seed)}
-  stages = {name: open_stage(name, workdir) for name in COMPONENTS}
-  done = {}
-  for name, stage in stages.items():
-    done[name], parts[COMPONENTS[name]] = trained(stage)
-  for name, params in parts.items():
-    params = jax.tree.map(lambda leaf: np.asarray(leaf).astype(jnp.bfloat16), params)
-    source = {"file": f"scripts/train_tiny.py {name}", **content(params)}
-    checkpoints.save_component(folder, name, params, variant="preview", sources=[source],
-                               config=dataclasses.asdict(getattr(tiny.MODEL, name)))
-  checkpoints.write_tokenizer(folder, config.tokenizer)
-  passed = []
-  for name, stage in stages.items():
-    params = checkpoints.load_component(folder, COMPONENTS[name], stage.network.abstract)
-    passed.append(report(stage, name, done[name], params))
-  return all(passed)
+  component = COMPONENTS.get(name, name)
+  params = jax.tree.map(lambda leaf: np.asarray(leaf).astype(jnp.bfloat16), params)
+  source = {"file": f"scripts/train_tiny.py {name}", "settings": settings, **content(params)}
+  checkpoints.save_component(workdir / "model", component, params, variant="preview", sources=[source],
+                             config=dataclasses.asdict(getattr(tiny.MODEL, component)))
+
+
+def train_part(name: str, workdir: pathlib.Path) -> bool:
+  """Trains a part unless it is kept, keeps it, and measures what was written; whether the gates let it pass."""
+  stage = open_stage(name, workdir)
+  params = kept(stage, name, workdir)
+  if params is None:
+    with locked(stage.folder):
+      train(stage, name)
+    keep(name, trained(stage)[1], workdir, settings_digest(stage.settings))
+    params = kept(stage, name, workdir)
+  return report(stage, name, stage.settings.steps, params)
+
+
+def write_model(workdir: pathlib.Path) -> None:
+  """Writes what is not trained beside the parts: an image encoder of random weights, and the tokenizer.
+
+  Raises:
+    InputError: a part is not trained yet.
+  """
+  config = tiny.get_config()
+  for name in COMPONENTS:
+    if kept(open_stage(name, workdir), name, workdir) is None:
+      raise InputError(f"{workdir / 'model'} holds no {COMPONENTS[name]} of these settings; run --stage={name} first.")
+  keep("image_encoder", clip.network(tiny.MODEL.image_encoder).untrained(config.seed), workdir)
+  checkpoints.write_tokenizer(workdir / "model", config.tokenizer)
 
 
 def write_default(workdir: pathlib.Path, run: pathlib.Path, out: pathlib.Path) -> None:
@@ -214,6 +244,11 @@ def write_default(workdir: pathlib.Path, run: pathlib.Path, out: pathlib.Path) -
 def _config_of(run: pathlib.Path) -> str:
   """Name of the config that a run of run_train.py was started with."""
   return json.loads((run / "config.json").read_text(encoding="utf-8"))["config"]["name"]
+
+
+def settings_digest(settings) -> str:
+  """Tells one training of a part from another."""
+  return hashlib.sha256(json.dumps(dataclasses.asdict(settings), sort_keys=True).encode()).hexdigest()
 
 
 def content(params: Params) -> dict:
@@ -238,12 +273,14 @@ def main(arguments) -> int:
     return 0
   program_cache.use(flags.workdir / "programs")
   if flags.stage == "model":
-    return 0 if write_model(flags.workdir) else SHORT
-  stage = open_stage(flags.stage, flags.workdir)
-  if not flags.check:
-    with locked(stage.folder):
-      train(stage, flags.stage)
-  return 0 if report(stage, flags.stage, *trained(stage)) else SHORT
+    write_model(flags.workdir)
+    return 0
+  if flags.check:
+    stage = open_stage(flags.stage, flags.workdir)
+    passed = report(stage, flags.stage, *trained(stage))
+  else:
+    passed = train_part(flags.stage, flags.workdir)
+  return 0 if passed else SHORT
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ def test_figures_of_puppets_that_do_as_told():
   assert found["t2v/clothes/chance"] < 1 and found["t2v/r"] > 0.9
   for flaw in ("wrong_fingers", "jerky", "drifting"):
     assert found[flaw] == found[f"{flaw}/vae"] == found[f"{flaw}/true"] == 0
+  assert found["hair_style"] == found["hair_style/vae"] == 1 and found["hair_shape/vae"] > 0.9
   assert {"r", "swapped_r", "silent_opening", "i2v/gesture", "i2v/gesture/true"} <= set(found)
   json.dumps(found, allow_nan=False)
 

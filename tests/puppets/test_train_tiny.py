@@ -1,6 +1,8 @@
 """The command line: a stage trains, measures and goes on; mistakes are named."""
 
+import dataclasses
 import json
+import shutil
 
 import pytest
 
@@ -31,8 +33,25 @@ def test_stage_trains_and_is_measured(short, tmp_path, capsys, monkeypatch):
   trained = json.loads(capsys.readouterr().out)
   assert trained["stage"] == "audio" and trained["step"] == 2
   monkeypatch.setitem(train_tiny.gates.WANTED, "audio", {"opening_r": -1.0})
-  assert train_tiny.main(["--stage=audio", f"--workdir={tmp_path}", "--check"]) == 0
+  # What is kept of the part is enough to go on: nothing is trained again.
+  shutil.rmtree(tmp_path / "audio")
+  monkeypatch.setattr(train_tiny, "train", None)
+  assert train_tiny.main(["--stage=audio", f"--workdir={tmp_path}"]) == 0
   assert json.loads(capsys.readouterr().out) == trained
+
+
+def test_a_part_of_other_settings_is_trained_again(short, tmp_path, monkeypatch):
+  monkeypatch.setattr(train_tiny, "report", lambda *found: True)
+  train_tiny.main(["--stage=audio", f"--workdir={tmp_path}"])
+  stage = train_tiny.open_stage("audio", tmp_path)
+  assert train_tiny.kept(stage, "audio", tmp_path) is not None
+  stage.settings = dataclasses.replace(stage.settings, seed=1)
+  assert train_tiny.kept(stage, "audio", tmp_path) is None
+
+
+def test_check_measures_the_newest_checkpoint(short, tmp_path, capsys, monkeypatch):
+  with pytest.raises(InputError, match="audio holds no checkpoint"):
+    train_tiny.main(["--stage=audio", f"--workdir={tmp_path}", "--check"])
 
 
 def test_a_folder_of_other_settings_is_refused(short, tmp_path, monkeypatch):
@@ -51,9 +70,9 @@ def test_footage_of_another_world_is_drawn_again(tmp_path, monkeypatch):
   assert len(list(tmp_path.glob("puppets_train_0_1x5_*.npz"))) == 2
 
 
-def test_model_needs_the_stages(tmp_path, monkeypatch):
+def test_model_needs_the_parts(tmp_path, monkeypatch):
   monkeypatch.setattr(train_tiny.program_cache, "use", lambda folder: None)
-  with pytest.raises(InputError, match="vae holds no checkpoint; train that stage first"):
+  with pytest.raises(InputError, match="model holds no vae of these settings; run --stage=vae first"):
     train_tiny.main(["--stage=model", f"--workdir={tmp_path}"])
 
 
