@@ -20,6 +20,7 @@ from emv3_jax.conditioning.face import MAX_ASPECT_ERROR, FaceBox
 from emv3_jax.conditioning.framing import Framing
 from emv3_jax.errors import InputError
 from emv3_jax.geometry import FRAMES, TOKEN, token_grid
+from emv3_jax.limits import LARGEST
 from emv3_jax.tasks import face_masks
 
 MAX_GAP = 25  # frames without a box, one after the other, that are bridged
@@ -46,7 +47,7 @@ def _table_shape(path: str) -> tuple[int, ...] | None:
   if not os.path.isfile(path):
     return None
   try:
-    shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
+    shape = np.lib.format.open_memmap(path, mode="r").shape
   except (OSError, ValueError, EOFError):
     return None
   return shape if len(shape) == 2 else None
@@ -93,7 +94,8 @@ def read_boxes(source: str, height: int, width: int, frames: int, what: str = "F
 
 def _read_npy(path: str, name: str) -> np.ndarray:
   try:
-    values = np.load(path, allow_pickle=False)
+    with open(path, "rb") as file:
+      values = np.lib.format.read_array(file, allow_pickle=False)
   except (OSError, ValueError, EOFError) as error:
     raise InputError(f"{name} cannot be read: {error}.") from None
   if values.ndim != 2 or values.shape[1] not in (4, 6) or values.dtype.kind not in "iuf":
@@ -103,6 +105,8 @@ def _read_npy(path: str, name: str) -> np.ndarray:
 
 
 def _read_json(source: str, name: str) -> np.ndarray:
+  if not source.startswith("[") and os.path.exists(source) and not os.path.isfile(source):
+    raise InputError(f"{name} is not a regular file.")  # opening a pipe would block
   try:
     text = source if source.startswith("[") else pathlib.Path(source).read_text(encoding="utf-8")
     values = json.loads(text)
@@ -121,7 +125,7 @@ def box_list_fault(values: Any) -> str:
     return f"is {ascii(values)[:60]}; {_SHAPES}"
   for number, box in enumerate(values):
     if box is not None and not (isinstance(box, list) and len(box) == 4 and all(
-        type(edge) in (int, float) and math.isfinite(edge) for edge in box)):
+        type(edge) in (int, float) and abs(edge) < LARGEST for edge in box)):
       return f"has {ascii(box)[:60]} for frame {number}; {_SHAPES}"
   return ""
 

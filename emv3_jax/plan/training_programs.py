@@ -120,5 +120,5 @@ def forward_flops(net: TransformerConfig, rows: int, window: Window,
                  execution=ExecutionConfig(attend=attend, cross_attend=attend_xla))
 
   batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype),
-                       _batch(net, rows, window, None))
+                       _batch(net, rows, window, None, face_masks.RELEASED))
   return flops.count(jax.jit(run).trace(network.abstract, batch))

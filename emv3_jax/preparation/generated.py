@@ -75,7 +75,8 @@ def read_generated(clip: Clip, settings: PrepareConfig, model: Model) -> Generat
   if latents is not None:
     _read_latents(latents, report)
   inputs = _read_inputs(report, model)
-  if settings.face_mask == face_masks.RELEASED and np.ndim(inputs.face_mask) > 1:
+  moves = inputs.face_mask is not None and inputs.face_mask.ndim > 1
+  if moves and settings.face_mask == face_masks.RELEASED:
     raise InputError(f"Clip {clip.id} was sampled with a face mask that moves, which records of "
                      "prepare.face_mask=released do not hold; set --config.prepare.face_mask=moving.")
   light = dataclasses.replace(inputs, video=np.zeros(0), condition_mask=np.zeros(0),

@@ -14,6 +14,7 @@ import numpy as np
 from emv3_jax import geometry
 from emv3_jax.conditioning import face as face_lib
 from emv3_jax.conditioning import face_boxes
+from emv3_jax.conditioning.face import NoFace
 from emv3_jax.conditioning.framing import Framing
 from emv3_jax.errors import InputError
 from emv3_jax.io import image_files, video_files
@@ -138,7 +139,12 @@ class Face:
       picture = np.broadcast_to(np.uint8(0), (*image_files.upright_size(self._request.image), 3))
     # A task that inpaints the mouth has found and logged the face already.
     optional = not self._task.inpaints_mouth
-    box = face_lib.parse_face_box(self._source, picture, self._detector, optional=optional)
+    try:
+      box = face_lib.parse_face_box(self._source, picture, self._detector, optional=optional)
+    except NoFace as error:
+      if seen is self._seen[0]:
+        raise
+      raise NoFace(f"{path}: {error} A box that is given is that of both pictures.", error.size) from None
     if self._source == "auto" and optional:
       logging.info("Face found at %s%s.", box, "" if seen is self._seen[0] else f" of {path}")
     return None if box is None else _in_crop(box, seen.framing)

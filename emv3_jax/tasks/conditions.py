@@ -75,7 +75,8 @@ def assemble(batch: Mapping[str, np.ndarray], tasks: Int32[np.ndarray, "b"] | Se
 def _faces(task: TaskSpec, boxes: np.ndarray, still: np.ndarray, setting: str) -> tuple[np.ndarray, np.ndarray]:
   """Returns the face, and as much of it as the task knows: each [h w], or [h w, f] if it moves."""
   if not boxes.any():  # a record with one mask for all frames
-    return (still.reshape(-1).astype(np.float32),) * 2
+    mask = still.reshape(-1).astype(np.float32)
+    return mask, mask
   face = boxes if setting == face_masks.MOVING else face_masks.known_boxes(task, boxes, setting)
   known = face_masks.known_boxes(task, boxes, setting) if task.uses_face else face
   return face_masks.token_mask(face, still.shape), face_masks.token_mask(known, still.shape)

@@ -1,6 +1,7 @@
 """Boxes of a face by frame: what is read, bridged, framed, and refused."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -108,3 +109,19 @@ def test_a_mouth_or_a_face_that_is_not_to_be_seen_names_its_frames():
   small[2:4, 1] = 12
   with pytest.raises(InputError, match=r"too small for sampling at 64x48 in frames 2-3: it covers no cell"):
     face_boxes.token_boxes(small, (48, 64), (48, 64))
+
+
+def test_files_of_other_kinds(tmp_path):
+  """A pipe that nobody writes into, an archive, pickled objects, half an array, numbers without end."""
+  os.mkfifo(tmp_path / "pipe.json")
+  np.savez(tmp_path / "many.npz", BOXES)
+  (tmp_path / "many.npz").rename(tmp_path / "many.npy")
+  np.save(tmp_path / "objects.npy", np.array([[None] * 4] * 5), allow_pickle=True)
+  np.save(tmp_path / "half.npy", BOXES)
+  (tmp_path / "half.npy").write_bytes((tmp_path / "half.npy").read_bytes()[:-9])
+  (tmp_path / "endless.json").write_text(f"[[0, {'9' * 400}, 0, 1]]")
+  for name, said in (("pipe.json", "not a regular file"), ("many.npy", "cannot be read"), ("endless.json", "frame 0"),
+                     ("objects.npy", "cannot be read"), ("half.npy", "cannot be read")):
+    face_boxes.is_by_frame(str(tmp_path / name))
+    with pytest.raises(InputError, match=said):
+      read(tmp_path / name)

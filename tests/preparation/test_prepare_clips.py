@@ -137,6 +137,8 @@ def test_released_takes_the_box_round_the_faces_of_a_window(clip, monkeypatch):
   assert [(entry.window, entry.reason) for entry in found.rejected] == [(1, "No face found.")]
   rows = np.flatnonzero(found.windows[0].inpainted[0].any(axis=1))
   assert (rows[0], rows[-1]) == (12, 22)  # lower half of rows 2 to 23
+  moving = read_footage(changed(clip, face_box="auto"), SETTINGS).windows[0]
+  np.testing.assert_array_equal(moving.regions.face[:, 1], [20, 21, 22, 23, 20])
   assert [window.start for window, _ in stream_windows(found, SETTINGS)] == [0, 8]
 
 

@@ -92,3 +92,17 @@ def test_boxes_that_cannot_be_used(read, film, boxes, overrides, said):
 def test_boxes_by_frame_are_for_a_video(read, film, files):
   with pytest.raises(InputError, match="boxes by frame, which are for a video; task i2v has a picture"):
     read(MOVING, task="i2v", image=files["image"], face_box=film(5, BOXES)["face_box"])
+
+
+def test_a_last_picture_without_a_face_is_named(read, files, monkeypatch):
+  found = iter([face_lib.FaceBox(0, 32, 0, 16, 48, 48)])
+
+  def detect(picture, detector):
+    box = next(found, None)
+    if box is None:
+      raise face_lib.NoFace("No face found.", (48, 48))
+    return box
+
+  monkeypatch.setattr(face_lib, "detect_face", detect)
+  with pytest.raises(face_lib.NoFace, match="last.*: No face found.* A box that is given is that of both pictures"):
+    read(MOVING, task="flf2v", image=files["image"], last_image=files["last_image"])

@@ -39,20 +39,23 @@ class Listener:
     return self._answer(context[0, :, 0, 0, 0])[:, None, None, None, None] + 0 * latents
 
 
-def conditions_of() -> Conditions:
+STILL = np.ones((1, 6), np.float32)
+
+
+def conditions_of(face_mask=STILL) -> Conditions:
   """Text is 1 for the prompt and 2 for the negative one, the voice 3."""
   states = lambda value: np.full((1, 4, 2), value, np.float32)
   return Conditions(text={"prompt": states(1), "negative": states(2)}, image=states(0),
                     audio=states(3), condition=np.zeros((*SHAPE[:-1], 20), np.float32),
-                    face_mask=np.ones((1, 6), np.float32))
+                    face_mask=face_mask)
 
 
-def heard(network=None, **settings) -> tuple[list[dict], np.ndarray]:
+def heard(network=None, conditions=None, **settings) -> tuple[list[dict], np.ndarray]:
   """What the network was called with in each step, and the latents in the end."""
   network = network or Listener()
   denoiser = denoiser_of(SamplingConfig(**{"steps": 2, **settings}), network)
   with jax.disable_jit():
-    latents = denoiser.run({}, np.zeros(SHAPE, np.float32), conditions_of())
+    latents = denoiser.run({}, np.zeros(SHAPE, np.float32), conditions or conditions_of())
   return network.calls, np.asarray(latents)
 
 
@@ -96,6 +99,9 @@ def test_the_solver_s_shifts_are_the_settings():
 def test_the_face_mask_reaches_the_network():
   for call in heard()[0]:
     np.testing.assert_array_equal(call["face_mask"], np.ones((3, 6)))
+  moving = np.arange(6 * SHAPE[1], dtype=np.float32).reshape(1, 6, SHAPE[1])
+  for call in heard(conditions=conditions_of(moving))[0]:
+    np.testing.assert_array_equal(call["face_mask"], np.repeat(moving, 3, axis=0))
 
 
 @pytest.mark.parametrize("branches", ["batched", "in_turn"])
