@@ -1,27 +1,21 @@
 """Face detection, face boxes, and the masks that are computed from them."""
 
 import dataclasses
-import functools
 import math
 import os
 import sys
 
-from jaxtyping import Bool, Float32, UInt8
+from absl import logging
+from jaxtyping import Bool, Float32, Float64, UInt8
 import numpy as np
-from PIL import Image
 
 from emv3_jax.errors import InputError
+from emv3_jax.faces import detect
+from emv3_jax.faces.detect import Face
+from emv3_jax.faces.mesh import Box
 from emv3_jax.geometry import TOKEN, token_grid
 
-# Searches from coarse to fine: (longer side of the resized image, step between windows, number of
-# neighbouring hits required for a face). With less strict settings textures are taken for faces.
-CASCADE_SEARCHES = ((160, 1, 12), (320, 2, 4), (640, 2, 4))
-MIN_FACE_SIZE = 24  # pixels of the resized image, the window of the cascade
-
-# The cascade's square reaches from the eyebrows to the lips. A released box reaches from the hair line to
-# the chin or further; these factors of the square's side are between the two boxes released with portraits.
-BOX_HEIGHT, BOX_WIDTH, BOX_DOWN = 1.35, 1.05, 0.1
-
+MAX_ROLL = 45  # degrees; a face that is turned further is told
 MAX_ASPECT_ERROR = 0.05  # log ratio, between an image and the image that a stored box was made for
 
 
@@ -147,60 +141,66 @@ def detect_face(image: UInt8[np.ndarray, "H W 3"],
                 model: str | os.PathLike | None = None) -> FaceBox:
   """Detects the largest face of an image.
 
-  The default is scikit-image's local binary pattern cascade, which finds frontal faces of at least 4 % of
-  the longer side. The image should be an upright frontal portrait; profiles and drawings are not found.
+  The default is BlazeFace with the face mesh, see `emv3_jax.faces`: any face of at least 2 % of the longer
+  side, tilted or turned, and many drawn ones. The box reaches from hair line to chin and from ear to ear.
+  Logs that there are several faces, or that the face is not upright.
 
   Args:
     image: uint8 RGB.
-    model: an ONNX file of OpenCV's YuNet, which replaces the cascade (needs OpenCV).
+    model: an ONNX file of OpenCV's YuNet, which replaces the default (needs OpenCV).
 
   Raises:
     NoFace: no face is found.
     InputError: OpenCV or the model file is missing.
   """
-  found = _detect_by_cascade(image) if model is None else _detect_by_yunet(image, model)
   height, width = image.shape[:2]
-  if not found:
-    raise NoFace(f"No face found in the image of {width}x{height} pixels.\n"
-                 "Give the face box as y1,y2,x1,x2.", (height, width))
-  y1, y2, x1, x2 = max(found, key=lambda box: (box[1] - box[0]) * (box[3] - box[2]))
-  box = FaceBox(max(round(y1), 0), min(round(y2), height),
-                max(round(x1), 0), min(round(x2), width), height, width)
-  return box
+  faces: list[Face] = []
+  if model is None:
+    faces = detect.find(image)
+    found = [face.box for face in faces]
+  else:
+    found = _detect_by_yunet(image, model)
+  inside = [box for box in (_inside(edges, height, width) for edges in found) if box is not None]
+  if not inside:
+    tried = f" by {model}" if model else ", searched whole, in parts and upside down"
+    raise NoFace(f"No face found in the image of {width}x{height} pixels{tried}.\n"
+                 "Give the face box as y1,y2,x1,x2 (--face_box, or face_box in a file).", (height, width))
+  largest = max(inside, key=lambda box: (box.y2 - box.y1) * (box.x2 - box.x1))
+  if len(inside) > 1:
+    logging.info("%d faces found; the largest is taken, at %s.", len(inside), largest)
+  if faces and abs(faces[0].roll) > MAX_ROLL:
+    logging.warning("The face at %s is turned by %.0f degrees; turn the picture so that it is upright.", largest,
+                    faces[0].roll)
+  return largest
 
 
-def _detect_by_cascade(image: np.ndarray) -> list[tuple[float, float, float, float]]:
-  """Returns the boxes (y1, y2, x1, x2) in pixels of `image` of the coarsest search that finds a face."""
-  height, width = image.shape[:2]
-  for side, step, neighbours in CASCADE_SEARCHES:
-    scale = side / max(height, width)
-    size = max(round(width * scale), 1), max(round(height * scale), 1)
-    if min(size) < MIN_FACE_SIZE:
-      continue
-    resized = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
-    squares = _cascade().detect_multi_scale(
-        img=resized, scale_factor=1.1, step_ratio=step, min_neighbor_number=neighbours,
-        min_size=(MIN_FACE_SIZE, MIN_FACE_SIZE), max_size=(side, side))
-    if squares:
-      return [_widen(square, scale) for square in squares]
-  return []
+def find_boxes(image: UInt8[np.ndarray, "H W 3"], model: str | os.PathLike | None = None,
+               closely: bool = True) -> Float64[np.ndarray, "n 4"]:
+  """Finds all faces of an image, for a track over a video.
+
+  Args:
+    image: uint8 RGB.
+    model: see `detect_face`.
+    closely: see `emv3_jax.faces.detect.find`; YuNet has one search only.
+
+  Returns:
+    (y1, y2, x1, x2) in pixels; a box may reach beyond the image.
+
+  Raises:
+    InputError: OpenCV or the model file is missing.
+  """
+  found = [face.box for face in detect.find(image, closely)] if model is None else _detect_by_yunet(image, model)
+  return np.array(found, np.float64).reshape(-1, 4)
 
 
-@functools.cache
-def _cascade():
-  from skimage import data, feature  # slow to import, needed only for `auto`
-  return feature.Cascade(data.lbp_frontal_face_cascade_filename())
+def _inside(edges: Box, height: int, width: int) -> FaceBox | None:
+  """Returns the box in whole pixels of the image; None if nothing of it is inside."""
+  y1, y2, x1, x2 = (round(edge) for edge in edges)
+  y1, y2, x1, x2 = max(y1, 0), min(y2, height), max(x1, 0), min(x2, width)
+  return FaceBox(y1, y2, x1, x2, height, width) if y1 < y2 and x1 < x2 else None
 
 
-def _widen(square: dict, scale: float) -> tuple[float, float, float, float]:
-  side = square["height"] / scale
-  y = square["r"] / scale + (0.5 + BOX_DOWN) * side
-  x = (square["c"] + square["width"] / 2) / scale
-  return (y - BOX_HEIGHT / 2 * side, y + BOX_HEIGHT / 2 * side,
-          x - BOX_WIDTH / 2 * side, x + BOX_WIDTH / 2 * side)
-
-
-def _detect_by_yunet(image: np.ndarray, model) -> list[tuple[float, float, float, float]]:
+def _detect_by_yunet(image: np.ndarray, model) -> list[Box]:
   try:
     import cv2
   except ImportError:

@@ -15,7 +15,6 @@ from absl import logging
 from jaxtyping import Bool, Float64, UInt16
 import numpy as np
 
-from emv3_jax.conditioning import face as face_lib
 from emv3_jax.conditioning.face import MAX_ASPECT_ERROR, FaceBox
 from emv3_jax.conditioning.framing import Framing
 from emv3_jax.errors import InputError
@@ -175,21 +174,6 @@ def bridged(boxes: Boxes, name: str, first: int = 0) -> Boxes:
       raise InputError(f"{name}: frames {first + run[0]}-{first + run[-1]} have no box; at most {MAX_GAP} frames one "
                        "after the other are bridged. Give boxes for them, or leave these frames out.")
   return between(np.flatnonzero(~lost), boxes[~lost], len(boxes)) if lost.any() else boxes
-
-
-def detected(pictures: Iterable[np.ndarray], count: int, detector: str | None) -> Boxes:
-  """Finds the face of a video in some of its frames, and interpolates between them.
-
-  Args:
-    pictures: uint8 [H, W, 3], the frames `face_masks.sampled_frames(count)`.
-    count: F, frames of the video.
-    detector: see `face.detect_face`.
-
-  Raises:
-    NoFace: no face is found in one of the pictures.
-  """
-  found = np.concatenate([as_boxes(face_lib.detect_face(picture, detector)) for picture in pictures])
-  return between(face_masks.sampled_frames(count), found, count)
 
 
 def between(frames: np.ndarray, boxes: Float64[np.ndarray, "n 4"], count: int) -> Boxes:

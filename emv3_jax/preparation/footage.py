@@ -10,6 +10,7 @@ import numpy as np
 
 from emv3_jax import geometry
 from emv3_jax.conditioning import audio as audio_lib
+from emv3_jax.conditioning import face_track
 from emv3_jax.conditioning.framing import Framing
 from emv3_jax.errors import InputError
 from emv3_jax.io import video_files
@@ -17,7 +18,6 @@ from emv3_jax.preparation.framing import nearest_size
 from emv3_jax.preparation.manifest import Clip, Rejection
 from emv3_jax.preparation.regions import RegionFinder, Regions
 from emv3_jax.preparation.settings import PrepareConfig
-from emv3_jax.tasks import face_masks
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,19 +95,19 @@ def read_footage(clip: Clip, settings: PrepareConfig, detector: str | None = Non
   """
   if clip.fault:
     raise InputError(clip.fault)
-  count, framing, kept = _scan(clip, settings)
+  count, framing, firsts, found = _scan(clip, settings, detector)
   _check_length(clip, "pictures", count, settings)
   voice = audio_lib.load_voice(clip.video)
   frames_of_sound = audio_lib.num_frames(voice.seconds)
   _check_length(clip, "sound", frames_of_sound, settings)
-  finder = RegionFinder(clip, framing, settings, detector)
+  finder = RegionFinder(clip, framing, settings, found)
   windows, rejected = [], []
-  for index, pictures in kept.items():
+  for index, first in firsts.items():
     start = index * settings.step
     if start + settings.frames > min(count, frames_of_sound):
       continue
     try:
-      windows.append(Window(index, start, pictures[0], finder.regions(start, pictures)))
+      windows.append(Window(index, start, first, finder.regions(start)))
     except InputError as error:
       rejected.append(Rejection(clip.line, clip.id, str(clip.video), index, str(error)))
   if windows and clip.face_box == "auto":
@@ -147,20 +147,22 @@ def _starts(number: int, settings: PrepareConfig) -> range:
   return range(first * settings.step, number + 1, settings.step)
 
 
-def _scan(clip: Clip, settings: PrepareConfig
-                  ) -> tuple[int, Framing, dict[int, list[np.ndarray]]]:
-  """Returns the number of frames, the framing, and for each window its pictures for face detection."""
-  detection_frames = {0}
-  if clip.face_box == "auto":
-    detection_frames |= set(face_masks.sampled_frames(settings.frames).tolist())
-  count, framing, kept = 0, None, {}
+def _scan(clip: Clip, settings: PrepareConfig, detector: str | None
+          ) -> tuple[int, Framing, dict[int, np.ndarray], dict[int, np.ndarray]]:
+  """Returns the number of frames, the framing, the first picture of each window, and faces by frame."""
+  count, framing, firsts, found, look = 0, None, {}, {}, face_track.Look(detector)
   for number, frame in enumerate(video_files.stream_video(clip.video, geometry.FPS)):
     if framing is None:
       height, width = frame.shape[:2]
       framing = Framing(height, width, nearest_size(height, width, settings.sizes))
-    for start in _starts(number, settings):
-      if number - start in detection_frames:
-        kept.setdefault(start // settings.step, []).append(framing.picture(frame))
+    starts = _starts(number, settings)
+    if number in starts:
+      firsts[number // settings.step] = framing.picture(frame)
+    if clip.face_box == "auto" and starts and (number in starts or number % face_track.EVERY == 0):
+      top, left, height, width = framing.crop
+      down, across = framing.size[0] / height, framing.size[1] / width
+      boxes = look(frame[top:top + height, left:left + width])  # resizing all takes longer than looking
+      found[number] = boxes * np.array([down, down, across, across])
     count = number + 1
   assert framing is not None  # the reader refuses a video without frames
-  return count, framing, kept
+  return count, framing, firsts, found

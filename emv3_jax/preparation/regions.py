@@ -1,5 +1,6 @@
 """Where face and mouth are in a window: from boxes of the manifest, or from faces that are found."""
 
+from collections.abc import Mapping
 import dataclasses
 import functools
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from emv3_jax import geometry
 from emv3_jax.conditioning import face as face_lib
-from emv3_jax.conditioning import face_boxes
+from emv3_jax.conditioning import face_boxes, face_track
 from emv3_jax.conditioning.framing import Framing
 from emv3_jax.errors import InputError
 from emv3_jax.io import video_files
@@ -75,26 +76,25 @@ class RegionFinder:
     clip: line of the manifest.
     framing: of its pictures.
     settings: of the windows.
-    detector: see `face.detect_face`.
+    found: boxes [n, 4] of the faces that a detector found, in pixels of the windows' size, by the number of the
+      frame; frames that it did not look at are left out.
 
   Raises:
     InputError: boxes that cannot be used.
   """
 
-  def __init__(self, clip: Clip, framing: Framing, settings: PrepareConfig, detector: str | None):
-    self._clip, self._framing, self._settings, self._detector = clip, framing, settings, detector
+  def __init__(self, clip: Clip, framing: Framing, settings: PrepareConfig, found: Mapping[int, np.ndarray]):
+    self._clip, self._framing, self._settings, self._found = clip, framing, settings, found
     if clip.mouth_box in ("auto", "none"):
       raise InputError(f"mouth_box {clip.mouth_box!r}: wanted y1,y2,x1,x2, or leave it out.")
     given = {"face_box": clip.face_box if clip.face_box not in ("auto", "none") else "", "mouth_box": clip.mouth_box}
     self._boxes = {name: self._read(name, text) for name, text in given.items() if text}
 
-  def regions(self, start: int, pictures: list[np.ndarray]) -> Regions:
+  def regions(self, start: int) -> Regions:
     """Finds face and mouth in the window that begins at frame `start`.
 
     Args:
       start: first frame at 25 frames a second.
-      pictures: uint8 [H, W, 3], the frames `face_masks.sampled_frames` of the window; only the first one if the
-        face is given.
 
     Raises:
       InputError: no face is found, frames without a box, a box outside the picture or too small.
@@ -103,7 +103,7 @@ class RegionFinder:
     boxes = {name: self._of_window(name, start) for name in self._boxes}
     face, picture = boxes.get("face_box"), framing.crop[2:]
     if self._clip.face_box == "auto":
-      face, picture = self._detected(pictures), framing.size
+      face, picture = self._detected(start), framing.size
     found = Regions(face, boxes.get("mouth_box"), picture, framing.crop[2:], framing.size,
                     settings.mouth_fraction, start)
     if face is None and found.mouth is None or not found.mouth_region().any():
@@ -142,9 +142,14 @@ class RegionFinder:
     still = settings.face_mask == face_masks.RELEASED
     return self._summed(np.clip(framed, 0, [height, height, width, width]) if still else framed)
 
-  def _detected(self, pictures: list[np.ndarray]) -> np.ndarray:
-    """Finds the face in a window, in pixels of its size."""
-    return self._summed(face_boxes.detected(pictures, self._settings.frames, self._detector))
+  def _detected(self, start: int) -> np.ndarray:
+    """Follows the face through a window, in pixels of its size."""
+    frames = range(start, start + self._settings.frames)
+    boxes, report = face_track.join([self._found.get(number) for number in frames], self._framing.size, first=start)
+    report.check(str(self._clip.video))
+    if not report.is_plain:
+      logging.info("Clip %s, frames %d-%d: %s.", self._clip.id, frames[0], frames[-1], report)
+    return self._summed(boxes)
 
   def _summed(self, boxes: np.ndarray) -> np.ndarray:
     """Returns the boxes as the setting has them: by frame, or one around those of nine frames."""

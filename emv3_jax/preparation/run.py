@@ -12,6 +12,7 @@ from emv3_jax.data import index as index_lib
 from emv3_jax.data import records
 from emv3_jax.data.index import INDEX, SHARDS, Index
 from emv3_jax.errors import InputError
+from emv3_jax.faces import detect, track
 from emv3_jax.io import atomic
 from emv3_jax.io.digests import file_digest
 from emv3_jax.preparation import encoding, shards
@@ -69,7 +70,8 @@ def _dataset_config(model: Model, settings: PrepareConfig) -> dict:
           if name not in _SPEED_ONLY}
   dataset_config = {"schema": records.SCHEMA, "version": _version(settings), "encoders": encoders,
               "conditions": index_lib.condition_fields(model.config.model.transformer),
-              "settings": {**kept, "numerics": NUMERICS, "face_detector": model.config.face_detector,
+              "settings": {**kept, "numerics": NUMERICS, "face_detector": model.config.face_detector or detect.IDENTITY,
+                           "face_track": track.VERSION,
                            "tokenizer": file_digest(model.tokenizer_path)}}
   return json.loads(json.dumps(dataset_config))
 

@@ -99,8 +99,8 @@ def sample(model: Model, request: Request, *, progress: Callable | None = None) 
 def _read(model: Model, request: Request) -> tuple[Inputs, Request]:
   """Reads the inputs, and returns the request that they are of.
 
-  The small default knows drawn puppets, of which detectors find no face: where nobody asked for a face box
-  and its task can do without one, the voice acts on the whole picture, as `none` says, with a warning.
+  The small default knows drawn puppets, of which a detector may find no face: where nobody asked for a face
+  box and its task can do without one, the voice acts on the whole picture, as `none` says, with a warning.
   """
   try:
     inputs = read_inputs(request, model.config, model.tokenizer_path, model.normalises_waveform)
@@ -108,7 +108,7 @@ def _read(model: Model, request: Request) -> tuple[Inputs, Request]:
     hint = model.face_box_hint(error.size)
     if not hint or request.face_box is not None or tasks.of(request.task).inpaints_mouth:
       raise NoFace(f"{error}{hint}", error.size) from None
-    logging.warning("No face was found in %s: face detectors do not know drawings. The voice acts on the whole "
+    logging.warning("No face was found in %s: not every drawn face is known. The voice acts on the whole "
                     "picture.%s", request.image, hint)
     return _read(model, dataclasses.replace(request, face_box="none"))
   model.check_size(inputs.size)

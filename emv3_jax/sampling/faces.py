@@ -13,7 +13,7 @@ import numpy as np
 
 from emv3_jax import geometry
 from emv3_jax.conditioning import face as face_lib
-from emv3_jax.conditioning import face_boxes
+from emv3_jax.conditioning import face_boxes, face_track
 from emv3_jax.conditioning.face import NoFace
 from emv3_jax.conditioning.framing import Framing
 from emv3_jax.errors import InputError
@@ -103,13 +103,9 @@ class Face:
   @functools.cached_property
   def _boxes(self) -> np.ndarray:
     """Boxes by frame in pixels of the crop, float64 [F, 4]."""
-    video, framing = self._seen[0].pictures, self._seen[0].framing
+    framing = self._seen[0].framing
     if self._source == "auto":
-      sampled = face_masks.sampled_frames(len(video))
-      boxes = face_boxes.detected(video[sampled], len(video), self._detector)
-      logging.info("Faces found in %d pictures of %s, all within %s.", len(sampled), self._request.video,
-                   face_boxes.shown(face_masks.around(boxes)[0]))
-      return face_boxes.framed(boxes, framing, f"The face in {self._request.video}")
+      return face_boxes.framed(self._track, framing, f"The face in {self._request.video}")
     assert self._request.video is not None  # boxes by frame are for a video
     shown, count = video_files.frame_numbers(self._request.video)
     shown = shown[np.minimum(np.arange(self._sample_frames), len(shown) - 1)]  # the last frame is repeated
@@ -117,23 +113,35 @@ class Face:
     name = f"Face box {self._source}"
     return face_boxes.framed(face_boxes.bridged(boxes[shown], name), framing, name)
 
+  @functools.cached_property
+  def _track(self) -> np.ndarray:
+    """Boxes by frame of the face that is found in the video, in its pixels, float64 [F, 4]."""
+    boxes, report = face_track.follow(self._seen[0].pictures, self._detector)
+    report.check(str(self._request.video))
+    tell = logging.info if report.is_plain else logging.warning
+    tell("%s: %s, within %s.", self._request.video, report,
+         face_boxes.shown(np.rint(face_masks.around(boxes)[0])))
+    return boxes
+
+  def _tracked(self, frames: slice | np.ndarray) -> face_lib.FaceBox:
+    """Returns the box around the face that is found in these frames of the video."""
+    height, width = self._seen[0].pictures.shape[1:3]
+    y1, y2, x1, x2 = np.rint(face_masks.around(self._track[frames])[0]).astype(int).tolist()
+    return face_lib.FaceBox(max(y1, 0), min(y2, height), max(x1, 0), min(x2, width), height, width)
+
   def _around(self) -> face_lib.FaceBox:
     """Returns the box that is given, or the one around the faces of nine frames."""
     pictures = self._seen[0].pictures
-    if self._source != "auto":
-      box = face_lib.parse_face_box(self._source, pictures[0], self._detector, optional=False)
-      assert box is not None  # not optional
-      return box
-    sampled = pictures[face_masks.sampled_frames(len(pictures))]
-    boxes = [face_lib.detect_face(frame, self._detector) for frame in sampled]
-    around = dataclasses.replace(
-        boxes[0], y1=min(box.y1 for box in boxes), y2=max(box.y2 for box in boxes),
-        x1=min(box.x1 for box in boxes), x2=max(box.x2 for box in boxes))
-    logging.info("Faces found in %d pictures of %s, all within %s.", len(boxes), self._request.video, around)
-    return around
+    if self._source == "auto":
+      return self._tracked(face_masks.sampled_frames(len(pictures)))
+    box = face_lib.parse_face_box(self._source, pictures[0], self._detector, optional=False)
+    assert box is not None  # not optional
+    return box
 
   def _box_of(self, seen: Seen) -> face_lib.FaceBox | None:
     """Returns the face of the first picture of a condition input; None for `none`."""
+    if self._source == "auto" and self._of_video:
+      return _in_crop(self._tracked(slice(1)), seen.framing)
     picture, path = seen.pictures[0], getattr(self._request, seen.item.request_field)
     if self._source != "auto" and self._request.image is not None:  # in pixels of the file, which may be larger
       picture = np.broadcast_to(np.uint8(0), (*image_files.upright_size(self._request.image), 3))

@@ -20,6 +20,7 @@ from emv3_jax import tasks, variants
 from emv3_jax.components.config import COMPONENTS
 from emv3_jax.conditioning import face_boxes
 from emv3_jax.errors import InputError
+from emv3_jax.faces import detect, track
 from emv3_jax.io.digests import file_digest
 from emv3_jax.models.cross_attention import ALLOCATIONS
 from emv3_jax.sampling.inputs import looks_for_faces, uses_face_box
@@ -153,6 +154,10 @@ def entries(model: Model, request: Request) -> dict[str, Any]:
   if unknown:
     raise InputError(f"The clip has no fingerprint: the weights of {', '.join(unknown)} are not in "
                      "the model folder.")
+  if used.get("face_box") == "auto" and "file.face_detector" not in used:
+    used["face_detector"] = detect.IDENTITY
+  if used.get("face_box") == "auto" and task.inpaints_mouth:  # the face is followed through a video
+    used["face_track"] = track.VERSION
   used |= {f"weights.{name}": digest for name, digest in digests.items()}
   if not model.normalises_waveform and variants.of(model.config.model.transformer.variant).follows_extractor:
     used["features.do_normalize"] = False  # True, the usual value, is left out

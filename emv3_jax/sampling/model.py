@@ -78,7 +78,7 @@ class Model(Networks):
                        "--config.sampling.width, or choose another --config.mesh.context.") from error
 
   def face_box_hint(self, size: tuple[int, int]) -> str:
-    """Suggests a face box for a puppet, because face detectors do not find drawn faces.
+    """Suggests a face box for a puppet, because face detectors do not find every drawn face.
 
     Args:
       size: (height, width) of a picture with the face at the same position as in the portrait of the small

@@ -198,7 +198,7 @@ class Config:
       frames over all axes together; with all axes 1 the first device is used.
     program_cache: folder of compiled programs; empty turns the cache off.
     program_cache_mib: what it may take; then it loses what was not used for longest.
-    face_detector: ONNX file of OpenCV's YuNet; empty uses scikit-image's cascade.
+    face_detector: ONNX file of OpenCV's YuNet; empty uses BlazeFace and the face mesh.
     seed: seed of the noise if the request has none.
     keep_parts: keep every network loaded between uses instead of freeing it; for small models, and
       for many clips if memory allows.

@@ -33,7 +33,7 @@ def check_name(where: str, name: str) -> None:
 
 
 def sampled_frames(count: int) -> np.ndarray:
-  """Returns the numbers, ascending, of the up to nine frames out of `count` at which faces are looked for."""
+  """Returns the numbers, ascending, of the up to nine frames out of `count` whose faces `released` encloses."""
   return np.linspace(0, count - 1, min(SAMPLED, count), dtype=int)
 
 

@@ -33,11 +33,24 @@ def paste(frames: UInt8[np.ndarray, "F H W 3"], source: UInt8[np.ndarray, "F H W
     mouth: True where it is redrawn.
   """
   radius = max(1.0, min(frames.shape[1:3]) / 64)
-  pasted = np.empty_like(frames)
-  weight, region = np.empty(0), None
+  pasted = source.copy()
+  weight, region, part = np.empty(0), None, (slice(0), slice(0))
   for index, (new, old) in enumerate(zip(frames, source, strict=True)):
     if region is None or not np.array_equal(region, mouth[index]):
       region = mouth[index]
-      weight = feathered(region, radius)[..., None]
-    pasted[index] = np.round(weight * new + (1 - weight) * old)
+      part = _surroundings(region, 2 * int(np.ceil(radius)) + 1)
+      weight = feathered(region[part], radius)[..., None]
+    pasted[index][part] = np.round(weight * new[part] + (1 - weight) * old[part])
   return pasted
+
+
+def _surroundings(region: Bool[np.ndarray, "H W"], margin: int) -> tuple[slice, slice]:
+  """Returns rows and columns of the region, `margin` pixels more on each side where the picture has them.
+
+  Beyond the region the weight is 0: nothing but this part of a picture changes.
+  """
+  def span(any_of: np.ndarray) -> slice:
+    found = np.flatnonzero(any_of)
+    return slice(max(0, found[0] - margin), found[-1] + 1 + margin) if len(found) else slice(0)
+
+  return span(region.any(axis=1)), span(region.any(axis=0))

@@ -196,6 +196,9 @@ def test_other_settings_or_encoders_are_refused(prepared, footage, model):
   with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match="settings.numerics"):
     patch.setattr(run, "NUMERICS", 1)  # of a release that read media otherwise
     prepare(model, footage, prepared, shard_clips=2, stride=4)
+  with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match="settings.face_detector"):
+    patch.setattr(run.detect, "IDENTITY", "another")
+    prepare(model, footage, prepared, shard_clips=2, stride=4)
   with pytest.raises(InputError, match="shards of a longer manifest"):
     run.prepare(model, PrepareConfig(**{**SMALL, "stride": 4, "shard_clips": 2}),
                 read_manifest(footage)[:2], prepared)

@@ -123,23 +123,30 @@ def test_boxes_that_cannot_be_used(clip, fields, said):
     read_footage(changed(clip, **fields), SETTINGS)
 
 
-def test_released_takes_the_box_round_the_faces_of_a_window(clip, monkeypatch):
-  """A window without a face is left out, the others stay."""
-  def detect(picture, model):
-    number = round(picture.mean() / 16)
-    if number == 6:
-      raise InputError("No face found.")
-    return FaceBox(2, 20 + number % 4, 8, 30, *picture.shape[:2])
+def test_auto_follows_the_face_through_a_window(clip, monkeypatch, caplog):
+  """Every fourth frame is looked at; a window without a face is left out, the others stay."""
+  asked, gone = [], [4, 8]
 
-  monkeypatch.setattr(face_lib, "detect_face", detect)
-  found = read_footage(changed(clip, face_box="auto"), dataclasses.replace(SETTINGS, face_mask="released"))
-  assert [window.index for window in found.windows] == [0, 2]
-  assert [(entry.window, entry.reason) for entry in found.rejected] == [(1, "No face found.")]
-  rows = np.flatnonzero(found.windows[0].inpainted[0].any(axis=1))
-  assert (rows[0], rows[-1]) == (12, 22)  # lower half of rows 2 to 23
-  moving = read_footage(changed(clip, face_box="auto"), SETTINGS).windows[0]
-  np.testing.assert_array_equal(moving.regions.face[:, 1], [20, 21, 22, 23, 20])
+  def find(picture, model, closely):
+    asked.append(round(picture.mean() / 16))
+    return np.array([[2.0, 20 + asked[-1], 8, 30]] if asked[-1] not in gone else np.zeros((0, 4)))
+
+  caplog.set_level("INFO", "absl")
+  monkeypatch.setattr(face_lib, "find_boxes", find)
+  found = read_footage(changed(clip, face_box="auto"), SETTINGS)
+  assert asked == [0, 4, 8, 12] and [window.index for window in found.windows] == [0, 2]
+  entry, = found.rejected
+  assert entry.window == 1 and entry.reason.startswith(f"No face found in {clip.video}: 2 of its 5 pictures (48x32)")
+  rows = np.flatnonzero(found.windows[0].inpainted[4].any(axis=1))
+  assert (rows[0], rows[-1]) == (11, 19)  # lower half of rows 2 to 19, which are held
+  assert "Clip clip, frames 8-12: face found in 1 of 2 pictures that were looked at; bridged: frames 8-11." in caplog.messages
   assert [window.start for window, _ in stream_windows(found, SETTINGS)] == [0, 8]
+  gone.clear()
+  for kind, lowest in (("moving", [19, 23, 23, 23, 23]), ("released", [23] * 5)):
+    asked.clear()
+    window = read_footage(changed(clip, face_box="auto"), dataclasses.replace(SETTINGS, face_mask=kind)).windows[0]
+    regions = np.broadcast_to(window.inpainted, (5, 32, 48))
+    assert [np.flatnonzero(region.any(axis=1))[-1] for region in regions] == lowest
 
 
 @pytest.mark.parametrize("fields, said", [

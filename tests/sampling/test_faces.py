@@ -55,20 +55,33 @@ def test_boxes_by_frame_move_the_mask_and_the_region(read, film):
 
 
 def test_faces_that_are_found_are_joined_by_lines(read, film, tmp_path, monkeypatch):
-  """Nine of 13 frames are looked at."""
+  """Every fourth frame is looked at."""
   seen = []
 
-  def detect(picture, detector):
-    seen.append(len(seen))
-    number = np.linspace(0, 12, 9, dtype=int)[seen[-1]]
-    return face_lib.FaceBox(0, 32, 2 * number, 16 + 2 * number, 48, 48)
+  def find(picture, detector, closely):
+    seen.append(4 * len(seen))
+    return np.array([[0.0, 32, 2 * seen[-1], 16 + 2 * seen[-1]]])
 
-  monkeypatch.setattr(face_lib, "detect_face", detect)
+  monkeypatch.setattr(face_lib, "find_boxes", find)
   soundfile.write(tmp_path / "voice.wav", np.sin(np.arange(13 * 640) / 9), 16000)
   found = read(MOVING, "sampling.max_frames=13", video=film(13, [])["video"], audio=tmp_path / "voice.wav")
-  assert len(seen) == 9
+  assert seen == [0, 4, 8, 12]
   edges = [columns(region) for region in found.mouth_mask[[0, 4, 8, 12]]]
   assert edges == [[0, 15], [2, 23], [10, 31], [18, 39]]
+
+
+@pytest.mark.parametrize("overrides", [[MOVING], []])
+def test_a_video_without_a_face_or_with_a_gap_is_told(read, film, monkeypatch, caplog, overrides):
+  given = {"video": film(5, [])["video"]}
+  monkeypatch.setattr(face_lib, "find_boxes", lambda *_: np.zeros((0, 4)))
+  with pytest.raises(InputError, match=r"No face found in .*film.mp4: 2 of its 5 pictures \(48x48\) were searched"):
+    read(*overrides, **given)
+  seen = iter([[[0.0, 32, 0, 32]], np.zeros((0, 4))])
+  monkeypatch.setattr(face_lib, "find_boxes", lambda *_: np.array(next(seen)))
+  found = read(*overrides, **given)
+  assert [columns(region) for region in found.mouth_mask] == [[0, 31]] * 5
+  warning, = [record for record in caplog.records if record.levelname == "WARNING" and "film.mp4" in record.message]
+  assert "face found in 1 of 2 pictures that were looked at; bridged: frames 1-4, within 0,32,0,32." in warning.message
 
 
 def test_one_box_is_one_mask_for_all_frames(read, film):

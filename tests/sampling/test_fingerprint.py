@@ -224,6 +224,22 @@ def test_the_face_box_counts_where_it_is_used(config, folder):
   assert len(pasted) == 2
 
 
+def test_the_detector_counts_where_it_is_asked(config, folder, monkeypatch):
+  """By a number of its code, or by the contents of its file."""
+  def entry(face_box, **settings):
+    asked = request_in(folder, face_box=face_box)
+    return lib.entries(model_of(config, **settings), asked).get("face_detector")
+
+  assert entry("auto") == entry(None) == lib.detect.IDENTITY
+  assert entry("1,2,3,4") is entry("none") is entry("auto", face_detector=str(folder / "yunet.onnx")) is None
+  yunet = model_of(config, face_detector=str(folder / "yunet.onnx"))
+  tracked = [lib.entries(yunet, request_in(folder, *asked)).get("face_track") for asked in (["lipsync"], ["i2v"])]
+  assert tracked == [lib.track.VERSION, None]
+  before = of(config, request_in(folder, face_box="auto"))
+  monkeypatch.setattr(lib.detect, "IDENTITY", "another")
+  assert of(config, request_in(folder, face_box="auto")) != before
+
+
 @pytest.mark.parametrize("task, face_box, names", [
     ("i2v", "auto", {"audio", "image", "yunet.onnx"}), ("t2v", "auto", {"audio"}),
     ("flf2v", "box.npy", {"audio", "image", "last_image", "box.npy"}),

@@ -97,18 +97,18 @@ def test_a_video_s_face_is_all_that_it_covers(read, footage, monkeypatch, caplog
   """A face that moves a pixel down and right from frame to frame."""
   seen = iter(range(9))
 
-  def detect(frame, model):
-    i = next(seen)
-    return face_lib.FaceBox(10 + i, 30 + i, 8 + i, 24 + i, 48, 48)
+  def find(frame, model, closely):
+    i = 4 * next(seen)
+    return np.array([[10.0 + i, 30 + i, 8 + i, 24 + i]])
 
   caplog.set_level("INFO", "absl")
-  monkeypatch.setattr(face_lib, "detect_face", detect)
+  monkeypatch.setattr(face_lib, "find_boxes", find)
   found = read(image=None, video=footage, task="lipsync", face_box="auto")
   rows, columns = np.nonzero(found.mouth_mask[0])
-  # Five frames in the mask; they are looked at for the mouth and again for the face mask.
+  # Two of five frames are looked at, once for the region and the face mask.
   assert (rows.min(), rows.max(), columns.min(), columns.max()) == (22, 33, 8, 27)
   line, = [line for line in caplog.messages if "ace" in line]
-  assert line.startswith("Faces found in 5 pictures") and line.endswith("y1=10, y2=34, x1=8, x2=28.")
+  assert line.endswith("source.mp4: face found in 2 of 2 pictures that were looked at, within 10,34,8,28.")
 
 
 @pytest.mark.parametrize("name, changes", [

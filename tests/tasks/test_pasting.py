@@ -45,3 +45,16 @@ def test_mixed_pixels_are_rounded():
   assert ((weight > 0.6) & (weight < 0.9)).any()
   pasted = pasting.paste(new, old, mouth)[0, ..., 0]
   np.testing.assert_array_equal(pasted, np.where(weight > 0.5, 200, 199))
+
+
+def test_pasting_looks_at_the_region_alone_and_gives_the_same(rng):
+  new, old = (rng.integers(0, 256, (8, 80, 96, 3), np.uint8) for _ in range(2))
+  mouth = np.zeros((8, 80, 96), bool)
+  for region, (y, x) in zip(mouth, rng.integers(-10, 80, (8, 2)), strict=True):  # some reach over an edge
+    region[max(0, y):y + 30, max(0, x):x + 34] = True
+  mouth[3] = False
+  whole = []
+  for index in range(8):
+    weight = pasting.feathered(mouth[index], 1.25)[..., None]
+    whole.append(np.round(weight * new[index] + (1 - weight) * old[index]).astype(np.uint8))
+  np.testing.assert_array_equal(pasting.paste(new, old, mouth), np.stack(whole))

@@ -36,7 +36,7 @@ MUTANTS = [
          "box.x1, box.x2", "test_the_mouth_is_scaled_along_both_axes"),
         ("pixels belong by their corner", "np.mgrid[:height, :width] + 0.5", "np.mgrid[:height, :width]",
          "test_the_mouth_is_scaled_along_both_axes"),
-        ("the smallest face is taken", "= max(found, key=lambda box", "= min(found, key=lambda box",
+        ("the smallest face is taken", "= max(inside, key=lambda box", "= min(inside, key=lambda box",
          "test_yunet_takes_over_if_its_model_is_given"),
         ("boxes of another picture are taken", "MAX_ASPECT_ERROR = 0.05", "MAX_ASPECT_ERROR = 5.0",
          "test_bad_files_are_refused"),

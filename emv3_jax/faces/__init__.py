@@ -1,0 +1,1 @@
+"""Faces in pictures: detection, points of the face mesh, tracks over a video."""
