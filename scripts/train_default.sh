@@ -3,10 +3,16 @@
 #
 # Two and a half hours of two cores; docs/training.md tells what comes out of each part. Started
 # again after it was stopped it goes on where it was. A part that falls short of its gate ends it.
+# PARTS_FROM=DIR takes the parts that the model folder DIR has, where they are of the present settings.
 # Files go to runs/ and data/ of the present folder, the model to where configs/tiny.py looks for it.
 set -eu
 python=${PYTHON:-python}
 parts=runs/tiny_parts
+
+if [ -n "${PARTS_FROM:-}" ] && [ ! -d $parts/model ]; then
+  mkdir -p $parts
+  cp -R "$PARTS_FROM" $parts/model
+fi
 
 for stage in vae audio text model; do
   $python scripts/train_tiny.py --stage=$stage --workdir=$parts

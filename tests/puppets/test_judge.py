@@ -82,10 +82,11 @@ def test_fewer_clips_may_differ_by_more_and_worlds_together_by_less():
   assert judge.changes({"2": off}, 1, before) == []
 
 
-def test_other_figures_than_before_are_refused():
+def test_figures_may_be_new_but_not_missing():
   told = judge.figures(rows(faultless))
-  with pytest.raises(InputError, match="Other figures than before: new"):
-    judge.changes({"2": {**told, "new": 1.0}}, 2, known())
+  assert judge.changes({"2": {**told, "new": 1.0}}, 2, known()) == []
+  with pytest.raises(InputError, match="Figures are missing: jerk; --write"):
+    judge.changes({"2": {name: value for name, value in told.items() if name != "jerk"}}, 2, known())
 
 
 @pytest.fixture

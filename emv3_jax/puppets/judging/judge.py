@@ -114,7 +114,7 @@ def mean(found: dict[str, dict[str, float]]) -> dict[str, float]:
 
 
 def changes(found: dict[str, dict[str, float]], clips: int, known: dict) -> list[str]:
-  """What has changed, a line each: found, expected, allowed.
+  """What has changed, a line each: found, expected, allowed. Figures that are new have not changed.
 
   Args:
     found: figures by world, of worlds that are known.
@@ -122,7 +122,7 @@ def changes(found: dict[str, dict[str, float]], clips: int, known: dict) -> list
     known: of `evidence`.
 
   Raises:
-    InputError: the figures are not those of `known`.
+    InputError: a figure of `known` is missing.
   """
   widened = math.sqrt(max(1, known["clips"] / clips))
   expected = {world: known["worlds"][world] for world in found}
@@ -132,10 +132,11 @@ def changes(found: dict[str, dict[str, float]], clips: int, known: dict) -> list
                      1 / math.sqrt(len(found))))
   lines = []
   for where, values, before, narrowed in compared:
-    if set(values) != set(before):
-      raise InputError(f"Other figures than before: {', '.join(sorted(set(values) ^ set(before)))}; "
+    if not set(values) >= set(before):
+      raise InputError(f"Figures are missing: {', '.join(sorted(set(before) - set(values)))}; "
                        "--write what is found.")
-    for name, value in values.items():
+    for name in before:
+      value = values[name]
       allowed = ALLOWED * known["noise"][name] * widened * narrowed
       # Both were rounded.
       if not name.endswith(_CHANCE) and abs(value - before[name]) > allowed + 1e-4:
