@@ -139,7 +139,7 @@ def run_one(config: Config, flags, overridden: Collection[str]) -> int:
   processes.run_on_all(lambda: output.write(
       clip, video, save_latents=flags.save_latents, growing=flags.stream, metrics=flags.report))
   seconds = ", ".join(f"{name} {value:.1f}" for name, value in clip.report["seconds"].items())
-  height, width = (side * model.config.sampling.enlarge for side in clip.size)
+  height, width = (side * clip.report["config"]["sampling"]["enlarge"] for side in clip.size)
   logging.info("Wrote %s: %d frames, %dx%d. Seconds: %s.", video, clip.num_frames, width, height, seconds)
   summarise(flags, {"video": str(video), "frames": clip.num_frames, "parts": clip.report["seconds"]})
   return 0

@@ -103,17 +103,22 @@ class WaveformConvs(nnx.Module):
     """
     x = waveform[..., None]
     for index in range(self.num_convs):
-      x = getattr(self, f"conv{index}")(x)
+      x = self.convolve(index, x)
       if index == 0:
         x = self.norm(x) if statistics is None else self._normalise(x, *statistics)
       x = jax.nn.gelu(x, approximate=False)
     return x
 
+  def convolve(self, index: int, x: Float[jax.Array, "b a0 c0"]) -> Float[jax.Array, "b a c"]:
+    """One convolution alone."""
+    return getattr(self, f"conv{index}")(x)
+
   def _normalise(self, x, mean, variance):
     """The group norm with statistics from elsewhere."""
-    scale = jax.lax.rsqrt(variance + self.norm.epsilon) * self.norm.scale[...].astype(jnp.float32)
-    return (x.astype(jnp.float32) - mean[:, None]) * scale[:, None] + self.norm.bias[...].astype(
-        jnp.float32)
+    gain, bias = self.norm.scale, self.norm.bias
+    assert gain is not None and bias is not None
+    scale = jax.lax.rsqrt(variance + self.norm.epsilon) * gain[...].astype(jnp.float32)
+    return (x.astype(jnp.float32) - mean[:, None]) * scale[:, None] + bias[...].astype(jnp.float32)
 
 
 class PositionConv(nnx.Module):
@@ -250,7 +255,7 @@ class Wav2Vec2(nnx.Module):
     x, outputs = jax.lax.scan(body, x, self.blocks)
     return jnp.einsum("lbad->bald", outputs) if layers == "all" else x
 
-  def project(self, features: Float[AnyArray, "b a c"]) -> Float32[jax.Array, "b a d"]:
+  def project(self, features: Float[jax.Array, "b a c"]) -> Float32[jax.Array, "b a d"]:
     """The width of the encoder from that of the convolutions, token by token."""
     return self.feature_projection(self.feature_norm(features)).astype(jnp.float32)
 

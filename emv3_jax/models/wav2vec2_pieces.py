@@ -110,7 +110,7 @@ class Wav2Vec2Pieces:
 
   def _moments_of_piece(self, params, samples, count):
     """Mean, and sum of squared deviations from it, of the first `count` outputs of convolution 0."""
-    x = self._net.bind(params).convs.conv0(samples[..., None]).astype(jnp.float32)
+    x = self._net.bind(params).convs.convolve(0, samples[..., None]).astype(jnp.float32)
     inside = (jnp.arange(x.shape[1]) < count)[:, None]
     mean = jnp.sum(jnp.where(inside, x, 0), 1) / count
     return mean, jnp.sum(jnp.square(jnp.where(inside, x - mean[:, None], 0)), 1)
