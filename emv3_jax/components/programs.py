@@ -16,10 +16,11 @@ from emv3_jax.errors import InputError
 from emv3_jax.io.pixels import to_uint8
 from emv3_jax.models import clip, transformer, umt5, vae, wav2vec2
 from emv3_jax.models.network import Network, Params
-from emv3_jax.runtime import start_up
+from emv3_jax.runtime import kept_programs, start_up
 from emv3_jax.sharding import MeshConfig
 
 _NETWORKS = dict(zip(COMPONENTS, (transformer, vae, umt5, clip, wav2vec2), strict=True))
+_identities: dict[Network, str] = {}  # network -> what it was made from
 
 
 @functools.cache
@@ -53,7 +54,9 @@ def network(networks: ModelConfig, precision: PrecisionConfig, name: str) -> Net
 
 @functools.cache
 def _network(name: str, config, precision) -> Network:
-  return _NETWORKS[name].network(config, precision)
+  made = _NETWORKS[name].network(config, precision)
+  _identities[made] = repr((name, config, precision))
+  return made
 
 
 @functools.cache
@@ -74,7 +77,7 @@ def encoder(net: Network, mesh: Mesh, static: tuple = ()) -> jax.stages.Wrapped:
   def run(params, *arrays):
     return net.bind(params)(*arrays, **dict(static))
 
-  return jax.jit(run, out_shardings=_whole(mesh))
+  return kept_programs.jit(run, _identity(net, mesh, static), out_shardings=_whole(mesh))
 
 
 @functools.cache
@@ -94,7 +97,7 @@ def vae_encode(net: Network, mesh: Mesh, size8: tuple[int, int], clips: int = 1)
     return net.bind(params).encode(video, constrain=constrain)
 
   # The decoder's parameters lie there too.
-  return jax.jit(run, keep_unused=True, out_shardings=_whole(mesh))
+  return kept_programs.jit(run, _identity(net, mesh, clips, size8), keep_unused=True, out_shardings=_whole(mesh))
 
 
 @functools.cache
@@ -108,7 +111,8 @@ def vae_decode(net: Network, mesh: Mesh, size8: tuple[int, int], clips: int = 1)
   def run(params, latents):
     return net.bind(params).decode(latents, postprocess=to_uint8, constrain=constrain)
 
-  return jax.jit(run, keep_unused=True, out_shardings=sharding.picture_sharding(mesh, clips, size8))
+  return kept_programs.jit(run, _identity(net, mesh, clips, size8), keep_unused=True,
+                           out_shardings=sharding.picture_sharding(mesh, clips, size8))
 
 
 @functools.cache
@@ -126,8 +130,14 @@ def vae_decode_group(net: Network, mesh: Mesh, size8: tuple[int, int], clips: in
     return net.bind(params).decode_group(
         latents, cached, postprocess=to_uint8, constrain=constrain)
 
-  return jax.jit(run, keep_unused=True, donate_argnums=2,
-                 out_shardings=sharding.picture_sharding(mesh, clips, size8))
+  return kept_programs.jit(run, _identity(net, mesh, clips, size8), keep_unused=True, donate_argnums=2,
+                           out_shardings=sharding.picture_sharding(mesh, clips, size8))
+
+
+def _identity(net: Network, mesh: Mesh, *settings) -> str:
+  """What decides a program of `network`; empty for a network that is made elsewhere."""
+  made = _identities.get(net, "")
+  return made and f"{made} {kept_programs.described(_whole(mesh))} {settings}"
 
 
 def _whole(mesh: Mesh) -> NamedSharding:

@@ -198,14 +198,15 @@ class PhaseKnots(NamedTuple):
     weights: for each modality [j].
   """
 
-  taus: tuple[jax.Array, ...]
-  weights_at: tuple[jax.Array, ...]
+  taus: tuple[AnyArray, ...]
+  weights_at: tuple[AnyArray, ...]
 
-  def weights(self, tau: Float[AnyArray, "b"]) -> Float32[jax.Array, "b 3"]:
+  def weights(self, tau: Float[AnyArray, "b"]) -> Float32[AnyArray, "b 3"]:
     """W(c, tau) of tau in [0, 1000], in the order of MODALITIES."""
-    tau = jnp.asarray(tau, jnp.float32)
-    return jnp.stack([_piecewise_linear(tau, *curve)
-                      for curve in zip(self.taus, self.weights_at, strict=True)], axis=-1)
+    xp = jnp if any(isinstance(array, jax.Array) for array in (tau, *self.taus)) else np  # on the host nothing is compiled
+    tau = xp.asarray(tau, np.float32)
+    return xp.stack([_piecewise_linear(tau, *curve, xp)
+                     for curve in zip(self.taus, self.weights_at, strict=True)], axis=-1).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,10 +219,9 @@ class PhaseAllocation:
 
   def knots(self) -> PhaseKnots:
     curves = [np.array(getattr(self, modality).knots, np.float32).T for modality in MODALITIES]
-    return PhaseKnots(tuple(jnp.asarray(taus) for taus, _ in curves),
-                      tuple(jnp.asarray(weights) for _, weights in curves))
+    return PhaseKnots(tuple(taus for taus, _ in curves), tuple(weights for _, weights in curves))
 
-  def weights(self, tau: Float[AnyArray, "b"]) -> Float32[jax.Array, "b 3"]:
+  def weights(self, tau: Float[AnyArray, "b"]) -> Float32[AnyArray, "b 3"]:
     """W(c, tau) of tau in [0, 1000], in the order of MODALITIES."""
     return self.knots().weights(tau)
 
