@@ -16,7 +16,7 @@ from emv3_jax.errors import InputError
 from emv3_jax.io.pixels import to_uint8
 from emv3_jax.models import clip, transformer, umt5, vae, wav2vec2
 from emv3_jax.models.network import Network, Params
-from emv3_jax.runtime import kept_programs, start_up
+from emv3_jax.runtime import kept_programs, kept_shapes, start_up
 from emv3_jax.sharding import MeshConfig
 
 _NETWORKS = dict(zip(COMPONENTS, (transformer, vae, umt5, clip, wav2vec2), strict=True))
@@ -56,7 +56,7 @@ def network(networks: ModelConfig, precision: PrecisionConfig, name: str) -> Net
 def _network(name: str, config, precision) -> Network:
   made = _NETWORKS[name].network(config, precision)
   _identities[made] = repr((name, config, precision))
-  return made
+  return kept_shapes.recall(made, _identities[made])
 
 
 @functools.cache

@@ -185,7 +185,8 @@ def _piecewise_linear(tau, knot_taus, knot_weights, xp=jnp):
   """tau [...], knot_taus [..., j], knot_weights [j] -> [...]."""
   start, end = knot_taus[..., :-1], knot_taus[..., 1:]
   tau = tau[..., None]
-  ramp = (tau - start) / xp.where(end > start, end - start, 1.0)
+  # Multiplied by the reciprocal, as XLA divides by what has fewer axes: host and device agree in every bit.
+  ramp = (tau - start) * (1 / xp.where(end > start, end - start, xp.ones_like(end)))
   passed = xp.where(end > start, xp.clip(ramp, 0.0, 1.0), tau >= end)
   return knot_weights[0] + (passed * xp.diff(knot_weights)).sum(-1)
 
