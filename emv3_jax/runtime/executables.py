@@ -148,17 +148,27 @@ def serialise(compiled: jax.stages.Compiled) -> bytes:
   Raises:
     Exception: the backend, or the program, cannot be serialised.
   """
-  return pickle.dumps(serialize_executable.serialize(compiled))
+  return pickle.dumps((serialize_executable.serialize(compiled), [device.id for device in _devices_of(compiled)]))
 
 
-def deserialise(content: bytes, devices: list[jax.Device]) -> jax.stages.Compiled:
+def deserialise(content: bytes) -> jax.stages.Compiled:
   """Loads an executable onto the devices that it was compiled for.
 
   Raises:
     Exception: this release or machine cannot load it.
   """
+  serialised, ids = pickle.loads(content)
+  found = {device.id: device for device in jax.local_devices()}
   return serialize_executable.deserialize_and_load(
-      *pickle.loads(content), backend=devices[0].client, execution_devices=devices)
+      *serialised, backend=found[ids[0]].client, execution_devices=[found[number] for number in ids])
+
+
+def _devices_of(compiled: jax.stages.Compiled) -> list[jax.Device]:
+  """The devices of an executable in its order, which all shardings of a program share."""
+  placed = [found for found in jax.tree.leaves((compiled.output_shardings, compiled.input_shardings))
+            if isinstance(found, jax.sharding.Sharding)]
+  meshes = [found.mesh for found in placed if isinstance(found, jax.sharding.NamedSharding)]
+  return list(meshes[0].devices.flat) if meshes else sorted(placed[0].device_set, key=lambda device: device.id)
 
 
 def environment() -> dict:

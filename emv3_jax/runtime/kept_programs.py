@@ -54,8 +54,7 @@ class KeptProgram:
 
   def _find(self, kept: executables.Folder, args: tuple, leaves: list, tree) -> Callable:
     """Returns what to call for such arguments: an executable, or the jitted function."""
-    devices = jax.local_devices()
-    if not getattr(devices[0].client, "supports_executable_serialization", True):
+    if not getattr(jax.local_devices()[0].client, "supports_executable_serialization", True):
       _not_kept(self._identity, "this backend cannot serialise programs")
       return self._jitted
     made_for = {"environment": executables.environment(), "identity": self._identity,
@@ -66,13 +65,13 @@ class KeptProgram:
     if name == b"":
       _not_kept(self._identity, "it could not be serialised before")
       return self._jitted
-    program = None if name is None else _load(kept, name.decode(), devices, start)
+    program = None if name is None else _load(kept, name.decode(), start)
     if program is not None:
       return program
     lowered = self._jitted.trace(*args).lower()
     same = executables.key_of(**made_for, out=str(lowered.out_tree), text=executables.digest(lowered.as_text()))
     start = time.monotonic()
-    program = _load(kept, same, devices, start) or _compile(kept, same, lowered, self._identity)
+    program = _load(kept, same, start) or _compile(kept, same, lowered, self._identity)
     if kept.writable:
       kept.keep(call, same.encode() if program is not None else b"")
     return program or self._jitted
@@ -83,12 +82,12 @@ def jit(function: Callable, identity: str, **options) -> Any:
   return KeptProgram(function, identity, **options) if identity else jax.jit(function, **options)
 
 
-def _load(kept: executables.Folder, key: str, devices: list[jax.Device], start: float) -> Callable | None:
+def _load(kept: executables.Folder, key: str, start: float) -> Callable | None:
   content = kept.load(key)
   if content is None:
     return None
   try:
-    program = executables.deserialise(content, devices)
+    program = executables.deserialise(content)
   except Exception as error:  # of any kind: JAX, XLA and pickle do not say which
     logging.vlog(1, "Program cache: an executable cannot be loaded and is compiled anew: %s", error)
     kept.remove(key)
