@@ -14,9 +14,10 @@ import dataclasses
 import ml_collections
 
 from emv3_jax.configs import train_tiny
-from emv3_jax.training.curriculum import ALL_TASKS, Stage
+from emv3_jax.configs.train_tiny import ALL_TASKS
+from emv3_jax.training.curriculum import Stage
 
-STAGE = Stage("long", 500, ALL_TASKS, learning_rate=1.5e-3, warmup=30, decay="linear",
+STAGE = Stage("long", 4500, ALL_TASKS, learning_rate=2e-3, warmup=50, decay="linear",
               final_share=0.02)
 
 
@@ -27,6 +28,6 @@ def get_config() -> ml_collections.ConfigDict:
   config.data = "data/puppets_train_records_65"
   config.preview.held_out = "data/puppets_held_out_records_65"
   config.stages = (dataclasses.asdict(STAGE),)
-  config.train.batch = 6
-  config.train.preview_every = 500
+  config.train.batch = 8
+  config.train.preview_every = 1500
   return config

@@ -3,24 +3,31 @@
 #
 # Two and a half hours of two cores; docs/training.md tells what comes out of each part. Started
 # again after it was stopped it goes on where it was. A part that falls short of its gate ends it.
+# PARTS_FROM=DIR takes the parts that the model folder DIR has, where they are of the present settings.
 # Files go to runs/ and data/ of the present folder, the model to where configs/tiny.py looks for it.
 set -eu
 python=${PYTHON:-python}
 parts=runs/tiny_parts
 
-for stage in vae wide audio model; do
+if [ -n "${PARTS_FROM:-}" ] && [ ! -d $parts/model ]; then
+  mkdir -p $parts
+  cp -R "$PARTS_FROM" $parts/model
+fi
+
+for stage in vae audio text model; do
   $python scripts/train_tiny.py --stage=$stage --workdir=$parts
 done
 
-puppets() {  # name, clips, split
-  clips=data/puppets_$1/clips.jsonl
-  [ -f $clips ] || $python -m emv3_jax.puppets --out=data/puppets_$1 --split=$3 --count=$2 --frames=65
+puppets() {  # name, split, clips, clips of which short windows are taken too
+  folder=data/puppets_$1
+  [ -f $folder/clips.jsonl ] || $python -m emv3_jax.puppets --out=$folder --split=$2 --count=$3 --frames=65
+  head -n $4 $folder/clips.jsonl > $folder/short.jsonl
   prepare="$python -m emv3_jax.preparation --config=configs/prepare_tiny.py --checkpoint=$parts/model"
-  $prepare --manifest=$clips --out=data/puppets_$1_records
-  $prepare --manifest=$clips --out=data/puppets_$1_records_65 --config.prepare.frames=65
+  $prepare --manifest=$folder/short.jsonl --out=${folder}_records
+  $prepare --manifest=$folder/clips.jsonl --out=${folder}_records_65 --config.prepare.frames=65
 }
-puppets train 256 crowd
-puppets held_out 12 held_out
+puppets train crowd 768 256
+puppets held_out held_out 12 12
 
 $python run_train.py --config=configs/train_tiny.py --workdir=runs/tiny
 $python run_train.py --config=configs/train_tiny_long.py --workdir=runs/tiny_long

@@ -1,19 +1,19 @@
 """Trains the parts of the small default on puppets and puts them into a model folder.
 
   python scripts/train_tiny.py --stage=vae --workdir=DIR
-  python scripts/train_tiny.py --stage=wide --workdir=DIR
   python scripts/train_tiny.py --stage=audio --workdir=DIR
+  python scripts/train_tiny.py --stage=text --workdir=DIR
   python scripts/train_tiny.py --stage=model --workdir=DIR
   python scripts/train_tiny.py --stage=default --workdir=DIR --run=RUN
 
 A stage that is stopped (exit code 75) goes on from its newest checkpoint when it is started again,
-and ends with the same weights. At its end, and with --check at any time, it is measured on held-out puppets; one
-that falls short of its gate exits with 1. `wide` goes on with the VAE, on more puppets; its weights
-are what is kept.
-`model` writes DIR/model from the parts, with text and image encoders that stay random, and measures
-once more what it wrote. `default` puts these and the transformer of RUN, the folder of a run of
-run_train.py with configs/train_tiny_long.py, where configs/tiny.py looks for its weights (or into
---out).
+and ends with the same weights. At its end it writes them to DIR/model and is measured, as it was written, on held-out
+puppets; one that falls short of its gate exits with 1. A part that DIR/model has already, of the same
+settings, is measured only: DIR/model, a few megabytes, is all that has to be kept of it. --check measures
+the newest checkpoint.
+`model` adds the image encoder, whose weights stay random, and the tokenizer. `default` puts these and the
+transformer of RUN, the folder of a run of run_train.py with configs/train_tiny_long.py, where
+configs/tiny.py looks for its weights (or into --out).
 """
 
 import dataclasses
@@ -27,22 +27,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from emv3_jax.conditioning.text import Tokenizer
 from emv3_jax.configs import tiny
 from emv3_jax.errors import InputError
 from emv3_jax.io import checkpoints
 from emv3_jax.io.component_links import link_component
+from emv3_jax.io.model_card import CARD
 from emv3_jax.models import clip, transformer, umt5, wav2vec2
 from emv3_jax.models import vae as vae_network
 from emv3_jax.models.network import Params
 from emv3_jax.puppets.judging import gates
-from emv3_jax.puppets.training import audio, footage, loop, speech, vae
-from emv3_jax.puppets.training.settings import WIDE, AudioSettings, VAESettings, phase_at
+from emv3_jax.puppets.training import audio, footage, loop, speech, text, vae
+from emv3_jax.puppets.training.settings import AudioSettings, TextSettings, VAESettings, phase_at
 from emv3_jax.puppets.world.sentences import sentences
 from emv3_jax.runtime import command_line, program_cache
 from emv3_jax.training.run.export import OTHERS
 from emv3_jax.training.run.lock import locked
 
-SAVE_EVERY = {"vae": 100, "wide": 100, "audio": 50}
+SAVE_EVERY = {"vae": 100, "audio": 50, "text": 100}
 SHORT = 1  # exit code of a part that the gates do not let pass
 CHECKED = 40  # held-out puppets
 STATISTICS = 200  # training puppets of which the latents' mean and variance are taken
@@ -78,18 +80,6 @@ class VAEStage:
     return footage.rendered(self.folder.parent / "vae", self.settings.seed, count, split)
 
 
-class WideStage(VAEStage):
-  """A trained VAE, on the whole crowd of puppets.
-
-  Raises:
-    InputError: the VAE is not trained yet.
-  """
-
-  def __init__(self, folder: pathlib.Path, settings: VAESettings):
-    super().__init__(folder, settings)
-    self.init_params = lambda: restored(open_stage("vae", folder.parent))[1]
-
-
 class AudioStage:
   """The audio encoder, on sentences."""
 
@@ -110,9 +100,29 @@ class AudioStage:
     return gates.check_audio(self.network, params, sentences("train"), sentences("held_out"))
 
 
-STAGES = {"vae": (VAEStage, VAESettings), "wide": (WideStage, lambda: WIDE),
-          "audio": (AudioStage, AudioSettings)}
-COMPONENTS = {"wide": "vae", "audio": "audio_encoder"}  # what is kept
+class TextStage:
+  """The text encoder, on captions."""
+
+  def __init__(self, folder: pathlib.Path, settings: TextSettings):
+    self.folder, self.settings = folder, settings
+    self.network = umt5.network(tiny.MODEL.text_encoder)
+    self.tokenizer = Tokenizer.load(tiny.ASSETS / "tokenizer.json")
+    self.init_params = lambda: text.init_params(self.network, settings)
+    self.loss = text.make_loss(self.network)
+
+  def batches(self):
+    return lambda step: text.batch(self.settings, self.tokenizer, step)
+
+  def final_params(self, average: Params) -> Params:
+    return average["encoder"]
+
+  def check(self, params: Params) -> dict[str, float]:
+    return gates.check_text(self.network, params, self.settings, self.tokenizer)
+
+
+STAGES = {"vae": (VAEStage, VAESettings), "audio": (AudioStage, AudioSettings),
+          "text": (TextStage, TextSettings)}
+COMPONENTS = {"vae": "vae", "text": "text_encoder", "audio": "audio_encoder"}  # what is kept
 
 
 def open_stage(name: str, workdir: pathlib.Path):
@@ -164,30 +174,56 @@ def report(stage, name: str, step: int, params: Params) -> bool:
   return not short
 
 
-def write_model(workdir: pathlib.Path) -> bool:
-  """Writes all parts but the transformer, in bfloat16, and the tokenizer.
+def kept(stage, name: str, workdir: pathlib.Path) -> Params | None:
+  """The weights of a part that WORKDIR/model has already, of these settings; None where it has none."""
+  folder = workdir / "model"
+  if not (folder / CARD).exists():
+    return None
+  card = checkpoints.read_model_card(folder).components.get(COMPONENTS[name])
+  if card is None or card.sources[0].get("settings") != settings_digest(stage.settings):
+    return None
+  return checkpoints.load_component(folder, COMPONENTS[name], stage.network.abstract)
 
-  Measures what it wrote; returns whether the gates let it pass.
+
+def keep(name: str, params: Params, workdir: pathlib.Path, settings: str = "") -> None:
+  """Writes a part to WORKDIR/model, in bfloat16.
+
+  Args:
+    name: of its stage, or of its component.
+    params: its weights.
+    settings: digest of the stage's settings.
   """
-  config, folder = tiny.get_config(), workdir / "model"
-  untrained = {"text_encoder": umt5, "image_encoder": clip}
-  parts = {name: module.network(getattr(tiny.MODEL, name)).untrained(config.seed)
-           for name, module in untrained.items()}
-  stages = {name: open_stage(name, workdir) for name in COMPONENTS}
-  done = {}
-  for name, stage in stages.items():
-    done[name], parts[COMPONENTS[name]] = trained(stage)
-  for name, params in parts.items():
-    params = jax.tree.map(lambda leaf: np.asarray(leaf).astype(jnp.bfloat16), params)
-    source = {"file": f"scripts/train_tiny.py {name}", **content(params)}
-    checkpoints.save_component(folder, name, params, variant="preview", sources=[source],
-                               config=dataclasses.asdict(getattr(tiny.MODEL, name)))
-  checkpoints.write_tokenizer(folder, config.tokenizer)
-  passed = []
-  for name, stage in stages.items():
-    params = checkpoints.load_component(folder, COMPONENTS[name], stage.network.abstract)
-    passed.append(report(stage, name, done[name], params))
-  return all(passed)
+  component = COMPONENTS.get(name, name)
+  params = jax.tree.map(lambda leaf: np.asarray(leaf).astype(jnp.bfloat16), params)
+  source = {"file": f"scripts/train_tiny.py {name}", "settings": settings, **content(params)}
+  checkpoints.save_component(workdir / "model", component, params, variant="preview", sources=[source],
+                             config=dataclasses.asdict(getattr(tiny.MODEL, component)))
+
+
+def train_part(name: str, workdir: pathlib.Path) -> bool:
+  """Trains a part unless it is kept, keeps it, and measures what was written; whether the gates let it pass."""
+  stage = open_stage(name, workdir)
+  params = kept(stage, name, workdir)
+  if params is None:
+    with locked(stage.folder):
+      train(stage, name)
+    keep(name, trained(stage)[1], workdir, settings_digest(stage.settings))
+    params = kept(stage, name, workdir)
+  return report(stage, name, stage.settings.steps, params)
+
+
+def write_model(workdir: pathlib.Path) -> None:
+  """Writes what is not trained beside the parts: an image encoder of random weights, and the tokenizer.
+
+  Raises:
+    InputError: a part is not trained yet.
+  """
+  config = tiny.get_config()
+  for name in COMPONENTS:
+    if kept(open_stage(name, workdir), name, workdir) is None:
+      raise InputError(f"{workdir / 'model'} holds no {COMPONENTS[name]} of these settings; run --stage={name} first.")
+  keep("image_encoder", clip.network(tiny.MODEL.image_encoder).untrained(config.seed), workdir)
+  checkpoints.write_tokenizer(workdir / "model", config.tokenizer)
 
 
 def write_default(workdir: pathlib.Path, run: pathlib.Path, out: pathlib.Path) -> None:
@@ -208,6 +244,11 @@ def write_default(workdir: pathlib.Path, run: pathlib.Path, out: pathlib.Path) -
 def _config_of(run: pathlib.Path) -> str:
   """Name of the config that a run of run_train.py was started with."""
   return json.loads((run / "config.json").read_text(encoding="utf-8"))["config"]["name"]
+
+
+def settings_digest(settings) -> str:
+  """Tells one training of a part from another."""
+  return hashlib.sha256(json.dumps(dataclasses.asdict(settings), sort_keys=True).encode()).hexdigest()
 
 
 def content(params: Params) -> dict:
@@ -232,12 +273,14 @@ def main(arguments) -> int:
     return 0
   program_cache.use(flags.workdir / "programs")
   if flags.stage == "model":
-    return 0 if write_model(flags.workdir) else SHORT
-  stage = open_stage(flags.stage, flags.workdir)
-  if not flags.check:
-    with locked(stage.folder):
-      train(stage, flags.stage)
-  return 0 if report(stage, flags.stage, *trained(stage)) else SHORT
+    write_model(flags.workdir)
+    return 0
+  if flags.check:
+    stage = open_stage(flags.stage, flags.workdir)
+    passed = report(stage, flags.stage, *trained(stage))
+  else:
+    passed = train_part(flags.stage, flags.workdir)
+  return 0 if passed else SHORT
 
 
 if __name__ == "__main__":

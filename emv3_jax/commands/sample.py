@@ -26,7 +26,7 @@ from emv3_jax.plan import command as plan
 from emv3_jax.runtime import command_line, processes, program_cache, start_up
 from emv3_jax.runtime import config as config_lib
 from emv3_jax.runtime.command_names import as_called
-from emv3_jax.sampling import jobs, manifest, output, resolution
+from emv3_jax.sampling import jobs, manifest, output, resolution, timed_prompts
 from emv3_jax.sampling.clip import sample
 from emv3_jax.sampling.inputs import named_files
 from emv3_jax.sampling.model import UNTRAINED, Model, folder_of, load
@@ -48,6 +48,7 @@ def make_parser() -> command_line.Parser:
   parser.add_argument("--last_image", help="last frame (flf2v)")
   parser.add_argument("--video", help="video whose mouth is redrawn (lipsync)")
   parser.add_argument("--prompt", help="what the video shows")
+  parser.add_argument("--prompts", help=f"prompts by time in place of --prompt, e.g. '{timed_prompts.FORM}'")
   parser.add_argument("--negative_prompt", help="default: the settings'")
   parser.add_argument("--task", help=f"{', '.join(tasks.names())}; default: i2v")
   parser.add_argument("--face_box",
@@ -118,8 +119,11 @@ def run_one(config: Config, flags, overridden: Collection[str]) -> int:
   if not flags.audio:
     raise InputError("--audio is missing; name the file with the voice.")
   given = given_of_request(flags)
-  for name in ("prompt", "negative_prompt"):
-    if not is_text(given.get(name, "")):
+  if "prompts" in given:
+    given["prompts"] = timed_prompts.parse(given["prompts"])
+  for name in ("prompt", "negative_prompt", "prompts"):
+    texts = [text for _, text in given.get(name, ())] if name == "prompts" else [given.get(name, "")]
+    if not all(map(is_text, texts)):
       raise InputError(f"--{name} is no UTF-8 text; the terminal or the script has another encoding.")
   request = Request(**given, paste=False if flags.no_paste else None)
   video = processes.run_on_all(lambda: output.check_video_path(flags.out, named_files(request).values()))

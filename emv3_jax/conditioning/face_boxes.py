@@ -18,11 +18,11 @@ import numpy as np
 from emv3_jax.conditioning.face import MAX_ASPECT_ERROR, FaceBox
 from emv3_jax.conditioning.framing import Framing
 from emv3_jax.errors import InputError
-from emv3_jax.geometry import FRAMES, TOKEN, token_grid
+from emv3_jax.geometry import FPS, FRAMES, TOKEN, token_grid
 from emv3_jax.limits import LARGEST
 from emv3_jax.tasks import face_masks
 
-MAX_GAP = 25  # frames without a box, one after the other, that are bridged
+MAX_GAP = FPS  # frames, one second, without a box, one after the other, that are bridged
 _SHAPES = "wanted a list of boxes [y1, y2, x1, x2], one for each frame of the video, null for a frame without one"
 
 Boxes = Float64[np.ndarray, "F 4"]

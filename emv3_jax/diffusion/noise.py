@@ -12,8 +12,8 @@ from emv3_jax.geometry import CHANNELS
 from emv3_jax.runtime import kept_programs
 
 
-def initial_noise(seed: int, frames: int, height: int, width: int, channels: int = CHANNELS
-                  ) -> Float32[jax.Array, "f H8 W8 c"]:
+def initial_noise(seed: int, frames: int, height: int, width: int, channels: int = CHANNELS,
+                  start: int = 0) -> Float32[jax.Array, "f H8 W8 c"]:
   """Standard normal latents, each latent frame drawn from (seed, its index) alone.
 
   A longer clip therefore starts from the same noise as a shorter one, and so does another window
@@ -26,12 +26,13 @@ def initial_noise(seed: int, frames: int, height: int, width: int, channels: int
     height: latent rows H/8.
     width: latent columns W/8.
     channels: latent channels.
+    start: index of the first latent frame; a long clip's noise is made piece by piece.
 
   Raises:
     InputError: the seed is out of range.
   """
   check_seed(seed)
-  return _program(frames, height, width, channels)(np.uint32(seed))
+  return _program(frames, height, width, channels)(np.uint32(seed), np.int32(start))
 
 
 @functools.cache
@@ -40,7 +41,7 @@ def _program(frames: int, height: int, width: int, channels: int):
     key = folded_key(seed, Purpose.INITIAL_NOISE, frame)
     return jax.random.normal(key, (height, width, channels), jnp.float32)
 
-  def run(seed):
-    return jax.vmap(frame_noise, (None, 0))(seed, jnp.arange(frames))
+  def run(seed, start):
+    return jax.vmap(frame_noise, (None, 0))(seed, start + jnp.arange(frames))
 
   return kept_programs.jit(run, f"{frames} {height} {width} {channels}")

@@ -3,6 +3,9 @@
 import argparse
 import sys
 
+from emv3_jax.conditioning.audio import num_frames
+from emv3_jax.geometry import sample_frames
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds `--plan` and `--mesh`; `run` also reads `--json`."""
@@ -20,7 +23,7 @@ def run(config, flags: argparse.Namespace) -> int:
 
   Args:
     config: config of sampling or of training.
-    flags: flags of `add_flags`, and `json`.
+    flags: flags of `add_flags`, and `json`; of sampling `seconds` too, the length of a clip.
 
   Raises:
     InputError: as `planner.plan`; all targets are checked before anything is compiled.
@@ -29,10 +32,12 @@ def run(config, flags: argparse.Namespace) -> int:
   from emv3_jax.plan import planner, report, targets
 
   planned = targets.parse_list(flags.plan)
+  seconds = getattr(flags, "seconds", None)  # of sampling
+  clip_frames = 0 if seconds is None else sample_frames(max(num_frames(seconds), 1))
   for target in planned:
     targets.check_extra(target)
   show = report.json_lines if flags.json else report.table
   for target in planned:
-    sys.stdout.write(show(planner.plan(config, target, flags.mesh)) + "\n")
+    sys.stdout.write(show(planner.plan(config, target, flags.mesh, clip_frames=clip_frames)) + "\n")
     sys.stdout.flush()
   return 0

@@ -15,7 +15,7 @@ from absl import logging
 from jax.sharding import AbstractMesh
 
 from emv3_jax.errors import InputError
-from emv3_jax.plan import meshes, programs, subjects, targets
+from emv3_jax.plan import long_programs, meshes, programs, subjects, targets
 from emv3_jax.plan.subjects import Config
 from emv3_jax.sampling import settings as sampling_settings
 from emv3_jax.sharding import AXES, MeshConfig, check_batch, check_heads, check_positions
@@ -32,7 +32,7 @@ Alternative = tuple[str, Config, targets.Target, MeshConfig]
 
 
 def plan(config: Config, target: targets.Target, mesh_texts: Sequence[str] = (), *,
-         names: Sequence[str] = ()) -> list[dict]:
+         names: Sequence[str] = (), clip_frames: int = 0) -> list[dict]:
   """Compiles a config's programs for one target and several meshes.
 
   Args:
@@ -41,6 +41,7 @@ def plan(config: Config, target: targets.Target, mesh_texts: Sequence[str] = (),
     mesh_texts: meshes as `meshes.parse` takes them, or `all`; if empty, the config's mesh if it has as
       many devices as the target, else the likeliest mesh.
     names: names of programs of the config's `Subject`; if empty, all except its `others`.
+    clip_frames: 4k+1, of a clip that is sampled; a longer one than a window is planned by its groups of windows.
 
   Returns:
     A line, which can be written as JSON, for each program and mesh. The lines of a program follow each
@@ -55,6 +56,8 @@ def plan(config: Config, target: targets.Target, mesh_texts: Sequence[str] = (),
   targets.check_extra(target)
   subject = subjects.of(config)
   window, names = subject.window(config), names or tuple(subject.programs)
+  if isinstance(config, sampling_settings.Config):
+    window = long_programs.window_of(config, window, clip_frames)
   programs.check_window(window)
   lines = []
   for mesh in choose_meshes(config, window, target, mesh_texts):

@@ -24,11 +24,21 @@ from emv3_jax.sharding.pictures import picture_split
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-  """Size of the clip that is planned: 4k+1 frames of height x width pixels."""
+  """Size of the clip that is planned: 4k+1 frames of height x width pixels.
+
+  Attributes:
+    clip_frames: 4k+1, of a longer clip that such windows make; 0 for none.
+  """
 
   frames: int
   height: int
   width: int
+  clip_frames: int = 0
+
+  @property
+  def is_of_longer(self) -> bool:
+    """Whether the window is one of several of a clip."""
+    return self.clip_frames > self.frames
 
   @property
   def latents(self) -> tuple[int, int, int]:
@@ -100,25 +110,25 @@ def num_rows(config: Config) -> int:
   """Returns the rows of the batch that a sampling step runs at once for one clip."""
   if config.settings.branches == "in_turn":
     return 1
-  return len(_plain_denoiser(config.model.transformer, config.settings).guidance.branches)
+  return len(plain_denoiser(config.model.transformer, config.settings).guidance.branches)
 
 
 @functools.cache
-def _plain_denoiser(net: TransformerConfig, settings: SamplingConfig) -> Denoiser:
+def plain_denoiser(net: TransformerConfig, settings: SamplingConfig) -> Denoiser:
   """Builds a denoiser for one device, with attention whose operations can be counted."""
   return Denoiser(sharding.on_mesh(net, local=attend_xla), settings)
 
 
-def _conditions(net: TransformerConfig, window: Window, array: Callable) -> Conditions:
-  """Returns the shapes of the conditions of one clip; `array` makes a shape."""
+def conditions(net: TransformerConfig, window: Window, array: Callable, b: int = 1) -> Conditions:
+  """Returns the shapes of the conditions of b windows; `array` makes a shape."""
   f, height8, width8 = window.latents
   variant = variants.of(net.variant)
   return Conditions(
-      text={"prompt": array((1, net.text_tokens, net.text_dim))},
-      image=array((1, net.image_tokens, net.image_dim)),
-      audio=array((1, *variant.input_shape(net, window.frames))),
-      condition=array((1, f, height8, width8, net.in_channels - net.out_channels)),
-      face_mask=array((1, window.positions)) if variant.face_mask else None)
+      text={"prompt": array((b, net.text_tokens, net.text_dim))},
+      image=array((b, net.image_tokens, net.image_dim)),
+      audio=array((b, *variant.input_shape(net, window.frames))),
+      condition=array((b, f, height8, width8, net.in_channels - net.out_channels)),
+      face_mask=array((b, window.positions)) if variant.face_mask else None)
 
 
 def sample_step(config: Config, window: Window, deployment: Deployment) -> Program:
@@ -130,17 +140,17 @@ def sample_step(config: Config, window: Window, deployment: Deployment) -> Progr
       attention=deployment.config.attention, platform=deployment.platform)
   params = denoiser.transformer.abstract
   traced = denoiser.trace_step(params, deployment.whole(noise),
-                               _conditions(net, window, deployment.whole))
+                               conditions(net, window, deployment.whole))
 
-  plain = _plain_denoiser(net, config.settings)
-  counted = plain.trace_step(plain.transformer.network.abstract, _array(noise),
-                             _conditions(net, window, _array))
+  plain = plain_denoiser(net, config.settings)
+  counted = plain.trace_step(plain.transformer.network.abstract, array(noise),
+                             conditions(net, window, array))
   rows = num_rows(config)
   return Program(traced, params, flops.count(counted),
                  meshes.padded(rows, deployment.config) / rows)
 
 
-def _array(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+def array(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
@@ -164,8 +174,12 @@ def _vae(make: Callable, config: Config, window: Window, deployment: Deployment,
   size8 = window.latents[1:]
   params = sharding.abstract_on(network.abstract, deployment.mesh, "vae")
   traced = make(network, deployment.mesh, size8).trace(params, array)
-  return Program(traced, params, flops.count(traced),
-                 picture_split(deployment.mesh.size, 1, size8).copies)
+  return Program(traced, params, flops.count(traced), copies(deployment.mesh.size, size8))
+
+
+def copies(devices: int, size8: tuple[int, int]) -> float:
+  """Returns how often pictures of `size8` are computed where they do not divide over the devices."""
+  return picture_split(devices, 1, size8).copies
 
 
 PROGRAMS: dict[str, Callable[[Config, Window, Deployment], Program]] = {

@@ -4,7 +4,7 @@ from collections.abc import Callable
 import dataclasses
 from typing import Any, Generic, TypeVar
 
-from emv3_jax.plan import encoder_programs, programs, training_programs
+from emv3_jax.plan import encoder_programs, long_programs, programs, training_programs
 from emv3_jax.plan.programs import Deployment, Program, Window
 from emv3_jax.sampling import settings as sampling_settings
 from emv3_jax.training import settings as training_settings
@@ -37,7 +37,7 @@ class Subject(Generic[_Config]):
       default_factory=dict)
 
 
-SAMPLING = Subject("sampling", sampling_settings.Config, programs.PROGRAMS,
+SAMPLING = Subject("sampling", sampling_settings.Config, long_programs.PROGRAMS,
                    programs.largest_window, programs.num_rows, trains=False,
                    others=encoder_programs.ENCODERS)
 TRAINING = Subject(

@@ -25,6 +25,7 @@ from emv3_jax.preparation.reports import ClipReport, read_report
 from emv3_jax.preparation.settings import PrepareConfig
 from emv3_jax.runtime import config as config_lib
 from emv3_jax.sampling import clip as clip_lib
+from emv3_jax.sampling.given_frames import GivenFrames
 from emv3_jax.sampling.inputs import Inputs, named_files, read_inputs
 from emv3_jax.sampling.model import Model
 from emv3_jax.sampling.output import latents_path
@@ -79,8 +80,7 @@ def read_generated(clip: Clip, settings: PrepareConfig, model: Model) -> Generat
   if moves and settings.face_mask == face_masks.RELEASED:
     raise InputError(f"Clip {clip.id} was sampled with a face mask that moves, which records of "
                      "prepare.face_mask=released do not hold; set --config.prepare.face_mask=moving.")
-  light = dataclasses.replace(inputs, video=np.zeros(0), condition_mask=np.zeros(0),
-                              source_video=None, mouth_mask=None)
+  light = dataclasses.replace(inputs, video=GivenFrames(0, inputs.size), condition_mask=np.zeros(0), mouth_mask=None)
   return GeneratedClip(dataclasses.replace(clip, prompt=report.request.prompt), report, light, latents)
 
 
@@ -118,7 +118,7 @@ def encode_pictures(model: Model, clips: Sequence[GeneratedClip], frames: int
     for clip in clips:
       inputs = _read_inputs(clip.report, model)
       # The VAE is causal: frames after the cut do not change the latents before it.
-      inputs = dataclasses.replace(inputs, video=inputs.video[:frames],
+      inputs = dataclasses.replace(inputs, video=inputs.video.first(frames),
                                    condition_mask=inputs.condition_mask[:frames])
       yield _latents(model, params, clip, frames), clip_lib.encode_condition(model, inputs)[0]
 

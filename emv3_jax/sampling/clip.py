@@ -18,12 +18,14 @@ from emv3_jax.geometry import FPS
 from emv3_jax.io import paths
 from emv3_jax.io.digests import file_digest
 from emv3_jax.runtime import processes, start_up
-from emv3_jax.sampling import fingerprint
+from emv3_jax.sampling import fingerprint, long_clip, long_plan
 from emv3_jax.sampling.denoise import Conditions
 from emv3_jax.sampling.inputs import Inputs, named_files, read_inputs
 from emv3_jax.sampling.model import Model
 from emv3_jax.sampling.profile import Profile, versions
 from emv3_jax.sampling.settings import Request
+from emv3_jax.sampling.window_conditions import Encoded, window_text
+from emv3_jax.sharding.mesh import degree
 from emv3_jax.tasks import masks
 
 LENGTH_STEP = 64  # prompts are encoded with a multiple of this number of tokens
@@ -39,8 +41,8 @@ class Clip:
     sound: (samples float32 [n, channels], rate) as in the request's audio file.
     latents: float32 [f, H/8, W/8, 16], before decoding, surplus frames included.
     report: fingerprint and digests of the networks, request, sha256 of its files, config, seed,
-      versions, seconds and peak memory of each part, and in `start_up` the seconds since the start of
-      the process by kind of work; can be written as JSON.
+      versions, seconds and peak memory of each part, of a long clip its windows in `long`, and in
+      `start_up` the seconds since the start of the process by kind of work; can be written as JSON.
   """
 
   frames: np.ndarray
@@ -72,28 +74,43 @@ def sample(model: Model, request: Request, *, progress: Callable | None = None) 
   profile = Profile()
   with profile.measure("inputs"):
     inputs, used = processes.run_on_all(lambda: _read(model, request))
+    plan = long_plan.plan(model.config.settings, inputs.sample_frames, degree(model.mesh, "batch"))
     provenance = processes.run_on_all(lambda: fingerprint.provenance(model, request))
     files = {name: file_digest(path) for name, path in named_files(request).items()}
   with profile.measure("text_encoder"):
     text = encode_text(model, inputs)
   with profile.measure("audio_encoder"):
-    audio = encode_audio(model, inputs)
+    features = encode_features(model, inputs)
   with profile.measure("image_encoder"):
     image = encode_image(model, inputs)
-  with profile.measure("vae_encode"):
-    condition = encode_condition(model, inputs)
-  conditions = Conditions(text=text, image=image, audio=audio, condition=condition,
-                          face_mask=None if inputs.face_mask is None else inputs.face_mask[None])
-  with profile.measure("transformer"):
-    latents = denoise(model, inputs, conditions, progress or iter)
-  with profile.measure("vae_decode"):
-    frames = decode(model, latents)[:inputs.frames]
+  if plan is None:
+    latents, frames = _one_window(model, inputs, Encoded(text, features, image), profile, progress or iter)
+  else:
+    latents, frames = long_clip.make(model, inputs, Encoded(text, features, image), plan, tasks.of(request.task),
+                                     profile, progress or iter)
+  frames = frames[:inputs.frames]
   postprocess = tasks.of(request.task).postprocess
   if postprocess is not None and request.paste is not False:
-    assert inputs.source_video is not None and inputs.mouth_mask is not None  # they are read for a task with post-processing
-    frames = postprocess(frames, inputs.source_video[:inputs.frames], inputs.mouth_mask[:inputs.frames])
+    assert inputs.mouth_mask is not None  # it is there for a task with post-processing
+    frames = postprocess(frames, inputs.video.pixels(0, inputs.frames), inputs.mouth_mask[:inputs.frames])
   return Clip(frames=frames, fps=FPS, sound=inputs.sound, latents=latents,
-              report={**provenance, **_describe(model, used, files, inputs, profile)})
+              report={**provenance, **_describe(model, used, files, inputs, profile),
+                      **({"long": plan.described()} if plan else {})})
+
+
+def _one_window(model: Model, inputs: Inputs, encoded: Encoded, profile: Profile, progress: Callable
+                ) -> tuple[np.ndarray, np.ndarray]:
+  """Makes the latents and frames of a clip that fits into one window."""
+  with profile.measure("vae_encode"):
+    condition = encode_condition(model, inputs)
+  conditions = Conditions(
+      text=window_text(inputs, encoded.text, 0, inputs.frames), image=encoded.image,
+      audio=_network_audio(model, encoded.features), condition=condition,
+      face_mask=None if inputs.face_mask is None else inputs.face_mask[None])
+  with profile.measure("transformer"):
+    latents = denoise(model, inputs, conditions, progress)
+  with profile.measure("vae_decode"):
+    return latents, decode(model, latents)
 
 
 def _read(model: Model, request: Request) -> tuple[Inputs, Request]:
@@ -159,8 +176,11 @@ def open_cache(model: Model) -> text_lib.PromptCache | None:
 
 def encode_audio(model: Model, inputs: Inputs) -> np.ndarray:
   """Encodes the audio of the whole padded clip, e.g. for preview [1, 2F, d]; see `Variant.network_input`."""
-  variant = variants.of(model.config.model.transformer.variant)
-  return variant.network_input(encode_features(model, inputs))[None]
+  return _network_audio(model, encode_features(model, inputs))
+
+
+def _network_audio(model: Model, features: np.ndarray) -> np.ndarray:
+  return variants.of(model.config.model.transformer.variant).network_input(features)[None]
 
 
 def encode_features(model: Model, inputs: Inputs) -> np.ndarray:
@@ -185,7 +205,7 @@ def encode_condition(model: Model, inputs: Inputs) -> Float32[np.ndarray, "1 f H
   mask = masks.mask_latents(inputs.condition_mask, inputs.size)
   if not inputs.condition_mask.any():
     return np.asarray(masks.condition(mask, None))[None]
-  video = masks.masked_video(inputs.video, inputs.condition_mask)
+  video = masks.masked_video(inputs.video.video(), inputs.condition_mask)
   with model.parameters("vae") as params:
     latents = model.vae_encode(params, video[None])
   return np.asarray(masks.condition(mask[None], latents))

@@ -126,7 +126,7 @@ class Denoiser:
       conditions: of the same b clips.
       progress: wraps the step indices, e.g. with `tqdm`.
     """
-    table = self._rope_table(noise.shape)
+    table = self.rope_table(noise.shape)
     noise = sharding.replicate(noise, self.transformer.mesh)
     negative_scales = self.guidance.scales(self.settings.steps).negative
     state = self._start(noise)
@@ -134,7 +134,7 @@ class Denoiser:
     for i in progress(range(self.settings.steps)):
       if context is None or negative_scales[i] != scale_now:
         scale_now = negative_scales[i]
-        context = self._project(params, *self._branch_inputs(conditions, scale_now))
+        context = self.project(params, conditions, scale_now)
       state = self._step(params, state, i, context, self.tables.tree(), table,
                          conditions.condition, conditions.face_mask)
     return state.x
@@ -145,14 +145,17 @@ class Denoiser:
     Args:
       params, noise, conditions: as in `run`; `jax.ShapeDtypeStruct`s, with shardings on a mesh.
     """
-    state, context = jax.eval_shape(
-        lambda noise, *inputs: (self.solver.init(noise), self._project_branches(*inputs)),
-        noise, params, *self._branch_shapes(conditions))
+    state = jax.eval_shape(self.solver.init, noise)
     like_noise = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=noise.sharding)
     return self._step.trace(params, jax.tree.map(like_noise, state), 0,
-                            jax.tree.map(self._with_sharding, context),
-                            self.tables.tree(), self._rope_table(noise.shape), conditions.condition,
+                            self.abstract_context(params, conditions),
+                            self.tables.tree(), self.rope_table(noise.shape), conditions.condition,
                             conditions.face_mask)
+
+  def abstract_context(self, params: Params, conditions: Conditions):
+    """Shapes and shardings of what `project` returns; only the shapes of the arguments are used."""
+    context = jax.eval_shape(self._project_branches, params, *self._branch_shapes(conditions))
+    return jax.tree.map(self._with_sharding, context)
 
   def _with_sharding(self, keys: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
     """Adds the sharding to keys or values of all layers; if branches run in turn, they are the first axis."""
@@ -164,7 +167,7 @@ class Denoiser:
     stacked = lambda x: jax.ShapeDtypeStruct((len(self.guidance.branches), *x.shape), x.dtype)
     return tuple(map(stacked, (conditions.text["prompt"], conditions.image, conditions.audio)))
 
-  def _rope_table(self, shape: tuple[int, ...]) -> rope.RopeTable:
+  def rope_table(self, shape: tuple[int, ...]) -> rope.RopeTable:
     """Computes the RoPE table for latents of `shape` [b, f, H8, W8, 16]."""
     riflex = rope.Riflex(self.settings.riflex_k, shape[1]) if self.settings.riflex_k else None
     return self.transformer.rope(shape, riflex)
@@ -176,6 +179,16 @@ class Denoiser:
     wanted = self.settings.token_blocks or -(-positions * f // BLOCK_TOKENS)
     return min(n for n in range(1, positions + 1) if positions % n == 0 and n >= min(
         wanted, positions))
+
+  def project(self, params: Params, conditions: Conditions, negative_scale: np.float32):
+    """Computes the cross-attention keys and values of all branches and layers.
+
+    Args:
+      params: of the transformer.
+      conditions: of b clips.
+      negative_scale: factor on the negative prompt's states at the step.
+    """
+    return self._project(params, *self._branch_inputs(conditions, negative_scale))
 
   def _branch_inputs(self, conditions: Conditions, negative_scale: np.float32):
     """Stacks text, image and audio of all branches, each with leading axes [branches, b]."""
@@ -209,9 +222,24 @@ class Denoiser:
 
   def _one_step(self, params, state, i, context, tables, table, condition, face_mask):
     """Computes the guided velocity at step i and makes one solver step."""
-    transformer = self.transformer
-    model, latents = transformer.network.bind(params), state.x
     row = {name: values[i] for name, values in tables.items()}
+    velocities = self.velocities(params, state.x, row, context, table, condition, face_mask)
+    guided = self.guidance.mix(velocities, row["text_scale"], row["audio_scale"])
+    return self.solver.step(state, i, guided)[1]
+
+  def velocities(self, params, latents, row, context, table, condition, face_mask):
+    """Computes the velocities [branches, b, f, H8, W8, c] of latents [b, f, H8, W8, c]; runs under jit.
+
+    Args:
+      params: of the transformer.
+      latents: noisy latents.
+      row: the step's row of `tables`.
+      context: of `project`, for these b clips.
+      table: RoPE table of the latents.
+      condition, face_mask: as in `Conditions`.
+    """
+    transformer = self.transformer
+    model = transformer.network.bind(params)
     b, num = latents.shape[0], len(self.guidance.branches)
     execution = dataclasses.replace(
         transformer.execution, token_blocks=self._token_blocks(latents.shape))
@@ -227,11 +255,8 @@ class Denoiser:
       return transformer.unpad(out, copies * b)
 
     if self.settings.branches == "in_turn":
-      velocities = jax.lax.map(lambda context: velocity(context, 1), context)
-    else:
-      velocities = velocity(context, num).reshape(num, *latents.shape)
-    guided = self.guidance.mix(velocities, row["text_scale"], row["audio_scale"])
-    return self.solver.step(state, i, guided)[1]
+      return jax.lax.map(lambda context: velocity(context, 1), context)
+    return velocity(context, num).reshape(num, *latents.shape)
 
 
 @functools.cache

@@ -16,14 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from emv3_jax import tasks, variants
+from emv3_jax import geometry, tasks, variants
 from emv3_jax.components.config import COMPONENTS
 from emv3_jax.conditioning import face_boxes
 from emv3_jax.errors import InputError
 from emv3_jax.faces import detect, track
 from emv3_jax.io.digests import file_digest
 from emv3_jax.models.cross_attention import ALLOCATIONS
-from emv3_jax.sampling.inputs import looks_for_faces, uses_face_box
+from emv3_jax.sampling import long_plan
+from emv3_jax.sampling.inputs import looks_for_faces, num_frames, uses_face_box
 from emv3_jax.sampling.model import Model
 from emv3_jax.sampling.settings import VISUAL_INPUTS, Request
 from emv3_jax.tasks import TaskSpec, face_masks
@@ -65,6 +66,9 @@ VALUES: dict[str, str | tuple[str, ...]] = {
     "height": "config.sampling.height",
     "width": "config.sampling.width",
     "enlarge": "config.sampling.enlarge",
+    "prompts": "request.prompts",
+    "max_frames": "config.sampling.max_frames",
+    **_fields("long", "config.sampling.long", "mode window overlap anchor keep_picture match_colour"),
     **_fields("network.transformer", "config.model.transformer",
               "variant dim ffn_dim num_heads num_layers in_channels out_channels freq_dim text_dim "
               "text_tokens image_dim image_tokens audio_dim audio_layers audio_hidden audio_tokens "
@@ -110,7 +114,7 @@ EXCLUDED = {
     "config.sampling.attention": "rounding only",
     "config.sampling.branches": "rounding only",
     "config.sampling.token_blocks": "rounding only",
-    "config.sampling.max_frames": "longer clips are refused, shorter clips do not change",
+    "config.sampling.long.window_batch": "rounding only",
 }
 
 
@@ -146,7 +150,7 @@ def entries(model: Model, request: Request) -> dict[str, Any]:
   if allocation is not None:  # by its curves, not by its name
     found["allocation"] = dataclasses.asdict(allocation)
   found["face_box"] = _face_box(found)
-  unused = _unused(found, task)
+  unused = _unused(found, task) | _unused_of_length(found, model, request, task)
   used = {entry: pathlib.Path(value) if entry in FILES else value for entry, value in found.items()
           if entry not in unused and value is not None}
   digests = network_digests(model)
@@ -218,6 +222,7 @@ def _unused(found: dict, task: TaskSpec) -> set[str]:
     unused |= {"text_scale", "dynamic_text", "neg_scale", "neg_steps", "negative_prompt"}
   if found["neg_scale"] == 1 or found["neg_steps"] == -1:
     unused |= {"neg_scale", "neg_steps"}
+  unused.add("prompt" if found["prompts"] else "prompts")
   if found["solver"] == "euler":
     unused.add("solver_shift")
   unused |= {"max_area"} if found["height"] else {"height", "width"}
@@ -231,6 +236,30 @@ def _unused(found: dict, task: TaskSpec) -> set[str]:
     unused.add("face_box")
   if "face_box" in unused or found["face_box"] != "auto" or not found["file.face_detector"]:
     unused.add("file.face_detector")
+  return unused
+
+
+def _unused_of_length(found: dict, model: Model, request: Request, task: TaskSpec) -> set[str]:
+  """Returns the entries of long clips that have no effect, all of them for a clip that fits into one window.
+
+  A long clip has as `long.window` and `long.overlap` the frames that are meant by 0. Sound that cannot be decoded
+  makes no clip; it counts as short.
+  """
+  unused, settings = {"max_frames"}, model.config.settings
+  try:
+    frames = num_frames(request)
+  except InputError:
+    frames = 1
+  if not long_plan.is_long(settings, geometry.sample_frames(frames)):
+    return unused | {entry for entry in found if entry.startswith("long.")}
+  window = settings.long.window_frames(settings.max_frames)
+  overlap = settings.long.overlap_latents(geometry.latent_frames(window))
+  found |= {"long.window": window, "long.overlap": geometry.frames_of(overlap)}
+  anchored = bool(task.condition_inputs) and task.condition_inputs[0].request_field == "image"
+  if not anchored or found["long.mode"] in ("chunked", "released"):
+    unused.add("long.anchor")
+  if task.reference_image is None or found["long.mode"] == "released":
+    unused.add("long.keep_picture")
   return unused
 
 

@@ -19,7 +19,8 @@ from emv3_jax.conditioning.framing import Framing
 from emv3_jax.errors import InputError
 from emv3_jax.geometry import FPS
 from emv3_jax.io import audio_files, image_files, paths, video_files
-from emv3_jax.sampling import faces, memory
+from emv3_jax.sampling import faces, long_plan, memory, timed_prompts
+from emv3_jax.sampling.given_frames import GivenFrames
 from emv3_jax.sampling.settings import VISUAL_INPUTS, Config, Request, Settings
 from emv3_jax.tasks import ReferenceImage, TaskSpec, masks
 from emv3_jax.variants import Variant
@@ -30,18 +31,18 @@ class Inputs:
   """Inputs of a request, read, resized and checked. F = sample_frames (4k+1), (H, W) = size.
 
   Attributes:
-    prompts: `prompt`, and `negative` if guidance uses it.
+    prompts: by `timed_prompts.names`, and `negative` if guidance uses it.
+    prompt_times: beginnings in seconds of all but `negative`.
     tokenizer: for the prompts.
     waveform: float32 [samples] at 16 kHz, input of the audio encoder.
     sound: (samples float32 [n, channels], rate) of the audio file, for the output video.
     frames: number of requested frames; F frames are sampled and the surplus is dropped.
-    video: float32 [F, H, W, 3] in [-1, 1]; it is not read where the condition mask is False.
+    video: its pictures for [F, H, W, 3].
     condition_mask: bool [F] or [F, H, W], True for frames or pixels that the request gives.
     reference_image: input of the image encoder (CLIP), uint8 [H, W, 3] or float32 in [-1, 1]; None
       without a picture.
     face_mask: float32 [h*w], or [h*w, f] by latent frame, 1 where the audio acts; None for everywhere.
-    source_video, mouth_mask: uint8 [F, H, W, 3] and bool [F, H, W], True in the inpainted region; only
-      for a task that inpaints the mouth.
+    mouth_mask: bool [F, H, W], True in the inpainted region; only for a task that inpaints the mouth.
     face_tokens: uint16 [F, 4], the token boxes that `face_mask` is made of, see `tasks.face_masks`; None likewise.
   """
 
@@ -52,12 +53,12 @@ class Inputs:
   frames: int
   sample_frames: int
   size: tuple[int, int]
-  video: np.ndarray
+  video: GivenFrames
   condition_mask: np.ndarray
   reference_image: np.ndarray | None
   face_mask: np.ndarray | None
   seed: int
-  source_video: np.ndarray | None = None
+  prompt_times: tuple[float, ...] = (0.0,)
   mouth_mask: np.ndarray | None = None
   face_tokens: np.ndarray | None = None
 
@@ -74,7 +75,7 @@ def read_inputs(request: Request, config: Config, tokenizer_path: pathlib.Path,
 
   Raises:
     InputError: the task is unknown, a picture is missing or not used by the task, a file cannot be
-      used, the audio is too short or longer than the config's window, or no face is found.
+      used, the audio is too short, window and overlap do not fit each other, or no face is found.
   """
   task, variant = tasks.of(request.task), variants.of(config.model.transformer.variant)
   settings = config.settings
@@ -86,12 +87,9 @@ def read_inputs(request: Request, config: Config, tokenizer_path: pathlib.Path,
   voice = audio_lib.to_voice(samples, rate, request.audio)
   frames = audio_lib.num_frames(voice.seconds)
   sample_frames = geometry.sample_frames(frames)
-  if sample_frames > settings.max_frames:
-    raise InputError(
-        f"{request.audio}: {frames / FPS:.2f} s of audio need {sample_frames} frames, one window "
-        f"holds {settings.max_frames}; use only the first part with "
-        f"--seconds={settings.max_frames / FPS:g}, or raise --config.sampling.max_frames.")
-  prompts = {"prompt": request.prompt}
+  long_plan.is_long(settings, sample_frames)  # window and overlap fit each other
+  prompts = dict(zip(timed_prompts.names(len(request.prompts) or 1),
+                     [text for _, text in request.prompts] or [request.prompt], strict=True))
   if _guided_by_text(variant, settings):
     prompts["negative"] = (settings.negative_prompt if request.negative_prompt is None
                            else request.negative_prompt)
@@ -99,7 +97,18 @@ def read_inputs(request: Request, config: Config, tokenizer_path: pathlib.Path,
   return Inputs(
       prompts=prompts, tokenizer=text_lib.Tokenizer.load(tokenizer_path),
       waveform=variant.waveform(voice.samples, sample_frames, normalise),
-      sound=(samples, rate), frames=frames, sample_frames=sample_frames, seed=seed, **pictures)
+      sound=(samples, rate), frames=frames, sample_frames=sample_frames, seed=seed,
+      prompt_times=tuple(begin for begin, _ in request.prompts) or (0.0,), **pictures)
+
+
+def num_frames(request: Request) -> int:
+  """Returns the number of video frames that a request asks for.
+
+  Raises:
+    InputError: the audio cannot be read.
+  """
+  samples, rate = audio_files.read_audio(request.audio)
+  return audio_lib.num_frames(len(_first_seconds(samples, rate, request)) / rate)
 
 
 def named_files(request: Request) -> dict[str, pathlib.Path]:
@@ -186,11 +195,12 @@ def _first_seconds(samples: np.ndarray, rate: int, request: Request) -> np.ndarr
   return samples if request.seconds is None else samples[:round(request.seconds * rate)]
 
 
-def _size(config: Config, height: int, width: int, frames: int) -> tuple[int, int]:
+def _size(config: Config, height: int, width: int, frames: int, given: int) -> tuple[int, int]:
+  """Returns (H, W) of a clip of `frames` frames, of which the request gives `given`."""
   settings = config.settings
   size = (settings.height, settings.width) if settings.height else image_lib.sample_size(
       height, width, settings.max_area)
-  memory.check(size, frames, settings.enlarge)
+  memory.check(size, frames, settings.enlarge, window=settings.long.window_frames(settings.max_frames), given=given)
   return size
 
 
@@ -203,15 +213,15 @@ def _read_pictures(request: Request, config: Config, task: TaskSpec, frames: int
   """
   if not task.condition_inputs:
     size = _set_size(config, task, sample_frames)
-    return {"size": size, "video": np.zeros((sample_frames, *size, 3), np.float32),
+    return {"size": size, "video": GivenFrames(sample_frames, size),
             "condition_mask": task.condition_mask(frames, sample_frames),
             "reference_image": None, "face_mask": None}
   first = _read(request, task.condition_inputs[0].request_field, frames, sample_frames)
   _, height, width, _ = first.shape
-  size = _size(config, height, width, sample_frames)
+  size = _size(config, height, width, sample_frames, sample_frames if len(first) > 1 else 2)
   framing = framing_lib.for_sampling(height, width, size)
   seen = []
-  video, source_video = (np.zeros((sample_frames, *size, 3), kind) for kind in (np.float32, np.uint8))
+  video = GivenFrames(sample_frames, size)
   for index, item in enumerate(task.condition_inputs):
     read, current = first, framing
     if index:
@@ -222,8 +232,7 @@ def _read_pictures(request: Request, config: Config, task: TaskSpec, frames: int
                   "the size that is set" if current is framing else "the first image")
     picture = current.picture(read[0])
     for number in range(sample_frames)[item.frames(frames, sample_frames)]:
-      source_video[number] = picture if len(read) == 1 else current.picture(read[number])
-      video[number] = image_lib.to_pixels(source_video[number])
+      video.put(number, picture if len(read) == 1 else current.picture(read[number]))
   face = faces.Face(request, config, task, seen, frames, sample_frames)
   mouth_mask = face.mouth_mask() if task.inpaints_mouth else None
   condition_mask = task.condition_mask(frames, sample_frames, mouth_mask)
@@ -235,9 +244,9 @@ def _read_pictures(request: Request, config: Config, task: TaskSpec, frames: int
   if task.reference_image is ReferenceImage.FIRST:
     fields["reference_image"] = framing.picture(first[0])
   elif task.reference_image is ReferenceImage.FIRST_MASKED:
-    fields["reference_image"] = masks.masked_video(video[:1], condition_mask[:1])[0]
+    fields["reference_image"] = masks.masked_video(video.video(0, 1), condition_mask[:1])[0]
   if task.inpaints_mouth:
-    fields |= {"source_video": source_video, "mouth_mask": mouth_mask}
+    fields["mouth_mask"] = mouth_mask
   return fields
 
 
@@ -246,7 +255,7 @@ def _set_size(config: Config, task: TaskSpec, frames: int) -> tuple[int, int]:
   if not settings.height:
     raise InputError(f"Task {task.name} has no picture to take the size from; set "
                      "--config.sampling.height and --config.sampling.width.")
-  return _size(config, settings.height, settings.width, frames)
+  return _size(config, settings.height, settings.width, frames, 0)
 
 
 def _read(request: Request, name: str, frames: int, sample_frames: int) -> np.ndarray:
@@ -254,7 +263,11 @@ def _read(request: Request, name: str, frames: int, sample_frames: int) -> np.nd
   path = getattr(request, name)
   if name != "video":
     return image_files.load_image(path)[None]
-  read = video_files.read_video(path, fps=FPS, max_frames=sample_frames).frames
+  read = video_files.read_video(path, fps=FPS, max_frames=sample_frames + 1).frames
+  if len(read) > sample_frames:
+    logging.info("%s has more pictures than the %.2f s of sound of %s; the rest is not used.", path, frames / FPS,
+                 request.audio)
+    read = read[:sample_frames]
   if len(read) < frames:
     raise InputError(
         f"{path} has {len(read) / FPS:.2f} s of pictures, {request.audio} has "

@@ -13,7 +13,7 @@ from emv3_jax.conditioning import face_boxes
 from emv3_jax.errors import InputError
 from emv3_jax.io import manifests, paths
 from emv3_jax.runtime import config as config_lib
-from emv3_jax.sampling import output
+from emv3_jax.sampling import output, timed_prompts
 from emv3_jax.sampling.inputs import check_files, check_request, named_files
 from emv3_jax.sampling.settings import VISUAL_INPUTS, Config, Request
 
@@ -99,6 +99,11 @@ def _plain(values: dict, folder: pathlib.Path) -> dict:
       raise InputError(f"{key} is {value}, no finite number; write null where there is none")
     if key == "face_box":
       value = manifests.box_text(value)
+    if key == "prompts" and isinstance(value, list):
+      value = timed_prompts.checked(value)
+      for _, text in value:
+        if not manifests.is_text(text):
+          raise InputError(f"{key} has {text!a}, which has half a character or a zero byte in it")
     if int in typing.get_args(types.get(key)):
       value = manifests.whole(value)
     if isinstance(value, str):

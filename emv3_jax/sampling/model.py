@@ -18,6 +18,7 @@ from emv3_jax.runtime import config as config_lib
 from emv3_jax.runtime.command_names import as_called
 from emv3_jax.sampling import resolution
 from emv3_jax.sampling.denoise import Denoiser, make_denoiser
+from emv3_jax.sampling.long_settings import LongConfig
 from emv3_jax.sampling.settings import Config
 
 UNTRAINED = "untrained"
@@ -62,7 +63,8 @@ class Model(Networks):
   def denoiser(self) -> Denoiser:
     """Returns the denoising program, compiled once for all models with equal configs."""
     config = self.config
-    return make_denoiser(config.model.transformer, config.settings, self.mesh,
+    settings = dataclasses.replace(config.settings, long=LongConfig())  # which changes no program of a window
+    return make_denoiser(config.model.transformer, settings, self.mesh,
                          precision=config.precision.transformer, attention=config.mesh.attention)
 
   def check_size(self, size: tuple[int, int]) -> None:

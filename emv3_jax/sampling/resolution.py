@@ -76,7 +76,8 @@ def resolve(requested: SamplingConfig, variant: str, card: ModelCard | None = No
         origins[name], values[name] = origin, value
         break
   settings = config_lib.build(SamplingConfig, {
-      "preset": requested.preset, "allow_mismatch": requested.allow_mismatch, **values}, "sampling")
+      "preset": requested.preset, "allow_mismatch": requested.allow_mismatch,
+      "long": dataclasses.asdict(requested.long), **values}, "sampling")
   return Resolved(settings, origins, _mismatches(settings, origins, card_settings, folder))
 
 

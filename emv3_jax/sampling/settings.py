@@ -14,6 +14,9 @@ from emv3_jax.geometry import TOKEN
 from emv3_jax.io import paths
 from emv3_jax.limits import AMOUNT, COUNT, LARGEST, MANY, SEED, check, check_ranges, shown
 from emv3_jax.models.cross_attention import ALLOCATIONS
+from emv3_jax.sampling import timed_prompts
+from emv3_jax.sampling.long_settings import LongConfig
+from emv3_jax.sampling.timed_prompts import TimedPrompts
 from emv3_jax.sharding import MeshConfig
 from emv3_jax.tasks import face_masks
 
@@ -56,10 +59,11 @@ class SamplingConfig:
     branches: guidance branches `batched` in one forward pass, or `in_turn` with less memory.
     token_blocks: number of token blocks that each layer processes in turn, for less memory (rounded
       up to a divisor of the token positions); 0 chooses blocks of at most about 8192 tokens.
-    max_frames: longest clip in one window, 4k+1 frames.
+    max_frames: longest window, 4k+1 frames; longer clips are made by several windows.
     max_area: pictures with more pixels than this are scaled down to it.
     height, width: fixed size in pixels, multiples of 16; 0 takes the size of the picture.
     enlarge: integer factor by which the written pictures are larger than the sampled ones.
+    long: settings of clips that are longer than a window.
   """
 
   preset: str = ""
@@ -87,6 +91,7 @@ class SamplingConfig:
   height: int | None = None
   width: int | None = None
   enlarge: int | None = None
+  long: LongConfig = LongConfig()
 
   def __post_init__(self):
     if self.preset and self.preset not in preset_names():
@@ -251,11 +256,13 @@ class Request:
     seed: seed of the noise; None takes that of the config.
     negative_prompt: None takes that of the settings; only if text guidance is on.
     seconds: length of the audio to use, from its start; None uses all.
+    prompts: prompts by time in place of `prompt`: pairs (second, prompt), from second 0 on, each in force until
+      the next. A window has the one that is in force in its middle.
     paste: lipsync only: whether pixels outside the mouth region are those of the source; None stands
       for True.
 
   Raises:
-    InputError: a seed out of range, or `seconds` that is not a positive finite number.
+    InputError: a seed out of range, `seconds` that is not a positive finite number, or `prompts` out of order.
   """
 
   audio: str | pathlib.Path
@@ -269,9 +276,11 @@ class Request:
   negative_prompt: str | None = None
   seconds: float | None = None
   paste: bool | None = None
+  prompts: TimedPrompts = ()
 
   def __post_init__(self):
     if self.seed is not None:
       check("seed", self.seed, SEED)
     if self.seconds is not None and not 0 < self.seconds < math.inf:
       raise InputError(f"--seconds={shown(self.seconds)} is not a length of time; give a number above 0.")
+    object.__setattr__(self, "prompts", timed_prompts.checked(self.prompts, self.prompt))

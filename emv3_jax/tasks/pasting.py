@@ -49,8 +49,8 @@ def _surroundings(region: Bool[np.ndarray, "H W"], margin: int) -> tuple[slice, 
 
   Beyond the region the weight is 0: nothing but this part of a picture changes.
   """
-  def span(any_of: np.ndarray) -> slice:
-    found = np.flatnonzero(any_of)
-    return slice(max(0, found[0] - margin), found[-1] + 1 + margin) if len(found) else slice(0)
+  def span(other_axis: int) -> slice:
+    found = np.flatnonzero(region.max(axis=other_axis))
+    return slice(max(0, int(found[0]) - margin), int(found[-1]) + 1 + margin) if len(found) else slice(0)
 
-  return span(region.any(axis=1)), span(region.any(axis=0))
+  return span(1), span(0)

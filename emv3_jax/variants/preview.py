@@ -36,4 +36,4 @@ def num_samples(frames: int) -> int:
 PREVIEW = Variant(
     name="preview", normalise=normalise, num_samples=num_samples, encoder_options=lambda frames: {},
     features_per_frame=2, guidance="text_audio", face_mask=True, settings=RELEASED_SETTINGS,
-    presets={"paper": PAPER_SETTINGS}, follows_extractor=True)
+    presets={"paper": PAPER_SETTINGS}, follows_extractor=True, released_tail=3)

@@ -30,6 +30,7 @@ class Variant:
     context: number of features that records hold on each side of their window.
     windows: features [n, ...] -> network input [n, ...], whose row i depends on at most `context` rows
       on each side; with None the input is the features themselves.
+    released_tail: video frames after a window of a long clip whose features the released code adds to it.
     condition_fields: fields of `TransformerConfig` that the features depend on, besides those shared by
       all variants (`data.index.CONDITION_FIELDS`).
   """
@@ -46,6 +47,7 @@ class Variant:
   follows_extractor: bool = False
   context: int = 0
   windows: Callable[[np.ndarray], np.ndarray] | None = None
+  released_tail: int = 0
   condition_fields: tuple[str, ...] = ()
 
   @property

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from emv3_jax.conditioning import image
+from emv3_jax.conditioning import colour_match, image
 from emv3_jax.errors import InputError
 from tests import golden_data
 
@@ -71,3 +71,18 @@ def test_sizes_that_rounding_gives_are_known(rng):
   for height, width, size in ((512, 256, (256, 256)), (64, 54, (64, 64)), (80, 64, (64, 64)),
                               (64, 64, (80, 80))):
     assert not image.is_sample_size(height, width, size)
+
+
+def test_colours_are_matched_as_in_the_released_scripts():
+  case = golden_data.load("e2e", "image_io")
+  source, first, want = (case[f"color_transfer.{name}"] for name in ("src", "ref(first frame)", "out"))
+  got = colour_match.matched(np.stack([first, source]))
+  np.testing.assert_array_equal(got[0], first)
+  off = np.abs(got[1].astype(int) - want)  # OpenCV rounds to 8 bit Lab
+  assert off.max() <= 5 and off.mean() < 1 and np.abs(source.astype(int) - want).mean() > 20
+
+
+def test_lab_and_back():
+  pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+  np.testing.assert_array_equal(colour_match.to_rgb(colour_match.to_lab(pixels)), pixels)
+  np.testing.assert_allclose(colour_match.to_lab(np.full((1, 1, 3), 255, np.uint8))[0, 0], [100, 0, 0], atol=1e-4)

@@ -11,6 +11,7 @@ from emv3_jax.errors import InputError
 
 def test_a_frame_depends_on_the_seed_and_its_index_alone():
   short, long = initial_noise(7, 3, 4, 6), initial_noise(7, 9, 4, 6)
+  np.testing.assert_array_equal(initial_noise(7, 4, 4, 6, start=5), long[5:])
   assert long.shape == (9, 4, 6, 16) and long.dtype == np.float32
   np.testing.assert_array_equal(short, long[:3])
   alone = jax.random.normal(key_for(7, Purpose.INITIAL_NOISE, 5), (4, 6, 16))

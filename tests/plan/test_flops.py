@@ -81,11 +81,11 @@ def test_a_tiny_network_is_counted_as_xla_counts_it():
   cfg = config()
   net = dataclasses.replace(cfg.model.transformer, num_layers=1)  # XLA counts a loop's body once
   cfg = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, transformer=net))
-  denoiser = programs._plain_denoiser(net, cfg.settings)
+  denoiser = programs.plain_denoiser(net, cfg.settings)
   traced = denoiser.trace_step(
       denoiser.transformer.network.abstract,
       jax.ShapeDtypeStruct((1, *WINDOW.latents, 16), jnp.float32),
-      programs._conditions(net, WINDOW, programs._array))
+      programs.conditions(net, WINDOW, programs.array))
   xla = traced.lower().compile().cost_analysis()["flops"]
   # XLA also counts additions, exponentials and the like.
   assert flops.count(traced) <= xla <= 1.15 * flops.count(traced)

@@ -29,6 +29,7 @@ def test_figures_of_puppets_that_do_as_told():
   assert found["t2v/clothes/chance"] < 1 and found["t2v/r"] > 0.9
   for flaw in ("wrong_fingers", "jerky", "drifting"):
     assert found[flaw] == found[f"{flaw}/vae"] == found[f"{flaw}/true"] == 0
+  assert found["hair_style"] == found["hair_style/vae"] == 1 and found["hair_shape/vae"] > 0.9
   assert {"r", "swapped_r", "silent_opening", "i2v/gesture", "i2v/gesture/true"} <= set(found)
   json.dumps(found, allow_nan=False)
 
@@ -81,10 +82,11 @@ def test_fewer_clips_may_differ_by_more_and_worlds_together_by_less():
   assert judge.changes({"2": off}, 1, before) == []
 
 
-def test_other_figures_than_before_are_refused():
+def test_figures_may_be_new_but_not_missing():
   told = judge.figures(rows(faultless))
-  with pytest.raises(InputError, match="Other figures than before: new"):
-    judge.changes({"2": {**told, "new": 1.0}}, 2, known())
+  assert judge.changes({"2": {**told, "new": 1.0}}, 2, known()) == []
+  with pytest.raises(InputError, match="Figures are missing: jerk; --write"):
+    judge.changes({"2": {name: value for name, value in told.items() if name != "jerk"}}, 2, known())
 
 
 @pytest.fixture

@@ -2,17 +2,14 @@
 
 import dataclasses
 import json
+import shutil
 
-import chex
-import jax
-import jax.numpy as jnp
 import pytest
 
 from emv3_jax.errors import InputError
 from emv3_jax.models import wav2vec2
-from emv3_jax.models.vae import VAEConfig
 from emv3_jax.puppets.training import footage
-from emv3_jax.puppets.training.settings import WIDE, AudioSettings, Learning, Phase
+from emv3_jax.puppets.training.settings import AudioSettings, Learning, Phase
 from emv3_jax.puppets.world import voice
 from scripts import train_tiny
 
@@ -36,8 +33,25 @@ def test_stage_trains_and_is_measured(short, tmp_path, capsys, monkeypatch):
   trained = json.loads(capsys.readouterr().out)
   assert trained["stage"] == "audio" and trained["step"] == 2
   monkeypatch.setitem(train_tiny.gates.WANTED, "audio", {"opening_r": -1.0})
-  assert train_tiny.main(["--stage=audio", f"--workdir={tmp_path}", "--check"]) == 0
+  # What is kept of the part is enough to go on: nothing is trained again.
+  shutil.rmtree(tmp_path / "audio")
+  monkeypatch.setattr(train_tiny, "train", None)
+  assert train_tiny.main(["--stage=audio", f"--workdir={tmp_path}"]) == 0
   assert json.loads(capsys.readouterr().out) == trained
+
+
+def test_a_part_of_other_settings_is_trained_again(short, tmp_path, monkeypatch):
+  monkeypatch.setattr(train_tiny, "report", lambda *found: True)
+  train_tiny.main(["--stage=audio", f"--workdir={tmp_path}"])
+  stage = train_tiny.open_stage("audio", tmp_path)
+  assert train_tiny.kept(stage, "audio", tmp_path) is not None
+  stage.settings = dataclasses.replace(stage.settings, seed=1)
+  assert train_tiny.kept(stage, "audio", tmp_path) is None
+
+
+def test_check_measures_the_newest_checkpoint(short, tmp_path, capsys, monkeypatch):
+  with pytest.raises(InputError, match="audio holds no checkpoint"):
+    train_tiny.main(["--stage=audio", f"--workdir={tmp_path}", "--check"])
 
 
 def test_a_folder_of_other_settings_is_refused(short, tmp_path, monkeypatch):
@@ -48,30 +62,6 @@ def test_a_folder_of_other_settings_is_refused(short, tmp_path, monkeypatch):
     train_tiny.open_stage("audio", tmp_path)
 
 
-def test_wide_goes_on_where_the_vae_ended(tmp_path, monkeypatch):
-  small = VAEConfig(base_dim=4, multipliers=(1, 1, 1, 1), num_res_blocks=1,
-                    latent_mean=(0.0,) * 16, latent_std=(1.0,) * 16)
-  monkeypatch.setattr(train_tiny.tiny, "MODEL", dataclasses.replace(train_tiny.tiny.MODEL, vae=small))
-  settings = dataclasses.replace(WIDE, phases=(Phase(1, 1, 1),), clips=2,
-                                 learning=Learning(rate=1e-3, warmup=0))
-  # Quick to compile: what is minimised does not matter here.
-  ones = lambda network, seed: jax.tree.map(lambda leaf: jnp.ones(leaf.shape), network.abstract)
-  squares = lambda params, batch, step: (sum(map(jnp.vdot, *[jax.tree.leaves(params)] * 2)), {})
-  monkeypatch.setattr(train_tiny.vae, "init_params", ones)
-  monkeypatch.setattr(train_tiny.vae, "make_loss", lambda network, settings: squares)
-  for name, stage in (("vae", train_tiny.VAEStage), ("wide", train_tiny.WideStage)):
-    monkeypatch.setitem(train_tiny.STAGES, name, (stage, lambda: settings))
-  wide = train_tiny.open_stage("wide", tmp_path)
-  with pytest.raises(InputError, match="vae holds no checkpoint; train that stage first"):
-    wide.init_params()
-  vae = train_tiny.open_stage("vae", tmp_path)
-  train_tiny.train(vae, "vae")
-  step, average = train_tiny.restored(vae)
-  assert step == 1
-  chex.assert_trees_all_equal(wide.init_params(), average)
-  assert len(list((tmp_path / "vae").glob("puppets_crowd_0_2x17_*.npz"))) == 1
-
-
 def test_footage_of_another_world_is_drawn_again(tmp_path, monkeypatch):
   before = footage.rendered(tmp_path, 0, 1, "train", 5)
   monkeypatch.setattr(voice, "_OPEN", 0.05)  # mouths that open wider
@@ -80,9 +70,9 @@ def test_footage_of_another_world_is_drawn_again(tmp_path, monkeypatch):
   assert len(list(tmp_path.glob("puppets_train_0_1x5_*.npz"))) == 2
 
 
-def test_model_needs_the_stages(tmp_path, monkeypatch):
+def test_model_needs_the_parts(tmp_path, monkeypatch):
   monkeypatch.setattr(train_tiny.program_cache, "use", lambda folder: None)
-  with pytest.raises(InputError, match="wide holds no checkpoint; train that stage first"):
+  with pytest.raises(InputError, match="model holds no vae of these settings; run --stage=vae first"):
     train_tiny.main(["--stage=model", f"--workdir={tmp_path}"])
 
 

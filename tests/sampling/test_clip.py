@@ -113,7 +113,7 @@ def test_first_and_last_frame(files):
   request = i2v(files, task="flf2v", last_image=files["last_image"], seconds=0.16)
   found = inputs_lib.read_inputs(request, config, config.tokenizer)
   assert found.condition_mask.tolist() == [True, False, False, True, True], "held over the surplus frame"
-  assert np.array_equal(found.video[3], found.video[4])
+  assert np.array_equal(found.video.pixels(3, 4), found.video.pixels(4, 5))
   assert found.frames == 4 and found.sample_frames == 5
 
 
@@ -274,5 +274,5 @@ def test_a_puppet_needs_no_face_box(model, files, tmp_path, monkeypatch):
 
 def test_audio_longer_than_the_window_is_never_cut_silently(files):
   config = tiny_config("sampling.max_frames=1")
-  with pytest.raises(InputError, match="--seconds=0.04"):
-    inputs_lib.read_inputs(i2v(files), config, config.tokenizer)
+  with pytest.raises(InputError, match="A window of 1 frames is too short"):
+    sample(load(config=config), i2v(files))

@@ -86,11 +86,11 @@ def test_lipsync_gives_all_but_the_mouth(read, footage):
   found = read(image=None, video=footage, task="lipsync", face_box="0,48,8,40")
   mouth = np.zeros((48, 48), bool)
   mouth[24:, 8:40] = True
-  assert found.condition_mask.shape == (5, 48, 48) and found.source_video.shape == (5, 48, 48, 3)
+  assert found.condition_mask.shape == (5, 48, 48) and found.video.pixels().shape == (5, 48, 48, 3)
   np.testing.assert_array_equal(found.condition_mask, np.broadcast_to(~mouth, (5, 48, 48)))
   np.testing.assert_array_equal(found.mouth_mask, ~found.condition_mask)
   assert not found.reference_image[mouth].any()
-  np.testing.assert_array_equal(found.reference_image[~mouth], found.video[0][~mouth])
+  np.testing.assert_array_equal(found.reference_image[~mouth], found.video.video(0, 1)[0][~mouth])
 
 
 def test_a_video_s_face_is_all_that_it_covers(read, footage, monkeypatch, caplog):
@@ -107,7 +107,7 @@ def test_a_video_s_face_is_all_that_it_covers(read, footage, monkeypatch, caplog
   rows, columns = np.nonzero(found.mouth_mask[0])
   # Two of five frames are looked at, once for the region and the face mask.
   assert (rows.min(), rows.max(), columns.min(), columns.max()) == (22, 33, 8, 27)
-  line, = [line for line in caplog.messages if "ace" in line]
+  line, = [line for line in caplog.messages if "face found" in line]
   assert line.endswith("source.mp4: face found in 2 of 2 pictures that were looked at, within 10,34,8,28.")
 
 
@@ -174,20 +174,20 @@ def sides(picture):
 def test_a_last_image_of_another_shape_is_cropped(read, tmp_path, told):
   found = read(task="flf2v", image=circle(tmp_path, 160, 160), last_image=circle(tmp_path, 320, 160),
                face_box="none")
-  assert sides(found.video[0]) == pytest.approx(sides(found.video[-1]), abs=1)
+  assert sides(found.video.video()[0]) == pytest.approx(sides(found.video.video()[-1]), abs=1)
   assert len(told) == 1 and "160x320 pixels the 160x160 in the middle are used" in told[0]
 
 
 def test_a_set_size_of_another_shape_crops(read, tmp_path, told):
   image = circle(tmp_path, 320, 160)
   found = read("sampling.height=64", "sampling.width=64", image=image, face_box="80,240,0,160")
-  tall, wide = sides(found.video[0])
+  tall, wide = sides(found.video.video()[0])
   assert abs(tall - wide) <= 1 and "the shape of the size that is set" in told[0]
   assert found.face_mask.all()  # the box is all of what is left
   frames = np.repeat(np.asarray(Image.open(image).convert("RGB"))[None], 6, axis=0)
   video_files.write_video(tmp_path / "a.mp4", frames)
   found = read("sampling.height=64", "sampling.width=64", image=None, video=tmp_path / "a.mp4",
                task="lipsync", face_box="80,240,0,160")
-  tall, wide = sides(found.source_video[0] // 128)
+  tall, wide = sides(found.video.pixels()[0] // 128)
   assert abs(tall - wide) <= 1
   assert found.mouth_mask[0, 32:].all() and not found.mouth_mask[0, :30].any()

@@ -145,7 +145,7 @@ def test_a_batch_that_does_not_divide_is_padded_and_said_so(caplog):
   assert "A batch of 3 over data 2 x fsdp 1 runs as 4 rows: 25 %" in caplog.text
   state = jax.eval_shape(lambda: denoiser.solver.init(noise))
   after = jax.eval_shape(denoiser._step, params, state, 0, context, denoiser.tables.tree(),
-                         denoiser._rope_table(noise.shape), conditions.condition, conditions.face_mask)
+                         denoiser.rope_table(noise.shape), conditions.condition, conditions.face_mask)
   assert after == state
 
 

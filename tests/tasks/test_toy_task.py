@@ -47,7 +47,7 @@ def request_of(files):  # noqa: F811
 def test_a_request_is_read_and_its_files_count(model, request_of):
   found = read_inputs(request_of, model.config, model.tokenizer_path)
   assert found.condition_mask.tolist() == [False, False, True, False, False]
-  assert found.video[2].any() and not found.video[[0, 1, 3, 4]].any()
+  assert found.video.video()[2].any() and not found.video.video()[[0, 1, 3, 4]].any()
   assert found.reference_image.shape == (48, 48, 3) and found.face_mask is None
   condition = clip_lib.encode_condition(model, found)[0]
   np.testing.assert_array_equal(condition[..., :4], np.broadcast_to(CHANNELS[:, None, None], (2, 6, 6, 4)))

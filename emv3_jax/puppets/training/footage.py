@@ -87,11 +87,16 @@ def batch(footage: Footage, settings: VAESettings, phase: Phase, step: int) -> d
     video = footage.frames[clip, window]
     weight = (1 + settings.mouth_weight * footage.mouth(clip)[window]
               + settings.hand_weight * footage.hand(clip)).astype(np.float32)
-    if rng.random() < 0.5:
+    flipped = rng.random() < 0.5
+    if flipped:
       video, weight = video[:, :, ::-1], weight[:, :, ::-1]
-    if rng.random() < settings.grey_share and phase.frames > 1:
+    hidden = rng.random()
+    if hidden < settings.grey_share and phase.frames > 1:
       video = video.copy()
       video[1:] = GREY
+    elif hidden > 1 - settings.grey_mouth_share:
+      mouth = footage.mouth(clip)[window]
+      video = np.where((mouth[:, :, ::-1] if flipped else mouth)[..., None], np.uint8(GREY), video)
     videos.append(video)
     weights.append(weight)
   return {"video": np.stack(videos), "weight": np.stack(weights)}

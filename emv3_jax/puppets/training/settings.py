@@ -57,12 +57,13 @@ class VAESettings:
     kl: weight of the divergence from a standard normal distribution.
     knee: error, of pixels in [-1, 1], above which it counts linearly and below which squared.
     mouth_weight, hand_weight: by how much more a pixel there counts than any other.
-    grey_share: of windows of which but the first frame is grey, as a model's known frames are.
+    grey_share: of windows of which all but the first frame is grey, as image to video has them.
+    grey_mouth_share: of windows in which the mouth of every frame is grey, as lip-sync has them.
   """
 
-  phases: tuple[Phase, ...] = (Phase(1, 8, 2000), Phase(9, 2, 600), Phase(17, 1, 600))
-  learning: Learning = Learning(rate=3e-3, rule="muon", horizon=3450, cooldown=400)
-  split: str = "train"
+  phases: tuple[Phase, ...] = (Phase(1, 8, 3000), Phase(9, 2, 1000), Phase(17, 1, 800))
+  learning: Learning = Learning(rate=3e-3, rule="muon", horizon=7000, cooldown=1200)
+  split: str = "crowd"
   clips: int = 1000
   seed: int = 0
   noise: float = 0.1
@@ -70,17 +71,12 @@ class VAESettings:
   knee: float = 0.05
   mouth_weight: float = 4.0
   hand_weight: float = 2.0
-  grey_share: float = 0.1
+  grey_share: float = 0.07
+  grey_mouth_share: float = 0.07
 
   @property
   def steps(self) -> int:
     return sum(phase.steps for phase in self.phases)
-
-
-# What the VAE learns next, on more puppets than can be learnt by heart.
-WIDE = VAESettings(
-    phases=(Phase(1, 8, 300), Phase(9, 2, 500), Phase(17, 1, 400)), split="crowd",
-    learning=Learning(rate=1.5e-3, rule="muon", warmup=30, horizon=10**7, cooldown=1170))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +84,7 @@ class AudioSettings:
   """Training of the audio encoder on the training sentences, varied in voice, pace and place.
 
   Attributes:
-    phases: windows of video frames, in turn; long ones hold whole sentences.
+    phases: windows of video frames, in turn, 4 k + 1; long ones hold whole sentences.
     seed: of all draws.
     bands: of the log mel spectrum that is predicted beside the mouth's opening.
     mel_weight: of its squared error, per band standardised, beside the opening's.
@@ -98,7 +94,7 @@ class AudioSettings:
     hiss: greatest level of added noise, of a sentence's own level.
   """
 
-  phases: tuple[Phase, ...] = (Phase(97, 8, 160), Phase(33, 8, 60), Phase(97, 8, 80))
+  phases: tuple[Phase, ...] = (Phase(97, 8, 500),)
   learning: Learning = Learning(rate=2e-3, warmup=30, ema=0.98)
   seed: int = 0
   bands: int = 20
@@ -111,3 +107,22 @@ class AudioSettings:
   @property
   def steps(self) -> int:
     return sum(phase.steps for phase in self.phases)
+
+
+@dataclasses.dataclass(frozen=True)
+class TextSettings:
+  """Training of the text encoder on captions.
+
+  Attributes:
+    steps, batch: of texts.
+    tokens: length that texts are padded to; that of the transformer.
+    fragments: share of texts that are some of a caption's phrases, in any order.
+    seed: of all draws.
+  """
+
+  steps: int = 900
+  batch: int = 64
+  tokens: int = 64
+  learning: Learning = Learning(rate=3e-3, warmup=50, ema=0.98)
+  fragments: float = 0.3
+  seed: int = 0

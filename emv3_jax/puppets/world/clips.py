@@ -104,23 +104,35 @@ def _start(rng: np.random.Generator, spoken: Sentence, frames: int) -> int:
 def caption(spec: ClipSpec) -> str:
   """One to three English sentences: who, clothes, background, fingers, gesture, and the flaw."""
   rng = np.random.default_rng((spec.seed, 7))
-  identity = spec.identity
-  who = "A cartoon puppet with " + _HAIR_WORDS[identity.hair_style].format(identity.hair)
-  if identity.accessory:
-    who += f" and {identity.accessory}"
-  worn = _with_article(f"{spec.clothes} {spec.garment}")
-  kind = "" if spec.pattern == "plain" else f"{spec.pattern} "
-  wall = _with_article(f"{kind}{spec.background} wall")
-  held = f"{_NUMBERS[spec.fingers]} finger{'s' if spec.fingers > 1 else ''}"
-  deed = "talks" if spec.sentence else "is silent"
+  told = {name: phrase for phrase, names in phrases(spec) for name in names}
+  who, worn, wall, deed, held = (told[name] for name in (
+      "hair", "clothes", "background", "talks", "fingers"))
   forms = (
     f"{who} wears {worn} in front of {wall}. It {deed}, {spec.gesture} and shows {held}.",
     f"{who}, dressed in {worn}, {deed} before {wall}. It {spec.gesture}, showing {held}.",
     f"In front of {wall}, {who[0].lower()}{who[1:]} in {worn} {deed}. "
     f"It shows {held} and {spec.gesture}.",
   )
-  told = forms[rng.integers(len(forms))]
-  return f"{told} {_FLAW_WORDS[spec.flaw]}" if spec.flaw else told
+  text = forms[rng.integers(len(forms))]
+  return f"{text} {_FLAW_WORDS[spec.flaw]}" if spec.flaw else text
+
+
+def phrases(spec: ClipSpec) -> tuple[tuple[str, tuple[str, ...]], ...]:
+  """Phrases of the caption, and the names of what each tells."""
+  identity = spec.identity
+  who = "A cartoon puppet with " + _HAIR_WORDS[identity.hair_style].format(identity.hair)
+  if identity.accessory:
+    who += f" and {identity.accessory}"
+  kind = "" if spec.pattern == "plain" else f"{spec.pattern} "
+  return (
+    (who, ("hair", "hair_style", "accessory")),
+    (_with_article(f"{spec.clothes} {spec.garment}"), ("clothes", "garment")),
+    (_with_article(f"{kind}{spec.background} wall"), ("background", "pattern")),
+    ("talks" if spec.sentence else "is silent", ("talks",)),
+    (f"{_NUMBERS[spec.fingers]} finger{'s' if spec.fingers > 1 else ''}", ("fingers",)),
+    (spec.gesture, ("gesture",)),
+    *(((_FLAW_WORDS[spec.flaw], ("flaw",)), (spec.flaw, ("flaw",))) if spec.flaw else ()),
+  )
 
 
 def _with_article(words: str) -> str:

@@ -91,7 +91,7 @@ def config_of(config: dict) -> Config | None:
   if config.get("stages"):  # beside which releases up to 0.1 let a schedule stand, without effect
     config = {name: value for name, value in config.items() if name != "schedule"}
   # Runs that do not name it have one face mask for the whole clip.
-  config = {**config, "loss": {"face_mask": face_masks.RELEASED, **config["loss"]}}
+  config = {**config, "loss": {"face_mask": face_masks.RELEASED, **config.get("loss", {})}}
   # Up to 0.1 settings of sampling were the preview's, and a dtype of sums was asked for and not used.
   config = {**config, "preview": _without(config["preview"], "sampling"),
             "precision": {name: _without(dtypes, "accumulate")

@@ -3,9 +3,19 @@
 from tests.mutants.mutant import of
 
 FLOW, SOLVERS = "tests/diffusion/test_flow.py", "tests/diffusion/test_solvers.py"
+WINDOWS, EQUATION_4 = "tests/diffusion/test_windows.py", "test_equation_4_and_its_readings"
 TO_THE_BIT = "test_schedule_is_the_reference_to_the_last_bit"
 
 MUTANTS = [
+    *of("emv3_jax/diffusion/windows.py", WINDOWS,
+        ("the earlier window keeps its weight", "table[:index, start:stop] *= 1 - ramp", "pass",
+         "test_weights_sum_to_one"),
+        ("released weights are ours", "if mode != \"released\":", "if True:", "test_released_weights"),
+        ("the released first step blends", "np.ones(share) if step == 0 else", "", "test_released_weights"),
+        ("paper is paper_literal", "shared if mode == \"paper_literal\" else 0.0", "shared", EQUATION_4),
+        ("w is the earlier window", "owner = table.argmax(axis=0)", "owner = (table > 0).argmax(axis=0)",
+         "test_weights_in_the_overlap_of_two_windows"),
+        ("eq. 4 blends nothing", "alpha * moved", "own * moved", EQUATION_4)),
     *of("emv3_jax/diffusion/flow.py", FLOW,
         ("the path runs from noise to clean", "(1 - sigma) * jnp.float32(clean) + sigma * jnp.float32(noise)",
          "sigma * jnp.float32(clean) + (1 - sigma) * jnp.float32(noise)",

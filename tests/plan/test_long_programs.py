@@ -1,0 +1,45 @@
+"""Plans of clips that are longer than a window."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from emv3_jax.plan import long_programs, programs
+from emv3_jax.plan.programs import Deployment, Window
+from emv3_jax.sampling.long_settings import LongConfig
+from emv3_jax.sharding import MeshConfig, make_mesh
+from tests.sampling.conftest import tiny_config
+
+SMALL = tiny_config("sampling.max_frames=17", "sampling.height=64", "sampling.width=64", "model.transformer.num_layers=1",
+                    "model.vae.base_dim=4", "sampling.text_scale=2")
+
+
+def with_long(**long):
+  return dataclasses.replace(SMALL, sampling=dataclasses.replace(SMALL.sampling, long=LongConfig(**long)))
+
+
+def test_a_clip_of_one_window_is_planned_as_before():
+  window = programs.largest_window(SMALL)
+  assert window == Window(17, 64, 64) and not window.is_of_longer
+  for frames in (0, 9, 17):
+    assert long_programs.window_of(SMALL, window, frames) == window
+  assert long_programs.window_of(SMALL, window, 21) == Window(17, 64, 64, clip_frames=21)
+  assert long_programs.window_of(with_long(window=9), window, 17) == Window(9, 64, 64, clip_frames=17)
+
+
+@pytest.mark.parametrize("long, windows", [({}, 1), ({"window_batch": 3}, 3), ({"mode": "paper"}, 1), ({"mode": "chunked"}, 1)])
+def test_a_group_of_windows(long, windows):
+  deployment = Deployment("cpu", make_mesh(MeshConfig(), jax.devices()[:1]), MeshConfig())
+  config = with_long(**long)
+  one = programs.sample_step(config, Window(17, 64, 64), deployment)
+  group = long_programs.sample_step(config, Window(17, 64, 64, clip_frames=1501), deployment)
+  assert group.flops == pytest.approx(windows * one.flops, rel=0.01)
+  assert group.traced.lower().as_text()
+
+
+def test_the_decoder_of_a_long_clip_has_one_latent_frame():
+  deployment = Deployment("cpu", make_mesh(MeshConfig(), jax.devices()[:1]), MeshConfig())
+  whole = long_programs.vae_decode(SMALL, Window(17, 64, 64), deployment)
+  frame = long_programs.vae_decode(SMALL, Window(17, 64, 64, clip_frames=1501), deployment)
+  assert 4 < whole.flops / frame.flops < 5  # five latent frames, the first of which is one picture
