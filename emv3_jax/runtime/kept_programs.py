@@ -48,8 +48,16 @@ class KeptProgram:
       self._found[signature] = self._find(folder, args, leaves, tree)
     return self._found[signature](*args)
 
+  def trace(self, *args) -> jax.stages.Traced:
+    """Traces the function for such arguments, as `jax.jit` does; nothing is kept."""
+    return self._jitted.trace(*args)
+
+  def lower(self, *args) -> jax.stages.Lowered:
+    """Lowers the function for such arguments, as `jax.jit` does; nothing is kept."""
+    return self._jitted.lower(*args)
+
   def __getattr__(self, name: str):
-    """Other attributes, e.g. `trace` and `lower`, are those of the jitted function."""
+    """Other attributes are those of the jitted function."""
     return getattr(self._jitted, name)
 
   def _find(self, kept: executables.Folder, args: tuple, leaves: list, tree) -> Callable:
