@@ -130,7 +130,7 @@ def main(arguments: Sequence[str]) -> int:
     config_lib.override(values, overrides, kind.config)
     config = config_lib.build(kind.config, values)
     window = kind.window(config)
-    window = programs.Window(**{name: getattr(flags, name) or value
+    window = programs.Window(**{name: getattr(flags, name, None) or value
                                 for name, value in dataclasses.asdict(window).items()})
     programs.check_window(window)
     line = measure(config, flags.program, window, flags.runs)

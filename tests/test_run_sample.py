@@ -33,7 +33,7 @@ def test_wrong_input_ends_with_code_2_and_one_line(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_second_start_on_a_mesh_compiles_nothing(tmp_path):
+def test_a_second_start_on_a_mesh_compiles_and_traces_nothing(tmp_path):
   """Eight devices; and the seconds of both by kind add up."""
   flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
   small = ["--checkpoint=untrained", "--config.sampling.steps=1", "--config.sampling.height=32", "--config.sampling.width=32",
@@ -60,6 +60,7 @@ def test_a_second_start_on_a_mesh_compiles_nothing(tmp_path):
   assert first["compiled"] >= 7 and first["from_cache"] == 0
   assert second == {"compiled": 0, "from_cache": first["compiled"]}
   assert fast["compile"] < 0.2 * slow["compile"] and 0 < fast["load"]
+  assert fast["trace"] == 0 < slow["trace"]
 
 
 def test_out_of_memory_says_what_takes_less(capsys):

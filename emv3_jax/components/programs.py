@@ -18,10 +18,11 @@ from emv3_jax.models import clip, transformer, umt5, vae, wav2vec2, wav2vec2_pie
 from emv3_jax.models.network import Network, Params
 from emv3_jax.models.precision import Precision
 from emv3_jax.models.wav2vec2 import Wav2Vec2Config
-from emv3_jax.runtime import start_up
+from emv3_jax.runtime import kept_programs, kept_shapes, start_up
 from emv3_jax.sharding import MeshConfig
 
 _NETWORKS = dict(zip(COMPONENTS, (transformer, vae, umt5, clip, wav2vec2), strict=True))
+_identities: dict[Network, str] = {}  # network -> what it was made from
 
 
 @functools.cache
@@ -55,7 +56,9 @@ def network(networks: ModelConfig, precision: PrecisionConfig, name: str) -> Net
 
 @functools.cache
 def _network(name: str, config, precision) -> Network:
-  return _NETWORKS[name].network(config, precision)
+  made = _NETWORKS[name].network(config, precision)
+  _identities[made] = repr((name, config, precision))
+  return kept_shapes.recall(made, _identities[made])
 
 
 @functools.cache
@@ -76,7 +79,7 @@ def encoder(net: Network, mesh: Mesh, static: tuple = ()) -> jax.stages.Wrapped:
   def run(params, *arrays):
     return net.bind(params)(*arrays, **dict(static))
 
-  return jax.jit(run, out_shardings=_whole(mesh))
+  return kept_programs.jit(run, _identity(net, mesh, static), out_shardings=_whole(mesh))
 
 
 @functools.cache
@@ -104,7 +107,7 @@ def vae_encode(net: Network, mesh: Mesh, size8: tuple[int, int], clips: int = 1)
     return net.bind(params).encode(video, constrain=constrain)
 
   # The decoder's parameters lie there too.
-  return jax.jit(run, keep_unused=True, out_shardings=_whole(mesh))
+  return kept_programs.jit(run, _identity(net, mesh, clips, size8), keep_unused=True, out_shardings=_whole(mesh))
 
 
 @functools.cache
@@ -118,7 +121,8 @@ def vae_decode(net: Network, mesh: Mesh, size8: tuple[int, int], clips: int = 1)
   def run(params, latents):
     return net.bind(params).decode(latents, postprocess=to_uint8, constrain=constrain)
 
-  return jax.jit(run, keep_unused=True, out_shardings=sharding.picture_sharding(mesh, clips, size8))
+  return kept_programs.jit(run, _identity(net, mesh, clips, size8), keep_unused=True,
+                           out_shardings=sharding.picture_sharding(mesh, clips, size8))
 
 
 @functools.cache
@@ -136,8 +140,14 @@ def vae_decode_group(net: Network, mesh: Mesh, size8: tuple[int, int], clips: in
     return net.bind(params).decode_group(
         latents, cached, postprocess=to_uint8, constrain=constrain)
 
-  return jax.jit(run, keep_unused=True, donate_argnums=2,
-                 out_shardings=sharding.picture_sharding(mesh, clips, size8))
+  return kept_programs.jit(run, _identity(net, mesh, clips, size8), keep_unused=True, donate_argnums=2,
+                           out_shardings=sharding.picture_sharding(mesh, clips, size8))
+
+
+def _identity(net: Network, mesh: Mesh, *settings) -> str:
+  """What decides a program of `network`; empty for a network that is made elsewhere."""
+  made = _identities.get(net, "")
+  return made and f"{made} {kept_programs.described(_whole(mesh))} {settings}"
 
 
 def _whole(mesh: Mesh) -> NamedSharding:

@@ -20,7 +20,7 @@ from emv3_jax.errors import InputError
 from emv3_jax.io.atomic import atomic_file
 
 if typing.TYPE_CHECKING:
-  import transformers
+  import tokenizers
 
 MAX_LENGTH = 512
 PAD_ID = 0
@@ -35,14 +35,14 @@ class Tokenizer:
   """The tokenizer of umT5: no cleaning of the text, `</s>` at the end, padding with id 0.
 
   Args:
-    tokenizer: a fast tokenizer of the library transformers, with offsets of its tokens.
+    tokenizer: of the library tokenizers.
   """
 
-  def __init__(self, tokenizer: "transformers.PreTrainedTokenizerFast"):
-    tokenizer.backend_tokenizer.no_padding()
-    tokenizer.backend_tokenizer.no_truncation()
+  def __init__(self, tokenizer: "tokenizers.Tokenizer"):
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
     self._tokenizer = tokenizer
-    self._end_id = tokenizer.backend_tokenizer.token_to_id(END)
+    self._end_id = tokenizer.token_to_id(END)
 
   @classmethod
   def load(cls, path: str | os.PathLike) -> "Tokenizer":
@@ -70,7 +70,7 @@ class Tokenizer:
     Raises:
       OSError: the file cannot be written.
     """
-    text = self._tokenizer.backend_tokenizer.to_str(pretty=True)
+    text = self._tokenizer.to_str(pretty=True)
     pathlib.Path(file).write_text(text, encoding="utf-8")
 
   def tokenize(self, prompts: Sequence[str], length: int = MAX_LENGTH
@@ -83,15 +83,14 @@ class Tokenizer:
     ids = np.full((len(prompts), length), PAD_ID, np.int32)
     counts = np.zeros(len(prompts), np.int32)
     for row, prompt in enumerate(prompts):
-      encoding = self._tokenizer(prompt, add_special_tokens=False, return_attention_mask=False,
-                                 return_offsets_mapping=True, verbose=False)
-      tokens = [*encoding["input_ids"][:length - 1], self._end_id]
-      if len(encoding["input_ids"]) >= length:
-        rest = prompt[encoding["offset_mapping"][length - 1][0]:].strip()
+      encoding = self._tokenizer.encode(prompt, add_special_tokens=False)
+      tokens = [*encoding.ids[:length - 1], self._end_id]
+      if len(encoding.ids) >= length:
+        rest = prompt[encoding.offsets[length - 1][0]:].strip()
         if len(rest) > 2 * _SHOWN_CHARACTERS:
           rest = f"{rest[:_SHOWN_CHARACTERS]} ... {rest[-_SHOWN_CHARACTERS:]}"
         logging.warning("Prompt of %d tokens is cut to %d, %s included. Not used: %r",
-                        len(encoding["input_ids"]) + 1, length, END, rest)
+                        len(encoding.ids) + 1, length, END, rest)
       ids[row, :len(tokens)] = tokens
       counts[row] = len(tokens)
     return ids, np.arange(length) < counts[:, None]
@@ -109,20 +108,21 @@ def tokenizer_file(path: str | os.PathLike) -> pathlib.Path:
   return found[0] if found else path / TOKENIZER_FILES[0]
 
 
-def _from_json(file: pathlib.Path) -> "transformers.PreTrainedTokenizerFast":
+def _from_json(file: pathlib.Path) -> "tokenizers.Tokenizer":
+  from tokenizers import Tokenizer as JsonTokenizer  # imported here: needed only for prompts
+
+  return JsonTokenizer.from_file(str(file))
+
+
+def _from_sentencepiece(file: pathlib.Path) -> "tokenizers.Tokenizer":
   from transformers import (
-    PreTrainedTokenizerFast,  # imported here: takes half a second, needed only for prompts
+    T5Tokenizer,  # takes a second to import, which tokenizer.json does not need
   )
-
-  return PreTrainedTokenizerFast(tokenizer_file=str(file))
-
-
-def _from_sentencepiece(file: pathlib.Path) -> "transformers.PreTrainedTokenizerFast":
-  from transformers import T5Tokenizer
 
   # A published tokenizer_config.json lists extra tokens. Without it there are only those of the file.
   extra: dict[str, Any] = {} if (file.parent / "tokenizer_config.json").is_file() else {"extra_ids": 0}
-  return T5Tokenizer.from_pretrained(file.parent, vocab_file=str(file), local_files_only=True, **extra)
+  return T5Tokenizer.from_pretrained(file.parent, vocab_file=str(file), local_files_only=True,
+                                     **extra).backend_tokenizer
 
 
 class PromptCache:

@@ -1,11 +1,15 @@
 """The noise that sampling starts from."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float32
+import numpy as np
 
-from emv3_jax.diffusion.randomness import Purpose, key_for
+from emv3_jax.diffusion.randomness import Purpose, check_seed, folded_key
 from emv3_jax.geometry import CHANNELS
+from emv3_jax.runtime import kept_programs
 
 
 def initial_noise(seed: int, frames: int, height: int, width: int, channels: int = CHANNELS,
@@ -27,8 +31,17 @@ def initial_noise(seed: int, frames: int, height: int, width: int, channels: int
   Raises:
     InputError: the seed is out of range.
   """
-  def frame_noise(frame):
-    key = key_for(seed, Purpose.INITIAL_NOISE, frame)
+  check_seed(seed)
+  return _program(frames, height, width, channels)(np.uint32(seed), np.int32(start))
+
+
+@functools.cache
+def _program(frames: int, height: int, width: int, channels: int):
+  def frame_noise(seed, frame):
+    key = folded_key(seed, Purpose.INITIAL_NOISE, frame)
     return jax.random.normal(key, (height, width, channels), jnp.float32)
 
-  return jax.vmap(frame_noise)(jnp.arange(start, start + frames))
+  def run(seed, start):
+    return jax.vmap(frame_noise, (None, 0))(seed, start + jnp.arange(frames))
+
+  return kept_programs.jit(run, f"{frames} {height} {width} {channels}")

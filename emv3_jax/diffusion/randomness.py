@@ -25,6 +25,16 @@ class Purpose(enum.IntEnum):
   DATA_ORDER = 7  # indices: bucket, epoch
 
 
+def check_seed(seed: int) -> None:
+  """Checks that a seed is in range.
+
+  Raises:
+    InputError: it is not.
+  """
+  if not 0 <= seed < 2**32:
+    raise InputError(f"seed is {seed}; it must be from 0 to {2**32 - 1}.")
+
+
 def key_for(seed: int, purpose: Purpose, *indices: ArrayLike) -> jax.Array:
   """The key of one draw.
 
@@ -36,8 +46,12 @@ def key_for(seed: int, purpose: Purpose, *indices: ArrayLike) -> jax.Array:
   Raises:
     InputError: the seed is out of range.
   """
-  if not 0 <= seed < 2**32:
-    raise InputError(f"seed is {seed}; it must be from 0 to {2**32 - 1}.")
+  check_seed(seed)
+  return folded_key(seed, purpose, *indices)
+
+
+def folded_key(seed: ArrayLike, purpose: Purpose, *indices: ArrayLike) -> jax.Array:
+  """The same without a check of the seed, which may be traced; uint32 then."""
   key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), int(purpose))
   for index in indices:
     key = jax.random.fold_in(key, index)

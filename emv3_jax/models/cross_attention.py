@@ -185,7 +185,8 @@ def _piecewise_linear(tau, knot_taus, knot_weights, xp=jnp):
   """tau [...], knot_taus [..., j], knot_weights [j] -> [...]."""
   start, end = knot_taus[..., :-1], knot_taus[..., 1:]
   tau = tau[..., None]
-  ramp = (tau - start) / xp.where(end > start, end - start, 1.0)
+  # Multiplied by the reciprocal, as XLA divides by what has fewer axes: host and device agree in every bit.
+  ramp = (tau - start) * (1 / xp.where(end > start, end - start, xp.ones_like(end)))
   passed = xp.where(end > start, xp.clip(ramp, 0.0, 1.0), tau >= end)
   return knot_weights[0] + (passed * xp.diff(knot_weights)).sum(-1)
 
@@ -198,14 +199,15 @@ class PhaseKnots(NamedTuple):
     weights: for each modality [j].
   """
 
-  taus: tuple[jax.Array, ...]
-  weights_at: tuple[jax.Array, ...]
+  taus: tuple[AnyArray, ...]
+  weights_at: tuple[AnyArray, ...]
 
-  def weights(self, tau: Float[AnyArray, "b"]) -> Float32[jax.Array, "b 3"]:
+  def weights(self, tau: Float[AnyArray, "b"]) -> Float32[AnyArray, "b 3"]:
     """W(c, tau) of tau in [0, 1000], in the order of MODALITIES."""
-    tau = jnp.asarray(tau, jnp.float32)
-    return jnp.stack([_piecewise_linear(tau, *curve)
-                      for curve in zip(self.taus, self.weights_at, strict=True)], axis=-1)
+    xp = jnp if any(isinstance(array, jax.Array) for array in (tau, *self.taus)) else np  # on the host nothing is compiled
+    tau = xp.asarray(tau, np.float32)
+    return xp.stack([_piecewise_linear(tau, *curve, xp)
+                     for curve in zip(self.taus, self.weights_at, strict=True)], axis=-1).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,10 +220,9 @@ class PhaseAllocation:
 
   def knots(self) -> PhaseKnots:
     curves = [np.array(getattr(self, modality).knots, np.float32).T for modality in MODALITIES]
-    return PhaseKnots(tuple(jnp.asarray(taus) for taus, _ in curves),
-                      tuple(jnp.asarray(weights) for _, weights in curves))
+    return PhaseKnots(tuple(taus for taus, _ in curves), tuple(weights for _, weights in curves))
 
-  def weights(self, tau: Float[AnyArray, "b"]) -> Float32[jax.Array, "b 3"]:
+  def weights(self, tau: Float[AnyArray, "b"]) -> Float32[AnyArray, "b 3"]:
     """W(c, tau) of tau in [0, 1000], in the order of MODALITIES."""
     return self.knots().weights(tau)
 

@@ -6,6 +6,7 @@ only place that knows both forms.
 """
 
 from collections.abc import Callable
+import functools
 import math
 from typing import Any, Generic, TypeVar
 
@@ -61,13 +62,20 @@ class Network(Generic[_Module]):
   """An NNX module seen from outside: abstract parameters, initialisation, binding.
 
   Args:
-    make: builds the module from `nnx.Rngs`; called once abstractly, no array is allocated.
+    make: builds the module from `nnx.Rngs`; called at most once abstractly, no array is allocated.
   """
 
   def __init__(self, make: Callable[[nnx.Rngs], _Module]):
     self._make = make
-    self._graphdef, state = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
-    self.abstract: Params = nnx.to_pure_dict(state)
+
+  @functools.cached_property
+  def abstract(self) -> Params:
+    """Shapes and dtypes of the parameters. Who knows them may set them, which saves building the module."""
+    return nnx.to_pure_dict(self._split[1])
+
+  @functools.cached_property
+  def _split(self):
+    return nnx.split(nnx.eval_shape(lambda: self._make(nnx.Rngs(0))))
 
   def init(self, key: jax.Array) -> Params:
     """Random parameters from `key`; pure, so it may run under `jax.jit` with out_shardings."""
@@ -103,7 +111,7 @@ class Network(Generic[_Module]):
       ValueError: names or shapes differ from `abstract`.
     """
     check_params(params, self.abstract)
-    return nnx.merge(self._graphdef, params)
+    return nnx.merge(self._split[0], params)
 
   def num_params(self) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(self.abstract))

@@ -1,4 +1,7 @@
-"""The cache of compiled programs on disk, so that a second start does not compile.
+"""The cache of compiled programs on disk, so that a second start neither compiles nor traces.
+
+There are two folders for versions and machine: one of JAX's persistent compilation cache, and beside it one of
+executables that are loaded without tracing, see `kept_programs`. What follows is about JAX's.
 
 JAX's key of a program holds its text, the compiler's version and options, and the device; everything
 that a program depends on (network configs, shapes, settings) is therefore in the key. The folder's
@@ -21,7 +24,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from emv3_jax.errors import InputError
 from emv3_jax.io import paths
-from emv3_jax.runtime import processes, program_entries, start_up
+from emv3_jax.runtime import executables, kept_programs, processes, program_entries, start_up
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 # JAX reports a cache miss, before it compiles, only as a message of this logger.
@@ -48,6 +51,7 @@ def use(folder: str | os.PathLike, *, required: bool = False, limit_mib: int = L
   Raises:
     InputError: the folder cannot be used, and `required` is True.
   """
+  kept_programs.folder = None  # another folder may have been in use
   if not str(folder):
     return False
   try:
@@ -70,7 +74,10 @@ def use(folder: str | os.PathLike, *, required: bool = False, limit_mib: int = L
   jax.config.update("jax_compilation_cache_max_size", limit_mib << 20 if writable else -1)
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0 if writable else 1e9)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-  compilation_cache.reset_cache()  # another folder may have been in use
+  compilation_cache.reset_cache()
+  kept_programs.folder = executables.open_folder(
+      directory.with_name(f"executables-{directory.name}"), writable, limit_mib << 20)
+  kept_programs.on_build = _announcer().on_miss
   if writable:
     _seal_when_compiled(directory)
   _announcer().kept = f"are cached in {folder}" if writable else "cannot be cached"

@@ -1,8 +1,9 @@
 """Files of the program cache: checksums, times of use, and removal of the least recently used entries.
 
-    KEY-cache        a compiled program, as JAX writes it
+    KEY-cache        a compiled program, as JAX or `executables` writes it
     KEY-atime        time of its last use in nanoseconds, 8 bytes, also written by JAX
-    KEY-cache.sum    checksum, size and modification time of the complete entry
+    .KEY-cache.XXXXXXXX.part  an entry that a killed process left unfinished
+    KEY-cache.sum    checksum, size and modification time of the complete entry, of JAX's entries only
 
 An entry whose size and time are those in its checksum file is not read to verify it, so that the
 start-up time does not depend on what the folder holds. Any other entry is read.
@@ -10,9 +11,11 @@ start-up time does not depend on what the folder holds. Any other entry is read.
 
 import contextlib
 import pathlib
+import time
 import zlib
 
 ENTRY, _USED, _SUM = "-cache", "-atime", ".sum"
+_ABANDONED = 24 * 3600  # seconds after which an unfinished entry has no process any more
 
 
 def in_folder(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -31,16 +34,16 @@ def seal(entry: pathlib.Path) -> None:
   Raises:
     OSError: the entry cannot be read, or its checksum file cannot be written.
   """
-  time = entry.stat().st_mtime_ns  # before reading: an entry that changes meanwhile is verified once more
-  _sum_of(entry).write_text(f"{_checksum(entry)} {time}\n")
+  changed = entry.stat().st_mtime_ns  # before reading: an entry that changes meanwhile is verified once more
+  _sum_of(entry).write_text(f"{_checksum(entry)} {changed}\n")
 
 
 def is_whole(entry: pathlib.Path) -> bool:
   """Returns whether an entry has its recorded checksum; if only its time differs, the record is updated."""
   try:
-    checksum, size, *time = _sum_of(entry).read_text().split()
+    checksum, size, *changed = _sum_of(entry).read_text().split()
     status = entry.stat()
-    if [size, *time] == [str(status.st_size), str(status.st_mtime_ns)]:
+    if [size, *changed] == [str(status.st_size), str(status.st_mtime_ns)]:
       return True
     whole = _checksum(entry) == f"{checksum} {size}"
   except (OSError, ValueError):
@@ -49,6 +52,15 @@ def is_whole(entry: pathlib.Path) -> bool:
     with contextlib.suppress(OSError):  # a read-only folder
       seal(entry)
   return whole
+
+
+def note_use(entry: pathlib.Path, now: int) -> None:
+  """Writes the time of an entry's last use, in nanoseconds.
+
+  Raises:
+    OSError: it cannot be written.
+  """
+  _used_of(entry).write_bytes(now.to_bytes(8, "little"))
 
 
 def remove(entry: pathlib.Path) -> None:
@@ -83,15 +95,19 @@ def make_room(folder: pathlib.Path, limit: int) -> None:
     if not entry.exists():
       with contextlib.suppress(OSError):
         rest.unlink(missing_ok=True)
+  for unfinished in folder.glob(f"*/.*{ENTRY}.*.part"):
+    with contextlib.suppress(OSError):
+      if unfinished.stat().st_mtime < time.time() - _ABANDONED:
+        unfinished.unlink(missing_ok=True)
 
 
 def _last_used(entry: pathlib.Path) -> int:
   try:
     return int.from_bytes(_used_of(entry).read_bytes(), "little")
   except FileNotFoundError:
-    time = entry.stat().st_mtime_ns
-    _used_of(entry).write_bytes(time.to_bytes(8, "little"))
-    return time
+    changed = entry.stat().st_mtime_ns
+    note_use(entry, changed)
+    return changed
 
 
 def _sum_of(entry: pathlib.Path) -> pathlib.Path:

@@ -9,7 +9,7 @@ from absl import logging
 from jaxtyping import Float32
 import numpy as np
 
-from emv3_jax import tasks, variants
+from emv3_jax import sharding, tasks, variants
 from emv3_jax.conditioning import image as image_lib
 from emv3_jax.conditioning import text as text_lib
 from emv3_jax.conditioning.colour_match import ColourMatch
@@ -270,13 +270,13 @@ def denoise(model: Model, inputs: Inputs, conditions: Conditions, progress
             ) -> Float32[np.ndarray, "f H8 W8 c"]:
   """Denoises the window to latents."""
   frames, height8, width8 = conditions.condition.shape[1:4]
-  noise = initial_noise(inputs.seed, frames, height8, width8, model.config.model.vae.z_dim)
+  noise = np.asarray(initial_noise(inputs.seed, frames, height8, width8, model.config.model.vae.z_dim))
   face_mask = conditions.face_mask
   conditions = dataclasses.replace(conditions, condition=model.whole(conditions.condition),
                                    face_mask=None if face_mask is None else model.whole(face_mask))
   with model.parameters("transformer") as params:
     latents = model.denoiser().run(params, model.whole(noise[None]), conditions, progress)
-    return np.asarray(latents[0], np.float32)
+    return sharding.fetch(latents)[0]
 
 
 def _describe(model: Model, request: Request, files: dict[str, str], inputs: Inputs,

@@ -11,7 +11,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float32
 import numpy as np
 
@@ -25,6 +25,7 @@ from emv3_jax.models import cross_attention, rope
 from emv3_jax.models.network import Params
 from emv3_jax.models.precision import Precision
 from emv3_jax.models.transformer import TransformerConfig
+from emv3_jax.runtime import kept_programs
 from emv3_jax.sampling.settings import SamplingConfig
 
 BLOCK_TOKENS = 8192  # tokens of a clip that a layer processes at a time
@@ -73,9 +74,11 @@ class Denoiser:
   Args:
     transformer: the network on its mesh, from `sharding.on_mesh`.
     settings: solver, guidance and branches.
+    identity: what decides the transformer's part of the programs, as text, so that these are kept by the program
+      cache; empty where that is not known.
   """
 
-  def __init__(self, transformer: sharding.ShardedTransformer, settings: SamplingConfig):
+  def __init__(self, transformer: sharding.ShardedTransformer, settings: SamplingConfig, identity: str = ""):
     config = transformer.config
     self.transformer, self.settings = transformer, settings.with_defaults(config.variant)
     settings = self.settings
@@ -91,9 +94,17 @@ class Denoiser:
       raise InputError(f"sampling.riflex_k is {settings.riflex_k}; this network has {temporal} "
                        "temporal frequencies, counted from 1 (0 is off).")
     self.tables = self._tables()
-    self._project = jax.jit(self._project_branches)
-    # All parameters are arguments, used or not: they are on the device anyway.
-    self._step = jax.jit(self._one_step, donate_argnums=1, keep_unused=True)
+    self._warned: set[int] = set()
+    self.identity = identity and f"{identity} {self.settings}"
+    whole = NamedSharding(transformer.mesh, PartitionSpec())
+    self._project = kept_programs.jit(self._project_branches, self.identity)
+    # Copies: the initial state of a solver may hold one array twice, which cannot be donated twice.
+    self._start = kept_programs.jit(lambda noise: jax.tree.map(jnp.copy, self.solver.init(noise)), self.identity,
+                                    out_shardings=whole)
+    # All parameters are arguments, used or not: they are on the device anyway. The state that a step returns is
+    # placed as the first one is, so that one program serves all steps.
+    self._step = kept_programs.jit(self._one_step, self.identity, donate_argnums=1, keep_unused=True,
+                                   out_shardings=whole)
 
   def _tables(self) -> StepTables:
     settings, taus = self.settings, np.asarray(self.solver.schedule.taus)
@@ -118,8 +129,7 @@ class Denoiser:
     table = self.rope_table(noise.shape)
     noise = sharding.replicate(noise, self.transformer.mesh)
     negative_scales = self.guidance.scales(self.settings.steps).negative
-    # Copies: the initial state of a solver may hold one array twice, which cannot be donated twice.
-    state = jax.tree.map(jnp.copy, self.solver.init(noise))
+    state = self._start(noise)
     context, scale_now = None, None
     for i in progress(range(self.settings.steps)):
       if context is None or negative_scales[i] != scale_now:
@@ -186,6 +196,10 @@ class Denoiser:
             for name, states in conditions.text.items()}
     audio = {"voice": conditions.audio, "null": np.zeros_like(conditions.audio)}
     branches = self.guidance.branches
+    rows = len(conditions.image) * (1 if self.settings.branches == "in_turn" else len(branches))
+    if rows not in self._warned:  # not where the program is traced: one from the program cache is not
+      self._warned.add(rows)
+      self.transformer.warn_of_padding(rows)
     return (np.stack([text[branch.text] for branch in branches]),
             np.stack([conditions.image] * len(branches)),
             np.stack([audio[branch.audio] for branch in branches]))
@@ -202,7 +216,6 @@ class Denoiser:
               keys, transformer.context_sharding(keys.ndim)), context)
 
     conditions = text, image, audio
-    transformer.warn_of_padding(text.shape[1] * (1 if in_turn else text.shape[0]))
     if in_turn:
       return jax.lax.map(lambda conditions: project(*conditions), conditions)
     return project(*(x.reshape(-1, *x.shape[2:]) for x in conditions))
@@ -265,5 +278,6 @@ def make_denoiser(config: TransformerConfig, settings: SamplingConfig, mesh: Mes
   """
   settings = settings.with_defaults(config.variant)
   local = backends.select(settings.attention, platform)
-  return Denoiser(sharding.on_mesh(config, mesh, precision=precision, attention=attention,
-                                   local=local), settings)
+  where = kept_programs.described(NamedSharding(mesh, PartitionSpec()))
+  return Denoiser(sharding.on_mesh(config, mesh, precision=precision, attention=attention, local=local), settings,
+                  f"{config} {precision} {attention} {local.name} {where}")

@@ -17,6 +17,7 @@ from emv3_jax import sharding
 from emv3_jax.diffusion import windows
 from emv3_jax.diffusion.windows import Weights
 from emv3_jax.models.network import Params
+from emv3_jax.runtime import kept_programs
 from emv3_jax.sampling.denoise import Conditions, Denoiser
 from emv3_jax.sampling.long_plan import LongPlan
 
@@ -31,9 +32,10 @@ class WindowDenoiser:
 
   def __init__(self, denoiser: Denoiser, mode: str):
     self.denoiser, self.mode = denoiser, mode
-    self._group = jax.jit(self._one_group, keep_unused=True)
+    identity = denoiser.identity and f"{denoiser.identity} {mode}"
+    self._group = kept_programs.jit(self._one_group, identity, keep_unused=True)
     # A solver of other than elementwise steps cannot be used for long clips.
-    self._step = jax.jit(lambda state, i, velocity: denoiser.solver.step(state, i, velocity)[1])
+    self._step = kept_programs.jit(lambda state, i, velocity: denoiser.solver.step(state, i, velocity)[1], identity)
 
   def run(self, params: Params, noise: Float32[np.ndarray, "f H8 W8 c"], plan: LongPlan,
           conditions: Sequence[Conditions], progress: Callable[[Iterable[int]], Iterable[int]] = iter

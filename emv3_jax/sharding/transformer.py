@@ -16,6 +16,7 @@ from emv3_jax.models import transformer
 from emv3_jax.models.execution import ExecutionConfig, Remat
 from emv3_jax.models.network import Network, Params
 from emv3_jax.models.precision import FLOAT32, Precision
+from emv3_jax.runtime import kept_shapes
 from emv3_jax.sharding import attention as attention_lib
 from emv3_jax.sharding import constraints, rules
 from emv3_jax.sharding import mesh as mesh_lib
@@ -126,6 +127,6 @@ def on_mesh(config: transformer.TransformerConfig, mesh: Mesh | None = None, *,
       constrain=constraints.activation_constraint(mesh),
       gather=constraints.parameter_gather(mesh, precision), remat=remat,
       token_blocks=token_blocks, length_shards=mesh.shape["context"])
-  network = transformer.network(config, precision)
+  network = kept_shapes.recall(transformer.network(config, precision), repr(("transformer", config, precision)))
   return ShardedTransformer(config, network, mesh, execution,
                             rules.param_shardings(network.abstract, mesh))

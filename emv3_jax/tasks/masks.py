@@ -71,7 +71,7 @@ def mask_latents(mask: Bool[np.ndarray, "F *size"], size: tuple[int, int]) -> Fl
 
 def condition(mask: Float32[AnyArray, "*b f H8 W8 4"],
               masked_latents: Float[AnyArray, "*b f H8 W8 16"] | None = None
-              ) -> Float32[jax.Array, "*b f H8 W8 20"]:
+              ) -> Float32[AnyArray, "*b f H8 W8 20"]:
   """Concatenates the 20 condition channels: mask, then latents of the masked video. Runs under jit too.
 
   Where nothing is given (T2V, or the image dropped) the reference uses zeros for the masked latents,
@@ -81,7 +81,9 @@ def condition(mask: Float32[AnyArray, "*b f H8 W8 4"],
     mask: 1 where the video is given.
     masked_latents: mean latents, normalised; None stands for zeros.
   """
+  # On the host there is nothing to compile.
+  xp = jnp if isinstance(mask, jax.Array) or isinstance(masked_latents, jax.Array) else np
   if masked_latents is None:
-    masked_latents = jnp.zeros((*mask.shape[:-1], CHANNELS))
-  any_given = jnp.any(mask > 0, axis=(-4, -3, -2, -1), keepdims=True)
-  return jnp.concatenate([mask, jnp.where(any_given, masked_latents, 0)], axis=-1)
+    masked_latents = xp.zeros((*mask.shape[:-1], CHANNELS), np.float32)
+  any_given = xp.any(mask > 0, axis=(-4, -3, -2, -1), keepdims=True)
+  return xp.concatenate([mask, xp.where(any_given, masked_latents, xp.zeros_like(masked_latents))], axis=-1)

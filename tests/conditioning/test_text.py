@@ -83,7 +83,7 @@ def test_sentencepiece_folder_gives_the_ids_of_sentencepiece(sentencepiece_folde
   tokenizer = Tokenizer.load(sentencepiece_folder)
   ids, mask = tokenizer.tokenize([prompt], 64)
   assert ids[0, mask[0]].tolist() == [*library.encode(prompt), library.eos_id()]
-  assert len(tokenizer._tokenizer) == library.vocab_size()
+  assert tokenizer._tokenizer.get_vocab_size() == library.vocab_size()
   tokenizer.save(tmp_path / "tokenizer.json")
   np.testing.assert_array_equal(Tokenizer.load(tmp_path).tokenize([prompt], 64)[0], ids)
 

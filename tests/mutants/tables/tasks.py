@@ -15,7 +15,7 @@ MUTANTS = [
          "cells.any(axis=(1, 3, 5))", "test_lipsync_cell_is_generated_with_any_of_its_pixels"),
         ("what is masked is black", "np.where(mask, video, np.float32(0))",
          "np.where(mask, video, np.float32(-1))", "test_masked_video_is_mid_grey_outside_the_mask"),
-        ("latents stay where nothing is given", "jnp.where(any_given, masked_latents, 0)",
+        ("latents stay where nothing is given", "xp.where(any_given, masked_latents, xp.zeros_like(masked_latents))",
          "masked_latents", "test_latents_are_zeroed_only_where_nothing_is_given"),
         ("an example is judged by its whole batch", "axis=(-4, -3, -2, -1), keepdims=True)",
          "keepdims=True)", "test_latents_are_zeroed_only_where_nothing_is_given")),
