@@ -255,7 +255,7 @@ class Wav2Vec2(nnx.Module):
     x, outputs = jax.lax.scan(body, x, self.blocks)
     return jnp.einsum("lbad->bald", outputs) if layers == "all" else x
 
-  def project(self, features: Float[jax.Array, "b a c"]) -> Float32[jax.Array, "b a d"]:
+  def project(self, features: Float[AnyArray, "b a c"]) -> Float32[jax.Array, "b a d"]:
     """The width of the encoder from that of the convolutions, token by token."""
     return self.feature_projection(self.feature_norm(features)).astype(jnp.float32)
 

@@ -26,10 +26,12 @@ import platform
 import secrets
 import stat
 import time
+from typing import Any
 
 from absl import logging
 import jax
 from jax.experimental import serialize_executable
+import numpy as np
 
 from emv3_jax.runtime import program_entries
 
@@ -163,12 +165,12 @@ def deserialise(content: bytes) -> jax.stages.Compiled:
       *serialised, backend=found[ids[0]].client, execution_devices=[found[number] for number in ids])
 
 
-def _devices_of(compiled: jax.stages.Compiled) -> list[jax.Device]:
+def _devices_of(compiled: jax.stages.Compiled) -> list[Any]:
   """The devices of an executable in its order, which all shardings of a program share."""
   placed = [found for found in jax.tree.leaves((compiled.output_shardings, compiled.input_shardings))
             if isinstance(found, jax.sharding.Sharding)]
   meshes = [found.mesh for found in placed if isinstance(found, jax.sharding.NamedSharding)]
-  return list(meshes[0].devices.flat) if meshes else sorted(placed[0].device_set, key=lambda device: device.id)
+  return list(np.ravel(meshes[0].devices)) if meshes else sorted(placed[0].device_set, key=lambda device: device.id)
 
 
 def environment() -> dict:

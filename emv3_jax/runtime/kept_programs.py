@@ -8,6 +8,7 @@ from typing import Any
 
 from absl import logging
 import jax
+from jax.core import Tracer
 from jax.experimental.compilation_cache import compilation_cache
 
 from emv3_jax.runtime import executables, start_up
@@ -41,7 +42,7 @@ class KeptProgram:
     if folder is None or jax.process_count() > 1:
       return self._jitted(*args)
     leaves, tree = jax.tree.flatten(args)
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+    if any(isinstance(leaf, Tracer) for leaf in leaves):
       return self._jitted(*args)
     signature = (tree, *map(_argument, leaves))
     if signature not in self._found:

@@ -126,7 +126,7 @@ MUTANTS = [
          "test_another_call_is_another_program"),
         ("executables without code are kept", "    if hits:", "    if False:",
          "test_what_jax_took_from_its_cache_is_not_kept"),
-        ("tracers go to executables", "if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):", "if False:",
+        ("tracers go to executables", "if any(isinstance(leaf, Tracer) for leaf in leaves):", "if False:",
          "test_under_a_transformation_it_is_the_function")),
     *of("emv3_jax/runtime/processes.py", "tests/runtime/test_processes.py",
         ("the first error is lost", "    any_process(True)\n    raise", "    any_process(True)\n    return None",
