@@ -257,7 +257,7 @@ class Wav2Vec2(nnx.Module):
 
   def project(self, features: Float[AnyArray, "b a c"]) -> Float32[jax.Array, "b a d"]:
     """The width of the encoder from that of the convolutions, token by token."""
-    return self.feature_projection(self.feature_norm(features)).astype(jnp.float32)
+    return self.feature_projection(self.feature_norm(jnp.asarray(features))).astype(jnp.float32)
 
 
 def network(config: Wav2Vec2Config, precision: Precision = FLOAT32) -> Network[Wav2Vec2]:

@@ -170,7 +170,7 @@ def _devices_of(compiled: jax.stages.Compiled) -> list[Any]:
   placed = [found for found in jax.tree.leaves((compiled.output_shardings, compiled.input_shardings))
             if isinstance(found, jax.sharding.Sharding)]
   meshes = [found.mesh for found in placed if isinstance(found, jax.sharding.NamedSharding)]
-  return list(np.ravel(meshes[0].devices)) if meshes else sorted(placed[0].device_set, key=lambda device: device.id)
+  return list(np.ravel(np.asarray(meshes[0].devices))) if meshes else sorted(placed[0].device_set, key=lambda device: device.id)
 
 
 def environment() -> dict:
