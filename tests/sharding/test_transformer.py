@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import logging
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -142,11 +143,14 @@ def test_a_batch_that_does_not_divide_is_padded_and_said_so(caplog):
   params = denoiser.transformer.abstract
   context = jax.eval_shape(denoiser._project, params, *denoiser._branch_shapes(conditions))
   assert context.text[0].shape[1] == 4
+  for _ in range(2):
+    denoiser._branch_inputs(conditions, np.float32(1))
+  assert caplog.text.count("runs as") == 1  # said once
   assert "A batch of 3 over data 2 x fsdp 1 runs as 4 rows: 25 %" in caplog.text
   state = jax.eval_shape(lambda: denoiser.solver.init(noise))
   after = jax.eval_shape(denoiser._step, params, state, 0, context, denoiser.tables.tree(),
                          denoiser.rope_table(noise.shape), conditions.condition, conditions.face_mask)
-  assert after == state
+  chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
 
 
 def test_what_does_not_fit_is_refused_before_compilation():
