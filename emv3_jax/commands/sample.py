@@ -26,7 +26,7 @@ from emv3_jax.plan import command as plan
 from emv3_jax.runtime import command_line, processes, program_cache, start_up
 from emv3_jax.runtime import config as config_lib
 from emv3_jax.runtime.command_names import as_called
-from emv3_jax.sampling import jobs, manifest, output, resolution, timed_prompts
+from emv3_jax.sampling import guidance_settings, jobs, manifest, output, resolution, timed_prompts
 from emv3_jax.sampling.clip import stream
 from emv3_jax.sampling.inputs import named_files
 from emv3_jax.sampling.model import UNTRAINED, Model, folder_of, load
@@ -50,6 +50,8 @@ def make_parser() -> command_line.Parser:
   parser.add_argument("--prompt", help="what the video shows")
   parser.add_argument("--prompts", help=f"prompts by time in place of --prompt, e.g. '{timed_prompts.FORM}'")
   parser.add_argument("--negative_prompt", help="default: the settings'")
+  parser.add_argument("--negative_prompts", help="one for each phase of sampling.png_phases, e.g. "
+                      f"'{guidance_settings.FORM}'; default: the settings'")
   parser.add_argument("--task", help=f"{', '.join(tasks.names())}; default: i2v")
   parser.add_argument("--face_box",
                       help="y1,y2,x1,x2 in the picture's pixels, a .npy, auto or none; of a video also a .npy or "
@@ -125,9 +127,12 @@ def run_one(config: Config, flags, overridden: Collection[str]) -> int:
   given = given_of_request(flags)
   if "prompts" in given:
     given["prompts"] = timed_prompts.parse(given["prompts"])
-  for name in ("prompt", "negative_prompt", "prompts"):
-    texts = [text for _, text in given.get(name, ())] if name == "prompts" else [given.get(name, "")]
-    if not all(map(is_text, texts)):
+  if "negative_prompts" in given:
+    given["negative_prompts"] = guidance_settings.parse_prompts(given["negative_prompts"])
+  texts = {"prompt": [given.get("prompt", "")], "negative_prompt": [given.get("negative_prompt", "")],
+           "prompts": [text for _, text in given.get("prompts", ())], "negative_prompts": given.get("negative_prompts", ())}
+  for name, of_name in texts.items():
+    if not all(map(is_text, of_name)):
       raise InputError(f"--{name} is no UTF-8 text; the terminal or the script has another encoding.")
   request = Request(**given, paste=False if flags.no_paste else None)
   video = processes.run_on_all(
