@@ -21,6 +21,7 @@ import numpy as np
 from emv3_jax.arrays import AnyArray
 from emv3_jax.errors import InputError
 from emv3_jax.limits import ABOVE_0, CHANNELS, WIDEST, check_ranges
+from emv3_jax.models import int8
 from emv3_jax.models.network import Network, Params
 from emv3_jax.models.norms import RMSNorm
 from emv3_jax.models.precision import FLOAT32, Precision
@@ -145,10 +146,14 @@ class UMT5(nnx.Module):
   """The whole encoder, layers stacked on a leading axis."""
 
   def __init__(self, config: UMT5Config, precision: Precision = FLOAT32, *, rngs: nnx.Rngs):
+    quantised, precision = precision.is_int8, precision.floats
     self.token_embedding = nnx.Embed(config.vocab_size, config.dim,
                                      param_dtype=precision.param_dtype, rngs=rngs)
     make_block = lambda r: Block(config, precision, rngs=r)
     self.blocks = nnx.vmap(make_block)(rngs.split(config.num_layers))
+    if quantised:
+      self.token_embedding.embedding = int8.Int8(self.token_embedding.embedding[...], -1)
+      int8.quantise_layers(self.blocks)
     self.norm = RMSNorm(config.dim, eps=config.eps, precision=precision)
     self.config = config
     self.precision = precision
@@ -169,7 +174,8 @@ class UMT5(nnx.Module):
     """
     mask = _check(ids, mask)
     # Not nnx.Embed's call: with a compute dtype it converts the whole table before the look-up.
-    x = jnp.take(self.token_embedding.embedding[...], ids, axis=0)
+    table = self.token_embedding.embedding
+    x = table.rows(ids) if isinstance(table, int8.Int8) else jnp.take(table[...], ids, axis=0)
     buckets = _buckets(self.config, ids)
 
 
@@ -200,6 +206,13 @@ def network(config: UMT5Config, precision: Precision = FLOAT32) -> Network[UMT5]
   return Network(lambda rngs: UMT5(config, precision, rngs=rngs))
 
 
+def _streamed_block(config: UMT5Config, precision: Precision, rngs: nnx.Rngs) -> Block:
+  block = Block(config, precision.floats, rngs=rngs)
+  if precision.is_int8:
+    int8.quantise_layers(block)
+  return block
+
+
 def encode_streaming(config: UMT5Config, precision: Precision,
                      load_embedding: Callable[[], Params],
                      load_layer: Callable[[int], Params],
@@ -208,7 +221,8 @@ def encode_streaming(config: UMT5Config, precision: Precision,
   """The same numbers as `UMT5.__call__` with one layer in memory at a time.
 
   Each callable returns the nested dict of one part as numpy or jax arrays, freed before the next
-  part is asked for. The embedding may be a memory map: only the rows of `ids` are read.
+  part is asked for. The embedding may be a memory map: only the rows of `ids` are read. With int8 weights
+  it is float all the same, and layers are quantised.
 
   Args:
     load_embedding: () -> params["token_embedding"], `embedding` [vocab, dim].
@@ -225,11 +239,12 @@ def encode_streaming(config: UMT5Config, precision: Precision,
   if ids.min() < 0 or ids.max() >= config.vocab_size:
     raise ValueError(f"umT5: ids span {ids.min()}..{ids.max()}, the vocabulary has "
                      f"{config.vocab_size} entries.")
-  block = Network(lambda rngs: Block(config, precision, rngs=rngs))
+  block = Network(lambda rngs: _streamed_block(config, precision, rngs))
   final_norm = Network(lambda _: RMSNorm(config.dim, eps=config.eps, precision=precision))
   apply_block = jax.jit(lambda params, *args: block.bind(params)(*args))
 
-  x = jnp.asarray(load_embedding()["embedding"][ids]).astype(jnp.float32)
+  rows = jnp.asarray(load_embedding()["embedding"][ids]).astype(jnp.float32)
+  x = int8.Int8(rows, -1)[...] if precision.is_int8 else rows
   buckets = _buckets(config, ids)
   for index in range(config.num_layers):
     # The result is waited for and the parameters are never named: they die within the line.
