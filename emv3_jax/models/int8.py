@@ -55,6 +55,12 @@ def quantise(matrix: AnyArray, axis: int) -> dict[str, AnyArray]:
   return {"int8": xp.rint(matrix * (np.float32(1) / scale)).astype(np.int8), "scale": scale}
 
 
+def rounded(matrix: np.ndarray, axis: int) -> np.ndarray:
+  """The float32 numbers that quantising an array on the host leaves of it."""
+  pair = quantise(matrix, axis)
+  return pair["int8"].astype(np.float32) * pair["scale"]
+
+
 def quantise_layers(module: nnx.Module) -> None:
   """Makes the matrices of all linear layers of a module, in place, `Int8`."""
   for _, layer in nnx.iter_modules(module):
