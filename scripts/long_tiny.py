@@ -69,7 +69,7 @@ def made(model: Model, request: Request, video: pathlib.Path, sound, about: dict
   if kept.is_file() and (known := json.loads(kept.read_text())).get("fingerprint") == wanted:
     return known
   opening = world.mouth_curve(sound, RATE, len(sound) // SAMPLES_PER_FRAME)
-  start = time.monotonic()
+  start, spent = time.monotonic(), time.process_time()
   clip = stream(model, request)
   output.write(clip, video)
   written = time.monotonic()
@@ -78,7 +78,8 @@ def made(model: Model, request: Request, video: pathlib.Path, sound, about: dict
   found = {"fingerprint": wanted, **about, "figures": shown.figures,
            "seam_by_chance": long_clips.seam_by_chance(shown.figures),
            "seen": shown.truth.seen.round(4).tolist(), "true": shown.truth.true.round(4).tolist(),
-           "seconds": {"made": round(written - start, 1), "judged": round(judged - written, 1)}}
+           "seconds": {"made": round(written - start, 1), "judged": round(judged - written, 1),
+                       "of_processors": round(time.process_time() - spent, 1)}}
   atomic.write_json(kept, found)
   logging.info("%s: made in %.0f s (%s), judged in %.0f s, r %.3f.", video, written - start, ", ".join(
       f"{part} {seconds:.0f}" for part, seconds in clip.report["seconds"].items() if seconds >= 1),

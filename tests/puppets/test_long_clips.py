@@ -65,7 +65,7 @@ def test_what_changes_at_a_border_by_chance():
 def kept(judged, **changes) -> dict:
   shown = judged[2]
   return {"puppet": "Iris", "figures": {**shown.figures, **changes}, "seam_by_chance": 1.5, "sentences": ["a", "b"],
-          "seen": shown.truth.seen.tolist(), "true": shown.truth.true.tolist(), "seconds": {"made": 2.0, "judged": 1.0}}
+          "seen": shown.truth.seen.tolist(), "true": shown.truth.true.tolist(), "seconds": {"made": 2.0, "judged": 1.0, "of_processors": 4.0}}
 
 
 def test_figures_are_summed_up(judged):
@@ -80,6 +80,7 @@ def test_figures_are_summed_up(judged):
   low, high = found["r_interval"]
   assert low <= found["r"] + 0.02 and found["r"] == found["short_r"] and high <= 1
   assert "| 3.00 (1.50) | 1.00 (0.90) | 2.00 / 1.00 = 2.0 |" in long_table.table({"blended": found})
+  assert found["seconds"] == {"made": 2, "judged": 1, "of_processors": 4}
   row = long_table.row(two[0])
   assert row["puppet"] == "Iris" and row["sentences"] == 2 and "curves" not in row
   json.dumps([found, row], allow_nan=False)

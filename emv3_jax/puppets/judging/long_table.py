@@ -44,7 +44,7 @@ def summary(clips: Sequence[dict], short: Sequence[Sequence[dict]]) -> dict:
     borders; seam_by_chance: what the largest would be without borders; sharpness_ratio, least_sharpness_ratio: median
     and least of the clips; colour_drift, short_colour_drift: means; r, short_r: medians of clips, with r_interval,
     short_r_interval of 90 %; luminance_step: mean absolute difference of inside and outside of overlaps;
-    seconds: mean of a clip, to make and to judge.
+    seconds: means of a clip: to make it, to judge it, and both of one processor.
   """
   of = lambda name: [clip["figures"][name] for clip in clips]
   ratios = [seam["ratio"] for seams in of("seams") for seam in seams]
@@ -60,7 +60,7 @@ def summary(clips: Sequence[dict], short: Sequence[Sequence[dict]]) -> dict:
       "r": _median_r(clips), "r_interval": intervals.of_median_r([truth_of(clip) for clip in clips]),
       "short_r": _median_r(every), "short_r_interval": intervals.of_median_r([truth_of(clip) for clip in every]),
       "luminance_step": float(np.mean(steps)) if steps else None,
-      "seconds": {name: float(np.mean([clip["seconds"][name] for clip in clips])) for name in ("made", "judged")}}
+      "seconds": {name: float(np.mean([clip["seconds"][name] for clip in clips])) for name in clips[0]["seconds"]}}
 
 
 def _median_r(clips: Sequence[dict]) -> float:
@@ -70,7 +70,7 @@ def _median_r(clips: Sequence[dict]) -> float:
 def table(found: dict[str, dict]) -> str:
   """A Markdown table of `summary` by way."""
   lines = ["| | largest seam (by chance) | sharpness, end / start (least) | colour drift / short clips' | "
-           "r (90 %) | r of short clips | s to make |", "| --- " * 7 + "|"]
+           "r (90 %) | r of short clips | processor s a clip |", "| --- " * 7 + "|"]
   number = lambda value, digits=2: "" if value is None else f"{value:.{digits}f}"
   interval = lambda pair: f"{pair[0]:.2f}-{pair[1]:.2f}"
   for name, each in found.items():
@@ -80,7 +80,7 @@ def table(found: dict[str, dict]) -> str:
         f"{each['colour_drift']:.2f} / {each['short_colour_drift']:.2f} = "
         f"{each['colour_drift'] / max(each['short_colour_drift'], 1e-6):.1f} | "
         f"{each['r']:.3f} ({interval(each['r_interval'])}) | {each['short_r']:.3f} ({interval(each['short_r_interval'])}) | "
-        f"{each['seconds']['made']:.0f} |")
+        f"{each['seconds']['of_processors']:.0f} |")
   return "\n".join(lines) + "\n"
 
 
