@@ -92,7 +92,7 @@ MUTANTS = [
         ("the size of the config is ignored", "if settings.height else", "if False else",
          "test_the_size_of_the_config_goes_first"),
         ("prompts by time are ignored", "[text for _, text in request.prompts] or", "",
-         f"{LONG}::test_a_long_clip")),
+         "tests/sampling/test_long_runs.py::test_a_long_clip")),
 
     *of("emv3_jax/sampling/long_plan.py", LONG,
         ("a window of one frame goes on for ever", "if length < 2 or overlap >= length:", "if False:",
