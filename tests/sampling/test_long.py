@@ -10,13 +10,13 @@ import pytest
 from emv3_jax import sharding, tasks, variants
 from emv3_jax.diffusion import windows
 from emv3_jax.errors import InputError
+from emv3_jax.jobs.manifest import read_manifest
 from emv3_jax.sampling import chunks, long_plan, timed_prompts, window_conditions
 from emv3_jax.sampling.denoise import Conditions, Denoiser
 from emv3_jax.sampling.given_frames import GivenFrames
 from emv3_jax.sampling.inputs import Inputs
 from emv3_jax.sampling.long_plan import LongPlan
 from emv3_jax.sampling.long_settings import LongConfig
-from emv3_jax.sampling.manifest import read_manifest
 from emv3_jax.sampling.model import Model
 from emv3_jax.sampling.settings import Request, SamplingConfig
 from emv3_jax.sampling.window_conditions import Encoded
