@@ -7,8 +7,8 @@ INPUTS, RUNS = "tests/sampling/test_inputs.py", "tests/sampling/test_golden_runs
 RESOLUTION, FACES = "tests/sampling/test_resolution.py", "tests/sampling/test_faces.py"
 MOVING = "tests/preparation/test_moving_masks.py"
 LONG, CONDITIONS = "tests/sampling/test_long.py", "test_conditions_of_windows"
-JOBS, FINGERPRINT = "tests/sampling/test_jobs.py", "tests/sampling/test_fingerprint.py"
-OUTPUT, MANIFEST = "tests/sampling/test_output.py", "tests/sampling/test_manifest.py"
+JOBS, FINGERPRINT = "tests/jobs/test_sampling_jobs.py", "tests/sampling/test_fingerprint.py"
+OUTPUT, MANIFEST = "tests/sampling/test_output.py", "tests/jobs/test_manifest.py"
 AS_WRITTEN = f"{JOBS}::test_a_job_whose_files_are_not_as_written_is_made_again"
 
 MUTANTS = [
@@ -92,7 +92,7 @@ MUTANTS = [
         ("the size of the config is ignored", "if settings.height else", "if False else",
          "test_the_size_of_the_config_goes_first"),
         ("prompts by time are ignored", "[text for _, text in request.prompts] or", "",
-         f"{LONG}::test_a_long_clip")),
+         "tests/sampling/test_long_runs.py::test_a_long_clip")),
 
     *of("emv3_jax/sampling/long_plan.py", LONG,
         ("a window of one frame goes on for ever", "if length < 2 or overlap >= length:", "if False:",
@@ -177,45 +177,6 @@ MUTANTS = [
          "test_settings_without_effect_are_left_out"),
         ("the numbers of the code do not count", "\"numerics\": NUMERICS, ", "",
          "test_the_numbers_of_the_code_count")),
-    *of("emv3_jax/sampling/jobs.py", JOBS,
-        ("a job is done whatever it is of", "video, lambda: fingerprint(model, job.to_make), save_latents",
-         "video, lambda: json.loads(output.report_path(video).read_text())[\"fingerprint\"], save_latents",
-         "test_each_file_is_read_once_and_changed_ones_again"),
-        ("a failing job ends the run", "except Exception as error:  # no error", "except InputError as error:  # a job",
-         "test_a_job_may_raise_what_it_likes"),
-        ("a batch cannot be stopped", "except Exception as error:  # no error", "except BaseException as error:  # a job",
-         "test_whoever_stops_a_batch_stops_all_of_it"),
-        ("failures are not counted", "skipped, len(failures))", "skipped, 0)",
-         "test_each_file_is_read_once_and_changed_ones_again"),
-        ("one of several processes goes on alone", "and processes.is_distributed():", "and False:",
-         "test_of_several_processes_none_goes_on_alone"),
-        ("what is in the way is not looked at again", "  check_output(job, folder)  # checked again", "  pass  # again",
-         "test_what_comes_in_the_way_meanwhile_is_seen"),
-        ("failures of an earlier run stay", "      path.unlink(missing_ok=True)\n", "      pass\n",
-         "test_done_jobs_are_skipped_and_failing_ones_stay_alone"),
-        ("latents are not asked for", "clip, video, save_latents=save_latents, metrics", "clip, video, metrics", "test_latents_that_are_asked_for_later_make_the_job_again"),
-        ("weights are not verified", "  if verify:\n    verify_weights(model)", "  if False:\n    verify_weights(model)",
-         "test_weights_are_verified_before_the_work")),
-    *of("emv3_jax/sampling/manifest.py", MANIFEST,
-        ("paths are the process's", "value = str(folder / value)", "value = str(value)",
-         "test_paths_are_relative_to_the_manifest"),
-        ("two jobs may make one video", "if job.fault or job.name not in duplicates else", "if True else",
-         "test_lines_of_one_name_fail_and_no_others"),
-        ("names may lead elsewhere", "re.fullmatch(r\"[\\w.-]+\", str(given))",
-         "re.fullmatch(r\"[\\w./-]+\", str(given))", "test_a_line_that_is_no_job_says_why"),
-        ("names are made of all that file names have", "re.sub(r\"[^\\w.-]+\", \"_\", stem)", "stem",
-         "test_names_are_made_of_file_names"),
-        ("3.0 is no seed", "      value = manifests.whole(value)\n", "      pass\n",
-         "test_what_other_programs_write"),
-        ("named files are not looked at", "        check_files(job.to_make, made)\n", "",
-         "test_all_is_looked_at_before_the_first_job"),
-        ("what lines say is not looked at", "        check_request(job.to_make, config)\n", "",
-         "test_what_would_not_be_used_is_told_beforehand"),
-        ("what will be made has to be there", "check_files(job.to_make, made)", "check_files(job.to_make)",
-         "test_what_an_earlier_line_makes_need_not_be_there"),
-        ("the source of another line is replaced", "    if reader and not", "    if False and not",
-         "test_sources_are_not_written_over_by_any_line"),
-        ("numbers may be without end", "not math.isfinite(value)", "False", "test_a_line_that_is_no_job_says_why")),
     *of("emv3_jax/io/manifests.py", MANIFEST,
         ("lines end at line separators too", "read_content(path).split(b\"\\n\")", "[x.encode() for x in read_content(path).decode().splitlines()]",
          "test_a_line_ends_at_a_line_feed_only"),

@@ -8,7 +8,7 @@ import pathlib
 import pytest
 
 from emv3_jax.errors import InputError
-from emv3_jax.sampling.manifest import check_jobs, read_manifest
+from emv3_jax.jobs.manifest import check_jobs, read_manifest
 from emv3_jax.sampling.settings import Config, Request, SamplingConfig
 
 CONFIG = Config("released")
