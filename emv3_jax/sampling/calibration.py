@@ -16,6 +16,7 @@ from emv3_jax.errors import InputError
 from emv3_jax.io import atomic, paths
 from emv3_jax.runtime import config as config_lib
 from emv3_jax.runtime.command_names import as_called
+from emv3_jax.sampling.settings import Settings
 
 VERSION = 1
 _STEM = "step_cache"
@@ -39,10 +40,10 @@ class Run:
   shift: float
   solver_shift: float
 
-  @property
-  def file_name(self) -> str:
-    """Name of the file beside the model."""
-    return f"{_STEM}_{self.solver}_{self.steps}_{self.shift:g}_{self.solver_shift:g}.json"
+  @classmethod
+  def of(cls, settings: Settings, variant: str, model: str) -> "Run":
+    """Makes the run of complete settings with the transformer of the digest `model`."""
+    return cls(model, variant, settings.solver, settings.steps, settings.shift, settings.solver_shift)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,11 +106,17 @@ def measured(run: Run, ratios: Mapping[str, Sequence[float]], changes: Sequence[
                      polynomial, clip)
 
 
-def path_of(run: Run, file: str, folder: pathlib.Path | None) -> pathlib.Path | None:
-  """Returns the path of a calibration: the given one, else that beside the model; None where there is no folder."""
-  if file:
-    return paths.expanded(file)
-  return None if folder is None else folder / run.file_name
+def path_of(settings: Settings, folder: pathlib.Path | None) -> pathlib.Path | None:
+  """Returns the path of the calibration of complete settings: the one that they name, else one beside the model.
+
+  Args:
+    settings: of the sampling.
+    folder: of the model; without one, and without a name, there is no path.
+  """
+  if settings.cache.file:
+    return paths.expanded(settings.cache.file)
+  name = f"{_STEM}_{settings.solver}_{settings.steps}_{settings.shift:g}_{settings.solver_shift:g}.json"
+  return None if folder is None else folder / name
 
 
 def write(path: str | os.PathLike, calibration: Calibration) -> None:

@@ -16,7 +16,8 @@ from emv3_jax.io import checkpoints
 from emv3_jax.io.paths import refuse_address
 from emv3_jax.runtime import config as config_lib
 from emv3_jax.runtime.command_names import as_called
-from emv3_jax.sampling import resolution
+from emv3_jax.sampling import resolution, skipping
+from emv3_jax.sampling.cache_settings import CacheConfig
 from emv3_jax.sampling.denoise import Denoiser, make_denoiser
 from emv3_jax.sampling.long_settings import LongConfig
 from emv3_jax.sampling.settings import Config
@@ -63,9 +64,14 @@ class Model(Networks):
   def denoiser(self) -> Denoiser:
     """Returns the denoising program, compiled once for all models with equal configs."""
     config = self.config
-    settings = dataclasses.replace(config.settings, long=LongConfig())  # which changes no program of a window
+    settings = dataclasses.replace(config.settings, long=LongConfig(), cache=CacheConfig("none"))  # which change no program
     return make_denoiser(config.model.transformer, settings, self.mesh,
                          precision=config.precision.transformer, attention=config.mesh.attention)
+
+  @property
+  def calibration_path(self) -> pathlib.Path | None:
+    """Path of the step cache's calibration; None where the settings use none."""
+    return skipping.calibration_path(self.config.settings, self.folder)
 
   def check_size(self, size: tuple[int, int]) -> None:
     """Checks that pictures of `size` (H, W) in pixels can be sharded.

@@ -77,7 +77,8 @@ def resolve(requested: SamplingConfig, variant: str, card: ModelCard | None = No
         break
   settings = config_lib.build(SamplingConfig, {
       "preset": requested.preset, "allow_mismatch": requested.allow_mismatch,
-      "long": dataclasses.asdict(requested.long), **values}, "sampling")
+      "long": dataclasses.asdict(requested.long),
+      "cache": dataclasses.asdict(requested.cache.complete(preset.get("cache", {}))), **values}, "sampling")
   return Resolved(settings, origins, _mismatches(settings, origins, card_settings, folder))
 
 

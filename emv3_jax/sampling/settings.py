@@ -15,6 +15,7 @@ from emv3_jax.io import paths
 from emv3_jax.limits import AMOUNT, COUNT, LARGEST, MANY, SEED, check, check_ranges, shown
 from emv3_jax.models.cross_attention import ALLOCATIONS
 from emv3_jax.sampling import timed_prompts
+from emv3_jax.sampling.cache_settings import CacheConfig
 from emv3_jax.sampling.long_settings import LongConfig
 from emv3_jax.sampling.timed_prompts import TimedPrompts
 from emv3_jax.sharding import MeshConfig
@@ -64,6 +65,7 @@ class SamplingConfig:
     height, width: fixed size in pixels, multiples of 16; 0 takes the size of the picture.
     enlarge: integer factor by which the written pictures are larger than the sampled ones.
     long: settings of clips that are longer than a window.
+    cache: which steps are skipped.
   """
 
   preset: str = ""
@@ -92,6 +94,7 @@ class SamplingConfig:
   width: int | None = None
   enlarge: int | None = None
   long: LongConfig = LongConfig()
+  cache: CacheConfig = CacheConfig()
 
   def __post_init__(self):
     if self.preset and self.preset not in preset_names():

@@ -13,11 +13,17 @@ from emv3_jax.models.transformer_block import TransformerConfig
 from emv3_jax.sampling import calibration, skipping
 from emv3_jax.sampling.cache_settings import CacheConfig
 from emv3_jax.sampling.calibration import Run
+from emv3_jax.sampling.settings import SamplingConfig
 
 RUN = Run(model="ab" * 32, variant="preview", solver="euler", steps=4, shift=5.0, solver_shift=5.0)
 NAN = math.nan
 BRANCHES = [("text", "full")] * 2 + [("full",)] * 2
 LIMITS = step_caches.Limits(0.5, 1, 3)
+
+
+def settings(steps=4, kind="magcache", **cache):
+  found = SamplingConfig(steps=steps, cache=CacheConfig(kind, **cache).complete({}))
+  return found.with_defaults("preview")
 
 
 @pytest.fixture
@@ -27,13 +33,13 @@ def made() -> calibration.Calibration:
 
 
 def test_a_file_gives_the_calibration_back(made, tmp_path):
-  path = calibration.path_of(RUN, "", tmp_path)
+  path = calibration.path_of(settings(), tmp_path)
   assert path == tmp_path / "step_cache_euler_4_5_5.json"
   calibration.write(path, made)
   assert calibration.read(path, RUN) == made
   np.testing.assert_allclose(np.polyval(made.polynomial, 0.25), 0.5, rtol=1e-6)
-  assert calibration.path_of(RUN, "mine.json", tmp_path).name == "mine.json"
-  assert calibration.path_of(RUN, "", None) is None
+  assert calibration.path_of(settings(file="mine.json"), tmp_path).name == "mine.json"
+  assert calibration.path_of(settings(), None) is None
 
 
 @pytest.mark.parametrize("other, said", [
@@ -48,11 +54,10 @@ def test_a_calibration_of_another_run_is_refused(made, tmp_path, other, said):
 
 
 def test_a_missing_calibration_names_those_that_are_there(made, tmp_path):
-  calibration.write(calibration.path_of(RUN, "", tmp_path), made)
+  calibration.write(calibration.path_of(settings(), tmp_path), made)
   with pytest.raises(InputError, match=r"no calibration .*step_cache_euler_8_5_5.json \(there: step_cache_euler_4_5_5.json\)"
                                        ".*--calibrate"):
-    wanted = dataclasses.replace(RUN, steps=8)
-    calibration.read(calibration.path_of(wanted, "", tmp_path), wanted)
+    skipping.of(settings(8), TransformerConfig(), tmp_path, lambda: RUN.model, BRANCHES)
 
 
 @pytest.mark.parametrize("change, said", [
@@ -91,6 +96,22 @@ def test_the_polynomial_of_wan_is_for_its_sizes():
   assert skipping.by_teacache(None, LIMITS, TransformerConfig()).polynomial == step_caches.WAN_POLYNOMIAL
   with pytest.raises(InputError, match=r"not applicable to this model \(dim 96, not 1536\); fit one with .*--calibrate"):
     skipping.by_teacache(None, LIMITS, TransformerConfig(dim=96, num_heads=3))
+
+
+def test_which_calibration_a_model_uses(made, tmp_path):
+  """TeaCache uses the one beside the model if there is one, else Wan's polynomial."""
+  of = lambda settings, folder=tmp_path: skipping.of(settings, TransformerConfig(), folder, lambda: RUN.model, BRANCHES)
+  tea = settings(kind="teacache")
+  assert skipping.calibration_path(tea, tmp_path) is None and of(tea).polynomial == step_caches.WAN_POLYNOMIAL
+  assert of(settings(kind="none")) is None is skipping.calibration_path(settings(kind="none"), tmp_path)
+  with pytest.raises(InputError, match="no calibration mine.json"):
+    of(settings(kind="teacache", file="mine.json"))
+  with pytest.raises(InputError, match="MagCache needs a calibration, and there is no model folder"):
+    of(settings(), None)
+  calibration.write(calibration.path_of(tea, tmp_path), made)
+  assert skipping.calibration_path(tea, tmp_path) == skipping.calibration_path(settings(), tmp_path) is not None
+  assert of(tea).polynomial == made.polynomial and of(settings()).ratios is not None
+  assert of(settings(retention=0.5)).limits == (0.12, 2, 4)
 
 
 @pytest.mark.parametrize("given, preset, want", [
