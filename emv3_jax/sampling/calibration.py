@@ -67,7 +67,7 @@ class Calibration:
   clip: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def ratios_of(self, branches: Sequence[Sequence[str]]) -> Float[np.ndarray, "branches steps"]:
-    """Returns the ratios of a run, NaN where a branch does not run.
+    """Returns the ratios of a run: NaN where a branch does not run, infinity where it begins after the first step.
 
     Args:
       branches: names of the branches that run at each step.
@@ -79,7 +79,10 @@ class Calibration:
     table = np.full((len(names), self.run.steps), np.nan)
     for row, name in enumerate(names):
       for i in range(1, self.run.steps):
-        if name not in branches[i] or name not in branches[i - 1]:
+        if name not in branches[i]:
+          continue
+        if name not in branches[i - 1]:
+          table[row, i] = np.inf
           continue
         ratio = self.ratios.get(name, (None,) * self.run.steps)[i]
         if ratio is None:

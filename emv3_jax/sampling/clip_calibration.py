@@ -9,7 +9,7 @@ import numpy as np
 from emv3_jax import tasks
 from emv3_jax.errors import InputError
 from emv3_jax.runtime import processes
-from emv3_jax.sampling import calibration, clip, long_plan
+from emv3_jax.sampling import calibration, clip, long_plan, one_window
 from emv3_jax.sampling.calibrating import make_calibrator
 from emv3_jax.sampling.calibration import Run
 from emv3_jax.sampling.model import Model
@@ -46,7 +46,7 @@ def calibrate(model: Model, request: Request, path: str | pathlib.Path = "", *, 
   encoded = clip.encode(model, inputs, profile)
   conditions = clip.window_conditions(model, inputs, encoded, profile)
   with profile.measure("transformer"), model.parameters("transformer") as params:
-    noise, conditions = clip.placed(model, inputs, conditions)
+    noise, conditions = one_window.placed(model, inputs, conditions)
     latents, found = make_calibrator(model.denoiser()).run(params, noise, conditions, progress or iter)
   if not np.isfinite(np.asarray(latents)).all():
     raise InputError("The model's latents are not finite; nothing can be measured.")

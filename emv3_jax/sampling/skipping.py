@@ -21,65 +21,77 @@ from emv3_jax.sampling.settings import Settings
 _WAN = {"dim": 1536, "ffn_dim": 8960, "num_heads": 12, "num_layers": 30, "freq_dim": 256}
 
 
+BranchNames = Sequence[Sequence[str]]  # of the guidance branches that run at each step
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Skipping:
   """How the schedule of a run is found.
 
   Attributes:
     limits: what it keeps to.
-    source: what it is found by, in words.
+    calibration: of MagCache, and of TeaCache where it has its own polynomial.
     polynomial: of TeaCache; empty for MagCache.
-    ratios: of MagCache, see `step_caches.magcache`; None for TeaCache.
   """
 
   limits: step_caches.Limits
-  source: str
+  calibration: Calibration | None
   polynomial: tuple[float, ...] = ()
-  ratios: Float[np.ndarray, "branches steps"] | None = None
 
-  def schedule(self, modulation: Float[np.ndarray, "steps 6 d"] | None) -> Bool[np.ndarray, "steps"]:
+  def schedule(self, branches: BranchNames, modulation: Float[np.ndarray, "steps 6 d"] | None
+               ) -> Bool[np.ndarray, "steps"]:
     """Computes which steps run, and logs it.
 
     Args:
+      branches: of the run.
       modulation: e0 of every step; only TeaCache reads it.
+
+    Raises:
+      InputError: MagCache's calibration does not have a branch at a step.
     """
-    if self.ratios is not None:
-      runs = step_caches.magcache(self.ratios, self.limits)
+    if self.needs_modulation:
+      assert modulation is not None
+      changes = step_caches.relative_changes(modulation)
+      changes[_beginnings(branches)] = np.nan  # a branch that did not run has no residual
+      runs = step_caches.teacache(changes, self.polynomial, self.limits)
     else:
-      assert modulation is not None  # `needs_modulation` says so
-      runs = step_caches.teacache(step_caches.relative_changes(modulation), self.polynomial, self.limits)
+      runs = step_caches.magcache(self.ratios(branches), self.limits)
     if processes.is_first():
       logging.info("%s: %s.", self.source, step_caches.described(runs))
     return runs
 
+  def ratios(self, branches: BranchNames) -> Float[np.ndarray, "branches steps"]:
+    """Returns the ratios of MagCache for a run, infinity where a branch begins after the first step, so that it runs.
+
+    Raises:
+      InputError: a branch of the run was not measured at a step.
+    """
+    assert self.calibration is not None  # MagCache has one
+    return self.calibration.ratios_of(branches)
+
   @property
   def needs_modulation(self) -> bool:
     """Whether the schedule depends on the time modulation."""
-    return self.ratios is None
+    return bool(self.polynomial)
+
+  @property
+  def source(self) -> str:
+    """What the schedule is found by, in words."""
+    if not self.polynomial:
+      return "MagCache"
+    return "TeaCache, polynomial of Wan 2.1 1.3B" if self.calibration is None else "TeaCache, calibrated polynomial"
 
 
-def by_magcache(calibration: Calibration, limits: step_caches.Limits, branches: Sequence[Sequence[str]]) -> Skipping:
-  """Skips by the measured ratios of the branches that run at each step.
-
-  Raises:
-    InputError: a branch was not measured at a step.
-  """
-  return Skipping(limits, "MagCache", ratios=calibration.ratios_of(branches))
+def _beginnings(branches: BranchNames) -> list[int]:
+  """Returns the steps at which a branch begins, but the first."""
+  return [i for i in range(1, len(branches)) if not set(branches[i]) <= set(branches[i - 1])]
 
 
-def by_teacache(calibration: Calibration | None, limits: step_caches.Limits, network: TransformerConfig) -> Skipping:
-  """Skips by the calibration's polynomial, without one by that of Wan 2.1 1.3B.
-
-  Raises:
-    InputError: there is no calibration, and the network has not the sizes of Wan 2.1 1.3B.
-  """
-  if calibration is not None:
-    return Skipping(limits, "TeaCache, calibrated", polynomial=calibration.polynomial)
+def _check_wan(network: TransformerConfig) -> None:
   other = [f"{name} {getattr(network, name)}, not {size}" for name, size in _WAN.items() if getattr(network, name) != size]
   if other:
     raise InputError(f"TeaCache's polynomial is of Wan 2.1 1.3B and not applicable to this model ({other[0]}); fit one "
                      f"with `{as_called('emv3-sample')} ... --calibrate`, or leave sampling.cache.kind=none.")
-  return Skipping(limits, "TeaCache, polynomial of Wan 2.1 1.3B", polynomial=step_caches.WAN_POLYNOMIAL)
 
 
 def calibration_path(settings: Settings, folder: pathlib.Path | None) -> pathlib.Path | None:
@@ -95,7 +107,7 @@ def calibration_path(settings: Settings, folder: pathlib.Path | None) -> pathlib
 
 
 def of(settings: Settings, network: TransformerConfig, folder: pathlib.Path | None, digest: Callable[[], str],
-       branches: Sequence[Sequence[str]]) -> Skipping | None:
+       runs: Sequence[BranchNames]) -> Skipping | None:
   """Returns how the runs of a model skip steps; None where they skip none.
 
   Args:
@@ -103,20 +115,26 @@ def of(settings: Settings, network: TransformerConfig, folder: pathlib.Path | No
     network: sizes of the transformer.
     folder: of the model; None for one without a folder.
     digest: returns that of the transformer's weights; is called where there is a calibration.
-    branches: names of the guidance branches that run at each step.
+    runs: names of the branches of every kind of run that there will be.
 
   Raises:
-    InputError: the calibration is missing, is no calibration or is of another run, or TeaCache cannot do without.
+    InputError: the calibration is missing, is no calibration or is of another run, TeaCache cannot do without, or
+      MagCache's does not have a branch.
   """
-  kind = settings.cache.kind
-  if kind in (None, "none"):
+  if settings.cache.kind in (None, "none"):
     return None
+  teacache = settings.cache.kind == "teacache"
   limits, path = settings.cache.limits(settings.steps), calibration_path(settings, folder)
-  if path is None and kind == "magcache":
-    raise InputError("MagCache needs a calibration, and there is no model folder that it could lie in; name one with "
-                     "--config.sampling.cache.file.")
-  found = None if path is None else calibration_lib.read(path, Run.of(settings, network.variant, digest()))
-  if kind == "teacache":
-    return by_teacache(found, limits, network)
-  assert found is not None
-  return by_magcache(found, limits, branches)
+  if path is None:
+    if not teacache:
+      raise InputError("MagCache needs a calibration, and there is no model folder that it could lie in; name one with "
+                       "--config.sampling.cache.file.")
+    _check_wan(network)
+    return Skipping(limits, None, step_caches.WAN_POLYNOMIAL)
+  found = calibration_lib.read(path, Run.of(settings, network.variant, digest()))
+  if teacache:
+    return Skipping(limits, found, found.polynomial)
+  skipping = Skipping(limits, found)
+  for branches in runs:
+    skipping.ratios(branches)
+  return skipping

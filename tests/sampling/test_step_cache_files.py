@@ -14,6 +14,7 @@ from emv3_jax.sampling import calibration, skipping
 from emv3_jax.sampling.cache_settings import CacheConfig
 from emv3_jax.sampling.calibration import Run
 from emv3_jax.sampling.settings import SamplingConfig
+from emv3_jax.sampling.skipping import Skipping
 
 RUN = Run(model="ab" * 32, variant="preview", solver="euler", steps=4, shift=5.0, solver_shift=5.0)
 NAN = math.nan
@@ -57,7 +58,7 @@ def test_a_missing_calibration_names_those_that_are_there(made, tmp_path):
   calibration.write(calibration.path_of(settings(), tmp_path), made)
   with pytest.raises(InputError, match=r"no calibration .*step_cache_euler_8_5_5.json \(there: step_cache_euler_4_5_5.json\)"
                                        ".*--calibrate"):
-    skipping.of(settings(8), TransformerConfig(), tmp_path, lambda: RUN.model, BRANCHES)
+    skipping.of(settings(8), TransformerConfig(), tmp_path, lambda: RUN.model, [BRANCHES])
 
 
 @pytest.mark.parametrize("change, said", [
@@ -85,22 +86,30 @@ def test_one_step_cannot_be_calibrated():
     calibration.measured(dataclasses.replace(RUN, steps=1), {"full": [NAN]}, [NAN], [NAN], {})
 
 
-def test_schedules_of_a_calibration(made):
-  assert skipping.by_magcache(made, LIMITS, BRANCHES).schedule(None).tolist() == [True, False, True, True]
-  modulation = np.tile(np.cumprod([1, 1.1, 1.2, 1.3])[:, None, None], (1, 6, 2))  # changes of 0.1, 0.2 and 0.3, of the output twice that
-  by = skipping.by_teacache(made, LIMITS, TransformerConfig(dim=12, num_heads=1))
-  assert by.schedule(modulation).tolist() == [True, False, True, True]
+MODULATION = np.tile(np.cumprod([1, 1.1, 1.2, 1.3])[:, None, None], (1, 6, 2))  # changes of 0.1, 0.2 and 0.3
+
+
+@pytest.mark.parametrize("branches, magcache, teacache", [
+    (BRANCHES, [True, False, True, True], [True, False, False, True]),
+    ([("full",), ("text", "full"), ("text", "full"), ("full",)], [True, True, False, True], [True, True, False, True])])
+def test_schedules_of_a_calibration(made, branches, magcache, teacache):
+  """The output changes twice as much as the modulation. A branch that begins has no residual, so that step 1 runs."""
+  by_ratios = Skipping(LIMITS._replace(threshold=0.45), made)
+  assert by_ratios.schedule(branches, None).tolist() == magcache
+  by_changes = Skipping(LIMITS._replace(threshold=0.65), made, made.polynomial)
+  assert by_changes.schedule(branches, MODULATION).tolist() == teacache
 
 
 def test_the_polynomial_of_wan_is_for_its_sizes():
-  assert skipping.by_teacache(None, LIMITS, TransformerConfig()).polynomial == step_caches.WAN_POLYNOMIAL
+  of = lambda network: skipping.of(settings(kind="teacache"), network, None, lambda: RUN.model, [BRANCHES])
+  assert of(TransformerConfig()).polynomial == step_caches.WAN_POLYNOMIAL
   with pytest.raises(InputError, match=r"not applicable to this model \(dim 96, not 1536\); fit one with .*--calibrate"):
-    skipping.by_teacache(None, LIMITS, TransformerConfig(dim=96, num_heads=3))
+    of(TransformerConfig(dim=96, num_heads=3))
 
 
 def test_which_calibration_a_model_uses(made, tmp_path):
   """TeaCache uses the one beside the model if there is one, else Wan's polynomial."""
-  of = lambda settings, folder=tmp_path: skipping.of(settings, TransformerConfig(), folder, lambda: RUN.model, BRANCHES)
+  of = lambda settings, folder=tmp_path: skipping.of(settings, TransformerConfig(), folder, lambda: RUN.model, [BRANCHES])
   tea = settings(kind="teacache")
   assert skipping.calibration_path(tea, tmp_path) is None and of(tea).polynomial == step_caches.WAN_POLYNOMIAL
   assert of(settings(kind="none")) is None is skipping.calibration_path(settings(kind="none"), tmp_path)
@@ -110,7 +119,9 @@ def test_which_calibration_a_model_uses(made, tmp_path):
     of(settings(), None)
   calibration.write(calibration.path_of(tea, tmp_path), made)
   assert skipping.calibration_path(tea, tmp_path) == skipping.calibration_path(settings(), tmp_path) is not None
-  assert of(tea).polynomial == made.polynomial and of(settings()).ratios is not None
+  assert of(tea).polynomial == made.polynomial and of(settings()).needs_modulation is False
+  with pytest.raises(InputError, match="no ratio of guidance branch 'text' at step 3"):
+    skipping.of(settings(), TransformerConfig(), tmp_path, lambda: RUN.model, [BRANCHES, [("text", "full")] * 4])
   assert of(settings(retention=0.5)).limits == (0.12, 2, 4)
 
 
