@@ -132,7 +132,7 @@ def by_branch(denoiser: Denoiser, residual: Float[AnyArray, "*rows s d"], branch
 
 
 def chosen(denoiser: Denoiser, residual: Float[AnyArray, "*rows s d"], kept: Branches, branches: Branches, b: int
-           ) -> Float[AnyArray, "*rows s d"]:
+           ) -> Float[AnyArray, "*taken s d"]:
   """Takes the residuals of the branches that still run, in the form that `Denoiser.forward` takes.
 
   Args:
