@@ -123,6 +123,23 @@ def test_the_negative_prompt_is_scaled_step_by_step():
   assert seen == [[3.0, 1, 1], [4.5, 1, 1]], "projected where it changes"
 
 
+@pytest.mark.parametrize("branches", ["batched", "in_turn"])
+@pytest.mark.parametrize("settings, rows, mixed", [
+    ({"guidance_until": 0.5}, (3, 1), (2 + 4 * (1 - 2) + 3 * (31 - 1), 31)),
+    ({"text_scale": 1.0, "released_switch": False}, (2, 2), (1 + 3 * (31 - 1),) * 2),
+    ({"text_scale": 3.0}, (2, 2), (2 + 3 * (31 - 2),) * 2),
+    ({"text_scale": 1.0}, (1, 1), (31, 31))])
+def test_branches_without_weight_do_not_run(branches, settings, rows, mixed):
+  """The un branch predicts 2, text 1, full 31, at both steps."""
+  network = Listener(lambda context: context)
+  constant = dict(text_scale=4.0, audio_scale=3.0, dynamic_text=False, dynamic_audio=False, neg_scale=1.0)
+  calls, latents = heard(network, branches=branches, **{**constant, **settings})
+  if branches == "batched":
+    assert tuple(len(call["sinusoid"]) for call in calls) == rows
+  sigmas = denoiser_of(SamplingConfig(steps=2)).solver.schedule.sigmas
+  np.testing.assert_allclose(latents, np.diff(sigmas) @ mixed, rtol=1e-5)
+
+
 @pytest.mark.parametrize("tokens, wanted, blocks", [
     ((3, 4, 6), 0, 1), ((3, 4, 6), 4, 6), ((29, 96, 96), 0, 9)])
 def test_token_blocks_divide_the_positions(tokens, wanted, blocks):
