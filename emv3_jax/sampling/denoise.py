@@ -4,7 +4,7 @@ Everything that depends on the step but not on the latents (time sinusoids, guid
 modality weights) is tabulated on the host beforehand, so that one program serves all steps.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 import dataclasses
 import functools
 import math
@@ -28,45 +28,12 @@ from emv3_jax.models.network import Params
 from emv3_jax.models.precision import Precision
 from emv3_jax.models.transformer import TransformerConfig
 from emv3_jax.runtime import kept_programs
+from emv3_jax.sampling.conditions import Conditions, StepTables
 from emv3_jax.sampling.guidance_settings import guidance_of
 from emv3_jax.sampling.settings import SamplingConfig
 from emv3_jax.sharding import mesh as sharding_mesh
 
 BLOCK_TOKENS = 8192  # tokens of a clip that a layer processes at a time
-
-
-@dataclasses.dataclass(frozen=True)
-class Conditions:
-  """Conditions of the network for one window; b clips of one shape.
-
-  Attributes:
-    text: dict with `prompt` and the negative prompts that steps are guided by, named by `negative_phases.name_of`:
-      float32 [b, text_tokens, text_dim], umT5 states of the tokens of the text, padded with zeros.
-    image: float32 [b, image_tokens, image_dim] CLIP states; zeros without a picture.
-    audio: float32 [b, tokens, 768] (preview) or [b, F, 5, layers, 768] (flash).
-    condition: float32 [b, f, H8, W8, 20], mask channels and latents of the masked video.
-    face_mask: float32 [b, h*w], or [b, h*w, f] by latent frame, 1 where the audio acts; None stands for
-      everywhere.
-  """
-
-  text: Mapping[str, AnyArray]
-  image: AnyArray
-  audio: AnyArray
-  condition: AnyArray
-  face_mask: AnyArray | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class StepTables:
-  """Values for each step, computed on the host: all float32 with a leading axis [steps]."""
-
-  sinusoid: np.ndarray  # [steps, freq_dim]
-  text_scale: np.ndarray  # [steps]
-  audio_scale: np.ndarray  # [steps]
-  modality_weights: np.ndarray  # [steps, 3]
-
-  def tree(self) -> dict[str, np.ndarray]:
-    return dataclasses.asdict(self)
 
 
 class Denoiser:

@@ -131,8 +131,9 @@ def test_evaluations_are_counted_by_branch():
 
 
 def test_windows_keep_their_own_residuals():
-  """In groups of any size, on the host between steps or not; one window is as `CachedDenoiser` has it."""
+  """In groups of any size, on the host between steps or not, also where guidance ends; one window is as by hand."""
   denoiser, params, noise, conditions = case()
+  denoiser = Denoiser(denoiser.transformer, dataclasses.replace(denoiser.settings, guidance_until=0.4))
   golden = golden_data.load("e2e", "std_dynamic")
   whole, noise = conditions_of(golden), channels_last(golden["init_noise"])[0]
   placed = windows.place(5, 2, 1)
@@ -146,7 +147,7 @@ def test_windows_keep_their_own_residuals():
   split = Denoiser(sharding.on_mesh(denoiser.transformer.config, pair), denoiser.settings)
   close(run(WindowDenoiser(split, "blended"), sharding.shard_params(params, pair), 2), one_by_one)
   alone = LongPlan("blended", windows.place(FRAMES, FRAMES, 1), 1, 1)
-  close(made.run(params, noise[:FRAMES], alone, [conditions], runs=RUNS), by_hand()[0][-1][0])
+  close(made.run(params, noise[:FRAMES], alone, [conditions], runs=RUNS), by_hand(until=2)[0][-1][0])
 
 
 def test_a_calibration_measures_residuals_and_outputs():
