@@ -62,7 +62,7 @@ class StepGuidance(NamedTuple):
   Attributes:
     branches: those that run.
     text_scale, audio_scale: g, with the weight of the phase in it, and g_a; both 1 without guidance.
-    negative: index of the negative prompt, see `negative_phases.distinct_prompts`.
+    negative: number of the phase, whose negative prompt it is; 0 without phases.
     negative_scale: factor on the negative prompt's encoder output.
   """
 
@@ -205,20 +205,17 @@ class Guidance:
     guided = negative_phases.first_steps(self.until, steps)
     if self.released_switch and self.text_scale <= 1:
       guided = 0
-    phases = negative_phases.phase_by_step(self.phases, steps) if self.phases else [None] * steps
-    prompts = negative_phases.distinct_prompts(self.phases)
+    phases = self.phases or (Phase(),)
     factors = negative_prompt_scales(self.neg_scale, self.neg_steps, steps)
     found = []
-    for i, number in enumerate(phases):
+    for i, number in enumerate(negative_phases.phase_by_step(phases, steps)):
       if i >= guided:
         found.append(StepGuidance(FULL_ALONE, 1.0, 1.0, 0, np.float32(1)))
         continue
-      phase = Phase() if number is None else self.phases[number]
       g = _at_step(self.text_scale, self.dynamic_text, i, steps) if self.by_text else 1.0
-      g = g if phase.weight == 1 else 1 + phase.weight * (g - 1)
+      g = g if phases[number].weight == 1 else 1 + phases[number].weight * (g - 1)
       g_a = _at_step(self.audio_scale, self.dynamic_audio, i, steps)
-      found.append(StepGuidance(_needed(g, g_a, self.by_text, windows), g, g_a,
-                                prompts.index(phase.negative_prompt), factors[i]))
+      found.append(StepGuidance(_needed(g, g_a, self.by_text, windows), g, g_a, number, factors[i]))
     return tuple(found)
 
   def scales(self, steps: int) -> Scales:

@@ -41,7 +41,7 @@ class Phase:
   weight: float = 1.0
 
   def __post_init__(self):
-    check_ranges("A phase of PNG: ", self, {"until": (ABOVE_0, 1), "until_step": AMOUNT, "weight": (0, LARGEST)})
+    check_ranges("A phase of PNG:", self, {"until": (ABOVE_0, 1), "until_step": AMOUNT, "weight": (0, LARGEST)})
     if self.until_step and self.until < 1:
       raise InputError(f"A phase of PNG ends at until={self.until:g} and at until_step={self.until_step}; "
                        "leave one of them out.")
@@ -108,11 +108,6 @@ def phase_by_step(phases: Sequence[Phase], steps: int) -> list[int]:
   return [next(index for index, end in enumerate(ends) if step < end) for step in range(steps)]
 
 
-def distinct_prompts(phases: Sequence[Phase]) -> tuple[str | None, ...]:
-  """Returns the negative prompts of phases, each once, in order; None for that of the settings."""
-  return tuple(dict.fromkeys(phase.negative_prompt for phase in phases)) or (None,)
-
-
-def name_of(index: int) -> str:
-  """Returns the name of entry `index` of `distinct_prompts` among a clip's prompts."""
-  return f"negative {index}" if index else "negative"
+def name_of(number: int) -> str:
+  """Returns the name of the negative prompt of a phase, counted from 0, among a clip's prompts."""
+  return f"negative {number}" if number else "negative"

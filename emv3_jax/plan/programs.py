@@ -29,7 +29,7 @@ class Window:
   """Size of the clip that is planned: 4k+1 frames of height x width pixels.
 
   Attributes:
-    clip_frames: 4k+1, of a longer clip that such windows make; 0 for none.
+    clip_frames: 4k+1, of the clip that one or several such windows make; 0 where none is given.
   """
 
   frames: int

@@ -205,7 +205,7 @@ def _read_inputs(report: ClipReport, model: Model) -> Inputs:
   config = dataclasses.replace(model.config, seed=report.seed, face_detector=report.face_detector,
                                sampling=settings)
   try:
-    inputs = read_inputs(dataclasses.replace(report.request, negative_prompt=None), config,
+    inputs = read_inputs(dataclasses.replace(report.request, negative_prompt=None, negative_prompts=()), config,
                          model.tokenizer_path, model.normalises_waveform)
   except InputError as error:
     raise InputError(f"Report {report.path}: {error}") from None

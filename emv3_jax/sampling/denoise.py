@@ -29,7 +29,7 @@ from emv3_jax.models.precision import Precision
 from emv3_jax.models.transformer import TransformerConfig
 from emv3_jax.runtime import kept_programs
 from emv3_jax.sampling.conditions import Conditions, StepTables
-from emv3_jax.sampling.guidance_settings import guidance_of
+from emv3_jax.sampling.guidance_settings import guidance_of, warn_of_weights
 from emv3_jax.sampling.settings import SamplingConfig
 from emv3_jax.sharding import mesh as sharding_mesh
 
@@ -56,6 +56,7 @@ class Denoiser:
     self.solver = solvers.make_solver(
         settings.solver, settings.steps, settings.shift, settings.solver_shift)
     self.guidance = guidance_of(settings, config.variant)
+    warn_of_weights(settings)
     self.schedule = self.guidance.schedule(settings.steps)
     temporal = rope.axis_pairs(config.head_dim)[0]
     if settings.riflex_k > temporal:

@@ -24,7 +24,7 @@ from emv3_jax.faces import detect, track
 from emv3_jax.io.digests import file_digest
 from emv3_jax.models.cross_attention import ALLOCATIONS
 from emv3_jax.sampling import long_plan
-from emv3_jax.sampling.guidance_settings import unused_of_guidance
+from emv3_jax.sampling.guidance_settings import prompts_of_phases, unused_of_guidance
 from emv3_jax.sampling.inputs import looks_for_faces, num_frames, uses_face_box
 from emv3_jax.sampling.model import Model
 from emv3_jax.sampling.settings import VISUAL_INPUTS, Request
@@ -58,7 +58,7 @@ VALUES: dict[str, str | tuple[str, ...]] = {
     "dynamic_text": "config.sampling.dynamic_text",
     "dynamic_audio": "config.sampling.dynamic_audio",
     "guidance_until": "config.sampling.guidance_until",
-    "png_phases": "config.sampling.png_phases",
+    "png_phases": ("request.negative_prompts", "config.sampling.png_phases"),
     "neg_scale": "config.sampling.neg_scale",
     "neg_steps": "config.sampling.neg_steps",
     "audio_gain": "config.sampling.audio_gain",
@@ -159,8 +159,9 @@ def entries(model: Model, request: Request) -> dict[str, Any]:
     found["allocation"] = dataclasses.asdict(allocation)
   found["face_box"] = _face_box(found)
   settings = model.config.settings
-  found["png_phases"] = [(phase.end(settings.steps), phase.negative_prompt, phase.weight)
-                         for phase in settings.png_phases]
+  found["png_phases"] = [
+      (phase.end(settings.steps), prompt, phase.weight)
+      for phase, prompt in zip(settings.png_phases, prompts_of_phases(settings, request), strict=False)]
   unused = (_unused(found, task) | unused_of_guidance(settings, model.config.model.transformer.variant)
             | _unused_of_length(found, model, request, task))
   used = {entry: pathlib.Path(value) if entry in FILES else value for entry, value in found.items()

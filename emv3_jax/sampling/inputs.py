@@ -90,9 +90,8 @@ def read_inputs(request: Request, config: Config, tokenizer_path: pathlib.Path,
   is_long = long_plan.is_long(settings, sample_frames)  # window and overlap fit each other
   prompts = dict(zip(timed_prompts.names(len(request.prompts) or 1),
                      [text for _, text in request.prompts] or [request.prompt], strict=True))
-  negative = settings.negative_prompt if request.negative_prompt is None else request.negative_prompt
-  needed = guidance_settings.negative_prompts(settings, variant.name, settings.long.mode if is_long else "blended")
-  prompts |= {name: negative if prompt is None else prompt for name, prompt in needed.items()}
+  prompts |= guidance_settings.negative_prompts(
+      settings, variant.name, request, settings.long.mode if is_long else "blended")
   pictures = _read_pictures(request, config, task, frames, sample_frames)
   return Inputs(
       prompts=prompts, tokenizer=text_lib.Tokenizer.load(tokenizer_path),
@@ -174,8 +173,7 @@ def looks_for_faces(task: TaskSpec, variant: Variant) -> bool:
 
 def _check_used(request: Request, task: TaskSpec, variant: Variant, settings: Settings) -> None:
   """Raises InputError for a field that would have no effect."""
-  if request.negative_prompt is not None and (why := guidance_settings.why_unused(settings, variant.name)):
-    raise InputError(f"The negative prompt would not be used: {why}. Leave --negative_prompt out.")
+  guidance_settings.check_negative_prompts(settings, variant.name, request)
   if request.face_box not in (None, "none") and not uses_face_box(task, variant):
     why = (f"{variant.name} has no face mask" if not variant.face_mask else
            f"task {task.name} looks for no face" if task.inputs else f"task {task.name} has no picture")

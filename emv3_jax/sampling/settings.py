@@ -250,6 +250,7 @@ class Request:
       for `auto` if the task uses a face. Only for the preview variant and for lipsync.
     seed: seed of the noise; None takes that of the config.
     negative_prompt: None takes that of the settings; only if text guidance is on.
+    negative_prompts: one for each phase of PNG, in place of those of the settings; empty leaves them.
     seconds: length of the audio to use, from its start; None uses all.
     prompts: prompts by time in place of `prompt`: pairs (second, prompt), from second 0 on, each in force until
       the next. A window has the one that is in force in its middle.
@@ -257,7 +258,8 @@ class Request:
       for True.
 
   Raises:
-    InputError: a seed out of range, `seconds` that is not a positive finite number, or `prompts` out of order.
+    InputError: a seed out of range, `seconds` that is not a positive finite number, `prompts` out of order, or
+      negative prompts in two ways.
   """
 
   audio: str | pathlib.Path
@@ -272,6 +274,7 @@ class Request:
   seconds: float | None = None
   paste: bool | None = None
   prompts: TimedPrompts = ()
+  negative_prompts: tuple[str, ...] = ()
 
   def __post_init__(self):
     if self.seed is not None:
@@ -279,3 +282,6 @@ class Request:
     if self.seconds is not None and not 0 < self.seconds < math.inf:
       raise InputError(f"--seconds={shown(self.seconds)} is not a length of time; give a number above 0.")
     object.__setattr__(self, "prompts", timed_prompts.checked(self.prompts, self.prompt))
+    object.__setattr__(self, "negative_prompts", tuple(self.negative_prompts))
+    if self.negative_prompts and self.negative_prompt is not None:
+      raise InputError("negative_prompt and negative_prompts are given; leave one of them out.")

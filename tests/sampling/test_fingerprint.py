@@ -120,6 +120,7 @@ DECIDING = {  # what changes: (task, change of the request, change of the config
     "guidance by audio alone": ("i2v", {}, {"sampling__text_scale": 1.0, "sampling__released_switch": False}),
     "a share of the steps": ("i2v", {}, {"sampling__guidance_until": 0.5}),
     "phases": ("i2v", {}, {"sampling__png": "phases"}),
+    "the order of prompts": ("i2v", {"negative_prompts": ("a", "b")}, {"sampling__png": "phases"}),
     "no factor": ("i2v", {}, {"sampling__png": "off"}),
     "dynamic text": ("i2v", {}, {"sampling__dynamic_text": True}),
     "dynamic audio": ("i2v", {}, {"sampling__dynamic_audio": True}),
@@ -227,6 +228,18 @@ def test_settings_without_effect_are_left_out(config, folder, name):
   base, request = changed(config, **settings), request_in(folder, task, face_box="none")
   for change in changes:
     assert of(changed(base, **change), request) == of(base, request), change
+
+
+def test_phases_count_by_what_they_say(config, folder):
+  """Ends by their steps, negative prompts by their texts, wherever they come from."""
+  def entry(phases, request=(), **settings):
+    phased = model_of(config, sampling__png="phases", sampling__steps=4, sampling__png_phases=phases, **settings)
+    return lib.entries(phased, request_in(folder, face_box="none", **dict(request)))["png_phases"]
+
+  said = entry((Phase(until_step=1, weight=1.5, negative_prompt="a"), Phase(negative_prompt="b")))
+  assert said == [[1, "a", 1.5], [4, "b", 1]]
+  assert said == entry((Phase(until=0.25, weight=1.5), Phase(negative_prompt="b")), sampling__negative_prompt="a")
+  assert said == entry((Phase(until_step=1, weight=1.5), Phase()), {"negative_prompts": ("a", "b")})
 
 
 def test_a_waveform_that_is_not_normalised_counts_for_preview(config, folder, monkeypatch):
