@@ -100,10 +100,13 @@ def measured(run: Run, ratios: Mapping[str, Sequence[float]], changes: Sequence[
   """Makes a calibration of measured numbers, NaN where there are none, and fits TeaCache's polynomial.
 
   Raises:
-    InputError: the run has a single step.
+    InputError: the run has a single step, or no step changes the output.
   """
   if run.steps < 2:
     raise InputError("A run of 1 step has no step to compare; calibrate with 2 or more --config.sampling.steps.")
+  if not (np.isfinite(changes) & np.isfinite(outputs)).any():
+    raise InputError("The network's output is not finite or zero at every step: there is nothing to measure. Calibrate a "
+                     "trained model.")
   polynomial = step_caches.fitted(np.asarray(changes), np.asarray(outputs))
   return Calibration(run, {name: _plain(values) for name, values in ratios.items()}, _plain(changes), _plain(outputs),
                      polynomial, clip)

@@ -84,6 +84,8 @@ def test_ratios_of_the_branches_that_run(made):
 def test_one_step_cannot_be_calibrated():
   with pytest.raises(InputError, match="1 step has no step to compare"):
     calibration.measured(dataclasses.replace(RUN, steps=1), {"full": [NAN]}, [NAN], [NAN], {})
+  with pytest.raises(InputError, match="nothing to measure"):  # of a network that says 0
+    calibration.measured(RUN, {"full": [NAN] * 4}, [NAN, 1, 2, 3], [NAN] * 4, {})
 
 
 MODULATION = np.tile(np.cumprod([1, 1.1, 1.2, 1.3])[:, None, None], (1, 6, 2))  # changes of 0.1, 0.2 and 0.3
