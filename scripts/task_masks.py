@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from emv3_jax import tasks
-from emv3_jax.conditioning.face import FaceBox, mouth_region
+from emv3_jax.conditioning import face_boxes
 from emv3_jax.conditioning.image import to_pixels
 from emv3_jax.io.atomic import atomic_file
 from emv3_jax.puppets import world
@@ -28,8 +28,8 @@ def main() -> None:
   wanted = parser.parse_args()
   clip = world.render_clip(world.clip_spec(0, INDEX, frames=FRAMES))
   size = clip.frames.shape[1:3]
-  edges = map(int, box_around(clip.truth.face_box).split(","))
-  redrawn = mouth_region(FaceBox(*edges, *size), size)
+  box = np.array([box_around(clip.truth.face_box).split(",")], np.float64)
+  redrawn, = face_boxes.mouth_regions(box, size, size)
   rows = []
   for name in tasks.names():
     known = tasks.of(name).condition_mask(FRAMES, mouth=redrawn)

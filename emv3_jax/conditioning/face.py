@@ -6,14 +6,13 @@ import os
 import sys
 
 from absl import logging
-from jaxtyping import Bool, Float32, Float64, UInt8
+from jaxtyping import Float64, UInt8
 import numpy as np
 
 from emv3_jax.errors import InputError
 from emv3_jax.faces import detect
 from emv3_jax.faces.detect import Face
 from emv3_jax.faces.mesh import Box
-from emv3_jax.geometry import TOKEN, token_grid
 
 MAX_ROLL = 45  # degrees; a face that is turned further is told
 MAX_ASPECT_ERROR = 0.05  # log ratio, between an image and the image that a stored box was made for
@@ -215,49 +214,3 @@ def _detect_by_yunet(image: np.ndarray, model) -> list[Box]:
   except cv2.error as error:
     raise InputError(f"Face detector {model} is no YuNet model: {error}") from None
   return [(y, y + h, x, x + w) for x, y, w, h in ([] if faces is None else faces[:, :4].tolist())]
-
-
-def face_mask(box: FaceBox, size: tuple[int, int], *, optional: bool = True) -> Float32[np.ndarray, "hw"]:
-  """Computes M_face of eq. 1 for each token: 1 on the face, 0 elsewhere, in row-major order of the grid.
-
-  As in the reference, both axes of the box are scaled by the square root of the ratio of the areas, even
-  if the resized image has another aspect ratio, and each edge is rounded down to tokens.
-
-  Args:
-    box: the face in pixels of the portrait.
-    size: sampled size (H, W) in pixels.
-    optional: as in `parse_face_box`.
-
-  Raises:
-    InputError: the face covers no whole token row or column, so that the voice would have no effect.
-  """
-  height, width = size
-  ratio = math.sqrt(height * width / (box.height * box.width))
-  y1, y2, x1, x2 = (edge * ratio // TOKEN for edge in (box.y1, box.y2, box.x1, box.x2))
-  rows, columns = token_grid(size)
-  y, x = np.mgrid[:rows, :columns]
-  mask = (y >= y1) & (y < y2) & (x >= x1) & (x < x2)
-  if not mask.any():
-    raise InputError(f"The face is too small for sampling at {width}x{height}: it covers no "
-                     f"cell of {TOKEN}x{TOKEN} pixels. Give a larger face box"
-                     f"{' or none' if optional else ''}.")
-  return mask.astype(np.float32).reshape(-1)
-
-
-def mouth_region(box: FaceBox, size: tuple[int, int], fraction: float = 0.5
-                 ) -> Bool[np.ndarray, "H W"]:
-  """Computes the region that lip-sync inpaints: the lower `fraction` of the face box, in its full width.
-
-  The lower half holds the mouth, the chin and the cheeks that move with them.
-
-  Args:
-    box: the face in pixels of the source.
-    size: sampled size (H, W) in pixels, to which the source was resized.
-    fraction: of the box's height, in (0, 1].
-  """
-  height, width = size
-  top = box.y2 - fraction * (box.y2 - box.y1)
-  y1, y2 = top * height / box.height, box.y2 * height / box.height
-  x1, x2 = box.x1 * width / box.width, box.x2 * width / box.width
-  y, x = np.mgrid[:height, :width] + 0.5  # a pixel belongs to the region if its centre does
-  return (y >= y1) & (y < y2) & (x >= x1) & (x < x2)

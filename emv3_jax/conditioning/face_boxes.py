@@ -216,7 +216,10 @@ def as_boxes(box: FaceBox) -> Boxes:
 
 def token_boxes(boxes: Float64[np.ndarray, "n 4"], picture: tuple[int, int], size: tuple[int, int], *,
                 optional: bool = True, first: int = 0) -> UInt16[np.ndarray, "n 4"]:
-  """Rounds boxes to tokens; `face.face_mask` rounds alike, see there.
+  """Rounds boxes to tokens, of which `face_masks.token_mask` makes M_face of eq. 1.
+
+  As in the reference, both axes of a box are scaled by the square root of the ratio of the areas, even
+  if the resized picture has another aspect ratio, and each edge is rounded down to tokens.
 
   Args:
     boxes: in pixels of pictures of size `picture`.
@@ -243,9 +246,9 @@ def token_boxes(boxes: Float64[np.ndarray, "n 4"], picture: tuple[int, int], siz
 
 def mouth_regions(boxes: Float64[np.ndarray, "n 4"], picture: tuple[int, int], size: tuple[int, int],
                   fraction: float = 0.5, first: int = 0) -> Bool[np.ndarray, "n H W"]:
-  """Computes the region that lip-sync inpaints in each frame, as `face.mouth_region` does of one box.
+  """Computes the region that lip-sync inpaints in each frame: the lower part of the face box, in its full width.
 
-  Frames of one latent frame have one region, all that one of them has, because they are generated as one.
+  The lower half holds the mouth, the chin and the cheeks that move with them. Frames of one latent frame have one region, all that one of them has, because they are generated as one.
 
   Args:
     boxes: [1, 4] or [F, 4] in pixels of pictures of size `picture`; F = 4 k + 1.

@@ -74,7 +74,8 @@ class Face:
     if self._moves and (self._by_frame or self._source == "auto"):
       regions = face_boxes.mouth_regions(self._boxes, framing.crop[2:], framing.size)
     else:
-      regions = face_lib.mouth_region(_in_crop(self._around(), framing), framing.size)
+      box = _in_crop(self._around(), framing)
+      regions = face_boxes.mouth_regions(face_boxes.as_boxes(box), (box.height, box.width), framing.size)
     return np.broadcast_to(regions, (self._sample_frames, *framing.size))
 
   def audio_mask(self) -> tuple[np.ndarray | None, np.ndarray | None]:

@@ -5,33 +5,12 @@ import types
 import numpy as np
 import pytest
 
-from emv3_jax.conditioning import face
+from emv3_jax.conditioning import face, face_boxes
 from emv3_jax.conditioning.face import FaceBox
 from emv3_jax.errors import InputError
-from tests import golden_data
 from tests.faces.conftest import FACE, read_astronaut
 
 BLANK = np.zeros((120, 200, 3), np.uint8)
-
-
-def test_face_masks_match_golden():
-  masks = golden_data.load("e2e", "geometry").meta["ip_mask"]
-  assert len(masks) >= 2
-  for box, want in masks.items():
-    mask = face.face_mask(FaceBox(*map(int, box.strip("()").split(","))), tuple(want["sample"]))
-    assert mask.dtype == np.float32 and mask.shape == (np.prod(want["coords"][4:]),)
-    assert np.flatnonzero(mask).tolist() == want["ones_idx"] and mask.sum() == want["sum"]
-
-
-def test_the_mask_is_scaled_alike_along_both_axes():
-  """By the root of the areas' ratio, 0.32 here, though the height shrinks to 0.64."""
-  mask = face.face_mask(FaceBox(0, 100, 100, 400, 100, 400), (64, 64)).reshape(4, 4)
-  np.testing.assert_array_equal(np.argwhere(mask), [[0, 2], [0, 3], [1, 2], [1, 3]])
-
-
-def test_face_smaller_than_a_token_is_refused():
-  with pytest.raises(InputError, match="too small for sampling at 64x48"):
-    face.face_mask(FaceBox(100, 160, 100, 160, 1200, 1600), (48, 64))
 
 
 def test_box_from_numbers():
@@ -158,29 +137,11 @@ def test_yunet_without_opencv_names_the_command(tmp_path, monkeypatch):
     face.detect_face(BLANK, tmp_path / "yunet.onnx")
 
 
-def test_mouth_is_the_lower_half_of_the_box():
-  box = FaceBox(20, 60, 10, 50, 100, 200)
-  region = face.mouth_region(box, (100, 200))
-  rows, columns = np.nonzero(region)
-  assert (rows.min(), rows.max(), columns.min(), columns.max()) == (40, 59, 10, 49)
-  assert region.sum() == 20 * 40 and region.dtype == bool
-  scaled = face.mouth_region(box, (200, 200), fraction=0.25)  # twice as high
-  rows, columns = np.nonzero(scaled)
-  assert (rows.min(), rows.max(), columns.min(), columns.max()) == (100, 119, 10, 49)
-
-
-def test_the_mouth_is_scaled_along_both_axes():
-  """A pixel is redrawn if its centre lies in the region: the right edge is at 3.5 here."""
-  region = face.mouth_region(FaceBox(0, 20, 0, 7, 20, 10), (10, 5))
-  rows, columns = np.nonzero(region)
-  assert (rows.min(), rows.max(), columns.min(), columns.max()) == (5, 9, 0, 2)
-
-
 def test_none_is_advised_only_where_it_may_be_given():
   small = FaceBox(0, 2, 0, 2, 120, 200)
   for ask in (lambda **how: face.parse_face_box("auto", BLANK, **how),
               lambda **how: face.parse_face_box("atuo", BLANK, **how),
-              lambda **how: face.face_mask(small, (64, 64), **how)):
+              lambda **how: face_boxes.token_boxes(face_boxes.as_boxes(small), (120, 200), (64, 64), **how)):
     for optional in (True, False):
       with pytest.raises(InputError) as caught:
         ask(optional=optional)

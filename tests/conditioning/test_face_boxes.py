@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from emv3_jax.conditioning import face_boxes
-from emv3_jax.conditioning.face import FaceBox, face_mask, mouth_region
 from emv3_jax.conditioning.framing import Framing
 from emv3_jax.errors import InputError
 from emv3_jax.tasks import face_masks
+from tests import golden_data
 
 BOXES = np.array([[10, 30, 8 + 2 * number, 24 + 2 * number] for number in range(5)], np.float64)
 
@@ -85,13 +85,48 @@ def test_a_face_that_leaves_the_picture():
     face_boxes.framed(leaving, framing, "Face box")
 
 
-def test_one_box_gives_what_the_released_functions_give(rng):
-  """Sizes of another aspect ratio, edges between pixels."""
-  box, size = FaceBox(9.5, 40.25, 3, 61, 100, 120), (48, 64)
-  one, picture = face_boxes.as_boxes(box), (100, 120)
-  tokens = face_boxes.token_boxes(one, picture, size)
-  np.testing.assert_array_equal(face_masks.token_mask(tokens, (3, 4)), face_mask(box, size))
-  np.testing.assert_array_equal(face_boxes.mouth_regions(one, picture, size, 0.3)[0], mouth_region(box, size, 0.3))
+def _mask(box, picture, size):
+  tokens = face_boxes.token_boxes(np.array([box], np.float64), picture, size)
+  return face_masks.token_mask(tokens, (size[0] // 16, size[1] // 16))
+
+
+def test_face_masks_match_golden():
+  masks = golden_data.load("e2e", "geometry").meta["ip_mask"]
+  assert len(masks) >= 2
+  for box, want in masks.items():
+    *edges, height, width = map(int, box.strip("()").split(","))
+    mask = _mask(edges, (height, width), tuple(want["sample"]))
+    assert mask.dtype == np.float32 and mask.shape == (np.prod(want["coords"][4:]),)
+    assert np.flatnonzero(mask).tolist() == want["ones_idx"] and mask.sum() == want["sum"]
+
+
+def test_the_mask_is_scaled_alike_along_both_axes():
+  """By the root of the areas' ratio, 0.32 here, though the height shrinks to 0.64."""
+  mask = _mask((0, 100, 100, 400), (100, 400), (64, 64)).reshape(4, 4)
+  np.testing.assert_array_equal(np.argwhere(mask), [[0, 2], [0, 3], [1, 2], [1, 3]])
+
+
+def test_face_smaller_than_a_token_is_refused():
+  with pytest.raises(InputError, match="too small for sampling at 64x48"):
+    _mask((100, 160, 100, 160), (1200, 1600), (48, 64))
+
+
+def _mouth(box, picture, size, **how):
+  region, = face_boxes.mouth_regions(np.array([box], np.float64), picture, size, **how)
+  rows, columns = np.nonzero(region)
+  assert region.dtype == bool and region.sum() == (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+  return rows.min(), rows.max(), columns.min(), columns.max()
+
+
+def test_mouth_is_the_lower_half_of_the_box():
+  box = (20, 60, 10, 50)
+  assert _mouth(box, (100, 200), (100, 200)) == (40, 59, 10, 49)
+  assert _mouth(box, (100, 200), (200, 200), fraction=0.25) == (100, 119, 10, 49)  # twice as high
+
+
+def test_the_mouth_is_scaled_along_both_axes():
+  """A pixel is redrawn if its centre lies in the region: the right edge is at 3.5 here."""
+  assert _mouth((0, 20, 0, 7), (20, 10), (10, 5)) == (5, 9, 0, 2)
 
 
 def test_a_latent_frame_has_the_regions_of_its_four_frames():
