@@ -16,8 +16,8 @@ from emv3_jax.commands import sample as run_sample
 from emv3_jax.commands import train as run_train
 from emv3_jax.errors import InputError
 from emv3_jax.io import video_files
+from emv3_jax.jobs import sampler
 from emv3_jax.runtime import command_line
-from emv3_jax.sampling import jobs
 from emv3_jax.sampling.clip import Clip
 from emv3_jax.training import loop
 from emv3_jax.training.monitor.divergence import Diverged
@@ -103,9 +103,9 @@ def sampled(monkeypatch):
                 report={"seed": 1, "seconds": {}, "config": {"name": "tiny", "sampling": settings},
                         "fingerprint": request.prompt, "request": {"audio": request.audio}})
 
-  for module in (run_sample, jobs):
+  for module in (run_sample, sampler):
     monkeypatch.setattr(module, "stream", sample)
-  monkeypatch.setattr(jobs, "fingerprint", lambda model, request: request.prompt)
+  monkeypatch.setattr(sampler, "fingerprint", lambda model, request: request.prompt)
   return requests
 
 
@@ -142,11 +142,11 @@ def test_faults_are_told_before_a_network_is_loaded(sampled, tmp_path, monkeypat
   assert run_sample.main([*_manifest(tmp_path, good), "--strict"]) == 0
 
 
-def test_reasons_of_failures_do_not_replace_the_manifest(sampled, tmp_path):
+def test_the_report_does_not_replace_the_manifest(sampled, tmp_path):
   command = _manifest(tmp_path, {"name": "good", "audio": "broken.wav"})
-  (tmp_path / "jobs.jsonl").rename(tmp_path / "failed.jsonl")
-  with pytest.raises(InputError, match="is where the reasons of failed jobs are written"):
-    run_sample.main([*command[:-2], f"--manifest={tmp_path}/failed.jsonl", f"--out={tmp_path}"])
+  (tmp_path / "jobs.jsonl").rename(tmp_path / "report.jsonl")
+  with pytest.raises(InputError, match="is where the report of the run is written"):
+    run_sample.main([*command[:-2], f"--manifest={tmp_path}/report.jsonl", f"--out={tmp_path}"])
 
 
 def test_one_clip_is_written_as_asked_for(sampled, tmp_path):
@@ -211,13 +211,13 @@ def test_flags_reach_the_request(sampled, tmp_path, monkeypatch):
   assert run_sample.main([*command, *flags, "--no_paste"]) == 0
   assert run_sample.main([*command, "--audio=a.wav"]) == 0
   full, plain = map(dataclasses.asdict, sampled)
-  assert full == {**given, "paste": False, "prompts": ()}
+  assert full == {**given, "paste": False, "prompts": (), "negative_prompts": ()}
   assert plain["paste"] is plain["seed"] is plain["negative_prompt"] is None
   assert loaded == [("models/mine", {"program_cache", "sampling.enlarge"})] * 2
 
 
 def test_weights_are_verified_on_request(sampled, tmp_path, monkeypatch):
-  monkeypatch.setattr(jobs, "verify_weights", lambda model: _raise(InputError("other weights")))
+  monkeypatch.setattr(sampler, "verify_weights", lambda model: _raise(InputError("other weights")))
   command = [*SAMPLE, "--audio=a.wav", f"--out={tmp_path}/clip.mp4"]
   assert run_sample.main(command) == 0
   with pytest.raises(InputError, match="other weights"):

@@ -15,9 +15,10 @@ import pytest
 from emv3_jax.commands import sample as run_sample
 from emv3_jax.errors import Stopped
 from emv3_jax.io.atomic import atomic_file
+from emv3_jax.jobs import sampler
 from emv3_jax.puppets.training import loop
 from emv3_jax.runtime import command_line
-from emv3_jax.sampling import fingerprint, jobs
+from emv3_jax.sampling import fingerprint
 from emv3_jax.sampling.clip import Clip
 from tests.puppets.test_part_training import LEARNING, STEPS, batch_at, loss, records
 from tests.puppets.test_part_training import run as train
@@ -93,7 +94,7 @@ def test_a_stopped_manifest_keeps_what_is_done(run, tmp_path, monkeypatch):
                 np.zeros(1), {"config": {"name": "tiny", "sampling": {"enlarge": 1}}, "seed": 7,
                               "seconds": {}, **fingerprint.provenance(model, request)})
 
-  monkeypatch.setattr(jobs, "stream", sample)
+  monkeypatch.setattr(sampler, "stream", sample)
   job = {"audio": str(TINY / "speech.wav"), "image": str(TINY / "portrait.png")}
   manifest = tmp_path / "jobs.jsonl"
   manifest.write_text("".join(json.dumps({**job, "name": name}) + "\n" for name in "abc"))
@@ -101,9 +102,9 @@ def test_a_stopped_manifest_keeps_what_is_done(run, tmp_path, monkeypatch):
                f"--manifest={manifest}", f"--out={tmp_path / 'clips'}")
   assert run(run_sample.main, *arguments) == 75
   there = lambda: sorted(path.name for path in (tmp_path / "clips").iterdir())
-  assert there() == ["a.json", "a.mp4"]
+  assert there() == ["a.json", "a.mp4", "report.jsonl"]
   assert run(run_sample.main, *arguments) == 0
-  assert len(made) == 4 and len(there()) == 6, "what was done is not done again"
+  assert len(made) == 4 and len(there()) == 7, "what was done is not done again"
 
 
 def test_a_part_of_the_default_stops_with_a_checkpoint(tmp_path):

@@ -19,14 +19,15 @@ from absl import logging
 
 from emv3_jax import tasks
 from emv3_jax.errors import InputError
-from emv3_jax.io import paths
 from emv3_jax.io.manifests import is_text
 from emv3_jax.io.model_card import ModelCard, read_model_card
+from emv3_jax.jobs import flags as job_flags
+from emv3_jax.jobs import local, manifest, sampler
 from emv3_jax.plan import command as plan
 from emv3_jax.runtime import command_line, processes, program_cache, start_up
 from emv3_jax.runtime import config as config_lib
 from emv3_jax.runtime.command_names import as_called
-from emv3_jax.sampling import jobs, manifest, output, resolution, timed_prompts
+from emv3_jax.sampling import guidance_settings, output, resolution, timed_prompts
 from emv3_jax.sampling.clip import stream
 from emv3_jax.sampling.inputs import named_files
 from emv3_jax.sampling.model import UNTRAINED, Model, folder_of, load
@@ -37,12 +38,11 @@ _OF_REQUEST = [field.name for field in dataclasses.fields(Request)]
 
 def make_parser() -> command_line.Parser:
   parser = command_line.Parser(prog=as_called("emv3-sample"), description=as_called(__doc__ or ""))
-  parser.add_argument("--config", required=True, help="config file, or name of a shipped config, e.g. tiny")
+  parser.add_argument("--config", help="config file, or name of a shipped config, e.g. tiny")
   parser.add_argument("--checkpoint", help="model folder; default: the config's")
   parser.add_argument("--out", help="video to write, or folder with --manifest")
   parser.add_argument("--manifest", help="jobs, one JSON object a line")
-  parser.add_argument("--strict", action="store_true",
-                      help="with --manifest: make nothing where a line or a file that it names cannot be used")
+  job_flags.add_flags(parser)
   parser.add_argument("--audio", help="voice; any container, a video's sound is used")
   parser.add_argument("--image", help="portrait, the first frame (i2v, flf2v)")
   parser.add_argument("--last_image", help="last frame (flf2v)")
@@ -50,6 +50,8 @@ def make_parser() -> command_line.Parser:
   parser.add_argument("--prompt", help="what the video shows")
   parser.add_argument("--prompts", help=f"prompts by time in place of --prompt, e.g. '{timed_prompts.FORM}'")
   parser.add_argument("--negative_prompt", help="default: the settings'")
+  parser.add_argument("--negative_prompts", help="one for each phase of sampling.png_phases, e.g. "
+                      f"'{guidance_settings.FORM}'; default: the settings'")
   parser.add_argument("--task", help=f"{', '.join(tasks.names())}; default: i2v")
   parser.add_argument("--face_box",
                       help="y1,y2,x1,x2 in the picture's pixels, a .npy, auto or none; of a video also a .npy or "
@@ -76,12 +78,17 @@ def make_parser() -> command_line.Parser:
   return parser
 
 
-def progress_bar(steps):
-  return command_line.progress(steps, "sampling", "step")
+def progress_bar(steps, what: str = "sampling"):
+  return command_line.progress(steps, what, "step")
 
 
 def main(arguments: Sequence[str]) -> int:
   flags, overrides = make_parser().parse(arguments)
+  job_flags.check(flags)
+  if flags.merge_reports:
+    return job_flags.merge_reports(flags)
+  if not flags.config:
+    raise InputError("--config is missing; name a config file or a shipped config, e.g. --config=tiny.")
   config = config_lib.build(Config, command_line.read_config(flags.config, overrides, Config))
   overridden = command_line.overridden_fields(overrides)
   if flags.verbose:
@@ -100,8 +107,6 @@ def main(arguments: Sequence[str]) -> int:
   processes.join(flags)
   if not flags.out:
     raise InputError("--out is missing; name the video to write, or the folder with --manifest.")
-  if flags.strict and not flags.manifest:
-    raise InputError("--strict goes with --manifest; a single clip is always looked at before it is made.")
   if flags.manifest:
     return run_manifest(config, flags, overridden)
   return run_one(config, flags, overridden)
@@ -125,16 +130,19 @@ def run_one(config: Config, flags, overridden: Collection[str]) -> int:
   given = given_of_request(flags)
   if "prompts" in given:
     given["prompts"] = timed_prompts.parse(given["prompts"])
-  for name in ("prompt", "negative_prompt", "prompts"):
-    texts = [text for _, text in given.get(name, ())] if name == "prompts" else [given.get(name, "")]
-    if not all(map(is_text, texts)):
+  if "negative_prompts" in given:
+    given["negative_prompts"] = guidance_settings.parse_prompts(given["negative_prompts"])
+  texts = {"prompt": [given.get("prompt", "")], "negative_prompt": [given.get("negative_prompt", "")],
+           "prompts": [text for _, text in given.get("prompts", ())], "negative_prompts": given.get("negative_prompts", ())}
+  for name, of_name in texts.items():
+    if not all(map(is_text, of_name)):
       raise InputError(f"--{name} is no UTF-8 text; the terminal or the script has another encoding.")
   request = Request(**given, paste=False if flags.no_paste else None)
   video = processes.run_on_all(
       lambda: output.check_video_path(flags.out, named_files(request).values(), growing=flags.stream))
   model = open_model(config, flags, overridden)
   if flags.verify:
-    jobs.verify_weights(model)
+    sampler.verify_weights(model)
   clip = stream(model, request, progress=progress_bar)
   processes.run_on_all(lambda: output.write(
       clip, video, save_latents=flags.save_latents, growing=flags.stream, metrics=flags.report))
@@ -170,38 +178,36 @@ def run_manifest(config: Config, flags, overridden: Collection[str]) -> int:
   if single:
     raise InputError(f"--{single[0]} does not go with --manifest; write it into the manifest"
                      f"{', or --config.seed for all of its lines' if single[0] == 'seed' else ''}.")
-  folder, todo = processes.run_on_all(lambda: (read_folder(flags), manifest.read_manifest(flags.manifest)))
+  report = processes.run_on_all(lambda: job_flags.report_of(flags))
+  folder = pathlib.Path(flags.out)
+  todo = processes.run_on_all(lambda: manifest.read_manifest(flags.manifest))
+  processes.run_on_all(lambda: local.check_report(report, flags.manifest))
   model = open_model(config, flags, overridden)
   todo = processes.run_on_all(lambda: check_lines(todo, folder, model, flags))
-  outcome = jobs.run_jobs(model, todo, folder, save_latents=flags.save_latents, verify=flags.verify,
-                          progress=progress_bar, metrics=flags.report)
-  logging.info("%d done, %d skipped as done before, %d failed.", outcome.done, outcome.skipped,
-               outcome.failed)
+  outcome = sampler.run_checked(model, todo, folder, save_latents=flags.save_latents, verify=flags.verify,
+                                metrics=flags.report, options=job_flags.options(flags), progress=progress_bar,
+                                report=report.name)
+  logging.info("%s. %s has a line for each job.", outcome, report)
   summarise(flags, dataclasses.asdict(outcome))
-  return 1 if outcome.failed else 0
+  return 0 if outcome.complete else 1
 
 
 def check_lines(todo: Sequence[manifest.Job], folder: pathlib.Path, model: Model, flags) -> list[manifest.Job]:
-  """Checks jobs and logs their faults; with --strict raises `InputError` if there is one."""
+  """Checks jobs, and returns those of the shard; logs their faults; with --strict raises `InputError` if there is one."""
   todo = manifest.check_jobs(todo, folder, model.config)
   faulty = [job for job in todo if job.fault]
-  for job in faulty:
-    logging.error("Line %d (%s) cannot be made: %s", job.line, job.name, job.fault)
   if faulty and flags.strict:
+    tell_faults(faulty)
     raise InputError(f"{len(faulty)} of {len(todo)} lines of {flags.manifest} cannot be made, the first is "
                      f"line {faulty[0].line}; with --strict none is.")
+  todo = job_flags.of_shard(flags, todo, folder)
+  tell_faults([job for job in todo if job.fault])
   return todo
 
 
-def read_folder(flags) -> pathlib.Path:
-  """Returns the output folder of a manifest."""
-  paths.refuse_address(flags.out, "Output folder")
-  folder = pathlib.Path(flags.out)
-  failures = paths.file_id(folder / jobs.FAILED)
-  if failures is not None and failures == paths.file_id(flags.manifest):
-    raise InputError(f"Manifest {flags.manifest} is where the reasons of failed jobs are written; give it "
-                     "another name, or choose another --out.")
-  return folder
+def tell_faults(faulty: Sequence[manifest.Job]) -> None:
+  for job in faulty:
+    logging.error("Line %d (%s) cannot be made: %s", job.line, job.name, job.fault)
 
 
 def run() -> None:

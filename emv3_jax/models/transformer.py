@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, Float32
 
 from emv3_jax.arrays import AnyArray
+from emv3_jax.models import int8
 from emv3_jax.models.cross_attention import Context, ContextTokens
 from emv3_jax.models.embeddings import PATCH, ImageEmbedding, PatchEmbedding
 from emv3_jax.models.execution import ATTENTION, ONE_DEVICE, REMAT_POLICIES, ExecutionConfig
@@ -34,7 +35,7 @@ class Transformer(nnx.Module):
   """
 
   def __init__(self, config: TransformerConfig, precision: Precision = FLOAT32, *, rngs: nnx.Rngs):
-    dim = config.dim
+    dim, quantised, precision = config.dim, precision.is_int8, precision.floats
     small = nnx.initializers.normal(0.02)
     island = dataclasses.replace(precision, compute="float32")
     self.patch_embedding = PatchEmbedding(config.in_channels, dim, precision, rngs=rngs)
@@ -47,6 +48,8 @@ class Transformer(nnx.Module):
     self.audio_projection = config.audio_path.projection(config, precision, rngs)
     make_block = lambda r: Block(config, precision, rngs=r)
     self.blocks = nnx.vmap(make_block)(rngs.split(config.num_layers))
+    if quantised:
+      int8.quantise_layers(self.blocks)
     self.head = Head(config, precision, rngs=rngs)
     self.config = config
 

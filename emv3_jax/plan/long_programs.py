@@ -36,7 +36,7 @@ def sample_step(config: Config, window: Window, deployment: Deployment) -> Progr
   traced = _trace(denoiser, long.mode, net, window, deployment.whole, number, denoiser.transformer.abstract)
   plain = programs.plain_denoiser(net, settings)
   counted = _trace(plain, long.mode, net, window, programs.array, number, plain.transformer.network.abstract)
-  rows = number * programs.num_rows(config)
+  rows = number * programs.num_rows(config, long.mode)
   return Program(traced, denoiser.transformer.abstract, flops.count(counted),
                  meshes.padded(rows, deployment.config) / rows)
 

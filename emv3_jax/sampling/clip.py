@@ -192,26 +192,26 @@ def _read(model: Model, request: Request) -> tuple[Inputs, Request]:
 def encode_text(model: Model, inputs: Inputs) -> dict[str, np.ndarray]:
   """Encodes the prompts: umT5 states, float32 [1, text_tokens, text_dim], zeros after the last token.
 
-  Embeddings are cached on disk by content; the text encoder is loaded only for prompts that are not
-  cached.
+  Equal prompts are encoded once. Embeddings are cached on disk by content; the text encoder is loaded only for
+  prompts that are not cached.
   """
   length, dim = model.config.model.transformer.text_tokens, model.config.model.transformer.text_dim
   cache = open_cache(model)
-  cached = {name: cache.get(prompt) if cache else None for name, prompt in inputs.prompts.items()}
-  missing = [name for name in cached if processes.any_process(cached[name] is None)]
-  states = {name: state for name, state in cached.items() if state is not None}
+  cached = {prompt: cache.get(prompt) if cache else None for prompt in inputs.prompts.values()}
+  missing = [prompt for prompt in cached if processes.any_process(cached[prompt] is None)]
+  states = {prompt: state for prompt, state in cached.items() if state is not None}
   if missing:
-    ids, mask = inputs.tokenizer.tokenize([inputs.prompts[name] for name in missing], length)
+    ids, mask = inputs.tokenizer.tokenize(missing, length)
     # Padding is masked, so that less padding gives the same states; few lengths need few programs.
     used = min(length, -(-int(mask.sum(axis=1).max()) // LENGTH_STEP) * LENGTH_STEP)
     hidden = model.encode_tokens(ids[:, :used], mask[:, :used])
-    for row, name in enumerate(missing):
-      states[name] = hidden[row, mask[row, :used]]
+    for row, prompt in enumerate(missing):
+      states[prompt] = hidden[row, mask[row, :used]]
       if cache:
-        cache.put(inputs.prompts[name], states[name])
+        cache.put(prompt, states[prompt])
   padded = {name: np.zeros((1, length, dim), np.float32) for name in inputs.prompts}
-  for name, state in states.items():
-    padded[name][0, :len(state)] = state
+  for name, prompt in inputs.prompts.items():
+    padded[name][0, :len(states[prompt])] = states[prompt]
   return padded
 
 

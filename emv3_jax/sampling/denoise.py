@@ -15,17 +15,19 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float32
 import numpy as np
 
-from emv3_jax import geometry, sharding, variants
+from emv3_jax import geometry, sharding
 from emv3_jax.arrays import AnyArray
 from emv3_jax.attention import backends
 from emv3_jax.diffusion import guidance as guidance_lib
-from emv3_jax.diffusion import solvers
+from emv3_jax.diffusion import negative_phases, solvers
+from emv3_jax.diffusion.guidance import Branches, StepGuidance
 from emv3_jax.errors import InputError
 from emv3_jax.models import cross_attention, rope
 from emv3_jax.models.network import Params
 from emv3_jax.models.precision import Precision
 from emv3_jax.models.transformer import TransformerConfig
 from emv3_jax.runtime import kept_programs
+from emv3_jax.sampling.guidance_settings import guidance_of, warn_of_weights
 from emv3_jax.sampling.settings import SamplingConfig
 
 BLOCK_TOKENS = 8192  # tokens of a clip that a layer processes at a time
@@ -36,8 +38,8 @@ class Conditions:
   """Conditions of the network for one window; b clips of one shape.
 
   Attributes:
-    text: dict with `prompt` and, where a branch needs it, `negative`: float32
-      [b, text_tokens, text_dim], umT5 states of the tokens of the text, padded with zeros.
+    text: dict with `prompt` and the negative prompts that steps are guided by, named by `negative_phases.name_of`:
+      float32 [b, text_tokens, text_dim], umT5 states of the tokens of the text, padded with zeros.
     image: float32 [b, image_tokens, image_dim] CLIP states; zeros without a picture.
     audio: float32 [b, tokens, 768] (preview) or [b, F, 5, layers, 768] (flash).
     condition: float32 [b, f, H8, W8, 20], mask channels and latents of the masked video.
@@ -73,7 +75,7 @@ class Denoiser:
 
   Args:
     transformer: the network on its mesh, from `sharding.on_mesh`.
-    settings: solver, guidance and branches.
+    settings: solver, guidance and how branches run.
     identity: what decides the transformer's part of the programs, as text, so that these are kept by the program
       cache; empty where that is not known.
   """
@@ -84,11 +86,9 @@ class Denoiser:
     settings = self.settings
     self.solver = solvers.make_solver(
         settings.solver, settings.steps, settings.shift, settings.solver_shift)
-    self.guidance = guidance_lib.Guidance(
-        mode=variants.of(config.variant).guidance,
-        text_scale=settings.text_scale, audio_scale=settings.audio_scale,
-        dynamic_text=settings.dynamic_text, dynamic_audio=settings.dynamic_audio,
-        neg_scale=settings.neg_scale, neg_steps=settings.neg_steps)
+    self.guidance = guidance_of(settings, config.variant)
+    warn_of_weights(settings)
+    self.schedule = self.guidance.schedule(settings.steps)
     temporal = rope.axis_pairs(config.head_dim)[0]
     if settings.riflex_k > temporal:
       raise InputError(f"sampling.riflex_k is {settings.riflex_k}; this network has {temporal} "
@@ -128,33 +128,33 @@ class Denoiser:
     """
     table = self.rope_table(noise.shape)
     noise = sharding.replicate(noise, self.transformer.mesh)
-    negative_scales = self.guidance.scales(self.settings.steps).negative
     state = self._start(noise)
-    context, scale_now = None, None
+    context, projected = None, None
     for i in progress(range(self.settings.steps)):
-      if context is None or negative_scales[i] != scale_now:
-        scale_now = negative_scales[i]
-        context = self.project(params, conditions, scale_now)
+      step = self.schedule[i]
+      if step.context != projected:
+        context, projected = self.project(params, conditions, step), step.context
       state = self._step(params, state, i, context, self.tables.tree(), table,
-                         conditions.condition, conditions.face_mask)
+                         conditions.condition, conditions.face_mask, step.branches)
     return state.x
 
   def trace_step(self, params: Params, noise, conditions: Conditions) -> jax.stages.Traced:
-    """Traces the program of one step without compiling it; only the shapes of the arguments are used.
+    """Traces the program of a step of the most branches without compiling it; only the shapes of the arguments are used.
 
     Args:
       params, noise, conditions: as in `run`; `jax.ShapeDtypeStruct`s, with shardings on a mesh.
     """
     state = jax.eval_shape(self.solver.init, noise)
     like_noise = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=noise.sharding)
+    branches = guidance_lib.largest(self.schedule)
     return self._step.trace(params, jax.tree.map(like_noise, state), 0,
-                            self.abstract_context(params, conditions),
+                            self.abstract_context(params, conditions, branches),
                             self.tables.tree(), self.rope_table(noise.shape), conditions.condition,
-                            conditions.face_mask)
+                            conditions.face_mask, branches)
 
-  def abstract_context(self, params: Params, conditions: Conditions):
+  def abstract_context(self, params: Params, conditions: Conditions, branches: Branches):
     """Shapes and shardings of what `project` returns; only the shapes of the arguments are used."""
-    context = jax.eval_shape(self._project_branches, params, *self._branch_shapes(conditions))
+    context = jax.eval_shape(self._project_branches, params, *self._branch_shapes(conditions, branches))
     return jax.tree.map(self._with_sharding, context)
 
   def _with_sharding(self, keys: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
@@ -163,8 +163,8 @@ class Denoiser:
     where = self.transformer.context_sharding(keys.ndim, leading)
     return jax.ShapeDtypeStruct(keys.shape, keys.dtype, sharding=where)
 
-  def _branch_shapes(self, conditions: Conditions):
-    stacked = lambda x: jax.ShapeDtypeStruct((len(self.guidance.branches), *x.shape), x.dtype)
+  def _branch_shapes(self, conditions: Conditions, branches: Branches):
+    stacked = lambda x: jax.ShapeDtypeStruct((len(branches), *x.shape), x.dtype)
     return tuple(map(stacked, (conditions.text["prompt"], conditions.image, conditions.audio)))
 
   def rope_table(self, shape: tuple[int, ...]) -> rope.RopeTable:
@@ -180,22 +180,22 @@ class Denoiser:
     return min(n for n in range(1, positions + 1) if positions % n == 0 and n >= min(
         wanted, positions))
 
-  def project(self, params: Params, conditions: Conditions, negative_scale: np.float32):
-    """Computes the cross-attention keys and values of all branches and layers.
+  def project(self, params: Params, conditions: Conditions, step: StepGuidance):
+    """Computes the cross-attention keys and values of the branches of a step, of all layers.
 
     Args:
       params: of the transformer.
       conditions: of b clips.
-      negative_scale: factor on the negative prompt's states at the step.
+      step: guidance of the step; `step.context` is all of it that counts.
     """
-    return self._project(params, *self._branch_inputs(conditions, negative_scale))
+    return self._project(params, *self._branch_inputs(conditions, step))
 
-  def _branch_inputs(self, conditions: Conditions, negative_scale: np.float32):
-    """Stacks text, image and audio of all branches, each with leading axes [branches, b]."""
-    text = {name: states * negative_scale if name == "negative" else states
-            for name, states in conditions.text.items()}
+  def _branch_inputs(self, conditions: Conditions, step: StepGuidance):
+    """Stacks text, image and audio of the branches of a step, each with leading axes [branches, b]."""
+    branches, text = step.branches, {"prompt": conditions.text["prompt"]}
+    if guidance_lib.UNGUIDED in branches:
+      text["negative"] = conditions.text[negative_phases.name_of(step.negative)] * step.negative_scale
     audio = {"voice": conditions.audio, "null": np.zeros_like(conditions.audio)}
-    branches = self.guidance.branches
     rows = len(conditions.image) * (1 if self.settings.branches == "in_turn" else len(branches))
     if rows not in self._warned:  # not where the program is traced: one from the program cache is not
       self._warned.add(rows)
@@ -220,27 +220,28 @@ class Denoiser:
       return jax.lax.map(lambda conditions: project(*conditions), conditions)
     return project(*(x.reshape(-1, *x.shape[2:]) for x in conditions))
 
-  def _one_step(self, params, state, i, context, tables, table, condition, face_mask):
+  def _one_step(self, params, state, i, context, tables, table, condition, face_mask, branches):
     """Computes the guided velocity at step i and makes one solver step."""
     row = {name: values[i] for name, values in tables.items()}
-    velocities = self.velocities(params, state.x, row, context, table, condition, face_mask)
-    guided = self.guidance.mix(velocities, row["text_scale"], row["audio_scale"])
+    velocities = self.velocities(params, state.x, row, context, table, condition, face_mask, branches)
+    guided = guidance_lib.mix(branches, velocities, row["text_scale"], row["audio_scale"])
     return self.solver.step(state, i, guided)[1]
 
-  def velocities(self, params, latents, row, context, table, condition, face_mask):
+  def velocities(self, params, latents, row, context, table, condition, face_mask, branches: Branches):
     """Computes the velocities [branches, b, f, H8, W8, c] of latents [b, f, H8, W8, c]; runs under jit.
 
     Args:
       params: of the transformer.
       latents: noisy latents.
       row: the step's row of `tables`.
-      context: of `project`, for these b clips.
+      context: of `project`, for these b clips and branches.
       table: RoPE table of the latents.
       condition, face_mask: as in `Conditions`.
+      branches: those that run.
     """
     transformer = self.transformer
     model = transformer.network.bind(params)
-    b, num = latents.shape[0], len(self.guidance.branches)
+    b, num = latents.shape[0], len(branches)
     execution = dataclasses.replace(
         transformer.execution, token_blocks=self._token_blocks(latents.shape))
 

@@ -2,6 +2,7 @@
 
 import collections
 from collections.abc import Callable, Iterable, Iterator, Sequence
+import hashlib
 import itertools
 import json
 import os
@@ -68,7 +69,7 @@ def make_folder(folder: pathlib.Path) -> None:
 
 def is_report(path: pathlib.Path) -> bool:
   """Returns whether a file is a report that `write` wrote beside a video, of this or an earlier version."""
-  report = _read_report(path)
+  report = read_report(path)
   return report is not None and "config" in report and bool({"fingerprint", "request"} & report.keys())
 
 
@@ -91,7 +92,7 @@ def is_truncated_report(video: pathlib.Path) -> bool:
   return False
 
 
-def _read_report(path: pathlib.Path) -> dict | None:
+def read_report(path: pathlib.Path) -> dict | None:
   """Reads a JSON object; returns None if the file holds none."""
   try:
     report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
@@ -172,7 +173,8 @@ def _write(clip: Clip | Stream, groups: Iterator[np.ndarray], video: str | pathl
   curves = FrameCurves()
   groups = itertools.chain([begun], groups)
   groups = _observed(groups, curves) if metrics else groups
-  frames = (frame for group in groups for frame in pixels.enlarged(group, enlarge))
+  content = {"frames": hashlib.sha256(), "sound": hashlib.sha256(np.ascontiguousarray(clip.sound[0]))}
+  frames = _digested((frame for group in groups for frame in pixels.enlarged(group, enlarge)), content["frames"])
   options = {"fps": clip.fps, "audio": clip.sound, "metadata": metadata}
   if growing:
     try:
@@ -189,9 +191,16 @@ def _write(clip: Clip | Stream, groups: Iterator[np.ndarray], video: str | pathl
       np.save(file, clip.latents)
   if metrics:
     _write_metrics(video, clip_metrics.measure(curves.curves(), clip.overlaps, clip.fps), clip.overlaps)
-  atomic.write_json(report_path(video), {**clip.report, **{
+  digests = {name: digest.hexdigest() for name, digest in content.items()}
+  atomic.write_json(report_path(video), {**clip.report, "content": digests, **{
       name: {"bytes": path.stat().st_size, "sha256": file_digest_now(path)}
       for name, path in written.items()}})
+
+
+def _digested(frames: Iterable[np.ndarray], digest) -> Iterator[np.ndarray]:
+  for frame in frames:
+    digest.update(np.ascontiguousarray(frame))
+    yield frame
 
 
 def _observed(groups: Iterable[np.ndarray], curves: FrameCurves) -> Iterator[np.ndarray]:
@@ -209,7 +218,7 @@ def _write_metrics(video: pathlib.Path, found: dict, overlaps: Sequence[tuple[in
 
 def _remove_metrics(video: pathlib.Path) -> None:
   """Removes metrics of an earlier clip; another file of the same name stays."""
-  if "colour_drift" in (_read_report(metrics_paths(video)[0]) or {}):
+  if "colour_drift" in (read_report(metrics_paths(video)[0]) or {}):
     for path in metrics_paths(video):
       path.unlink(missing_ok=True)
 
@@ -240,7 +249,7 @@ def reason_to_make(video: pathlib.Path, fingerprint: Callable[[], str], *,
   path = report_path(video)
   if not path.exists():
     return f"there is no {path.name}"
-  report = _read_report(path)
+  report = read_report(path)
   if report is None:
     return f"{path.name} cannot be read"
   if "fingerprint" not in report:

@@ -36,9 +36,11 @@ class Encoded:
 
 
 def window_text(inputs: Inputs, text: dict[str, np.ndarray], start: int, frames: int) -> dict[str, np.ndarray]:
-  """Returns `prompt`, the one in force in the middle of the frames start, ..., start + frames - 1, and `negative`."""
+  """Returns `prompt`, the one in force in the middle of the frames start, ..., start + frames - 1, and all negative
+  prompts."""
   name = timed_prompts.name_at(inputs.prompt_times, timed_prompts.middle(start, frames))
-  return {"prompt": text[name], **{other: text[other] for other in ("negative",) if other in text}}
+  known = timed_prompts.names(len(inputs.prompt_times))
+  return {"prompt": text[name], **{other: states for other, states in text.items() if other not in known}}
 
 
 def window_audio(variant: variants.Variant, features: Float[np.ndarray, "n *feature"], window: Window, plan: LongPlan

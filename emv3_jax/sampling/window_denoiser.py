@@ -15,6 +15,7 @@ import numpy as np
 
 from emv3_jax import sharding
 from emv3_jax.diffusion import windows
+from emv3_jax.diffusion.guidance import largest
 from emv3_jax.diffusion.windows import Weights
 from emv3_jax.models.network import Params
 from emv3_jax.runtime import kept_programs
@@ -32,6 +33,7 @@ class WindowDenoiser:
 
   def __init__(self, denoiser: Denoiser, mode: str):
     self.denoiser, self.mode = denoiser, mode
+    self.schedule = denoiser.guidance.schedule(denoiser.settings.steps, mode)
     identity = denoiser.identity and f"{denoiser.identity} {mode}"
     self._group = kept_programs.jit(self._one_group, identity, keep_unused=True)
     # A solver of other than elementwise steps cannot be used for long clips.
@@ -51,29 +53,28 @@ class WindowDenoiser:
     """
     denoiser = self.denoiser
     length = plan.windows[0].length
-    negative_scales = denoiser.guidance.scales(denoiser.settings.steps).negative
     # Copies: the initial state of a solver may hold one array several times, and pieces are written in place.
     state = jax.tree.map(np.array, denoiser.solver.init(noise))
     groups = list(plan.groups())
-    kept: dict[int, tuple[np.float32, object]] = {}  # keys and values, where one group is the whole clip
+    kept: dict[int, tuple[tuple, object]] = {}  # keys and values, where one group is the whole clip
     for i in progress(range(denoiser.settings.steps)):
-      weights = windows.weights(plan.windows, plan.mode, i)
+      step, weights = self.schedule[i], windows.weights(plan.windows, plan.mode, i)
       velocity = np.zeros_like(state.x)
       for number, group in enumerate(groups):
         placed = [plan.windows[index] for index in group]
         together = stacked([conditions[index] for index in group])
-        scale = negative_scales[i]
-        if number not in kept or kept[number][0] != scale:
-          context = denoiser.project(params, together, scale)
+        if number not in kept or kept[number][0] != step.context:
+          context = denoiser.project(params, together, step)
           if len(groups) == 1:
-            kept[number] = scale, context
+            kept[number] = step.context, context
         else:
           context = kept[number][1]
         latents = np.stack([state.x[window.start:window.stop] for window in placed])
         parts = self._group(params, self._whole(latents), i, context, denoiser.tables.tree(),
                             denoiser.rope_table(latents.shape), self._whole(together.condition),
                             self._whole(together.face_mask),
-                            Weights(*map(np.stack, zip(*(weights[index] for index in group), strict=True))))
+                            Weights(*map(np.stack, zip(*(weights[index] for index in group), strict=True))),
+                            step.branches)
         del context
         for window, part in zip(placed[:len(set(group))], sharding.fetch(parts), strict=False):
           velocity[window.start:window.stop] += part
@@ -84,27 +85,27 @@ class WindowDenoiser:
     return state.x
 
   def trace_group(self, params: Params, latents: jax.ShapeDtypeStruct, conditions: Conditions) -> jax.stages.Traced:
-    """Traces the program of a group of windows without compiling it; only the shapes of the arguments are used.
+    """Traces the program of a group of windows, at a step of the most branches, without compiling it; only the
+    shapes of the arguments are used.
 
     Args:
       params: parameters of the transformer.
       latents: [b, L, H8, W8, c].
       conditions: of these b windows.
     """
-    denoiser = self.denoiser
+    denoiser, branches = self.denoiser, largest(self.schedule)
     row = jax.ShapeDtypeStruct(latents.shape[:2], jnp.float32, sharding=latents.sharding)
-    return self._group.trace(params, latents, 0, denoiser.abstract_context(params, conditions),
+    return self._group.trace(params, latents, 0, denoiser.abstract_context(params, conditions, branches),
                              denoiser.tables.tree(), denoiser.rope_table(latents.shape), conditions.condition,
-                             conditions.face_mask, Weights(row, row, row))
+                             conditions.face_mask, Weights(row, row, row), branches)
 
   def _whole(self, array):
     return None if array is None else sharding.replicate(array, self.denoiser.transformer.mesh)
 
-  def _one_group(self, params, latents, i, context, tables, table, condition, face_mask, weights):
+  def _one_group(self, params, latents, i, context, tables, table, condition, face_mask, weights, branches):
     row = {name: values[i] for name, values in tables.items()}
-    velocities = self.denoiser.velocities(params, latents, row, context, table, condition, face_mask)
-    return windows.contribution(self.denoiser.guidance, self.mode, velocities, weights,
-                                row["text_scale"], row["audio_scale"])
+    velocities = self.denoiser.velocities(params, latents, row, context, table, condition, face_mask, branches)
+    return windows.contribution(branches, self.mode, velocities, weights, row["text_scale"], row["audio_scale"])
 
 
 def make_window_denoiser(denoiser: Denoiser, mode: str) -> WindowDenoiser:

@@ -3,11 +3,13 @@
 from jaxtyping import Float, Float32
 import numpy as np
 
+from emv3_jax.diffusion.negative_phases import PHASES
 from emv3_jax.variants.variant import Variant
 
 RELEASED_SETTINGS = dict(
     solver="euler", steps=25, shift=5.0, solver_shift=5.0, text_scale=4.0, audio_scale=2.9,
-    dynamic_text=True, dynamic_audio=True, neg_scale=1.5, neg_steps=2,
+    released_switch=True, dynamic_text=True, dynamic_audio=True, guidance_until=1.0, png="released", png_phases=PHASES,
+    neg_scale=1.5, neg_steps=2,
     negative_prompt=(
         "Gesture is bad. Gesture is unclear. Strange and twisted hands. Bad hands. Bad fingers. "
         "Unclear and blurry hands. 手部快速摆动, 手指频繁抽搐, 夸张手势, 重复机械性动作."),

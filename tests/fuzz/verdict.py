@@ -15,6 +15,7 @@ import pathlib
 import stat
 
 from emv3_jax.io.video_files import read_video
+from emv3_jax.jobs.report import read_report
 from tests.fuzz.shell import Ended
 
 LINES = 3
@@ -105,13 +106,13 @@ def is_clip(video: str | pathlib.Path) -> str | None:
 
 def are_clips(folder: pathlib.Path, code: int) -> str | None:
   """What is wrong with the clips of a manifest, and with the reasons why others were not made."""
-  failed = folder / "failed.jsonl"
-  failures = [json.loads(line) for line in failed.read_text().splitlines()] if failed.exists() else []
+  entries = read_report(folder / "report.jsonl") if (folder / "report.jsonl").exists() else []
+  failures = [entry for entry in entries if entry.status == "failed"]
   if bool(failures) != (code == 1):
     return f"exit code {code} with {len(failures)} failures"
-  thrown = next((failure for failure in failures if failure["traceback"]), None)
+  thrown = next((failure for failure in failures if failure.traceback), None)
   if thrown is not None:
-    return f"line {thrown['line']} failed with {thrown['reason']}: {thrown['traceback']}"
-  names = {failure["name"] for failure in failures}
+    return f"line {thrown.line} failed with {thrown.reason}: {thrown.traceback}"
+  names = {failure.name for failure in failures}
   made = [video for video in sorted(folder.glob("*.mp4")) if video.stem not in names]
   return next(filter(None, map(is_clip, made)), None)

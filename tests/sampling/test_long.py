@@ -10,13 +10,13 @@ import pytest
 from emv3_jax import sharding, tasks, variants
 from emv3_jax.diffusion import windows
 from emv3_jax.errors import InputError
+from emv3_jax.jobs.manifest import read_manifest
 from emv3_jax.sampling import chunks, long_plan, timed_prompts, window_conditions
 from emv3_jax.sampling.denoise import Conditions, Denoiser
 from emv3_jax.sampling.given_frames import GivenFrames
 from emv3_jax.sampling.inputs import Inputs
 from emv3_jax.sampling.long_plan import LongPlan
 from emv3_jax.sampling.long_settings import LongConfig
-from emv3_jax.sampling.manifest import read_manifest
 from emv3_jax.sampling.model import Model
 from emv3_jax.sampling.settings import Request, SamplingConfig
 from emv3_jax.sampling.window_conditions import Encoded
@@ -137,7 +137,8 @@ def test_conditions_of_windows(task, anchors, variant):
   plan = long_plan.plan(model.config.settings, 17, 1)
   assert plan.windows == ((0, 3), (1, 4), (2, 5))
   rate = variants.of(variant).features_per_frame
-  encoded = Encoded({"prompt": np.zeros((1, 2)), "prompt 1": np.ones((1, 2)), "negative": np.full((1, 2), 2.)},
+  encoded = Encoded({"prompt": np.zeros((1, 2)), "prompt 1": np.ones((1, 2)), "negative": np.full((1, 2), 2.),
+                     "negative 1": np.full((1, 2), 3.)},
                     np.arange(17 * rate, dtype=np.float32).reshape(-1, 1, 1), np.ones((1, 1, 4)))
   found = window_conditions.conditions_of(model, inputs, encoded, plan, tasks.of(task))
   known = [one.condition[0, :, 0, 0, 0].tolist() for one in found]
@@ -155,6 +156,7 @@ def test_conditions_of_windows(task, anchors, variant):
   assert [one.image.any() for one in found] == [True, anchors, anchors]
   # The middles are at 0.18, 0.34 and 0.5 s.
   assert [one.text["prompt"][0, 0] for one in found] == [0, 0, 1] and found[0].text["negative"][0, 0] == 2
+  assert all(one.text.keys() == {"prompt", "negative", "negative 1"} for one in found)
 
 
 def test_the_source_of_lipsync_moves_with_the_windows():

@@ -19,8 +19,9 @@ from emv3_jax.io.model_card import ModelCard, SamplingCard, read_model_card
 from emv3_jax.runtime.config import build
 from emv3_jax.sampling import inputs, resolution
 from emv3_jax.sampling.model import load
+from emv3_jax.sampling.presets import preset_of
 from emv3_jax.sampling.resolution import MUST_MATCH, RECOMMENDED, resolve
-from emv3_jax.sampling.settings import Request, SamplingConfig, field_names, preset_of
+from emv3_jax.sampling.settings import Request, SamplingConfig, field_names
 from emv3_jax.training import settings as training
 from emv3_jax.training.run.export import sampling_card
 from tests.sampling.conftest import TINY, tiny_config

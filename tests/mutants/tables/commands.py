@@ -61,7 +61,7 @@ MUTANTS = [
         ("convert/ is not installed", "BESIDE = (\"configs\", \"convert\")", "BESIDE = (\"configs\",)",
          "test_the_wheel_is_one_package")),
     *of("emv3_jax/commands/sample.py", CODES,
-        ("a manifest ends with code 0 though jobs failed", "return 1 if outcome.failed else 0", "return 0",
+        ("a manifest ends with code 0 though jobs failed", "return 0 if outcome.complete else 1", "return 0",
          "test_a_manifest_ends_with_1_where_a_job_failed"),
         ("--save_latents is ignored", "video, save_latents=flags.save_latents, growing", "video, growing", "test_one_clip_is_written_as_asked_for"),
         ("--stream is ignored", "growing=flags.stream, metrics", "growing=False, metrics",

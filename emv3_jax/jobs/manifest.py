@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 import math
 import os
 import pathlib
@@ -93,7 +94,7 @@ def _name(number: int, given, audio) -> str:
 
 def _plain(values: dict, folder: pathlib.Path) -> dict:
   """Converts values for a request: 3.0 to 3, a list to a face box, paths to paths from the current folder."""
-  plain, types = {}, typing.get_type_hints(Request)
+  plain, types = {}, _types()
   for key, value in values.items():
     if isinstance(value, float) and not math.isfinite(value):
       raise InputError(f"{key} is {value}, no finite number; write null where there is none")
@@ -101,8 +102,9 @@ def _plain(values: dict, folder: pathlib.Path) -> dict:
       value = manifests.box_text(value)
     if key == "prompts" and isinstance(value, list):
       value = timed_prompts.checked(value)
-      for _, text in value:
-        if not manifests.is_text(text):
+    if key in ("prompts", "negative_prompts") and isinstance(value, (list, tuple)):
+      for text in (text for _, text in value) if key == "prompts" else value:
+        if isinstance(text, str) and not manifests.is_text(text):
           raise InputError(f"{key} has {text!a}, which has half a character or a zero byte in it")
     if int in typing.get_args(types.get(key)):
       value = manifests.whole(value)
@@ -114,6 +116,11 @@ def _plain(values: dict, folder: pathlib.Path) -> dict:
         value = str(folder / value)
     plain[key] = value
   return plain
+
+
+@functools.cache
+def _types() -> dict:
+  return typing.get_type_hints(Request)
 
 
 def check_jobs(jobs: Sequence[Job], folder: str | pathlib.Path, config: Config) -> list[Job]:
@@ -152,6 +159,31 @@ def _check_written(job: Job, folder: pathlib.Path, readers: dict) -> None:
     if reader and not output.is_report(output.report_path(video)):
       raise InputError(f"Output {file} is read by line {reader} and would be replaced; choose another "
                        "name or --out.")
+
+
+def dependencies(jobs: Sequence[Job], folder: str | pathlib.Path) -> dict[int, set[int]]:
+  """Returns the earlier lines that a line has to wait for, by line.
+
+  A line waits for those that write what it reads, and for those that read what it writes.
+  """
+  folder = pathlib.Path(folder)
+  writers: dict[str, int] = {}
+  readers: dict[str, set[int]] = {}
+  after: dict[int, set[int]] = {}
+  root = os.path.realpath(folder)
+  for job in jobs:
+    if job.fault:
+      continue
+    found, video = set(), os.path.join(root, video_path(job, folder).name)
+    for file in map(os.path.realpath, named_files(job.to_make).values()):
+      if file in writers:
+        found.add(writers[file])
+      readers.setdefault(file, set()).add(job.line)
+    found |= readers.get(video, set()) - {job.line}
+    writers[video] = job.line
+    if found:
+      after[job.line] = found
+  return after
 
 
 def check_output(job: Job, folder: pathlib.Path) -> None:

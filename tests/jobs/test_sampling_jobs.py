@@ -1,5 +1,6 @@
-"""Manifests: done jobs are skipped, a failing one stays alone, changed ones run again."""
+"""Batches of clips: done jobs are skipped, a failing one stays alone, changed ones run again."""
 
+import dataclasses
 import json
 
 from absl import logging
@@ -8,11 +9,12 @@ import pytest
 
 from emv3_jax.errors import InputError, Stopped
 from emv3_jax.io import checkpoints, digests
+from emv3_jax.jobs import sampler
+from emv3_jax.jobs.manifest import read_manifest
+from emv3_jax.jobs.report import Outcome, read_report
 from emv3_jax.runtime import processes
-from emv3_jax.sampling import fingerprint, jobs
+from emv3_jax.sampling import fingerprint
 from emv3_jax.sampling.clip import Clip
-from emv3_jax.sampling.jobs import Outcome
-from emv3_jax.sampling.manifest import read_manifest
 
 
 def write_manifest(path, lines) -> None:
@@ -27,26 +29,32 @@ def test_done_jobs_are_skipped_and_failing_ones_stay_alone(model, files, tmp_pat
   write_manifest(manifest, [
       {**good, "name": "absent", "audio": "absent.wav"}, good, "{broken",
       {**good, "name": "typo", "promt": "x"}, "", {**good, "name": "other", "seed": 3}])
-  outcome = jobs.run_jobs(model, read_manifest(manifest), tmp_path / "out")
-  assert outcome == jobs.Outcome(done=2, skipped=0, failed=3)
+  outcome = sampler.run_jobs(model, read_manifest(manifest), tmp_path / "out")
+  assert outcome == Outcome(done=2, skipped=0, failed=3)
   made = {path.name for path in (tmp_path / "out").iterdir()}
-  assert made == {"good.mp4", "good.json", "other.mp4", "other.json", "failed.jsonl"}
+  assert made == {"good.mp4", "good.json", "other.mp4", "other.json", "report.jsonl"}
   before = (tmp_path / "out/good.mp4").stat().st_mtime_ns
 
-  told = [json.loads(line) for line in (tmp_path / "out/failed.jsonl").read_text().splitlines()]
-  assert [(entry["line"], entry["name"], entry["traceback"]) for entry in told] == [
-      (1, "absent", ""), (3, "0003", ""), (4, "typo", "")]
-  assert told[0]["reason"] == f"Audio {tmp_path}/absent.wav: no such file."
+  told = read_report(tmp_path / "out/report.jsonl")
+  assert [(entry.line, entry.name, entry.status, entry.traceback) for entry in told] == [
+      (1, "absent", "failed", ""), (2, "good", "done", ""), (3, "0003", "failed", ""), (4, "typo", "failed", ""),
+      (6, "other", "done", "")]
+  assert told[0].reason == f"Audio {tmp_path}/absent.wav: no such file."
+  made, content = told[1], json.loads((tmp_path / "out/good.json").read_text())["content"]
+  assert (made.seed, made.frames_sha256, made.sound_sha256) == (43, content["frames"], content["sound"])
+  assert made.device == "8x cpu cpu" and made.host and made.attempts == 1 and made.seconds["transformer"] >= 0
 
   (tmp_path / "out/other.json").unlink()  # as if it had been interrupted
-  outcome = jobs.run_jobs(model, read_manifest(manifest), tmp_path / "out")
-  assert outcome == jobs.Outcome(done=1, skipped=1, failed=3)
+  outcome = sampler.run_jobs(model, read_manifest(manifest), tmp_path / "out")
+  assert outcome == Outcome(done=1, skipped=1, failed=3)
+  again = read_report(tmp_path / "out/report.jsonl")
+  assert dataclasses.replace(made, status="skipped") == again[1] and again[4].frames_sha256 == told[4].frames_sha256
   assert (tmp_path / "out/good.mp4").stat().st_mtime_ns == before
 
   write_manifest(manifest, [{**good, "seed": 11}])
-  outcome = jobs.run_jobs(model, read_manifest(manifest), tmp_path / "out")
-  assert outcome == jobs.Outcome(done=1, skipped=0, failed=0)
-  assert not (tmp_path / "out/failed.jsonl").exists()
+  outcome = sampler.run_jobs(model, read_manifest(manifest), tmp_path / "out")
+  assert outcome == Outcome(done=1, skipped=0, failed=0)
+  assert [entry.status for entry in read_report(tmp_path / "out/report.jsonl")] == ["done"]
   report = json.loads((tmp_path / "out/good.json").read_text())
   assert report["seed"] == 11
   (job,) = read_manifest(manifest)
@@ -64,7 +72,7 @@ class Manifest:
     self.model, self.folder, self.told, self.errors = model, folder, [], {}
     self.sampled = []
     self.request = {"name": "clip", "audio": str(files["audio"]), "image": str(files["image"])}
-    monkeypatch.setattr(jobs, "stream", self._sample)
+    monkeypatch.setattr(sampler, "stream", self._sample)
     for level in ("info", "error"):
       monkeypatch.setattr(logging, level, lambda text, *values: self.told.append(text % values))
 
@@ -83,7 +91,7 @@ class Manifest:
     del self.told[:]
     write_manifest(self.folder / "jobs.jsonl", [
         {**self.request, "name": prompt, "prompt": prompt} for prompt in prompts] or [self.request])
-    return jobs.run_jobs(self.model, read_manifest(self.folder / "jobs.jsonl"),
+    return sampler.run_jobs(self.model, read_manifest(self.folder / "jobs.jsonl"),
                          self.folder / "out", **options)
 
 
@@ -103,7 +111,7 @@ def test_a_job_whose_files_are_not_as_written_is_made_again(manifest):
 
   video.write_bytes(whole[:-1])
   assert manifest.run() == MADE
-  assert manifest.told[0] == "Line 1 (clip) is sampled again: clip.mp4 is not as it was written."
+  assert manifest.told[0] == "Line 1 (clip) is made again: clip.mp4 is not as it was written."
   video.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
   assert manifest.run() == SKIPPED  # one byte of the same length shows to --verify alone
   assert manifest.run(verify=True) == MADE
@@ -136,7 +144,7 @@ def test_a_report_of_version_0_1_is_not_done_and_says_why(manifest):
   del content["fingerprint"]
   report.write_text(json.dumps({**content, "digest": "0" * 64}))
   assert manifest.run() == MADE
-  assert manifest.told == ["Line 1 (clip) is sampled again: clip.json has no fingerprint (version 0.1 "
+  assert manifest.told == ["Line 1 (clip) is made again: clip.json has no fingerprint (version 0.1 "
                            "wrote none).", "Line 1 (clip) done."]
 
 
@@ -151,7 +159,7 @@ def test_no_report_stands_beside_a_video_that_it_is_not_of(manifest, monkeypatch
 
   manifest.request["seed"] = 5
   with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-    patch.setattr(jobs.output.video_files, "write_video", killed)
+    patch.setattr(sampler.output.video_files, "write_video", killed)
     manifest.run()
   del manifest.request["seed"]
   assert manifest.run() == MADE
@@ -198,8 +206,8 @@ def test_a_job_may_raise_what_it_likes(manifest, error, said):
   assert manifest.run("a", "bad", "b") == Outcome(2, 0, 1)
   assert manifest.told[1].startswith("Line 2 (bad) failed: ") and said in manifest.told[1]
   assert "\n" not in manifest.told[1] and "Traceback" not in str(manifest.told)
-  (entry,) = map(json.loads, (manifest.folder / "out/failed.jsonl").read_text().splitlines())
-  assert entry["line"] == 2 and said in entry["reason"] and "in _sample" in entry["traceback"]
+  _, entry, _ = read_report(manifest.folder / "out/report.jsonl")
+  assert entry.line == 2 and said in entry.reason and "in _sample" in entry.traceback
 
 
 def test_tracebacks_are_shown_on_request(manifest, monkeypatch):
@@ -216,7 +224,9 @@ def test_whoever_stops_a_batch_stops_all_of_it(manifest, error):
   with pytest.raises(error):
     manifest.run("bad", "stop", "b")
   assert not (manifest.folder / "out/b.mp4").exists()
-  assert len((manifest.folder / "out/failed.jsonl").read_text().splitlines()) == 1
+  assert [(entry.status, entry.reason) for entry in read_report(manifest.folder / "out/report.jsonl")] == [
+      ("failed", "ValueError: x"), ("stopped", "stopped while it was made"), ("stopped", "not begun")]
+  assert not list((manifest.folder / "out").glob(".*"))
 
 
 def test_of_several_processes_none_goes_on_alone(manifest, monkeypatch):
@@ -232,14 +242,14 @@ def test_of_several_processes_none_goes_on_alone(manifest, monkeypatch):
 def test_a_clip_that_the_first_process_cannot_write_failed_in_all(manifest, monkeypatch):
   """Here is another process, which writes nothing and hears of it."""
   wrote = []
-  monkeypatch.setattr(jobs.output, "write", lambda *_, **__: wrote.append(1))
+  monkeypatch.setattr(sampler.output, "write", lambda *_, **__: wrote.append(1))
   monkeypatch.setattr(processes, "any_process", lambda flag: flag or bool(wrote))
-  assert manifest.run() == FAILED and "Another process" in manifest.told[-2]
+  assert manifest.run() == FAILED and "Another process" in manifest.told[-1]
 
 
 def test_what_comes_in_the_way_meanwhile_is_seen(manifest, monkeypatch):
   """Before it is sampled, also where the first look found nothing."""
-  monkeypatch.setattr(jobs, "check_jobs", lambda todo, folder, config: todo)
+  monkeypatch.setattr(sampler, "check_jobs", lambda todo, folder, config: todo)
   (manifest.folder / "out").mkdir()
   (manifest.folder / "out/a.json").write_text("{}")
   assert manifest.run("a", "b") == Outcome(1, 0, 1) and manifest.sampled == ["b"]
