@@ -23,6 +23,7 @@ from emv3_jax.jobs.work import Maker, Options
 
 TELL_EVERY = 10.0  # seconds between lines of progress
 LOOK_EVERY = 5.0  # seconds between looks at the nodes
+UNSEEN_SECONDS = 90.0  # in which the output of a node has to be seen by the run
 STOP_SECONDS = 60.0  # in which a running step has to end when the run is stopped
 
 
@@ -92,6 +93,7 @@ class _Engine:
     self._arguments = (ray.put(setup), str(folder), options)
     self._workers: list[_Worker] = []
     self._lost: dict[int, int] = {}
+    self._unseen: dict[int, float] = {}
     self._lost_starts = 0
     self._share: Share = ray_cluster.share(ray.nodes(), cluster)
     self._looked = self._told = time.monotonic()
@@ -153,15 +155,29 @@ class _Engine:
       return
     worker.ref = None
     if worker.place is None:
-      self._replicas.check_place(found, self._folder, self._here)
+      self._replicas.check_place(found, self._here)
       worker.place, self._lost_starts = found, 0
       logging.vlog(1, "A replica is ready on %s (process %d).", found.host, found.pid)
       return
     job, worker.job = worker.job, None
     if found is None:
       self._queue.put_back(job, local.pause(self._options))
+    elif found.status in ("done", "skipped") and not self._is_seen(job):
+      self._missed(job, worker)
     else:
       self._finish(job, found)
+
+  def _is_seen(self, job: Any) -> bool:
+    entry = self._making.look(job)
+    return entry is not None and entry.status == "skipped"
+
+  def _missed(self, job: Any, worker: _Worker) -> None:
+    """Looks for the output of a job later; network file systems may show a new file after some seconds."""
+    first = self._unseen.setdefault(job.line, time.monotonic())
+    if time.monotonic() - first > UNSEEN_SECONDS:
+      raise InputError(f"Node {worker.place.node} ({worker.place.host}) says that {job.name} is made, and it is not in {self._folder} "
+                       "as it is seen here.\nChoose an --out on a file system that all nodes share.")
+    self._queue.put_back(job, local.pause(self._options))
 
   def _finish(self, job: Any, entry: Entry) -> None:
     entry = dataclasses.replace(entry, lost=self._lost.get(job.line, 0))

@@ -8,7 +8,6 @@ import importlib.metadata
 import os
 import pathlib
 import platform
-import secrets
 import socket
 import threading
 from typing import Any, Protocol
@@ -47,7 +46,6 @@ class Place:
     pid: process id.
     versions: of Python, of packages, and a digest of this package's code.
     fault: why the maker cannot be opened there; empty if it can.
-    probe: name of an empty file that the replica created in the output folder, or why it could not.
   """
 
   host: str
@@ -55,7 +53,6 @@ class Place:
   pid: int
   versions: dict[str, str]
   fault: str
-  probe: str
 
   def differences(self, versions: dict[str, str]) -> list[str]:
     """Returns what is of another version than here, e.g. `jax 0.9.1 (here 0.10.2)`."""
@@ -80,12 +77,11 @@ class Replica:
 
   def look(self) -> Place:
     """Looks at the machine; the maker is not opened."""
-    probe = f".probe.{secrets.token_hex(8)}"
-    try:
-      os.close(os.open(os.path.join(self._folder, probe), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    except OSError as error:
-      probe = error.strerror or str(error)
-    return Place(socket.gethostname(), ray.util.get_node_ip_address(), os.getpid(), versions(), self._setup.fault(), probe)
+    fault = self._setup.fault()
+    if not fault and not (os.path.isdir(self._folder) and os.access(self._folder, os.W_OK)):
+      fault = (f"folder {self._folder} is missing, or not writable; all nodes need the output folder, on a file system that "
+               "they share.")
+    return Place(socket.gethostname(), ray.util.get_node_ip_address(), os.getpid(), versions(), fault)
 
   def make(self, job: Any) -> Entry | None:
     """Makes a job; returns None if another run is making it.
@@ -140,11 +136,11 @@ def _code() -> str:
   return digest.hexdigest()[:12]
 
 
-def check_place(place: Place, folder: pathlib.Path, here: dict[str, str]) -> None:
+def check_place(place: Place, here: dict[str, str]) -> None:
   """Checks that jobs can be made where a replica runs.
 
   Raises:
-    InputError: versions differ, the maker cannot be opened there, or the output folder is another one there.
+    InputError: versions differ, or the model or the output folder is not there.
   """
   where = f"Node {place.node} ({place.host})"
   differences = place.differences(here)
@@ -152,11 +148,3 @@ def check_place(place: Place, folder: pathlib.Path, here: dict[str, str]) -> Non
     raise InputError(f"{where} has other versions: {', '.join(differences)}.\nInstall the same on all nodes.")
   if place.fault:
     raise InputError(f"{where}: {place.fault}")
-  if not place.probe.startswith(".probe."):
-    raise InputError(f"{where} cannot write to {folder} ({place.probe}); all nodes need the output folder, on a file "
-                     "system that they share.")
-  try:
-    (folder / place.probe).unlink()
-  except FileNotFoundError:
-    raise InputError(f"{where} has another folder {folder}: what it writes there is not seen here. Choose an --out on a "
-                     "file system that all nodes share.") from None

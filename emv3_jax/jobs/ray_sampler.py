@@ -14,7 +14,7 @@ from emv3_jax.jobs import ray_engine, shapes
 from emv3_jax.jobs.manifest import Job, dependencies
 from emv3_jax.jobs.ray_cluster import ClusterConfig
 from emv3_jax.jobs.report import Outcome
-from emv3_jax.jobs.sampler import Sampler
+from emv3_jax.jobs.sampler import Sampler, verify_weights
 from emv3_jax.runtime import command_line, program_cache
 from emv3_jax.sampling import fingerprint
 from emv3_jax.sampling.model import UNTRAINED, Model, folder_of, load
@@ -53,9 +53,16 @@ class SamplerSetup:
     return f"{self.checkpoint} has other weights than on the machine of the run: {', '.join(other)}." if other else ""
 
   def open(self) -> Sampler:
+    """Opens the model; with `verify` all weights are read.
+
+    Raises:
+      InputError: see `load` and `verify_weights`.
+    """
     command_line.stay_on_cpu_without_accelerator()
     program_cache.use(self.config.program_cache, limit_mib=self.config.program_cache_mib, required=False)
     model = load(self.checkpoint, self.config, overridden=self.overridden)
+    if self.verify:
+      verify_weights(model)
     return Sampler(model, self.folder, save_latents=self.save_latents, verify=self.verify, metrics=self.metrics)
 
 

@@ -8,7 +8,6 @@ Prints the outcome as JSON; exits as the command lines do.
 import dataclasses
 import json
 import pathlib
-import sys
 
 from emv3_jax.jobs import ray_engine
 from emv3_jax.jobs.ray_cluster import ClusterConfig
@@ -39,7 +38,10 @@ def main(arguments) -> int:
   todo = jobs(given.get("jobs", 0)) + [Job(**fields) for fields in given.get("lines", [])]
   setup = Setup(str(folder), given.get("steps", 2), given.get("seconds", 0.0), given.get("unfit", ""))
   ray_engine.TELL_EVERY = given.get("tell_every", 1.0)
-  outcome = ray_engine.run(setup, setup.open(), todo, folder, options=Options(**given.get("options", {})),
+  maker = setup.open()
+  if "elsewhere" in given:  # what the nodes write is not seen by the run
+    maker, ray_engine.UNSEEN_SECONDS = Stub(given["elsewhere"]), 0.5
+  outcome = ray_engine.run(setup, maker, todo, folder, options=Options(**given.get("options", {})),
                            after={int(line): set(lines) for line, lines in given.get("after", {}).items()},
                            cluster=ClusterConfig(given.get("address", ""), given.get("replicas")))
   print(json.dumps(dataclasses.asdict(outcome)), flush=True)
