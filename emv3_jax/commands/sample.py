@@ -22,7 +22,7 @@ from emv3_jax.errors import InputError
 from emv3_jax.io.manifests import is_text
 from emv3_jax.io.model_card import ModelCard, read_model_card
 from emv3_jax.jobs import flags as job_flags
-from emv3_jax.jobs import local, manifest, sampler
+from emv3_jax.jobs import local, manifest, ray_sampler, sampler
 from emv3_jax.plan import command as plan
 from emv3_jax.runtime import command_line, processes, program_cache, start_up
 from emv3_jax.runtime import config as config_lib
@@ -109,6 +109,8 @@ def main(arguments: Sequence[str]) -> int:
   if flags.mesh:
     axes = " ".join(f"--config.mesh.{part}" for part in flags.mesh[0].split(","))
     raise InputError(f"--mesh goes with --plan; to sample on such a mesh write {axes}.")
+  if flags.engine == "ray" and (flags.distributed or flags.coordinator):
+    raise InputError("--engine=ray starts its processes by itself; leave --distributed and --coordinator out.")
   processes.join(flags)
   if flags.calibrate is not None:
     return run_calibration(config, flags, overridden)
@@ -204,11 +206,17 @@ def run_manifest(config: Config, flags, overridden: Collection[str]) -> int:
   folder = pathlib.Path(flags.out)
   todo = processes.run_on_all(lambda: manifest.read_manifest(flags.manifest))
   processes.run_on_all(lambda: local.check_report(report, flags.manifest))
-  model = open_model(config, flags, overridden)
-  todo = processes.run_on_all(lambda: check_lines(todo, folder, model, flags))
-  outcome = sampler.run_checked(model, todo, folder, save_latents=flags.save_latents, verify=flags.verify,
-                                metrics=flags.report, options=job_flags.options(flags), progress=progress_bar,
-                                report=report.name)
+  kept = {"save_latents": flags.save_latents, "verify": flags.verify, "metrics": flags.report}
+  options = {"options": job_flags.options(flags), "report": report.name}
+  if flags.engine == "ray":
+    of_model = config, flags.checkpoint, frozenset(overridden)
+    model = ray_sampler.open_here(*of_model)
+    todo = check_lines(todo, folder, model, flags)
+    outcome = ray_sampler.run(model, *of_model, todo, folder, cluster=job_flags.cluster(flags), **kept, **options)
+  else:
+    model = open_model(config, flags, overridden)
+    todo = processes.run_on_all(lambda: check_lines(todo, folder, model, flags))
+    outcome = sampler.run_checked(model, todo, folder, progress=progress_bar, **kept, **options)
   logging.info("%s. %s has a line for each job.", outcome, report)
   summarise(flags, dataclasses.asdict(outcome))
   return 0 if outcome.complete else 1

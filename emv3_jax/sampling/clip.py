@@ -19,7 +19,7 @@ from emv3_jax.geometry import FPS
 from emv3_jax.io import paths
 from emv3_jax.io.digests import file_digest
 from emv3_jax.runtime import processes, start_up
-from emv3_jax.sampling import fingerprint, long_clip, long_plan, memory, one_window
+from emv3_jax.sampling import fingerprint, long_clip, long_plan, memory, one_window, timed_prompts
 from emv3_jax.sampling.denoise import Conditions
 from emv3_jax.sampling.inputs import Inputs, named_files, read_inputs
 from emv3_jax.sampling.long_plan import LongPlan
@@ -111,6 +111,7 @@ def stream(model: Model, request: Request, *, progress: Callable | None = None) 
   with profile.measure("inputs"):
     inputs, used = processes.run_on_all(lambda: read(model, request))
     plan = long_plan.plan(model.config.settings, inputs.sample_frames, degree(model.mesh, "batch"))
+    timed_prompts.warn_of_unused(inputs.prompt_times, [(0, inputs.frames)] if plan is None else plan.described()["windows"])
     provenance = processes.run_on_all(lambda: fingerprint.provenance(model, request))
     files = {name: file_digest(path) for name, path in named_files(request).items()}
   task = tasks.of(request.task)
