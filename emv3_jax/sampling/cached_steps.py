@@ -17,7 +17,6 @@ from emv3_jax.diffusion.guidance import Branches, Schedule
 from emv3_jax.models.network import Params
 from emv3_jax.runtime import kept_programs
 from emv3_jax.sampling.denoise import Conditions, Denoiser
-from emv3_jax.sampling.skipping import Skipping
 from emv3_jax.sharding.on_host import HostArray, to_host
 
 Runs = Bool[np.ndarray, "steps"]
@@ -150,24 +149,6 @@ def chosen(denoiser: Denoiser, residual: Float[AnyArray, "*rows s d"], kept: Bra
 
 
 make_cached_denoiser = functools.cache(CachedDenoiser)
-
-
-def runs_of(denoiser: Denoiser, skipping: Skipping | None, params: Params, schedule: Schedule) -> Runs | None:
-  """Decides which steps run; None where none can be skipped.
-
-  Args:
-    denoiser: of a window.
-    skipping: of the model.
-    params: parameters of the transformer.
-    schedule: guidance of the steps.
-
-  Raises:
-    InputError: MagCache's calibration does not have a branch of the schedule.
-  """
-  if skipping is None:
-    return None
-  modulation = make_cached_denoiser(denoiser).modulation(params) if skipping.needs_modulation else None
-  return skipping.schedule(branch_names(schedule), modulation)
 
 
 def denoise(denoiser: Denoiser, params: Params, noise: Float32[AnyArray, "b f H8 W8 c"], conditions: Conditions,
