@@ -34,9 +34,12 @@ class Residuals:
     self._runs, self._on_host = runs, on_host
     self._kept: dict[int, tuple[jax.Array | HostArray, Branches]] = {}
 
-  def put(self, i: int, residual: jax.Array, branches: Branches, group: int = 0) -> None:
-    """Keeps what step i left, if the next step is skipped; what was kept before is freed."""
+  def free(self, group: int = 0) -> None:
+    """Forgets a residual that no step needs any more."""
     self._kept.pop(group, None)
+
+  def put(self, i: int, residual: jax.Array, branches: Branches, group: int = 0) -> None:
+    """Keeps what step i left, if the next step is skipped."""
     if i + 1 < len(self._runs) and not self._runs[i + 1]:
       self._kept[group] = to_host(residual) if self._on_host else residual, branches
 
@@ -96,6 +99,7 @@ class CachedDenoiser:
       if not runs[i]:
         state = self._skip(params, state, i, *residuals.get(), tables, conditions.condition, step.branches)
         continue
+      residuals.free()
       if step.context != projected:
         context, projected = denoiser.project(params, conditions, step), step.context
       state, residual = self._keep(params, state, i, context, tables, table, conditions.condition,
@@ -103,6 +107,10 @@ class CachedDenoiser:
       residuals.put(i, residual, step.branches)
       del residual
     return state.x
+
+  def trace_step(self, params: Params, noise, conditions: Conditions) -> jax.stages.Traced:
+    """Traces the program of a step that keeps its residual, as `Denoiser.trace_step` does."""
+    return self.denoiser.trace_step(params, noise, conditions, self._keep)
 
   def _kept_step(self, params, state, i, context, tables, table, condition, face_mask, branches):
     row = {name: values[i] for name, values in tables.items()}
