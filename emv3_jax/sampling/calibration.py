@@ -96,7 +96,8 @@ class Calibration:
 _CALIBRATE = f"calibrate with `{as_called('emv3-sample')} ... --calibrate`"
 
 
-def measured(run: Run, ratios: Mapping[str, Measured], changes: Measured, outputs: Measured, clip: Mapping[str, Any]) -> Calibration:
+def measured(run: Run, ratios: Mapping[str, Measured], changes: Measured, outputs: Measured,
+             clip: Mapping[str, Any]) -> Calibration:
   """Makes a calibration of measured numbers, NaN where there are none, and fits TeaCache's polynomial.
 
   Raises:
