@@ -110,19 +110,19 @@ class Denoiser:
     """Returns the solver's state before the first step."""
     return self._start(sharding.replicate(noise, self.transformer.mesh))
 
-  def trace_step(self, params: Params, noise, conditions: Conditions) -> jax.stages.Traced:
+  def trace_step(self, params: Params, noise, conditions: Conditions, program: Any = None) -> jax.stages.Traced:
     """Traces the program of a step of the most branches without compiling it; only the shapes of the arguments are used.
 
     Args:
       params, noise, conditions: as in `run`; `jax.ShapeDtypeStruct`s, with shardings on a mesh.
+      program: another program of a step that takes the same arguments.
     """
     state = jax.eval_shape(self.solver.init, noise)
     like_noise = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=noise.sharding)
     branches = guidance_lib.largest(self.schedule)
-    return self._step.trace(params, jax.tree.map(like_noise, state), 0,
-                            self.abstract_context(params, conditions, branches),
-                            self.tables.tree(), self.rope_table(noise.shape), conditions.condition,
-                            conditions.face_mask, branches)
+    return (program or self._step).trace(
+        params, jax.tree.map(like_noise, state), 0, self.abstract_context(params, conditions, branches),
+        self.tables.tree(), self.rope_table(noise.shape), conditions.condition, conditions.face_mask, branches)
 
   @property
   def residual_sharding(self) -> NamedSharding:

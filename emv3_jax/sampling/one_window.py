@@ -49,7 +49,7 @@ def denoise(model: Model, inputs: Inputs, conditions: Conditions, profile: Profi
   """Denoises the window to latents, and counts how often the network runs."""
   with model.parameters("transformer") as params:
     denoiser = model.denoiser()
-    runs = cached_steps.runs_of(denoiser, model.skipping, params, denoiser.schedule)
+    runs = model.runs(params, denoiser.schedule)
     latents = cached_steps.denoise(denoiser, params, *placed(model, inputs, conditions), runs, progress)
     profile.evaluations += cached_steps.evaluations(denoiser.schedule, runs)
     return sharding.fetch(latents)[0]
