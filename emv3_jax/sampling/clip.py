@@ -9,7 +9,7 @@ from absl import logging
 from jaxtyping import Float32
 import numpy as np
 
-from emv3_jax import sharding, tasks, variants
+from emv3_jax import geometry, sharding, tasks, variants
 from emv3_jax.conditioning import image as image_lib
 from emv3_jax.conditioning import text as text_lib
 from emv3_jax.conditioning.colour_match import ColourMatch
@@ -23,6 +23,7 @@ from emv3_jax.runtime import processes, start_up
 from emv3_jax.sampling import fingerprint, long_clip, long_plan, memory
 from emv3_jax.sampling.denoise import Conditions
 from emv3_jax.sampling.inputs import Inputs, named_files, read_inputs
+from emv3_jax.sampling.length_buckets import extended, padded, padded_latents
 from emv3_jax.sampling.long_plan import LongPlan
 from emv3_jax.sampling.model import Model
 from emv3_jax.sampling.profile import Profile, versions
@@ -243,7 +244,8 @@ def encode_features(model: Model, inputs: Inputs) -> np.ndarray:
   """Computes wav2vec2 features of the whole padded clip, one row for each feature; see `Variant`."""
   variant = variants.of(model.config.model.transformer.variant)
   with model.parameters("audio_encoder") as params:
-    return model.encode_audio(params, inputs.waveform[None], **variant.encoder_options(inputs.sample_frames))[0]
+    return model.encode_audio(params, inputs.waveform[None], **variant.encoder_options(inputs.sample_frames),
+                              in_pieces=model.config.settings.length_buckets > 0)[0]
 
 
 def encode_image(model: Model, inputs: Inputs) -> np.ndarray:
@@ -260,23 +262,24 @@ def encode_condition(model: Model, inputs: Inputs) -> Float32[np.ndarray, "1 f H
   mask = masks.mask_latents(inputs.condition_mask, inputs.size)
   if not inputs.condition_mask.any():
     return np.asarray(masks.condition(mask, None))[None]
-  video = masks.masked_video(inputs.video.video(), inputs.condition_mask)
+  video = masks.masked_video(inputs.video.video(), inputs.condition_mask)[None]
+  size = geometry.frames_of(padded_latents(model.config.settings, len(mask)))
   with model.parameters("vae") as params:
-    latents = model.vae_encode(params, video[None])
+    latents = model.vae_encode(params, extended(video, 1, size))[:, :len(mask)]
   return np.asarray(masks.condition(mask[None], latents))
 
 
 def denoise(model: Model, inputs: Inputs, conditions: Conditions, progress
             ) -> Float32[np.ndarray, "f H8 W8 c"]:
   """Denoises the window to latents."""
-  frames, height8, width8 = conditions.condition.shape[1:4]
-  noise = np.asarray(initial_noise(inputs.seed, frames, height8, width8, model.config.model.vae.z_dim))
-  face_mask = conditions.face_mask
+  conditions = padded(conditions, model.config.settings, model.config.model.transformer)
+  face_mask, (size, height8, width8) = conditions.face_mask, conditions.condition.shape[1:4]
+  noise = np.asarray(initial_noise(inputs.seed, size, height8, width8, model.config.model.vae.z_dim))
   conditions = dataclasses.replace(conditions, condition=model.whole(conditions.condition),
                                    face_mask=None if face_mask is None else model.whole(face_mask))
   with model.parameters("transformer") as params:
     latents = model.denoiser().run(params, model.whole(noise[None]), conditions, progress)
-    return sharding.fetch(latents)[0]
+    return sharding.fetch(latents)[0, :geometry.latent_frames(inputs.sample_frames)]
 
 
 def _describe(model: Model, request: Request, files: dict[str, str], inputs: Inputs,

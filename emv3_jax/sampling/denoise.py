@@ -45,6 +45,7 @@ class Conditions:
     condition: float32 [b, f, H8, W8, 20], mask channels and latents of the masked video.
     face_mask: float32 [b, h*w], or [b, h*w, f] by latent frame, 1 where the audio acts; None stands for
       everywhere.
+    frames: int32, number of latent frames of clips that are padded after them; None stands for all.
   """
 
   text: Mapping[str, AnyArray]
@@ -52,6 +53,7 @@ class Conditions:
   audio: AnyArray
   condition: AnyArray
   face_mask: AnyArray | None = None
+  frames: AnyArray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +128,7 @@ class Denoiser:
       conditions: of the same b clips.
       progress: wraps the step indices, e.g. with `tqdm`.
     """
-    table = self.rope_table(noise.shape)
+    table = self.rope_table(noise.shape, conditions.frames)
     noise = sharding.replicate(noise, self.transformer.mesh)
     state = self._start(noise)
     context, projected = None, None
@@ -167,10 +169,12 @@ class Denoiser:
     stacked = lambda x: jax.ShapeDtypeStruct((len(branches), *x.shape), x.dtype)
     return tuple(map(stacked, (conditions.text["prompt"], conditions.image, conditions.audio)))
 
-  def rope_table(self, shape: tuple[int, ...]) -> rope.RopeTable:
-    """Computes the RoPE table for latents of `shape` [b, f, H8, W8, 16]."""
-    riflex = rope.Riflex(self.settings.riflex_k, shape[1]) if self.settings.riflex_k else None
-    return self.transformer.rope(shape, riflex)
+  def rope_table(self, shape: tuple[int, ...], frames: AnyArray | None = None) -> rope.RopeTable:
+    """Computes the RoPE table for latents of `shape` [b, f, H8, W8, 16], of which the first `frames` are the clip."""
+    length = shape[1] if frames is None else int(frames)
+    riflex = rope.Riflex(self.settings.riflex_k, length) if self.settings.riflex_k else None
+    cos, sin = self.transformer.rope(shape, riflex)
+    return (cos, sin) if frames is None else (cos, sin, frames)
 
   def _token_blocks(self, shape: tuple[int, ...]) -> int:
     """Returns the number of token blocks that a layer processes in turn, for latents of `shape`."""
@@ -188,7 +192,7 @@ class Denoiser:
       conditions: of b clips.
       step: guidance of the step; `step.context` is all of it that counts.
     """
-    return self._project(params, *self._branch_inputs(conditions, step))
+    return self._project(params, *self._branch_inputs(conditions, step), conditions.frames)
 
   def _branch_inputs(self, conditions: Conditions, step: StepGuidance):
     """Stacks text, image and audio of the branches of a step, each with leading axes [branches, b]."""
@@ -204,13 +208,13 @@ class Denoiser:
             np.stack([conditions.image] * len(branches)),
             np.stack([audio[branch.audio] for branch in branches]))
 
-  def _project_branches(self, params, text, image, audio):
+  def _project_branches(self, params, text, image, audio, frames=None):
     """Computes the cross-attention keys and values of all layers; leading axis [branches] if in turn."""
     transformer, in_turn = self.transformer, self.settings.branches == "in_turn"
     model = transformer.network.bind(params)
 
     def project(*conditions):
-      context = model.project(*transformer.pad(conditions), transformer.execution)
+      context = model.project(*transformer.pad(conditions), transformer.execution, frames)
       return jax.tree.map(
           lambda keys: jax.lax.with_sharding_constraint(
               keys, transformer.context_sharding(keys.ndim)), context)
@@ -279,6 +283,8 @@ def make_denoiser(config: TransformerConfig, settings: SamplingConfig, mesh: Mes
   """
   settings = settings.with_defaults(config.variant)
   local = backends.select(settings.attention, platform)
+  if settings.length_buckets:
+    local.check_keys()
   where = kept_programs.described(NamedSharding(mesh, PartitionSpec()))
   return Denoiser(sharding.on_mesh(config, mesh, precision=precision, attention=attention, local=local), settings,
                   f"{config} {precision} {attention} {local.name} {where}")

@@ -80,6 +80,7 @@ def resolve(requested: SamplingConfig, variant: str, card: ModelCard | None = No
         break
   settings = config_lib.build(SamplingConfig, {
       "preset": requested.preset, "allow_mismatch": requested.allow_mismatch,
+      "length_buckets": requested.length_buckets,
       "long": dataclasses.asdict(requested.long), **values, "png_phases": _plain(values["png_phases"])}, "sampling")
   return Resolved(settings, origins, _mismatches(settings, origins, card_settings, folder))
 
