@@ -11,7 +11,7 @@ import numpy as np
 
 from emv3_jax import geometry, variants
 from emv3_jax.models.transformer import TransformerConfig
-from emv3_jax.sampling.denoise import Conditions
+from emv3_jax.sampling.conditions import Conditions
 from emv3_jax.sampling.settings import Settings
 
 
