@@ -91,7 +91,7 @@ class CachedDenoiser:
     denoiser = self.denoiser
     if runs.all():
       return denoiser.run(params, noise, conditions, progress)
-    table, tables = denoiser.rope_table(noise.shape), denoiser.tables.tree()
+    table, tables = denoiser.rope_table(noise.shape, conditions.frames), denoiser.tables.tree()
     state = denoiser.start(noise)
     residuals, context, projected = Residuals(runs), None, None
     for i in progress(range(len(runs))):

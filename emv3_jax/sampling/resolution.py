@@ -80,7 +80,7 @@ def resolve(requested: SamplingConfig, variant: str, card: ModelCard | None = No
         break
   settings = config_lib.build(SamplingConfig, {
       "preset": requested.preset, "allow_mismatch": requested.allow_mismatch,
-      "long": dataclasses.asdict(requested.long),
+      "length_buckets": requested.length_buckets, "long": dataclasses.asdict(requested.long),
       "cache": dataclasses.asdict(requested.cache.complete(preset.get("cache", {}))),
       **values, "png_phases": _plain(values["png_phases"])}, "sampling")
   origins |= _origins_of_cache(requested, settings, preset.get("cache", {}), overridden)
