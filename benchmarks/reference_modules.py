@@ -6,7 +6,6 @@ from benchmarks import cases
 from emv3_jax.errors import InputError
 from emv3_jax.verify import foreign
 
-
 IMAGE_DIM = 1280  # written into the released code
 
 
