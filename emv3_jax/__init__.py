@@ -26,7 +26,8 @@ __version__ = "0.1.0"
 
 __all__ = ["Clip", "Config", "InputError", "Model", "Request", "load", "sample", "stream", "write"]
 
-# Imported at the first use: networks, plans and benchmarks run where PyAV and its like are not installed.
+# Imported at the first use: networks, plans and benchmarks run where PyAV and its like are not installed, and a
+# process that samples nothing starts in a part of the time.
 _MODULES = {"Clip": "clip", "sample": "clip", "stream": "clip", "Model": "model", "load": "model",
             "write": "output", "Config": "settings", "Request": "settings"}
 

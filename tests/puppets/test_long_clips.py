@@ -1,9 +1,11 @@
-"""Long clips of puppets: what they say, what is read from their files, and how it is summed up."""
+"""Long clips of puppets: what they say, what is read from their files, how it is summed up and shown."""
 
 import dataclasses
+import io
 import json
 
 import numpy as np
+from PIL import Image
 import pytest
 
 from emv3_jax.errors import InputError
@@ -11,7 +13,7 @@ from emv3_jax.io import video_files
 from emv3_jax.puppets.judging import long_clips, long_table
 from emv3_jax.puppets.world import mouth_curve
 from emv3_jax.puppets.world.sentences import sentences, speech
-from scripts import long_tiny
+from scripts import long_tiny, show_tiny
 from tests.puppets.actors import clips
 
 
@@ -39,7 +41,7 @@ def test_puppets_that_move():
 def judged(tmp_path_factory):
   """A true clip of 65 frames, written three times as large."""
   clip, path = clips()[0], tmp_path_factory.mktemp("judged") / "clip.mp4"
-  video_files.write_video(path, np.kron(clip.frames, np.ones((1, 3, 3, 1), np.uint8)))
+  video_files.write_video(path, np.kron(clip.frames, np.ones((1, 3, 3, 1), np.uint8)), audio=(clip.audio, 16000))
   return clip, path, long_clips.judge(path, clip.truth.opening, [(20, 40)])
 
 
@@ -102,3 +104,20 @@ def test_ways_fit_the_window():
 def test_flags_that_cannot_be(tmp_path, flags, said):
   with pytest.raises(InputError, match=said):
     long_tiny.main([f"--out={tmp_path}", *flags])
+
+
+def test_a_picture_as_large_as_fits(judged, tmp_path, monkeypatch):
+  """The curve that is seen is that of the truth; less room makes a smaller picture, too little is an error."""
+  shown = show_tiny.read(judged[1])
+  assert np.corrcoef(shown.true, shown.seen)[0, 1] > 0.9 and len(shown.sound) == 640 * len(shown.pictures)
+  short = show_tiny.Shown(shown.pictures[:12], shown.sound[:12 * 640], shown.true[:12], shown.seen[:12])
+  whole = Image.open(io.BytesIO(show_tiny.animation(short)))
+  assert (whole.size, whole.n_frames, whole.info["duration"]) == ((256, 368), 12, 40)
+  monkeypatch.setattr(show_tiny, "LIMIT", 60_000)
+  less = Image.open(io.BytesIO(show_tiny.animation(short)))
+  assert less.size[0] < 256 and less.n_frames < 12
+  monkeypatch.setattr(show_tiny, "LIMIT", 1000)
+  with pytest.raises(InputError, match="of 0 s does not fit 0.001 MB"):
+    show_tiny.animation(short)
+  with pytest.raises(InputError, match="Give --clip of a clip that is there, or --seconds"):
+    show_tiny.main([f"--out={tmp_path / 'a.gif'}"])

@@ -208,6 +208,17 @@ def test_prompts_that_cannot_be(prompts, message):
     Request(audio="a.wav", prompt="all", prompts=[[0, "a"]])
 
 
+def test_prompts_that_no_window_has(caplog):
+  """Windows of nine frames, whose middles are at 0.18 and 0.34 s."""
+  windows_, told = [(0, 9), (4, 9)], lambda: [record.getMessage() for record in caplog.records]
+  for times in ((0.0,), (0.0, 0.2), (0.0, 0.34)):
+    timed_prompts.warn_of_unused(times, windows_)
+  assert not told()
+  timed_prompts.warn_of_unused((0.0, 0.1, 0.25, 3.0), windows_)
+  assert told() == ["No window has the prompt that begins at 0 s, 3 s: a window has the one in force in its middle, "
+                    "here at 0.18, 0.34 s."]
+
+
 def test_prompts_of_a_command_line_and_of_a_manifest(tmp_path):
   with pytest.raises(InputError, match="--prompts is not JSON"):
     timed_prompts.parse("[[0, a]]")
