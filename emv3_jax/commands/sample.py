@@ -22,13 +22,15 @@ from emv3_jax.errors import InputError
 from emv3_jax.io.manifests import is_text
 from emv3_jax.io.model_card import ModelCard, read_model_card
 from emv3_jax.jobs import flags as job_flags
-from emv3_jax.jobs import local, manifest, sampler
+from emv3_jax.jobs import local, manifest, ray_sampler, sampler
 from emv3_jax.plan import command as plan
 from emv3_jax.runtime import command_line, processes, program_cache, start_up
 from emv3_jax.runtime import config as config_lib
 from emv3_jax.runtime.command_names import as_called
 from emv3_jax.sampling import guidance_settings, output, resolution, timed_prompts
+from emv3_jax.sampling.cache_settings import CacheConfig
 from emv3_jax.sampling.clip import stream
+from emv3_jax.sampling.clip_calibration import calibrate
 from emv3_jax.sampling.inputs import named_files
 from emv3_jax.sampling.model import UNTRAINED, Model, folder_of, load
 from emv3_jax.sampling.settings import Config, Request
@@ -65,6 +67,9 @@ def make_parser() -> command_line.Parser:
   parser.add_argument("--report", action="store_true",
                       help="write V.curves.json and its plot V.curves.png: drift of colour and sharpness, seams, luminance")
   parser.add_argument("--save_latents", action="store_true", help="write V.latents.npy as well")
+  parser.add_argument("--calibrate", metavar="FILE", nargs="?", const="",
+                      help="measure what step caches need to know of the model at these settings on this clip, write "
+                      "it beside the model or to FILE, and stop")
   parser.add_argument("--verify", action="store_true", help="before the work compare the weights, "
                       "and with --manifest the clips that are there, with their digests")
   plan.add_flags(parser)
@@ -104,7 +109,11 @@ def main(arguments: Sequence[str]) -> int:
   if flags.mesh:
     axes = " ".join(f"--config.mesh.{part}" for part in flags.mesh[0].split(","))
     raise InputError(f"--mesh goes with --plan; to sample on such a mesh write {axes}.")
+  if flags.engine == "ray" and (flags.distributed or flags.coordinator):
+    raise InputError("--engine=ray starts its processes by itself; leave --distributed and --coordinator out.")
   processes.join(flags)
+  if flags.calibrate is not None:
+    return run_calibration(config, flags, overridden)
   if not flags.out:
     raise InputError("--out is missing; name the video to write, or the folder with --manifest.")
   if flags.manifest:
@@ -124,7 +133,8 @@ def given_of_request(flags) -> dict:
   return {name: value for name, value in found.items() if value is not None}
 
 
-def run_one(config: Config, flags, overridden: Collection[str]) -> int:
+def read_request(flags) -> Request:
+  """Returns the request of a single clip."""
   if not flags.audio:
     raise InputError("--audio is missing; name the file with the voice.")
   given = given_of_request(flags)
@@ -137,7 +147,21 @@ def run_one(config: Config, flags, overridden: Collection[str]) -> int:
   for name, of_name in texts.items():
     if not all(map(is_text, of_name)):
       raise InputError(f"--{name} is no UTF-8 text; the terminal or the script has another encoding.")
-  request = Request(**given, paste=False if flags.no_paste else None)
+  return Request(**given, paste=False if flags.no_paste else None)
+
+
+def run_calibration(config: Config, flags, overridden: Collection[str]) -> int:
+  for name in ("out", "manifest"):
+    if getattr(flags, name):
+      raise InputError(f"--{name} does not go with --calibrate, which makes no video.")
+  config = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, cache=CacheConfig("none")))
+  path = calibrate(open_model(config, flags, overridden), read_request(flags), flags.calibrate, progress=progress_bar)
+  summarise(flags, {"calibration": str(path)})
+  return 0
+
+
+def run_one(config: Config, flags, overridden: Collection[str]) -> int:
+  request = read_request(flags)
   video = processes.run_on_all(
       lambda: output.check_video_path(flags.out, named_files(request).values(), growing=flags.stream))
   model = open_model(config, flags, overridden)
@@ -182,11 +206,17 @@ def run_manifest(config: Config, flags, overridden: Collection[str]) -> int:
   folder = pathlib.Path(flags.out)
   todo = processes.run_on_all(lambda: manifest.read_manifest(flags.manifest))
   processes.run_on_all(lambda: local.check_report(report, flags.manifest))
-  model = open_model(config, flags, overridden)
-  todo = processes.run_on_all(lambda: check_lines(todo, folder, model, flags))
-  outcome = sampler.run_checked(model, todo, folder, save_latents=flags.save_latents, verify=flags.verify,
-                                metrics=flags.report, options=job_flags.options(flags), progress=progress_bar,
-                                report=report.name)
+  kept = {"save_latents": flags.save_latents, "verify": flags.verify, "metrics": flags.report}
+  options = {"options": job_flags.options(flags), "report": report.name}
+  if flags.engine == "ray":
+    of_model = config, flags.checkpoint, frozenset(overridden)
+    model = ray_sampler.open_here(*of_model)
+    todo = check_lines(todo, folder, model, flags)
+    outcome = ray_sampler.run(model, *of_model, todo, folder, cluster=job_flags.cluster(flags), **kept, **options)
+  else:
+    model = open_model(config, flags, overridden)
+    todo = processes.run_on_all(lambda: check_lines(todo, folder, model, flags))
+    outcome = sampler.run_checked(model, todo, folder, progress=progress_bar, **kept, **options)
   logging.info("%s. %s has a line for each job.", outcome, report)
   summarise(flags, dataclasses.asdict(outcome))
   return 0 if outcome.complete else 1

@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 import contextlib
 import dataclasses
 import errno
-import functools
 import math
 import os
 import pathlib
@@ -58,7 +57,7 @@ from emv3_jax.io.stored_leaves import (
 )
 from emv3_jax.models import int8
 from emv3_jax.models.network import Params, named_leaves, nested
-from emv3_jax.runtime import start_up
+from emv3_jax.runtime import kept_programs, start_up
 
 __all__ = ["LazyArray", "ModelCard", "load_component", "read_model_card", "save_component",
            "stream_component", "write_tokenizer"]
@@ -165,8 +164,11 @@ def _as(kind, array: jax.Array, shardings):
   """Quantises an array of a mesh, if `kind` is quantised, and waits until it can be freed."""
   if not int8.is_pair(kind):
     return array
-  quantise = jax.jit(functools.partial(int8.like, leaf=kind), out_shardings=shardings)
-  return jax.block_until_ready(quantise(array))
+
+  def quantise(array):
+    return int8.like(array, kind)
+
+  return jax.block_until_ready(kept_programs.jit(quantise, repr(kind), out_shardings=shardings)(array))
 
 
 def _load_to(device, path: pathlib.Path, abstract: Params, dtype) -> Params:

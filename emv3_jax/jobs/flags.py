@@ -8,12 +8,15 @@ from absl import logging
 
 from emv3_jax.errors import InputError
 from emv3_jax.io import paths
-from emv3_jax.jobs import report, shards
+from emv3_jax.jobs import ray_cluster, report, shards
 from emv3_jax.jobs.manifest import Job, dependencies
+from emv3_jax.jobs.ray_cluster import ClusterConfig
 from emv3_jax.jobs.work import Options
 
 _DEFAULTS = Options()
-_OF_BATCH = ("strict", "shard", "retries", "max_lost")
+ENGINES = ("local", "ray")
+_OF_RAY = ("replicas", "gpus_per_replica", "ray_address")
+_OF_BATCH = ("strict", "shard", "retries", "max_lost", "engine")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -25,8 +28,35 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
                       f"default: {_DEFAULTS.retries}")
   parser.add_argument("--max_lost", type=int, help="with --manifest: a job whose worker was lost so often fails; "
                       f"default: {_DEFAULTS.max_lost}")
+  add_engine(parser, "--manifest")
   parser.add_argument("--merge_reports", action="store_true",
                       help="join the reports of all shards in --out to report.jsonl, and stop")
+
+
+def add_engine(parser: argparse.ArgumentParser, goes_with: str) -> None:
+  """Adds `--engine` and the flags of the engine ray."""
+  parser.add_argument("--engine", choices=ENGINES, help=f"with {goes_with}: local (default), in this process; ray, on a "
+                      "Ray cluster")
+  parser.add_argument("--replicas", type=int, help="with --engine=ray: number of models; default: as many as fit")
+  parser.add_argument("--gpus_per_replica", type=int, help="with --engine=ray: GPUs of a model; default: 1 where there "
+                      "are GPUs, a host's TPU chips where there are TPUs")
+  parser.add_argument("--ray_address", help="with --engine=ray: HOST:PORT of the cluster; default: RAY_ADDRESS, else a "
+                      "cluster on this machine that ends with the run")
+
+
+def check_engine(flags: argparse.Namespace) -> None:
+  """Raises InputError for flags of the engine ray without it, for values that cannot be, and if Ray is missing."""
+  for name in _OF_RAY:
+    if getattr(flags, name) is not None and flags.engine != "ray":
+      raise InputError(f"--{name} goes with --engine=ray.")
+  cluster(flags)
+  if flags.engine == "ray":
+    ray_cluster.require()
+
+
+def cluster(flags: argparse.Namespace) -> ClusterConfig:
+  """Returns the cluster that the flags name."""
+  return ClusterConfig(flags.ray_address or "", flags.replicas, flags.gpus_per_replica)
 
 
 def check(flags: argparse.Namespace) -> None:
@@ -35,6 +65,7 @@ def check(flags: argparse.Namespace) -> None:
     if getattr(flags, name) not in (None, False) and not flags.manifest:
       hint = "; a single clip is always looked at before it is made" if name == "strict" else ""
       raise InputError(f"--{name} goes with --manifest{hint}.")
+  check_engine(flags)
   if flags.shard is not None:
     shards.parse(flags.shard)
   options(flags)

@@ -4,10 +4,11 @@ Everything that depends on the step but not on the latents (time sinusoids, guid
 modality weights) is tabulated on the host beforehand, so that one program serves all steps.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 import dataclasses
 import functools
 import math
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -27,44 +28,12 @@ from emv3_jax.models.network import Params
 from emv3_jax.models.precision import Precision
 from emv3_jax.models.transformer import TransformerConfig
 from emv3_jax.runtime import kept_programs
+from emv3_jax.sampling.conditions import Conditions, StepTables
 from emv3_jax.sampling.guidance_settings import guidance_of, warn_of_weights
 from emv3_jax.sampling.settings import SamplingConfig
+from emv3_jax.sharding import mesh as sharding_mesh
 
 BLOCK_TOKENS = 8192  # tokens of a clip that a layer processes at a time
-
-
-@dataclasses.dataclass(frozen=True)
-class Conditions:
-  """Conditions of the network for one window; b clips of one shape.
-
-  Attributes:
-    text: dict with `prompt` and the negative prompts that steps are guided by, named by `negative_phases.name_of`:
-      float32 [b, text_tokens, text_dim], umT5 states of the tokens of the text, padded with zeros.
-    image: float32 [b, image_tokens, image_dim] CLIP states; zeros without a picture.
-    audio: float32 [b, tokens, 768] (preview) or [b, F, 5, layers, 768] (flash).
-    condition: float32 [b, f, H8, W8, 20], mask channels and latents of the masked video.
-    face_mask: float32 [b, h*w], or [b, h*w, f] by latent frame, 1 where the audio acts; None stands for
-      everywhere.
-  """
-
-  text: Mapping[str, AnyArray]
-  image: AnyArray
-  audio: AnyArray
-  condition: AnyArray
-  face_mask: AnyArray | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class StepTables:
-  """Values for each step, computed on the host: all float32 with a leading axis [steps]."""
-
-  sinusoid: np.ndarray  # [steps, freq_dim]
-  text_scale: np.ndarray  # [steps]
-  audio_scale: np.ndarray  # [steps]
-  modality_weights: np.ndarray  # [steps, 3]
-
-  def tree(self) -> dict[str, np.ndarray]:
-    return dataclasses.asdict(self)
 
 
 class Denoiser:
@@ -127,8 +96,7 @@ class Denoiser:
       progress: wraps the step indices, e.g. with `tqdm`.
     """
     table = self.rope_table(noise.shape)
-    noise = sharding.replicate(noise, self.transformer.mesh)
-    state = self._start(noise)
+    state = self.start(noise)
     context, projected = None, None
     for i in progress(range(self.settings.steps)):
       step = self.schedule[i]
@@ -137,6 +105,10 @@ class Denoiser:
       state = self._step(params, state, i, context, self.tables.tree(), table,
                          conditions.condition, conditions.face_mask, step.branches)
     return state.x
+
+  def start(self, noise: Float32[AnyArray, "b f H8 W8 c"]) -> Any:
+    """Returns the solver's state before the first step."""
+    return self._start(sharding.replicate(noise, self.transformer.mesh))
 
   def trace_step(self, params: Params, noise, conditions: Conditions) -> jax.stages.Traced:
     """Traces the program of a step of the most branches without compiling it; only the shapes of the arguments are used.
@@ -151,6 +123,12 @@ class Denoiser:
                             self.abstract_context(params, conditions, branches),
                             self.tables.tree(), self.rope_table(noise.shape), conditions.condition,
                             conditions.face_mask, branches)
+
+  @property
+  def residual_sharding(self) -> NamedSharding:
+    """Sharding of the residuals that `forward` keeps."""
+    leading = (None,) * (self.settings.branches == "in_turn")
+    return NamedSharding(self.transformer.mesh, sharding_mesh.spec(*leading, "batch", "length", None))
 
   def abstract_context(self, params: Params, conditions: Conditions, branches: Branches):
     """Shapes and shardings of what `project` returns; only the shapes of the arguments are used."""
@@ -224,6 +202,17 @@ class Denoiser:
     """Computes the guided velocity at step i and makes one solver step."""
     row = {name: values[i] for name, values in tables.items()}
     velocities = self.velocities(params, state.x, row, context, table, condition, face_mask, branches)
+    return self.advanced(state, i, row, velocities, branches)
+
+  def advanced(self, state, i, row, velocities, branches: Branches):
+    """Makes solver step i along the guided velocity; runs under jit.
+
+    Args:
+      state: of the solver.
+      i: index of the step.
+      row: the step's row of `tables`.
+      velocities: of the branches `branches`.
+    """
     guided = guidance_lib.mix(branches, velocities, row["text_scale"], row["audio_scale"])
     return self.solver.step(state, i, guided)[1]
 
@@ -239,6 +228,21 @@ class Denoiser:
       condition, face_mask: as in `Conditions`.
       branches: those that run.
     """
+    return self.forward("run", params, latents, row, context, table, condition, face_mask, branches)[0]
+
+  def forward(self, way: Literal["run", "keep", "skip"], params, latents, row, context, table, condition, face_mask,
+              branches: Branches):
+    """Computes the velocities as `velocities` does, and what step caches keep; runs under jit.
+
+    Args:
+      way: `run`; `keep` returns what the blocks add to the tokens; with `skip` the blocks do not run.
+      params, latents, row, table, condition, face_mask, branches: of `velocities`; `skip` needs no table and no mask.
+      context: of `project`; with `skip` what `keep` returned, for these branches.
+
+    Returns:
+      The velocities, and with `keep` the residuals: [rows, s, d], the branches' rows one after another and then
+      padding, or [branches, rows, s, d] if branches run in turn; else None.
+    """
     transformer = self.transformer
     model = transformer.network.bind(params)
     b, num = latents.shape[0], len(branches)
@@ -251,13 +255,21 @@ class Denoiser:
       *inputs, face, weights = transformer.pad((
           repeat(latents), repeat(condition), same(row["sinusoid"]), repeat(face_mask),
           same(row["modality_weights"])))
-      out = model(*inputs, context, rope=table, face_mask=face, modality_weights=weights,
-                  audio_gain=self.settings.audio_gain, execution=execution)
-      return transformer.unpad(out, copies * b)
+      options = {"rope": table, "face_mask": face, "modality_weights": weights,
+                 "audio_gain": self.settings.audio_gain, "execution": execution}
+      residual = None
+      if way == "skip":
+        out = model.from_residual(*inputs, context, execution)
+      elif way == "keep":
+        out, residual = model.with_residual(*inputs, context, **options)
+      else:
+        out = model(*inputs, context, **options)
+      return transformer.unpad(out, copies * b), residual
 
     if self.settings.branches == "in_turn":
       return jax.lax.map(lambda context: velocity(context, 1), context)
-    return velocity(context, num).reshape(num, *latents.shape)
+    out, residual = velocity(context, num)
+    return out.reshape(num, *latents.shape), residual
 
 
 @functools.cache

@@ -72,6 +72,7 @@ VALUES: dict[str, str | tuple[str, ...]] = {
     "prompts": "request.prompts",
     "max_frames": "config.sampling.max_frames",
     **_fields("long", "config.sampling.long", "mode window overlap anchor keep_picture match_colour"),
+    **_fields("cache", "config.sampling.cache", "kind threshold skip_start max_skips retention"),
     **_fields("network.transformer", "config.model.transformer",
               "variant dim ffn_dim num_heads num_layers in_channels out_channels freq_dim text_dim "
               "text_tokens image_dim image_tokens audio_dim audio_layers audio_hidden audio_tokens "
@@ -96,6 +97,7 @@ FILES = {
     **_fields("file", "request", " ".join(("audio", *VISUAL_INPUTS))),
     "file.face_detector": "config.face_detector",
     "file.tokenizer": "config.tokenizer",
+    "file.calibration": "config.sampling.cache.file",
 }
 
 # Fields that do not affect the content of a clip, with the reason.
@@ -150,6 +152,7 @@ def entries(model: Model, request: Request) -> dict[str, Any]:
   found = {entry: _first(roots, path) for entry, path in VALUES.items()}
   found |= {entry: _first(roots, path) for entry, path in FILES.items()}
   found["file.tokenizer"] = model.tokenizer_path
+  found["file.calibration"] = model.calibration_path
   found["paste"] = found["paste"] is not False
   allocation = ALLOCATIONS.get(found["allocation"])
   if allocation is not None:  # by its curves, not by its name
@@ -225,6 +228,8 @@ def _face_box(found: dict) -> Any:
 def _unused(found: dict, task: TaskSpec) -> set[str]:
   """Returns the entries without effect for this task, this variant or these settings."""
   variant, unused = variants.of(found["network.transformer.variant"]), set()
+  if found["cache.kind"] == "none":  # such a clip has the fingerprint that it always had
+    unused |= {entry for entry in found if entry.startswith("cache.")}
   unused.add("prompt" if found["prompts"] else "prompts")
   if found["solver"] == "euler":
     unused.add("solver_shift")

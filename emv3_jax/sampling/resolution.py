@@ -80,7 +80,9 @@ def resolve(requested: SamplingConfig, variant: str, card: ModelCard | None = No
         break
   settings = config_lib.build(SamplingConfig, {
       "preset": requested.preset, "allow_mismatch": requested.allow_mismatch,
-      "long": dataclasses.asdict(requested.long), **values, "png_phases": _plain(values["png_phases"])}, "sampling")
+      "long": dataclasses.asdict(requested.long),
+      "cache": dataclasses.asdict(requested.cache.complete(preset.get("cache", {}))),
+      **values, "png_phases": _plain(values["png_phases"])}, "sampling")
   return Resolved(settings, origins, _mismatches(settings, origins, card_settings, folder))
 
 

@@ -16,6 +16,7 @@ from emv3_jax.io import paths
 from emv3_jax.limits import ABOVE_0, AMOUNT, COUNT, LARGEST, MANY, SEED, check, check_ranges, shown
 from emv3_jax.models.cross_attention import ALLOCATIONS
 from emv3_jax.sampling import timed_prompts
+from emv3_jax.sampling.cache_settings import CacheConfig
 from emv3_jax.sampling.long_settings import LongConfig
 from emv3_jax.sampling.presets import preset_names
 from emv3_jax.sampling.timed_prompts import TimedPrompts
@@ -72,6 +73,7 @@ class SamplingConfig:
     height, width: fixed size in pixels, multiples of 16; 0 takes the size of the picture.
     enlarge: integer factor by which the written pictures are larger than the sampled ones.
     long: settings of clips that are longer than a window.
+    cache: which steps are skipped.
   """
 
   preset: str = ""
@@ -104,6 +106,7 @@ class SamplingConfig:
   width: int | None = None
   enlarge: int | None = None
   long: LongConfig = LongConfig()
+  cache: CacheConfig = CacheConfig()
 
   def __post_init__(self):
     if self.preset and self.preset not in preset_names():

@@ -61,11 +61,11 @@ def test_shapes_of_clips(folder):
   def shape(image="wide.png", audio="a.wav", config=CONFIG, **fields):
     return shapes.shape(Request(audio=str(folder / audio), image=str(folder / image), **fields), config)
 
-  assert shape() == shape(audio="b.wav") == ("i2v", 64, 96, 29)
-  assert shape("tall.png") == ("i2v", 96, 64, 29) and shape(seconds=0.5) == ("i2v", 64, 96, 13)
+  assert shape() == shape(seconds=0.9) == ("i2v", 64, 96, 25) and shape(audio="b.wav") == ("i2v", 64, 96, 29)
+  assert shape("tall.png") == ("i2v", 96, 64, 25) and shape(seconds=0.5) == ("i2v", 64, 96, 13)
   assert shape(audio="long.wav") == shape(audio="longer.wav")
   fixed = dataclasses.replace(CONFIG, sampling=SamplingConfig(height=32, width=48))
-  assert shape(image="absent.png", config=fixed) == ("i2v", 32, 48, 29)
+  assert shape(image="absent.png", config=fixed) == ("i2v", 32, 48, 25)
   assert shape(audio="text.wav") is shape(audio="absent.wav") is shape(image="a.wav") is None
 
 

@@ -133,6 +133,7 @@ DECIDING = {  # what changes: (task, change of the request, change of the config
     "area": ("i2v", {}, {"sampling__max_area": 4096}),
     "size": ("i2v", {}, {"sampling__height": 32, "sampling__width": 64}),
     "enlarge": ("i2v", {}, {"sampling__enlarge": 2}),
+    "a step cache": ("i2v", {}, {"sampling__cache__kind": "teacache"}),
     "eps": ("i2v", {}, {"model__transformer__eps": 1e-5}),
     "heads": ("i2v", {}, {"model__text_encoder__num_heads": 2}),
     "means": ("i2v", {}, {"model__vae__latent_mean": (1.0,) * 16}),
@@ -179,6 +180,19 @@ def test_what_does_not_decide(config, folder, name):
   base = {"face_box": "1,2,3,4"}
   before = of(config, request_in(folder, task, **base))
   assert of(changed(config, **settings), request_in(folder, task, **{**base, **asked})) == before
+
+
+def test_a_step_cache_counts_with_its_limits_and_its_calibration(config, folder):
+  calibrations = [folder / name for name in ("one.json", "two.json", "same.json")]
+  for path, content in zip(calibrations, ("1", "2", "1"), strict=True):
+    path.write_text(content)
+  cached = changed(config, sampling__cache__kind="magcache", sampling__cache__file=str(calibrations[0]))
+  changes = [{}, {"threshold": 0.3}, {"skip_start": 2}, {"max_skips": 1}, {"retention": 0.5}, {"kind": "teacache"},
+             {"file": str(calibrations[1])}]
+  found = [of(changed(cached, **{f"sampling__cache__{name}": value for name, value in change.items()}),
+              request_in(folder)) for change in changes]
+  assert len(set(found)) == len(changes)
+  assert of(changed(cached, sampling__cache__file=str(calibrations[2])), request_in(folder)) == found[0]
 
 
 UNUSED = {  # (task, settings that leave without effect, what then changes nothing)

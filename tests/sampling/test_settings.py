@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 
 from emv3_jax import sharding
+from emv3_jax.diffusion import windows
 from emv3_jax.diffusion.negative_phases import Phase
 from emv3_jax.diffusion.schedules import dpmpp_schedule, unipc_schedule
 from emv3_jax.models import rope, transformer
 from emv3_jax.models.cross_attention import ALLOCATIONS
 from emv3_jax.sampling.denoise import Conditions, Denoiser
+from emv3_jax.sampling.long_plan import LongPlan
 from emv3_jax.sampling.settings import SamplingConfig
+from emv3_jax.sampling.window_denoiser import WindowDenoiser
 
 CONFIG = transformer.TransformerConfig(dim=48, num_heads=2, num_layers=1, freq_dim=8)
 SHAPE = (1, 3, 4, 6, 16)
@@ -149,6 +152,22 @@ def test_one_prompt_in_all_phases_is_plain_guidance_to_the_bit():
   found = [heard(Listener(answer), conditions, steps=3, png=png, png_phases=(Phase(until_step=1), Phase()))[1]
            for png in ("phases", "off")]
   np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("mode, batch", [("blended", 2), ("paper", 1), ("released", 1)])
+def test_windows_are_guided_as_a_clip_is(mode, batch):
+  """By phases in a share of the steps; the network says the same of all windows."""
+  conditions = conditions_of()
+  conditions.text["negative 1"] = np.full((1, 4, 2), 5, np.float32)
+  settings = SamplingConfig(steps=4, png="phases", png_phases=(Phase(until_step=1, weight=1.5), Phase()),
+                            guidance_until=0.75)
+  denoiser = denoiser_of(settings, Listener(lambda context: context))
+  plan = LongPlan(mode, windows.place(5, 3, 1, mode), 1, batch)
+  with jax.disable_jit():
+    one = denoiser.run({}, np.zeros(SHAPE, np.float32), conditions)[0]
+    long = WindowDenoiser(denoiser, "blended" if mode == "released" else mode).run(
+        {}, np.zeros((5, *SHAPE[2:]), np.float32), plan, [conditions] * 2)
+  np.testing.assert_allclose(long, np.broadcast_to(one[:1], long.shape), rtol=1e-5)
 
 
 @pytest.mark.parametrize("branches", ["batched", "in_turn"])

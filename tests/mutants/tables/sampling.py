@@ -6,6 +6,7 @@ SETTINGS, CLIP = "tests/sampling/test_settings.py", "tests/sampling/test_clip.py
 INPUTS, RUNS = "tests/sampling/test_inputs.py", "tests/sampling/test_golden_runs.py"
 RESOLUTION, FACES = "tests/sampling/test_resolution.py", "tests/sampling/test_faces.py"
 MOVING = "tests/preparation/test_moving_masks.py"
+CACHES, CACHE_FILES = "tests/sampling/test_step_caches.py", "tests/sampling/test_step_cache_files.py"
 LONG, CONDITIONS = "tests/sampling/test_long.py", "test_conditions_of_windows"
 JOBS, FINGERPRINT = "tests/jobs/test_sampling_jobs.py", "tests/sampling/test_fingerprint.py"
 OUTPUT, MANIFEST = "tests/sampling/test_output.py", "tests/jobs/test_manifest.py"
@@ -13,7 +14,7 @@ AS_WRITTEN = f"{JOBS}::test_a_job_whose_files_are_not_as_written_is_made_again"
 
 MUTANTS = [
     *of("emv3_jax/sampling/denoise.py", SETTINGS,
-        ("the gain of the audio is ignored", "audio_gain=self.settings.audio_gain", "audio_gain=1.0",
+        ("the gain of the audio is ignored", "\"audio_gain\": self.settings.audio_gain", "\"audio_gain\": 1.0",
          "test_the_gain_of_the_audio"),
         ("the allocation is ignored", "ALLOCATIONS[settings.allocation]",
          "ALLOCATIONS[\"released\"]", "test_the_allocation"),
@@ -39,7 +40,7 @@ MUTANTS = [
          "test_guidance_mixes_what_the_branches_predict"),
         ("the condition latents are not repeated by example", "jnp.tile(x, (copies,)", "jnp.repeat(x, copies, 0) if copies > 1 else jnp.tile(x, (copies,)",
          f"{RUNS}::test_clips_of_a_batch_do_not_influence_each_other"),
-        ("the face mask is left out", "face_mask=face,", "face_mask=None,",
+        ("the face mask is left out", "\"face_mask\": face,", "\"face_mask\": None,",
          "test_the_face_mask_reaches_the_network"),
         ("blocks of tokens need not divide", "if positions % n == 0 and n >=", "if n >=",
          "test_token_blocks_divide_the_positions")),
@@ -142,9 +143,42 @@ MUTANTS = [
          "test_lipsync_keeps_every_pixel_outside_the_mouth"),
         ("padding stays behind the prompt", "hidden[row, mask[row, :used]]", "hidden[row]",
          "test_prompts_are_encoded_without_most_of_their_padding",
-         "test_states_of_padding_are_zeros"),
+         "test_states_of_padding_are_zeros")),
+
+    *of("emv3_jax/sampling/one_window.py", CLIP,
         ("the noise is the config's", "initial_noise(inputs.seed,", "initial_noise(model.config.seed,",
          "test_seed_voice_prompt_and_picture_all_matter")),
+
+    *of("emv3_jax/sampling/cached_steps.py", CACHES,
+        ("a branch takes the residual of another", "kept.index(branch) for branch in branches",
+         "0 for branch in branches", "test_a_branch_that_goes_on_keeps_its_residual_where_others_end[batched]"),
+        ("groups of windows share one residual", "self._kept[group] = to_host", "self._kept[0] = to_host",
+         "test_windows_keep_their_own_residuals"),
+        ("skipped steps count as evaluations", "if runs is None or runs[i])", "if True)",
+         "test_evaluations_are_counted_by_branch"),
+        ("rows of a residual are windows first", "reshape(len(branches), b, *residual.shape[1:])",
+         "reshape(b, len(branches), *residual.shape[1:]).swapaxes(0, 1)", "test_windows_keep_their_own_residuals")),
+
+    *of("emv3_jax/sampling/calibrating.py", CACHES,
+        ("ratios are upside down", "size / size_before", "size_before / size",
+         "test_a_calibration_measures_residuals_and_outputs")),
+
+    *of("emv3_jax/sampling/calibration.py", CACHE_FILES,
+        ("a calibration of another run is used", "if value != wanted:", "if False:",
+         "test_a_calibration_of_another_run_is_refused"),
+        ("a branch that begins has a ratio", "table[row, i] = np.inf", "table[row, i] = 1",
+         "test_schedules_of_a_calibration")),
+
+    *of("emv3_jax/sampling/skipping.py", CACHE_FILES,
+        ("TeaCache skips where a branch begins", "changes[_beginnings(branches)] = np.nan", "pass",
+         "test_schedules_of_a_calibration"),
+        ("Wan's polynomial serves every network", "if other:", "if False:", "test_the_polynomial_of_wan_is_for_its_sizes"),
+        ("TeaCache overlooks the file beside the model", "not path.is_file()) else path", "True) else path",
+         "test_which_calibration_a_model_uses")),
+
+    *of("emv3_jax/sampling/cache_settings.py", CACHE_FILES,
+        ("a preset's fields outlive its kind", "preset = {}  # whose", "pass  # whose", "test_settings_are_completed"),
+        ("the share of first steps is ignored", "int(self.retention * steps)", "0", "test_limits")),
 
     *of("emv3_jax/sampling/resolution.py", RESOLUTION,
         ("model.json goes before the preset", "preset.get(name)),\n        (MODEL, card_settings.recommended.get(name,",
