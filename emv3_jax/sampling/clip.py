@@ -115,9 +115,9 @@ def stream(model: Model, request: Request, *, progress: Callable | None = None) 
     timed_prompts.warn_of_unused(inputs.prompt_times, [(0, inputs.frames)] if plan is None else plan.described()["windows"])
     provenance = processes.run_on_all(lambda: fingerprint.provenance(model, request))
     files = {name: file_digest(path) for name, path in named_files(request).items()}
-  task = tasks.of(request.task)
-  groups = finished(generate(model, inputs, plan, task, profile, progress or iter), inputs.frames,
-                    _finish(model, request, inputs, plan))
+  made = generate(model, inputs, plan, tasks.of(request.task), profile, progress or iter)
+  inputs = inputs.without_waveform()
+  groups = finished(made, inputs.frames, _finish(model, request, inputs, plan))
   return Stream(groups, fps=FPS, num_frames=inputs.frames, size=inputs.size, sound=inputs.sound, began=began,
                 overlaps=() if plan is None else plan.overlaps(inputs.frames),
                 describe=lambda: {**provenance, **_describe(model, used, files, inputs, profile),
@@ -159,6 +159,7 @@ def encode(model: Model, inputs: Inputs, profile: Profile) -> Encoded:
     text = encode_text(model, inputs)
   with profile.measure("audio_encoder"):
     features = encode_features(model, inputs)
+  inputs = inputs.without_waveform()
   with profile.measure("image_encoder"):
     image = encode_image(model, inputs)
   return Encoded(text, features, image)
