@@ -9,7 +9,7 @@ TINY := emv3_jax/assets/tiny
 SHOW_VERSIONS := $(BIN)/python -c 'import importlib.metadata as m, platform; print("Python", \
   platform.python_version(), *(f"{name} {m.version(name)}" for name in ("jax", "flax", "numpy", "av")))'
 
-.PHONY: demo test judge soak mutants plan-gpu parity bench lint types docs clean
+.PHONY: demo test judge soak mutants plan-gpu parity gpu bench lint types docs clean
 .PRECIOUS: %/.core %/.test %/.parity %/.docs
 
 %/.core: pyproject.toml
@@ -33,6 +33,13 @@ SHOW_VERSIONS := $(BIN)/python -c 'import importlib.metadata as m, platform; pri
 %/plan_gpu/.done: pyproject.toml
 	$(PYTHON) -m venv $*/plan_gpu
 	$*/plan_gpu/bin/$(PIP_INSTALL) --editable '.[test,plan-gpu]'
+	@touch $@
+
+# For PyTorch's parts: GPU_EXTRAS=cuda12,parity
+GPU_EXTRAS ?= cuda12
+%/gpu/.done: pyproject.toml
+	$(PYTHON) -m venv $*/gpu
+	$*/gpu/bin/$(PIP_INSTALL) --editable '.[$(GPU_EXTRAS)]'
 	@touch $@
 
 demo: $(ENV)/.core  ## the main job on the embedded default -> outputs/demo/talking.mp4
@@ -62,6 +69,9 @@ plan-gpu: $(ENV)/plan_gpu/.done  ## programs for GPUs that are not there; figure
 
 parity: $(ENV)/.parity  ## the networks live against diffusers' and transformers' modules
 	$(BIN)/python -m pytest --parity tests/parity tests/verify
+
+gpu: $(ENV)/gpu/.done  ## at most 8 minutes on one GPU, beside PyTorch's where that is; GPU_FLAGS=--parts=...
+	$(ENV)/gpu/bin/python -m benchmarks.gpu --json=docs/evidence/gpu.json $(GPU_FLAGS)
 
 bench: $(ENV)/.parity  ## CPU speed against diffusers' modules; figures go to docs/evidence/speed.json
 	$(BIN)/python -m benchmarks --json=docs/evidence/speed.json

@@ -26,6 +26,19 @@ __version__ = "0.1.0"
 
 __all__ = ["Clip", "Config", "InputError", "Model", "Request", "load", "sample", "stream", "write"]
 
+# Imported at the first use: networks, plans and benchmarks run where PyAV and its like are not installed.
+_MODULES = {"Clip": "clip", "sample": "clip", "stream": "clip", "Model": "model", "load": "model",
+            "write": "output", "Config": "settings", "Request": "settings"}
+
+
+def __getattr__(name: str):
+  if name not in _MODULES:
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+  value = getattr(importlib.import_module(f"{__name__}.sampling.{_MODULES[name]}"), name)
+  globals()[name] = value
+  return value
+
+
 checkout.add_folders_beside()
 # transformers warns when it is imported without PyTorch, which nothing here needs.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")

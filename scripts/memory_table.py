@@ -16,6 +16,7 @@ import json
 import pathlib
 import sys
 
+from emv3_jax.components.config import QUANTISED
 from emv3_jax.configs import echomimic_v3_preview
 from emv3_jax.io import atomic
 from emv3_jax.plan import planner, targets
@@ -32,23 +33,29 @@ FRAMES = (49, 81, 113)
 PARTS = {  # row of the table -> program, guidance branches
     "sampling step, batched": ("sample_step", "batched"),
     "sampling step, in turn": ("sample_step", "in_turn"),
+    "sampling step, batched, int8": ("sample_step", "batched"),
     "VAE decode": ("vae_decode", "batched"),
     "VAE encode": ("vae_encode", "batched"),
 }
 ENCODERS = {  # row of the table -> program; they do not depend on the size
     "umT5-XXL, all layers": "text_encoder",
+    "umT5-XXL, all layers, int8": "text_encoder",
     "CLIP": "image_encoder",
     "wav2vec 2.0, 113 frames": "audio_encoder",
 }
 MARK = "<!-- table -->"
 
 
-def config_for(size: str, frames: int, branches: str) -> Config:
+def config_for(size: str, frames: int, part: str) -> Config:
   height, width = map(int, size.split("x"))
   config = config_lib.build(Config, echomimic_v3_preview.get_config())
   sampling = dataclasses.replace(config.sampling, height=height, width=width, max_frames=frames,
-                                 branches=branches)
-  return dataclasses.replace(config, sampling=sampling)
+                                 branches=PARTS.get(part, ("", "batched"))[1])
+  config = dataclasses.replace(config, sampling=sampling)
+  if not part.endswith("int8"):
+    return config
+  int8 = {name: dataclasses.replace(getattr(config.precision, name), params="int8") for name in QUANTISED}
+  return dataclasses.replace(config, precision=dataclasses.replace(config.precision, **int8))
 
 
 def read() -> dict[str, float]:
@@ -98,13 +105,12 @@ def main() -> None:
   for target in [] if flags.write else flags.only.split(","):
     if flags.encoders:
       for part, program in ENCODERS.items():
-        complete(key("any", "", part, target), config_for("768x768", 113, "batched"), target,
+        complete(key("any", "", part, target), config_for("768x768", 113, part), target,
                  program)
       continue
     for size, frames, part in itertools.product(
         flags.sizes.split(","), map(int, flags.frames.split(",")), PARTS):
-      program, branches = PARTS[part]
-      complete(key(size, frames, part, target), config_for(size, frames, branches), target, program)
+      complete(key(size, frames, part, target), config_for(size, frames, part), target, PARTS[part][0])
   page = DOCS / "memory.md"
   before, _, rest = page.read_text().partition(MARK)
   after = rest.partition(MARK)[2]

@@ -211,7 +211,7 @@ def test_flags_reach_the_request(sampled, tmp_path, monkeypatch):
   assert run_sample.main([*command, *flags, "--no_paste"]) == 0
   assert run_sample.main([*command, "--audio=a.wav"]) == 0
   full, plain = map(dataclasses.asdict, sampled)
-  assert full == {**given, "paste": False, "prompts": ()}
+  assert full == {**given, "paste": False, "prompts": (), "negative_prompts": ()}
   assert plain["paste"] is plain["seed"] is plain["negative_prompt"] is None
   assert loaded == [("models/mine", {"program_cache", "sampling.enlarge"})] * 2
 

@@ -28,8 +28,7 @@ from jaxtyping import Float
 
 from emv3_jax.attention.local import Attend, attend_blocked, attend_xla
 from emv3_jax.attention.splash import attend_splash
-from emv3_jax.errors import InputError
-from emv3_jax.runtime.config import nearest
+from emv3_jax.errors import InputError, nearest
 
 AUTO = {"cpu": "blocked", "gpu": "cudnn", "tpu": "splash"}
 TOKAMAX = {  # kernel -> platforms; its quadratic `xla` is left out

@@ -27,8 +27,10 @@ from emv3_jax.plan import command as plan
 from emv3_jax.runtime import command_line, processes, program_cache, start_up
 from emv3_jax.runtime import config as config_lib
 from emv3_jax.runtime.command_names import as_called
-from emv3_jax.sampling import output, resolution, timed_prompts
+from emv3_jax.sampling import guidance_settings, output, resolution, timed_prompts
+from emv3_jax.sampling.cache_settings import CacheConfig
 from emv3_jax.sampling.clip import stream
+from emv3_jax.sampling.clip_calibration import calibrate
 from emv3_jax.sampling.inputs import named_files
 from emv3_jax.sampling.model import UNTRAINED, Model, folder_of, load
 from emv3_jax.sampling.settings import Config, Request
@@ -50,6 +52,8 @@ def make_parser() -> command_line.Parser:
   parser.add_argument("--prompt", help="what the video shows")
   parser.add_argument("--prompts", help=f"prompts by time in place of --prompt, e.g. '{timed_prompts.FORM}'")
   parser.add_argument("--negative_prompt", help="default: the settings'")
+  parser.add_argument("--negative_prompts", help="one for each phase of sampling.png_phases, e.g. "
+                      f"'{guidance_settings.FORM}'; default: the settings'")
   parser.add_argument("--task", help=f"{', '.join(tasks.names())}; default: i2v")
   parser.add_argument("--face_box",
                       help="y1,y2,x1,x2 in the picture's pixels, a .npy, auto or none; of a video also a .npy or "
@@ -63,6 +67,9 @@ def make_parser() -> command_line.Parser:
   parser.add_argument("--report", action="store_true",
                       help="write V.curves.json and its plot V.curves.png: drift of colour and sharpness, seams, luminance")
   parser.add_argument("--save_latents", action="store_true", help="write V.latents.npy as well")
+  parser.add_argument("--calibrate", metavar="FILE", nargs="?", const="",
+                      help="measure what step caches need to know of the model at these settings on this clip, write "
+                      "it beside the model or to FILE, and stop")
   parser.add_argument("--verify", action="store_true", help="before the work compare the weights, "
                       "and with --manifest the clips that are there, with their digests")
   plan.add_flags(parser)
@@ -105,6 +112,8 @@ def main(arguments: Sequence[str]) -> int:
   if flags.engine == "ray" and (flags.distributed or flags.coordinator):
     raise InputError("--engine=ray starts its processes by itself; leave --distributed and --coordinator out.")
   processes.join(flags)
+  if flags.calibrate is not None:
+    return run_calibration(config, flags, overridden)
   if not flags.out:
     raise InputError("--out is missing; name the video to write, or the folder with --manifest.")
   if flags.manifest:
@@ -124,17 +133,35 @@ def given_of_request(flags) -> dict:
   return {name: value for name, value in found.items() if value is not None}
 
 
-def run_one(config: Config, flags, overridden: Collection[str]) -> int:
+def read_request(flags) -> Request:
+  """Returns the request of a single clip."""
   if not flags.audio:
     raise InputError("--audio is missing; name the file with the voice.")
   given = given_of_request(flags)
   if "prompts" in given:
     given["prompts"] = timed_prompts.parse(given["prompts"])
-  for name in ("prompt", "negative_prompt", "prompts"):
-    texts = [text for _, text in given.get(name, ())] if name == "prompts" else [given.get(name, "")]
-    if not all(map(is_text, texts)):
+  if "negative_prompts" in given:
+    given["negative_prompts"] = guidance_settings.parse_prompts(given["negative_prompts"])
+  texts = {"prompt": [given.get("prompt", "")], "negative_prompt": [given.get("negative_prompt", "")],
+           "prompts": [text for _, text in given.get("prompts", ())], "negative_prompts": given.get("negative_prompts", ())}
+  for name, of_name in texts.items():
+    if not all(map(is_text, of_name)):
       raise InputError(f"--{name} is no UTF-8 text; the terminal or the script has another encoding.")
-  request = Request(**given, paste=False if flags.no_paste else None)
+  return Request(**given, paste=False if flags.no_paste else None)
+
+
+def run_calibration(config: Config, flags, overridden: Collection[str]) -> int:
+  for name in ("out", "manifest"):
+    if getattr(flags, name):
+      raise InputError(f"--{name} does not go with --calibrate, which makes no video.")
+  config = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, cache=CacheConfig("none")))
+  path = calibrate(open_model(config, flags, overridden), read_request(flags), flags.calibrate, progress=progress_bar)
+  summarise(flags, {"calibration": str(path)})
+  return 0
+
+
+def run_one(config: Config, flags, overridden: Collection[str]) -> int:
+  request = read_request(flags)
   video = processes.run_on_all(
       lambda: output.check_video_path(flags.out, named_files(request).values(), growing=flags.stream))
   model = open_model(config, flags, overridden)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from emv3_jax.errors import InputError
 from emv3_jax.models.clip import CLIPVisionConfig
 from emv3_jax.models.precision import Precision
 from emv3_jax.models.transformer import TransformerConfig
@@ -22,15 +23,26 @@ class ModelConfig:
 
 
 COMPONENTS = tuple(field.name for field in dataclasses.fields(ModelConfig))
+QUANTISED = ("transformer", "text_encoder")  # networks whose weights may be int8
 
 
 @dataclasses.dataclass(frozen=True)
 class PrecisionConfig:
   """dtypes by component. umT5-XXL is 22.7 GB in float32: its weights stay in bfloat16 and one
-  layer at a time is computed in float32."""
+  layer at a time is computed in float32.
+
+  Raises:
+    InputError: int8 weights of a network that is not in `QUANTISED`.
+  """
 
   transformer: Precision = Precision(params="bfloat16", compute="bfloat16")
   vae: Precision = Precision(params="bfloat16", compute="bfloat16")
   text_encoder: Precision = Precision(params="bfloat16", compute="float32")
   image_encoder: Precision = Precision(params="bfloat16", compute="float32")
   audio_encoder: Precision = Precision(params="float32", compute="float32")
+
+  def __post_init__(self):
+    for name in COMPONENTS:
+      if getattr(self, name).is_int8 and name not in QUANTISED:
+        raise InputError(f"precision.{name}.params is int8, which only {' and '.join(QUANTISED)} can have; set float32 "
+                         "or bfloat16.")

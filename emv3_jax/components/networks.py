@@ -186,12 +186,11 @@ class Networks:
       with self.parameters("text_encoder") as params:
         return self.encode("text_encoder", params, ids, mask)
     read = start_up.part("read")  # as a decorator
-    stream = checkpoints.stream_component(self.folder, "text_encoder",
-                                          self.network("text_encoder").abstract)
+    network, config, precision = self.network("text_encoder"), self.networks.text_encoder, self.precision.text_encoder
+    stream = checkpoints.stream_component(self.folder, "text_encoder", network.abstract)
     states = umt5.encode_streaming(
-        self.networks.text_encoder, self.precision.text_encoder,
-        lambda: stream.rows("token_embedding"), read(stream.layer), lambda: stream.part("norm"),
-        ids, mask)
+        config, precision, lambda: stream.rows("token_embedding"), read(stream.layer), lambda: stream.part("norm"),
+        ids, mask, programs=programs.text_layers(network, config, precision, self.mesh))
     return np.asarray(states, np.float32)
 
   def whole(self, array: AnyArray) -> jax.Array:

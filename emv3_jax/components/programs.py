@@ -17,6 +17,7 @@ from emv3_jax.io.pixels import to_uint8
 from emv3_jax.models import clip, transformer, umt5, vae, wav2vec2, wav2vec2_pieces
 from emv3_jax.models.network import Network, Params
 from emv3_jax.models.precision import Precision
+from emv3_jax.models.umt5 import UMT5Config
 from emv3_jax.models.wav2vec2 import Wav2Vec2Config
 from emv3_jax.runtime import kept_programs, kept_shapes, start_up
 from emv3_jax.sharding import MeshConfig
@@ -86,8 +87,14 @@ def encoder(net: Network, mesh: Mesh, static: tuple = ()) -> jax.stages.Wrapped:
 def audio_pieces(net: Network, config: Wav2Vec2Config, precision: Precision, mesh: Mesh
                  ) -> wav2vec2_pieces.Wav2Vec2Pieces:
   """The programs of wav2vec 2.0 over the pieces of a long sound; states are whole on every device."""
-  jit = functools.partial(jax.jit, out_shardings=_whole(mesh))
+  jit = functools.partial(kept_programs.jit, identity=_identity(net, mesh), out_shardings=_whole(mesh))
   return wav2vec2_pieces.Wav2Vec2Pieces(net, config, precision, jit)
+
+
+@functools.cache
+def text_layers(net: Network, config: UMT5Config, precision: Precision, mesh: Mesh) -> umt5.StreamPrograms:
+  """The programs of umT5 for one layer at a time, on one device."""
+  return umt5.StreamPrograms(config, precision, functools.partial(kept_programs.jit, identity=_identity(net, mesh)))
 
 
 @functools.cache

@@ -28,7 +28,8 @@ from jaxtyping import Float
 import numpy as np
 
 from emv3_jax.arrays import AnyArray
-from emv3_jax.diffusion.guidance import Guidance, Scale
+from emv3_jax.diffusion import guidance
+from emv3_jax.diffusion.guidance import FULL, TEXT_ONLY, UNGUIDED, Branches, Scale
 
 MODES = ("blended", "paper", "paper_literal", "released", "chunked")
 
@@ -124,28 +125,28 @@ def _ramp(share: int, mode: str, step: int) -> np.ndarray:
   return np.ones(share) if step == 0 else np.linspace(0, 1, share)
 
 
-def contribution(guidance: Guidance, mode: str, velocities: Float[AnyArray, "branches b L *cell"],
+def contribution(branches: Branches, mode: str, velocities: Float[AnyArray, "branches b L *cell"],
                  weights: Weights, text_scale: Scale, audio_scale: Scale
                  ) -> Float[AnyArray, "b L *cell"]:
   """What windows add to the velocity of the clip; the sum over all windows is that velocity.
 
   Args:
-    guidance: branches and how they are mixed.
+    branches: that ran at the step, of `Guidance.schedule` with this mode.
     mode: any but `chunked`.
-    velocities: of the branches of `guidance`, for b windows.
+    velocities: of these branches, for b windows.
     weights: of these windows, each [b, L].
     text_scale, audio_scale: g and g_a of the step.
   """
   cells = (1,) * (velocities.ndim - 3)
   alpha, own, shared = (x.reshape(*x.shape, *cells) for x in weights)
-  if mode in ("blended", "released") or len(velocities) == 1:
-    return alpha * guidance.mix(velocities, text_scale, audio_scale)
+  if mode in ("blended", "released") or len(branches) == 1:
+    return alpha * guidance.mix(branches, velocities, text_scale, audio_scale)
   literal = shared if mode == "paper_literal" else 0.0
   on_text, on_audio = text_scale - 1 + literal, audio_scale - 1 + literal
-  *unguided, text, full = velocities
-  base, moved = full - on_audio * text, on_audio * full
-  if unguided:  # three branches
-    base, moved = base - on_text * unguided[0], moved + on_text * text
+  said = dict(zip(branches, velocities, strict=True))
+  base, moved = said[FULL] - on_audio * said[TEXT_ONLY], on_audio * said[FULL]
+  if UNGUIDED in said:  # three branches
+    base, moved = base - on_text * said[UNGUIDED], moved + on_text * said[TEXT_ONLY]
   return own * base + alpha * moved
 
 

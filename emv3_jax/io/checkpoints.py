@@ -51,11 +51,13 @@ from emv3_jax.io.model_card import (
 from emv3_jax.io.stored_leaves import (
   StoredLeaf,
   fitting_component,
+  quantised,
   stream_component,
   unreadable,
 )
+from emv3_jax.models import int8
 from emv3_jax.models.network import Params, named_leaves, nested
-from emv3_jax.runtime import start_up
+from emv3_jax.runtime import kept_programs, start_up
 
 __all__ = ["LazyArray", "ModelCard", "load_component", "read_model_card", "save_component",
            "stream_component", "write_tokenizer"]
@@ -119,7 +121,8 @@ def load_component(folder: str | os.PathLike, name: str, abstract: Params, *, sh
   Args:
     folder: the model folder.
     name: e.g. "transformer".
-    abstract: the network's `abstract` tree; names and shapes must be exactly those stored.
+    abstract: the network's `abstract` tree; names and shapes must be exactly those stored. What is int8
+      there is stored as floats and quantised when read, leaf by leaf.
     shardings: a tree of `jax.sharding.Sharding` like `abstract`, or one for all leaves; None for
       the first local device.
     dtype: dtype of the result; None takes that of each leaf of `abstract`.
@@ -137,30 +140,44 @@ def load_component(folder: str | os.PathLike, name: str, abstract: Params, *, sh
     return _load_to(jax.local_devices()[0], path, abstract, dtype)
   if isinstance(shardings, jax.sharding.Sharding):
     shardings = jax.tree.map(lambda _, one=shardings: one, abstract)
-  wanted = jax.tree.map(
-      lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype,
-                                                  sharding=sharding), abstract, shardings)
+  kinds, placed = (named_leaves(tree, is_leaf=int8.is_pair) for tree in (abstract, shardings))
+  wanted = {name: jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype, sharding=int8.of_array(placed[name]))
+            for name, leaf in named_leaves(int8.float_shapes(abstract)).items()}
   loaded = {}
-  for batch in in_batches(wanted):
+  for batch in in_batches(nested(wanted)):
     context = ocp.Context()
     context.pytree.loading.partial_load = True
     context.memory.read_concurrent_bytes = max(leaf_writing.BATCH_BYTES, *(8 * math.prod(leaf.shape)
                                                               for leaf in batch.values()))
     try:
       with start_up.part("read"), context:
-        loaded |= named_leaves(ocp.load(os.fspath(path), nested(batch)))
+        found = named_leaves(ocp.load(os.fspath(path), nested(batch)))
     except (OSError, ValueError) as error:
       raise unreadable(path, error) from error
+    for name in list(found):
+      loaded[name] = _as(kinds[name], found.pop(name), placed[name])
     return_memory()
   return nested(loaded)
+
+
+def _as(kind, array: jax.Array, shardings):
+  """Quantises an array of a mesh, if `kind` is quantised, and waits until it can be freed."""
+  if not int8.is_pair(kind):
+    return array
+
+  def quantise(array):
+    return int8.like(array, kind)
+
+  return jax.block_until_ready(kept_programs.jit(quantise, repr(kind), out_shardings=shardings)(array))
 
 
 def _load_to(device, path: pathlib.Path, abstract: Params, dtype) -> Params:
   """Reads the leaves one by one to one device, with little memory in addition to the result."""
   loaded = {}
-  for name, leaf in named_leaves(abstract).items():
+  kinds = named_leaves(abstract, is_leaf=int8.is_pair)
+  for name, leaf in named_leaves(int8.float_shapes(abstract)).items():
     with start_up.part("read"):
-      array = StoredLeaf(path, name, dtype or leaf.dtype).whole()
+      array = quantised(StoredLeaf(path, name, dtype or leaf.dtype), kinds[name])
     with start_up.part("place"):
       loaded[name] = jax.block_until_ready(jax.device_put(array, device))
     del array

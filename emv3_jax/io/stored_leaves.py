@@ -20,6 +20,7 @@ import tensorstore as ts
 
 from emv3_jax.errors import InputError
 from emv3_jax.io.model_card import read_model_card
+from emv3_jax.models import int8
 from emv3_jax.models.network import Params, named_leaves, nested
 
 STACKED = "blocks"
@@ -90,12 +91,21 @@ class StoredLeaf:
     yield finish()
 
 
+def quantised(leaf: StoredLeaf, kind: Any) -> Any:
+  """Reads a leaf piece by piece as `kind` is in a tree of shapes: quantised, or whole."""
+  if not int8.is_pair(kind):
+    return leaf.whole()
+  pieces = [int8.like(piece, kind) for piece in leaf.pieces()]
+  return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
 class ComponentStream:
   """A component for reading in parts; see `stream_component`."""
 
   def __init__(self, component: pathlib.Path, abstract: Params, dtype):
+    self._kinds = named_leaves(abstract, is_leaf=int8.is_pair)
     self._leaves = {name: StoredLeaf(component, name, dtype or leaf.dtype)
-                    for name, leaf in named_leaves(abstract).items()}
+                    for name, leaf in named_leaves(int8.float_shapes(abstract)).items()}
     self._ahead = {}
 
   @property
@@ -103,21 +113,22 @@ class ComponentStream:
     return next(leaf.shape[0] for name, leaf in self._leaves.items() if is_stacked(name))
 
   def layer(self, index: int) -> Params:
-    """Reads the tree below `blocks` of one layer, without the layers axis, as numpy arrays.
+    """Reads the tree below `blocks` of one layer, without the layers axis, as numpy arrays; quantises it if `abstract` is.
 
     The next layer is read in the background, so that two layers are in memory.
     """
     reading = self._ahead.pop(index, None) or self._start(index)
     self._ahead = {index + 1: self._start(index + 1)} if index + 1 < self.num_layers else {}
-    return nested({name.removeprefix(STACKED + "."): finish() for name, finish in reading.items()})
+    return nested({name.removeprefix(STACKED + "."): int8.like(finish(), self._kinds[name])
+                   for name, finish in reading.items()})
 
   def part(self, path: str) -> Params:
     """Reads the tree below a dotted path, e.g. "norm", as numpy arrays."""
     below = self._below(path)
-    return nested({name: leaf.whole() for name, leaf in below.items()})
+    return nested({name: quantised(leaf, self._kinds[f"{path}.{name}"]) for name, leaf in below.items()})
 
   def rows(self, path: str) -> Params:
-    """Returns the tree of `part` with leaves that read only the indexed rows.
+    """Returns the tree of `part` with leaves that read only the indexed rows, never quantised.
 
     For an embedding table: `stream.rows("token_embedding")["embedding"][ids]`.
     """
@@ -138,7 +149,7 @@ def stream_component(folder: str | os.PathLike, name: str, abstract: Params, *,
   Args:
     folder: the model folder.
     name: e.g. "text_encoder".
-    abstract: the network's `abstract` tree; names and shapes must be exactly those stored.
+    abstract: the network's `abstract` tree; names and shapes must be exactly those stored, as float arrays.
     dtype: dtype of the result; None takes that of each leaf of `abstract`.
 
   Raises:
@@ -158,7 +169,7 @@ def fitting_component(folder: str | os.PathLike, name: str, abstract: Params,
   card.require(name, variant)
   path = (card.folder / name).absolute()  # Orbax needs an absolute path
   got = {key: tuple(leaf.shape) for key, leaf in stored_leaves(path).items()}
-  check_fit(f"{path} (variant {card.variant})", got, abstract)
+  check_fit(f"{path} (variant {card.variant})", got, int8.float_shapes(abstract))
   return path
 
 

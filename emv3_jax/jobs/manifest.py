@@ -102,8 +102,9 @@ def _plain(values: dict, folder: pathlib.Path) -> dict:
       value = manifests.box_text(value)
     if key == "prompts" and isinstance(value, list):
       value = timed_prompts.checked(value)
-      for _, text in value:
-        if not manifests.is_text(text):
+    if key in ("prompts", "negative_prompts") and isinstance(value, (list, tuple)):
+      for text in (text for _, text in value) if key == "prompts" else value:
+        if isinstance(text, str) and not manifests.is_text(text):
           raise InputError(f"{key} has {text!a}, which has half a character or a zero byte in it")
     if int in typing.get_args(types.get(key)):
       value = manifests.whole(value)

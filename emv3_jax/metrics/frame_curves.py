@@ -5,7 +5,7 @@ import dataclasses
 from jaxtyping import Float32, UInt8
 import numpy as np
 
-_LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)  # BT.709
+LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)  # BT.709
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class FrameCurves:
     """Adds the next frames."""
     for frame in frames:
       pixels = frame.astype(np.float32)
-      luma = pixels @ _LUMA
+      luma = pixels @ LUMA
       change = 0.0 if self._last is None else np.abs(pixels - self._last).mean()
       self._rows.append((pixels.mean((0, 1)), luma.mean(), laplacian(luma).var(), change))
       self._last = pixels

@@ -10,6 +10,7 @@ WIDTH, PANEL = 1000, 190  # pixels
 _LEFT, _TOP, _BOTTOM, _RIGHT = 70, 34, 26, 20
 _INK, _GRID, _SHADE, _BORDER = (30, 30, 30), (215, 215, 215), (238, 230, 208), (200, 120, 20)
 _COLOURS = {"red": (205, 60, 60), "green": (50, 150, 70), "blue": (60, 90, 205)}
+Panel = tuple[str, dict[str, tuple[np.ndarray, tuple[int, int, int]]]]
 
 
 def draw(metrics: dict[str, Any], overlaps: Sequence[tuple[int, int]] = ()) -> Image.Image:
@@ -19,20 +20,34 @@ def draw(metrics: dict[str, Any], overlaps: Sequence[tuple[int, int]] = ()) -> I
     metrics: from `clip_metrics.measure`.
     overlaps: as given to it; they are shaded, and their borders are lines.
   """
-  curves, fps = {name: np.array(values) for name, values in metrics["curves"].items()}, metrics["fps"]
+  curves = {name: np.array(values) for name, values in metrics["curves"].items()}
   seam = "" if metrics["largest_seam"] is None else f", largest seam {metrics['largest_seam']:.2f} x the median"
-  panels = [
+  return draw_panels([
       (f"mean colour (levels): drift {metrics['colour_drift']:.2f}",
        {name: (curves["colour"][:, index], ink) for index, (name, ink) in enumerate(_COLOURS.items())}),
       ("luminance (levels)", {"": (curves["luminance"], _INK)}),
       (f"sharpness (variance of the Laplacian): end / start {metrics['sharpness_ratio']:.3f}",
        {"": (curves["sharpness"], _INK)}),
       (f"change to the frame before (levels): median {metrics['median_change']:.2f}{seam}",
-       {"": (curves["change"], _INK)})]
+       {"": (curves["change"], _INK)})], metrics["fps"], overlaps)
+
+
+def draw_panels(panels: Sequence[Panel], fps: float, overlaps: Sequence[tuple[int, int]] = ()) -> Image.Image:
+  """Draws panels of curves over time, one below the other.
+
+  Args:
+    panels: (title, {name: (values [n], colour)}); the names are written in the first panel, in their colours.
+    fps: values a second.
+    overlaps: (first, first after) of the values that are shaded.
+  """
   picture = Image.new("RGB", (WIDTH, PANEL * len(panels)), "white")
   drawing, font = ImageDraw.Draw(picture), ImageFont.load_default()
   for row, (title, lines) in enumerate(panels):
     _panel(drawing, font, row * PANEL, title, lines, overlaps, fps)
+  x = WIDTH - _RIGHT
+  for name, (_, ink) in reversed(panels[0][1].items()):
+    x -= drawing.textlength(name, font=font) + 12
+    drawing.text((x, 22), name, fill=ink, font=font)
   return picture
 
 

@@ -14,6 +14,8 @@ from flax import nnx
 import jax
 import numpy as np
 
+from emv3_jax.models import int8
+
 Params = dict[str, Any]  # nested; leaves are arrays, or what stands for one: shapes, leaves on disk
 _Module = TypeVar("_Module", bound=nnx.Module)
 
@@ -23,9 +25,9 @@ def param_name(path) -> str:
   return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
-def named_leaves(tree) -> dict:
-  """Flattens a nested dict to `{dotted name: leaf}`."""
-  return {param_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+def named_leaves(tree, is_leaf: Callable[[Any], bool] | None = None) -> dict:
+  """Flattens a nested dict to `{dotted name: leaf}`; `is_leaf` says what else is a leaf."""
+  return {param_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)}
 
 
 def nested(named: dict) -> dict:
@@ -100,9 +102,10 @@ class Network(Generic[_Module]):
       values *= np.float32(fan_in ** -0.5)
       return values.astype(leaf.dtype)
 
-    leaves, tree = jax.tree_util.tree_flatten_with_path(self.abstract)
-    return jax.tree_util.tree_unflatten(
-        tree, [draw(index, *named) for index, named in enumerate(leaves)])
+    leaves, tree = jax.tree_util.tree_flatten_with_path(int8.float_shapes(self.abstract))
+    drawn = (draw(index, *named) for index, named in enumerate(leaves))
+    kinds = jax.tree.leaves(self.abstract, is_leaf=int8.is_pair)
+    return jax.tree_util.tree_unflatten(tree, [int8.like(*each) for each in zip(drawn, kinds, strict=True)])
 
   def bind(self, params: Params) -> _Module:
     """The module with `params`; names and shapes are checked (at trace time: free under jit).

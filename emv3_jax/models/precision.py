@@ -5,6 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+INT8 = "int8"
+_FLOATS = ("float32", "bfloat16")
+
 
 @dataclasses.dataclass(frozen=True)
 class Precision:
@@ -13,7 +16,8 @@ class Precision:
   Reductions, norms, softmax and attention accumulate in float32, whatever these are.
 
   Attributes:
-    params: dtype of the stored parameters.
+    params: dtype of the stored parameters; `int8` is that of the matrices of the layers (see `int8`), beside
+      which everything else has the compute dtype.
     compute: dtype of activations and matrix products.
   """
 
@@ -21,10 +25,10 @@ class Precision:
   compute: str = "float32"
 
   def __post_init__(self):
-    for field in dataclasses.fields(self):
-      name = getattr(self, field.name)
-      if name not in ("float32", "bfloat16"):
-        raise ValueError(f"Precision.{field.name} is {name!r}; known: float32, bfloat16.")
+    for field, known in (("params", (*_FLOATS, INT8)), ("compute", _FLOATS)):
+      name = getattr(self, field)
+      if name not in known:
+        raise ValueError(f"Precision.{field} is {name!r}; known: {', '.join(known)}.")
 
   @property
   def matmul(self) -> jax.lax.Precision | None:
@@ -32,8 +36,17 @@ class Precision:
     return jax.lax.Precision.HIGHEST if self.compute == "float32" else None
 
   @property
+  def is_int8(self) -> bool:
+    return self.params == INT8
+
+  @property
+  def floats(self) -> "Precision":
+    """The dtypes of what is not quantised."""
+    return Precision(self.compute, self.compute) if self.is_int8 else self
+
+  @property
   def param_dtype(self) -> jnp.dtype:
-    return jnp.dtype(self.params)
+    return jnp.dtype(self.floats.params)
 
   @property
   def compute_dtype(self) -> jnp.dtype:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, Float32
 
 from emv3_jax.arrays import AnyArray
+from emv3_jax.models import int8
 from emv3_jax.models.cross_attention import Context, ContextTokens
 from emv3_jax.models.embeddings import PATCH, ImageEmbedding, PatchEmbedding
 from emv3_jax.models.execution import ATTENTION, ONE_DEVICE, REMAT_POLICIES, ExecutionConfig
@@ -34,7 +35,7 @@ class Transformer(nnx.Module):
   """
 
   def __init__(self, config: TransformerConfig, precision: Precision = FLOAT32, *, rngs: nnx.Rngs):
-    dim = config.dim
+    dim, quantised, precision = config.dim, precision.is_int8, precision.floats
     small = nnx.initializers.normal(0.02)
     island = dataclasses.replace(precision, compute="float32")
     self.patch_embedding = PatchEmbedding(config.in_channels, dim, precision, rngs=rngs)
@@ -47,6 +48,8 @@ class Transformer(nnx.Module):
     self.audio_projection = config.audio_path.projection(config, precision, rngs)
     make_block = lambda r: Block(config, precision, rngs=r)
     self.blocks = nnx.vmap(make_block)(rngs.split(config.num_layers))
+    if quantised:
+      int8.quantise_layers(self.blocks)
     self.head = Head(config, precision, rngs=rngs)
     self.config = config
 
@@ -232,14 +235,49 @@ class Transformer(nnx.Module):
     Raises:
       ValueError: shapes that do not fit each other or the config.
     """
-    _, f, height, width, _ = latents.shape
-    if context.frames != f:
-      raise ValueError(f"latents have {f} frames, the audio is of {context.frames}.")
-    e, e0 = self.time_modulation(jnp.asarray(sinusoid), execution)
-    x = self.embed(jnp.asarray(latents), jnp.asarray(condition), execution)
+    e, e0, x = self._entered(latents, condition, sinusoid, context.frames, execution)
     x = self.run_blocks(x, e0, context, rope=rope, face_mask=face_mask, audio_gain=audio_gain,
                         modality_weights=modality_weights, execution=execution)
-    return self.run_head(x, e, (f, height // PATCH[1], width // PATCH[2]), execution)
+    return self.run_head(x, e, _grid(latents), execution)
+
+  def with_residual(self, latents: Float[AnyArray, "b f H8 W8 c"], condition: Float[AnyArray, "b f H8 W8 c2"],
+                    sinusoid: Float[AnyArray, "b freq_dim"], context: Context | ContextTokens, *,
+                    execution: ExecutionConfig = ONE_DEVICE, **options
+                    ) -> tuple[Float32[jax.Array, "b f H8 W8 c"], Float[jax.Array, "b s d"]]:
+    """Predicts the velocity, and returns with it what the blocks added to the tokens, for `from_residual`.
+
+    Args: of `__call__`.
+    """
+    e, e0, x = self._entered(latents, condition, sinusoid, context.frames, execution)
+    y = self.run_blocks(x, e0, context, execution=execution, **options)
+    residual = execution.constrain(y - x, "batch", "length", None)
+    return self.run_head(y, e, _grid(latents), execution), residual
+
+  def from_residual(self, latents: Float[AnyArray, "b f H8 W8 c"], condition: Float[AnyArray, "b f H8 W8 c2"],
+                    sinusoid: Float[AnyArray, "b freq_dim"], residual: Float[AnyArray, "b s d"],
+                    execution: ExecutionConfig = ONE_DEVICE) -> Float32[jax.Array, "b f H8 W8 c"]:
+    """Predicts the velocity without running the blocks: another step's residual stands for them.
+
+    Args:
+      latents, condition, sinusoid, execution: of `__call__`.
+      residual: of `with_residual`, for the same shape of latents.
+    """
+    e, _, x = self._entered(latents, condition, sinusoid, latents.shape[1], execution)
+    x = execution.constrain(x, "batch", "length", None)
+    return self.run_head(x + residual, e, _grid(latents), execution)
+
+  def _entered(self, latents, condition, sinusoid, frames: int, execution: ExecutionConfig):
+    """Computes e and e0 of `time_modulation`, and the tokens of `embed`."""
+    if frames != latents.shape[1]:
+      raise ValueError(f"latents have {latents.shape[1]} frames, the audio is of {frames}.")
+    e, e0 = self.time_modulation(jnp.asarray(sinusoid), execution)
+    return e, e0, self.embed(jnp.asarray(latents), jnp.asarray(condition), execution)
+
+
+def _grid(latents) -> tuple[int, int, int]:
+  """Returns the tokens (f, h, w) of latents [b, f, H8, W8, c]."""
+  _, f, height, width, _ = latents.shape
+  return f, height // PATCH[1], width // PATCH[2]
 
 
 def network(config: TransformerConfig, precision: Precision = FLOAT32) -> Network[Transformer]:

@@ -21,6 +21,7 @@ import numpy as np
 from emv3_jax.arrays import AnyArray
 from emv3_jax.errors import InputError
 from emv3_jax.limits import ABOVE_0, CHANNELS, WIDEST, check_ranges
+from emv3_jax.models import int8
 from emv3_jax.models.network import Network, Params
 from emv3_jax.models.norms import RMSNorm
 from emv3_jax.models.precision import FLOAT32, Precision
@@ -145,10 +146,14 @@ class UMT5(nnx.Module):
   """The whole encoder, layers stacked on a leading axis."""
 
   def __init__(self, config: UMT5Config, precision: Precision = FLOAT32, *, rngs: nnx.Rngs):
+    quantised, precision = precision.is_int8, precision.floats
     self.token_embedding = nnx.Embed(config.vocab_size, config.dim,
                                      param_dtype=precision.param_dtype, rngs=rngs)
     make_block = lambda r: Block(config, precision, rngs=r)
     self.blocks = nnx.vmap(make_block)(rngs.split(config.num_layers))
+    if quantised:
+      self.token_embedding.embedding = int8.Int8(self.token_embedding.embedding[...], -1)
+      int8.quantise_layers(self.blocks)
     self.norm = RMSNorm(config.dim, eps=config.eps, precision=precision)
     self.config = config
     self.precision = precision
@@ -167,11 +172,11 @@ class UMT5(nnx.Module):
     Raises:
       ValueError: `ids` or `mask` is not [b, m].
     """
-    mask = _check(ids, mask)
+    mask = _check(ids, mask, jnp)
     # Not nnx.Embed's call: with a compute dtype it converts the whole table before the look-up.
-    x = jnp.take(self.token_embedding.embedding[...], ids, axis=0)
+    table = self.token_embedding.embedding
+    x = table.rows(ids) if isinstance(table, int8.Int8) else jnp.take(table[...], ids, axis=0)
     buckets = _buckets(self.config, ids)
-
 
     def body(x, index):
       # XLA for CPU slices bfloat16 by way of float32. Were the stack seen to be the same in every
@@ -185,53 +190,82 @@ class UMT5(nnx.Module):
     return self.norm(x)
 
 
-def _check(ids: AnyArray, mask: AnyArray | None) -> Bool[jax.Array, "b m"]:
+def _check(ids: AnyArray, mask: AnyArray | None, xp) -> Bool[AnyArray, "b m"]:
   if ids.ndim != 2 or (mask is not None and mask.shape != ids.shape):
     raise ValueError(f"umT5: ids {ids.shape} and mask {getattr(mask, 'shape', None)} must both "
                      "be [batch, tokens].")
-  return jnp.ones(ids.shape, bool) if mask is None else jnp.asarray(mask) != 0
+  return xp.ones(ids.shape, bool) if mask is None else xp.asarray(mask) != 0
 
 
-def _buckets(config: UMT5Config, ids: AnyArray) -> Int32[jax.Array, "m m"]:
-  return jnp.asarray(position_buckets(ids.shape[1], config.num_buckets, config.max_distance))
+def _buckets(config: UMT5Config, ids: AnyArray) -> Int32[np.ndarray, "m m"]:
+  return position_buckets(ids.shape[1], config.num_buckets, config.max_distance)
 
 
 def network(config: UMT5Config, precision: Precision = FLOAT32) -> Network[UMT5]:
   return Network(lambda rngs: UMT5(config, precision, rngs=rngs))
 
 
+class StreamPrograms:
+  """The programs of `encode_streaming`, which serve all prompts of a length.
+
+  Args:
+    config, precision: of the network.
+    jit: compiles a function, which is known by its name.
+  """
+
+  def __init__(self, config: UMT5Config, precision: Precision, jit: Callable[..., Callable] = jax.jit):
+    self._config, self._precision = config, precision
+    self.block, self.norm = jit(self._run_block), jit(self._run_norm)
+
+  def _run_block(self, params, x, buckets, mask):
+    def make(rngs):
+      block = Block(self._config, self._precision.floats, rngs=rngs)
+      if self._precision.is_int8:
+        int8.quantise_layers(block)
+      return block
+
+    return Network(make).bind(params)(x, buckets, mask)
+
+  def _run_norm(self, params, x):
+    make = lambda _: RMSNorm(self._config.dim, eps=self._config.eps, precision=self._precision.floats)
+    return Network(make).bind(params)(x)
+
+
 def encode_streaming(config: UMT5Config, precision: Precision,
                      load_embedding: Callable[[], Params],
                      load_layer: Callable[[int], Params],
                      load_final_norm: Callable[[], Params],
-                     ids: AnyArray, mask: AnyArray | None = None) -> Float32[jax.Array, "b m d"]:
+                     ids: AnyArray, mask: AnyArray | None = None, *,
+                     programs: StreamPrograms | None = None) -> Float32[jax.Array, "b m d"]:
   """The same numbers as `UMT5.__call__` with one layer in memory at a time.
 
   Each callable returns the nested dict of one part as numpy or jax arrays, freed before the next
-  part is asked for. The embedding may be a memory map: only the rows of `ids` are read.
+  part is asked for. The embedding may be a memory map: only the rows of `ids` are read. With int8 weights
+  it is float all the same, and layers are quantised.
 
   Args:
     load_embedding: () -> params["token_embedding"], `embedding` [vocab, dim].
     load_layer: index -> params["blocks"] without the layers axis, e.g. `attn.q.kernel` [dim, attn].
     load_final_norm: () -> params["norm"].
     ids: token ids [b, m] int32, concrete; mask: as in `UMT5.__call__`.
+    programs: of the same config and precision; by default they are compiled for this call.
 
   Raises:
     ValueError: names or shapes of a part differ, `ids` or `mask` is not [b, m], or an id is
       outside the vocabulary.
   """
   ids = np.asarray(ids)
-  mask = _check(ids, mask)
+  mask = _check(ids, mask, np)
   if ids.min() < 0 or ids.max() >= config.vocab_size:
     raise ValueError(f"umT5: ids span {ids.min()}..{ids.max()}, the vocabulary has "
                      f"{config.vocab_size} entries.")
-  block = Network(lambda rngs: Block(config, precision, rngs=rngs))
-  final_norm = Network(lambda _: RMSNorm(config.dim, eps=config.eps, precision=precision))
-  apply_block = jax.jit(lambda params, *args: block.bind(params)(*args))
+  programs = programs or StreamPrograms(config, precision)
 
-  x = jnp.asarray(load_embedding()["embedding"][ids]).astype(jnp.float32)
+  # On the host, where nothing is compiled.
+  x = np.asarray(load_embedding()["embedding"][ids]).astype(np.float32)
+  x = int8.rounded(x, -1) if precision.is_int8 else x
   buckets = _buckets(config, ids)
   for index in range(config.num_layers):
     # The result is waited for and the parameters are never named: they die within the line.
-    x = jax.block_until_ready(apply_block(load_layer(index), x, buckets, mask))
-  return final_norm.bind(load_final_norm())(x)
+    x = jax.block_until_ready(programs.block(load_layer(index), x, buckets, mask))
+  return programs.norm(load_final_norm(), x)

@@ -34,7 +34,7 @@ class Wav2Vec2Pieces:
   Args:
     net: from `wav2vec2.network(config, precision)`.
     config, precision: of the network.
-    jit: compiles a function; takes `donate_argnums` too.
+    jit: compiles a function, which is known by its name; takes `donate_argnums` too.
     piece: tokens of a piece, at least one.
     exact_pieces: up to this number of pieces, each attends to all others.
     context_pieces: in longer sounds each attends to so many on either side.
@@ -51,9 +51,9 @@ class Wav2Vec2Pieces:
     self._moments = jit(self._moments_of_piece)
     self._features = jit(self._features_of_piece)
     self._embed = jit(self._embed_piece)
-    self._layer = jit(lambda blocks, index: jax.tree.map(lambda leaf: leaf[index], blocks))
-    self._queries = jit(lambda layer, x: self._block.bind(layer).attn.queries(x))
-    self._keys_and_values = jit(lambda layer, x: self._block.bind(layer).attn.keys_and_values(x))
+    self._layer = jit(one_layer)
+    self._queries = jit(self._queries_of_piece)
+    self._keys_and_values = jit(self._keys_and_values_of_piece)
     self._attend = jit(attend_piece, donate_argnums=4)
     self._finish = jit(self._finish_piece)
 
@@ -146,10 +146,21 @@ class Wav2Vec2Pieces:
         softmax = self._attend(queries, *heads[j], np.int32(keys[j]), softmax)
       pieces[i] = self._finish(layer, x, softmax)
 
+  def _queries_of_piece(self, layer, x):
+    return self._block.bind(layer).attn.queries(x)
+
+  def _keys_and_values_of_piece(self, layer, x):
+    return self._block.bind(layer).attn.keys_and_values(x)
+
   def _finish_piece(self, layer, x, softmax: _Softmax):
     _, total, values = softmax
     block = self._block.bind(layer)
     return block.after_attention(x, (values / total[..., None]).astype(block.attn.dtype))
+
+
+def one_layer(blocks: Params, index: jax.Array) -> Params:
+  """Parameters of one layer, of those of all layers."""
+  return jax.tree.map(lambda leaf: leaf[index], blocks)
 
 
 def not_exact(tokens_per_second: float) -> str:

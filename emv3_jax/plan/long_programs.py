@@ -17,10 +17,10 @@ from emv3_jax.sampling.window_denoiser import WindowDenoiser
 
 def window_of(config: Config, window: Window, clip_frames: int) -> Window:
   """Returns the window that a clip of `clip_frames` (4k+1; 0 stands for a window) is made by."""
-  long = config.settings.long
-  if not clip_frames or clip_frames <= (frames := long.window_frames(config.settings.max_frames)):
+  if not clip_frames:
     return window
-  return dataclasses.replace(window, frames=frames, clip_frames=clip_frames)
+  frames = config.settings.long.window_frames(config.settings.max_frames)
+  return dataclasses.replace(window, frames=frames if clip_frames > frames else window.frames, clip_frames=clip_frames)
 
 
 def sample_step(config: Config, window: Window, deployment: Deployment) -> Program:
@@ -36,7 +36,7 @@ def sample_step(config: Config, window: Window, deployment: Deployment) -> Progr
   traced = _trace(denoiser, long.mode, net, window, deployment.whole, number, denoiser.transformer.abstract)
   plain = programs.plain_denoiser(net, settings)
   counted = _trace(plain, long.mode, net, window, programs.array, number, plain.transformer.network.abstract)
-  rows = number * programs.num_rows(config)
+  rows = number * programs.num_rows(config, long.mode)
   return Program(traced, denoiser.transformer.abstract, flops.count(counted),
                  meshes.padded(rows, deployment.config) / rows)
 
@@ -49,8 +49,8 @@ def _trace(denoiser: Denoiser, mode: str, net, window: Window, array: Callable, 
 
 
 def vae_decode(config: Config, window: Window, deployment: Deployment) -> Program:
-  """Traces the decoder of a window, or of one latent frame of a longer clip after the first."""
-  if not window.is_of_longer or config.settings.long.mode == "chunked":
+  """Traces the decoder of one latent frame of a clip after the first; without a clip, and of a chunk, that of the window."""
+  if not window.clip_frames or window.is_of_longer and config.settings.long.mode == "chunked":
     return programs.vae_decode(config, window, deployment)
   network = component_programs.network(config.model, config.precision, "vae")
   size8 = window.latents[1:]

@@ -5,10 +5,9 @@ import dataclasses
 import math
 import re
 
-from emv3_jax.errors import InputError
+from emv3_jax.errors import InputError, nearest
 from emv3_jax.models.transformer import TransformerConfig
 from emv3_jax.plan.targets import Target
-from emv3_jax.runtime.config import nearest
 from emv3_jax.sharding import AXES, MeshConfig
 
 

@@ -12,12 +12,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from emv3_jax import geometry, sharding, variants
 from emv3_jax.attention.local import attend_xla
 from emv3_jax.components import programs as component_programs
+from emv3_jax.diffusion import guidance
 from emv3_jax.errors import InputError
 from emv3_jax.geometry import TOKEN
 from emv3_jax.models.network import Params, named_leaves
 from emv3_jax.models.transformer import TransformerConfig
 from emv3_jax.plan import flops, meshes
 from emv3_jax.sampling.denoise import Conditions, Denoiser, make_denoiser
+from emv3_jax.sampling.guidance_settings import guidance_of
 from emv3_jax.sampling.settings import Config, SamplingConfig
 from emv3_jax.sharding.pictures import picture_split
 
@@ -27,7 +29,7 @@ class Window:
   """Size of the clip that is planned: 4k+1 frames of height x width pixels.
 
   Attributes:
-    clip_frames: 4k+1, of a longer clip that such windows make; 0 for none.
+    clip_frames: 4k+1, of the clip that one or several such windows make; 0 where none is given.
   """
 
   frames: int
@@ -106,11 +108,18 @@ def largest_window(config: Config) -> Window:
   return Window(settings.max_frames, settings.height or side, settings.width or side)
 
 
-def num_rows(config: Config) -> int:
-  """Returns the rows of the batch that a sampling step runs at once for one clip."""
-  if config.settings.branches == "in_turn":
+def num_rows(config: Config, windows: str = "blended") -> int:
+  """Returns the rows of the batch that a sampling step of the most branches runs at once for one clip.
+
+  Args:
+    config: of sampling.
+    windows: mode of `diffusion.windows`.
+  """
+  settings = config.settings
+  if settings.branches == "in_turn":
     return 1
-  return len(plain_denoiser(config.model.transformer, config.settings).guidance.branches)
+  found = guidance_of(settings, config.model.transformer.variant)
+  return len(guidance.largest(found.schedule(settings.steps, windows)))
 
 
 @functools.cache

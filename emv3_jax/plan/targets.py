@@ -16,9 +16,8 @@ import jax
 from jax.experimental import mesh_utils, topologies
 from jax.sharding import AxisType, Mesh
 
-from emv3_jax.errors import InputError
+from emv3_jax.errors import InputError, nearest
 from emv3_jax.plan import gpus
-from emv3_jax.runtime.config import nearest
 from emv3_jax.sharding import AXES, MeshConfig
 
 

@@ -9,7 +9,6 @@ from jax.sharding import NamedSharding
 
 from emv3_jax import variants
 from emv3_jax.attention.local import Attend, attend_xla
-from emv3_jax.data import index as index_lib
 from emv3_jax.models import transformer
 from emv3_jax.models.execution import ExecutionConfig
 from emv3_jax.models.rope import rope_table
@@ -31,6 +30,8 @@ def largest_window(config: Config) -> Window:
   Raises:
     InputError: the dataset cannot be read.
   """
+  from emv3_jax.data import index as index_lib  # here: it needs array_record
+
   if not config.data or not (pathlib.Path(config.data) / index_lib.INDEX).exists():
     return DEFAULT_WINDOW
   windows = (Window(bucket.frames, bucket.height, bucket.width)

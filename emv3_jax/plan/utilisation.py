@@ -19,6 +19,13 @@ KINDS = {  # device kind in JAX -> chip; a chip may have several kinds
     "TPU v6 lite": "v6e", "TPU v6e": "v6e", "TPU7x": "tpu7x",
     "NVIDIA A100-SXM4-80GB": "a100", "NVIDIA H100 80GB HBM3": "h100", "NVIDIA H200": "h200",
 }
+# Dense bfloat16 operations per second, with float32 sums, of kinds that are not planned for.
+OTHERS = {
+    "NVIDIA A100-SXM4-40GB": 312e12, "NVIDIA A100-PCIE-40GB": 312e12, "NVIDIA A100 80GB PCIe": 312e12,
+    "NVIDIA H100 PCIe": 756e12, "NVIDIA H100 NVL": 835e12, "NVIDIA GH200 480GB": 989e12,
+    "NVIDIA B200": 2250e12, "NVIDIA L40S": 362e12, "NVIDIA L4": 121e12, "NVIDIA A10": 125e12,
+    "NVIDIA RTX A6000": 155e12, "NVIDIA RTX 6000 Ada Generation": 364e12, "NVIDIA GeForce RTX 4090": 165e12,
+}
 
 
 def chip_of(device_kind: str) -> Chip | None:
@@ -27,16 +34,22 @@ def chip_of(device_kind: str) -> Chip | None:
   return None if name is None else CHIPS[name]
 
 
+def peak_flops(device_kind: str) -> float | None:
+  """Returns the dense bfloat16 operations per second of a device kind of JAX; None if they are unknown."""
+  chip = chip_of(device_kind)
+  return OTHERS.get(device_kind) if chip is None else chip.peak_flops
+
+
 def throughput_of(config: Config, device_kind: str, devices: int) -> Throughput:
   """Returns a run's `Throughput`, with utilisation of the bfloat16 peak if the device kind is known."""
-  chip = chip_of(device_kind)
-  if chip is None:
+  peak = peak_flops(device_kind)
+  if peak is None:
     return Throughput()
   work = functools.cache(lambda step_kind, shape: (
       step_flops(config, step_kind, shape), executed_flops(config, step_kind, shape)))
   stages = config.all_stages()
   return Throughput(lambda step, shape: work(curriculum.kind_at(stages, step), shape),
-               chip.peak_flops * devices)
+               peak * devices)
 
 
 def step_flops(config: Config, kind: curriculum.Kind, shape: tuple[int, ...]) -> int:

@@ -200,12 +200,12 @@ def _check_files(clip: Clip, report: ClipReport) -> None:
 def _read_inputs(report: ClipReport, model: Model) -> Inputs:
   """Reads the inputs of sampling at the sampled size. Records do not hold the negative prompt."""
   settings = dataclasses.replace(
-      model.config.sampling, height=report.size[0], width=report.size[1], text_scale=1.0,
+      model.config.sampling, height=report.size[0], width=report.size[1], text_scale=1.0, released_switch=True,
       max_frames=geometry.sample_frames(report.frames), face_mask=report.face_mask)
   config = dataclasses.replace(model.config, seed=report.seed, face_detector=report.face_detector,
                                sampling=settings)
   try:
-    inputs = read_inputs(dataclasses.replace(report.request, negative_prompt=None), config,
+    inputs = read_inputs(dataclasses.replace(report.request, negative_prompt=None, negative_prompts=()), config,
                          model.tokenizer_path, model.normalises_waveform)
   except InputError as error:
     raise InputError(f"Report {report.path}: {error}") from None

@@ -19,7 +19,7 @@ from typing import Any
 
 import ml_collections
 
-from emv3_jax.errors import InputError
+from emv3_jax.errors import InputError, nearest
 from emv3_jax.limits import shown
 from emv3_jax.runtime import config_values, moved
 from emv3_jax.runtime.command_names import as_called, config_name
@@ -33,12 +33,6 @@ _KINDS = {
     "prompt_cache": ("for sampling", "emv3-sample", "tiny"),
     "train": ("for training", "emv3-train", "train_tiny"),
     "prepare": ("for preparation", "emv3-prepare", "prepare_tiny")}
-
-
-def nearest(name: str, names: Sequence[str]) -> str:
-  """Returns a hint for a mistyped name: `did you mean 'steps'?`, or the list of all names."""
-  close = difflib.get_close_matches(name, names, n=1)
-  return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(names))}."
 
 
 def shipped_configs() -> dict[str, pathlib.Path]:

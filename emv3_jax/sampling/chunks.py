@@ -13,7 +13,7 @@ from emv3_jax.conditioning import image as image_lib
 from emv3_jax.diffusion import windows
 from emv3_jax.diffusion.noise import initial_noise
 from emv3_jax.diffusion.windows import Window
-from emv3_jax.sampling import window_conditions
+from emv3_jax.sampling import cached_steps, window_conditions
 from emv3_jax.sampling.denoise import Conditions
 from emv3_jax.sampling.inputs import Inputs
 from emv3_jax.sampling.long_plan import LongPlan, first_frame, num_frames
@@ -86,16 +86,21 @@ class Chunks:
 
   Attributes:
     latents: float32 [f, H8, W8, c], of each chunk those that the chunk before has not; cannot be decoded as one.
+    evaluations: how many times the transformer's blocks run for a chunk; known when there are frames.
   """
 
   def __init__(self, model: Model, inputs: Inputs, encoded: Encoded, plan: LongPlan, progress: Callable = iter):
     self._model, self._inputs, self._encoded, self._plan, self._progress = model, inputs, encoded, plan, progress
     self._variant = variants.of(model.config.model.transformer.variant)
     self.latents = np.zeros((plan.total, *geometry.latent_size(inputs.size), model.config.model.vae.z_dim), np.float32)
+    self.evaluations, self._runs = 0, None
 
   def frames(self) -> Generator[np.ndarray]:
     """Yields the clip's pictures, uint8 [n, H, W, 3], as soon as they are final."""
-    with self._model.parameters("vae") as vae, self._model.parameters("transformer") as transformer:
+    model, denoiser = self._model, self._model.denoiser()
+    with model.parameters("vae") as vae, model.parameters("transformer") as transformer:
+      self._runs = cached_steps.runs_of(denoiser, model.skipping, transformer, denoiser.schedule)
+      self.evaluations = cached_steps.evaluations(denoiser.schedule, self._runs)
       yield from faded(self._plan, lambda index, before: self._make(vae, transformer, index, before))
 
   def _make(self, vae, transformer, index: int, before: np.ndarray | None) -> np.ndarray:
@@ -105,7 +110,8 @@ class Chunks:
     conditions = self._conditions(window, before, condition)
     height8, width8, channels = self.latents.shape[1:]
     noise = initial_noise(self._inputs.seed, window.length, height8, width8, channels, window.start)
-    made = model.denoiser().run(transformer, model.whole(noise[None]), conditions, self._progress)
+    made = cached_steps.denoise(model.denoiser(), transformer, model.whole(noise[None]), conditions, self._runs,
+                                self._progress)
     latents = np.asarray(made, np.float32)
     own = 0 if not index else self._plan.windows[index - 1].stop - window.start
     self.latents[window.start + own:window.stop] = latents[0, own:]

@@ -9,18 +9,17 @@ from absl import logging
 from jaxtyping import Float32
 import numpy as np
 
-from emv3_jax import sharding, tasks, variants
+from emv3_jax import tasks, variants
 from emv3_jax.conditioning import image as image_lib
 from emv3_jax.conditioning import text as text_lib
 from emv3_jax.conditioning.colour_match import ColourMatch
 from emv3_jax.conditioning.face import NoFace
-from emv3_jax.diffusion.noise import initial_noise
 from emv3_jax.errors import InputError
 from emv3_jax.geometry import FPS
 from emv3_jax.io import paths
 from emv3_jax.io.digests import file_digest
 from emv3_jax.runtime import processes, start_up
-from emv3_jax.sampling import fingerprint, long_clip, long_plan, memory
+from emv3_jax.sampling import fingerprint, long_clip, long_plan, memory, one_window, timed_prompts
 from emv3_jax.sampling.denoise import Conditions
 from emv3_jax.sampling.inputs import Inputs, named_files, read_inputs
 from emv3_jax.sampling.long_plan import LongPlan
@@ -28,7 +27,7 @@ from emv3_jax.sampling.model import Model
 from emv3_jax.sampling.profile import Profile, versions
 from emv3_jax.sampling.settings import Request
 from emv3_jax.sampling.streaming import Finish, Group, Stream, decode_groups, finished
-from emv3_jax.sampling.window_conditions import Encoded, window_text
+from emv3_jax.sampling.window_conditions import Encoded
 from emv3_jax.sharding.mesh import degree
 from emv3_jax.tasks import TaskSpec, masks
 
@@ -110,8 +109,9 @@ def stream(model: Model, request: Request, *, progress: Callable | None = None) 
   start_up.watch()
   began, profile = time.monotonic(), Profile()
   with profile.measure("inputs"):
-    inputs, used = processes.run_on_all(lambda: _read(model, request))
+    inputs, used = processes.run_on_all(lambda: read(model, request))
     plan = long_plan.plan(model.config.settings, inputs.sample_frames, degree(model.mesh, "batch"))
+    timed_prompts.warn_of_unused(inputs.prompt_times, [(0, inputs.frames)] if plan is None else plan.described()["windows"])
     provenance = processes.run_on_all(lambda: fingerprint.provenance(model, request))
     files = {name: file_digest(path) for name, path in named_files(request).items()}
   task = tasks.of(request.task)
@@ -142,34 +142,35 @@ def _finish(model: Model, request: Request, inputs: Inputs, plan: LongPlan | Non
 def generate(model: Model, inputs: Inputs, plan: LongPlan | None, task: TaskSpec, profile: Profile,
              progress: Callable) -> Iterator[Group]:
   """Generates the frames of a clip as soon as they are final, surplus frames included."""
+  encoded = encode(model, inputs, profile)
+  if plan is not None:
+    yield from long_clip.generate(model, inputs, encoded, plan, task, profile, progress)
+    return
+  conditions = window_conditions(model, inputs, encoded, profile)
+  with profile.measure("transformer"):
+    latents = one_window.denoise(model, inputs, conditions, profile, progress)
+  yield from decode_groups(model, latents, profile)
+
+
+def encode(model: Model, inputs: Inputs, profile: Profile) -> Encoded:
+  """Encodes prompts, voice and picture of a clip."""
   with profile.measure("text_encoder"):
     text = encode_text(model, inputs)
   with profile.measure("audio_encoder"):
     features = encode_features(model, inputs)
   with profile.measure("image_encoder"):
     image = encode_image(model, inputs)
-  encoded = Encoded(text, features, image)
-  if plan is None:
-    yield from _one_window(model, inputs, encoded, profile, progress)
-  else:
-    yield from long_clip.generate(model, inputs, encoded, plan, task, profile, progress)
+  return Encoded(text, features, image)
 
 
-def _one_window(model: Model, inputs: Inputs, encoded: Encoded, profile: Profile, progress: Callable
-                ) -> Iterator[Group]:
-  """Generates the frames of a clip that fits into one window."""
+def window_conditions(model: Model, inputs: Inputs, encoded: Encoded, profile: Profile) -> Conditions:
+  """Returns the conditions of a clip of one window, for which the VAE encodes the given frames."""
   with profile.measure("vae_encode"):
     condition = encode_condition(model, inputs)
-  conditions = Conditions(
-      text=window_text(inputs, encoded.text, 0, inputs.frames), image=encoded.image,
-      audio=_network_audio(model, encoded.features), condition=condition,
-      face_mask=None if inputs.face_mask is None else inputs.face_mask[None])
-  with profile.measure("transformer"):
-    latents = denoise(model, inputs, conditions, progress)
-  yield from decode_groups(model, latents, profile)
+  return one_window.conditions_of(model, inputs, encoded, condition)
 
 
-def _read(model: Model, request: Request) -> tuple[Inputs, Request]:
+def read(model: Model, request: Request) -> tuple[Inputs, Request]:
   """Reads the inputs, and returns the request that they are of.
 
   The small default knows drawn puppets, of which a detector may find no face: where nobody asked for a face
@@ -183,7 +184,7 @@ def _read(model: Model, request: Request) -> tuple[Inputs, Request]:
       raise NoFace(f"{error}{hint}", error.size) from None
     logging.warning("No face was found in %s: not every drawn face is known. The voice acts on the whole "
                     "picture.%s", request.image, hint)
-    return _read(model, dataclasses.replace(request, face_box="none"))
+    return read(model, dataclasses.replace(request, face_box="none"))
   model.check_size(inputs.size)
   return inputs, request
 
@@ -191,26 +192,26 @@ def _read(model: Model, request: Request) -> tuple[Inputs, Request]:
 def encode_text(model: Model, inputs: Inputs) -> dict[str, np.ndarray]:
   """Encodes the prompts: umT5 states, float32 [1, text_tokens, text_dim], zeros after the last token.
 
-  Embeddings are cached on disk by content; the text encoder is loaded only for prompts that are not
-  cached.
+  Equal prompts are encoded once. Embeddings are cached on disk by content; the text encoder is loaded only for
+  prompts that are not cached.
   """
   length, dim = model.config.model.transformer.text_tokens, model.config.model.transformer.text_dim
   cache = open_cache(model)
-  cached = {name: cache.get(prompt) if cache else None for name, prompt in inputs.prompts.items()}
-  missing = [name for name in cached if processes.any_process(cached[name] is None)]
-  states = {name: state for name, state in cached.items() if state is not None}
+  cached = {prompt: cache.get(prompt) if cache else None for prompt in inputs.prompts.values()}
+  missing = [prompt for prompt in cached if processes.any_process(cached[prompt] is None)]
+  states = {prompt: state for prompt, state in cached.items() if state is not None}
   if missing:
-    ids, mask = inputs.tokenizer.tokenize([inputs.prompts[name] for name in missing], length)
+    ids, mask = inputs.tokenizer.tokenize(missing, length)
     # Padding is masked, so that less padding gives the same states; few lengths need few programs.
     used = min(length, -(-int(mask.sum(axis=1).max()) // LENGTH_STEP) * LENGTH_STEP)
     hidden = model.encode_tokens(ids[:, :used], mask[:, :used])
-    for row, name in enumerate(missing):
-      states[name] = hidden[row, mask[row, :used]]
+    for row, prompt in enumerate(missing):
+      states[prompt] = hidden[row, mask[row, :used]]
       if cache:
-        cache.put(inputs.prompts[name], states[name])
+        cache.put(prompt, states[prompt])
   padded = {name: np.zeros((1, length, dim), np.float32) for name in inputs.prompts}
-  for name, state in states.items():
-    padded[name][0, :len(state)] = state
+  for name, prompt in inputs.prompts.items():
+    padded[name][0, :len(states[prompt])] = states[prompt]
   return padded
 
 
@@ -232,11 +233,8 @@ def open_cache(model: Model) -> text_lib.PromptCache | None:
 
 def encode_audio(model: Model, inputs: Inputs) -> np.ndarray:
   """Encodes the audio of the whole padded clip, e.g. for preview [1, 2F, d]; see `Variant.network_input`."""
-  return _network_audio(model, encode_features(model, inputs))
-
-
-def _network_audio(model: Model, features: np.ndarray) -> np.ndarray:
-  return variants.of(model.config.model.transformer.variant).network_input(features)[None]
+  variant = variants.of(model.config.model.transformer.variant)
+  return variant.network_input(encode_features(model, inputs))[None]
 
 
 def encode_features(model: Model, inputs: Inputs) -> np.ndarray:
@@ -264,19 +262,6 @@ def encode_condition(model: Model, inputs: Inputs) -> Float32[np.ndarray, "1 f H
   with model.parameters("vae") as params:
     latents = model.vae_encode(params, video[None])
   return np.asarray(masks.condition(mask[None], latents))
-
-
-def denoise(model: Model, inputs: Inputs, conditions: Conditions, progress
-            ) -> Float32[np.ndarray, "f H8 W8 c"]:
-  """Denoises the window to latents."""
-  frames, height8, width8 = conditions.condition.shape[1:4]
-  noise = np.asarray(initial_noise(inputs.seed, frames, height8, width8, model.config.model.vae.z_dim))
-  face_mask = conditions.face_mask
-  conditions = dataclasses.replace(conditions, condition=model.whole(conditions.condition),
-                                   face_mask=None if face_mask is None else model.whole(face_mask))
-  with model.parameters("transformer") as params:
-    latents = model.denoiser().run(params, model.whole(noise[None]), conditions, progress)
-    return sharding.fetch(latents)[0]
 
 
 def _describe(model: Model, request: Request, files: dict[str, str], inputs: Inputs,

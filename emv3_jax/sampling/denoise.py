@@ -4,10 +4,11 @@ Everything that depends on the step but not on the latents (time sinusoids, guid
 modality weights) is tabulated on the host beforehand, so that one program serves all steps.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 import dataclasses
 import functools
 import math
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,54 +16,24 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float32
 import numpy as np
 
-from emv3_jax import geometry, sharding, variants
+from emv3_jax import geometry, sharding
 from emv3_jax.arrays import AnyArray
 from emv3_jax.attention import backends
 from emv3_jax.diffusion import guidance as guidance_lib
-from emv3_jax.diffusion import solvers
+from emv3_jax.diffusion import negative_phases, solvers
+from emv3_jax.diffusion.guidance import Branches, StepGuidance
 from emv3_jax.errors import InputError
 from emv3_jax.models import cross_attention, rope
 from emv3_jax.models.network import Params
 from emv3_jax.models.precision import Precision
 from emv3_jax.models.transformer import TransformerConfig
 from emv3_jax.runtime import kept_programs
+from emv3_jax.sampling.conditions import Conditions, StepTables
+from emv3_jax.sampling.guidance_settings import guidance_of, warn_of_weights
 from emv3_jax.sampling.settings import SamplingConfig
+from emv3_jax.sharding import mesh as sharding_mesh
 
 BLOCK_TOKENS = 8192  # tokens of a clip that a layer processes at a time
-
-
-@dataclasses.dataclass(frozen=True)
-class Conditions:
-  """Conditions of the network for one window; b clips of one shape.
-
-  Attributes:
-    text: dict with `prompt` and, where a branch needs it, `negative`: float32
-      [b, text_tokens, text_dim], umT5 states of the tokens of the text, padded with zeros.
-    image: float32 [b, image_tokens, image_dim] CLIP states; zeros without a picture.
-    audio: float32 [b, tokens, 768] (preview) or [b, F, 5, layers, 768] (flash).
-    condition: float32 [b, f, H8, W8, 20], mask channels and latents of the masked video.
-    face_mask: float32 [b, h*w], or [b, h*w, f] by latent frame, 1 where the audio acts; None stands for
-      everywhere.
-  """
-
-  text: Mapping[str, AnyArray]
-  image: AnyArray
-  audio: AnyArray
-  condition: AnyArray
-  face_mask: AnyArray | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class StepTables:
-  """Values for each step, computed on the host: all float32 with a leading axis [steps]."""
-
-  sinusoid: np.ndarray  # [steps, freq_dim]
-  text_scale: np.ndarray  # [steps]
-  audio_scale: np.ndarray  # [steps]
-  modality_weights: np.ndarray  # [steps, 3]
-
-  def tree(self) -> dict[str, np.ndarray]:
-    return dataclasses.asdict(self)
 
 
 class Denoiser:
@@ -73,7 +44,7 @@ class Denoiser:
 
   Args:
     transformer: the network on its mesh, from `sharding.on_mesh`.
-    settings: solver, guidance and branches.
+    settings: solver, guidance and how branches run.
     identity: what decides the transformer's part of the programs, as text, so that these are kept by the program
       cache; empty where that is not known.
   """
@@ -84,11 +55,9 @@ class Denoiser:
     settings = self.settings
     self.solver = solvers.make_solver(
         settings.solver, settings.steps, settings.shift, settings.solver_shift)
-    self.guidance = guidance_lib.Guidance(
-        mode=variants.of(config.variant).guidance,
-        text_scale=settings.text_scale, audio_scale=settings.audio_scale,
-        dynamic_text=settings.dynamic_text, dynamic_audio=settings.dynamic_audio,
-        neg_scale=settings.neg_scale, neg_steps=settings.neg_steps)
+    self.guidance = guidance_of(settings, config.variant)
+    warn_of_weights(settings)
+    self.schedule = self.guidance.schedule(settings.steps)
     temporal = rope.axis_pairs(config.head_dim)[0]
     if settings.riflex_k > temporal:
       raise InputError(f"sampling.riflex_k is {settings.riflex_k}; this network has {temporal} "
@@ -127,34 +96,43 @@ class Denoiser:
       progress: wraps the step indices, e.g. with `tqdm`.
     """
     table = self.rope_table(noise.shape)
-    noise = sharding.replicate(noise, self.transformer.mesh)
-    negative_scales = self.guidance.scales(self.settings.steps).negative
-    state = self._start(noise)
-    context, scale_now = None, None
+    state = self.start(noise)
+    context, projected = None, None
     for i in progress(range(self.settings.steps)):
-      if context is None or negative_scales[i] != scale_now:
-        scale_now = negative_scales[i]
-        context = self.project(params, conditions, scale_now)
+      step = self.schedule[i]
+      if step.context != projected:
+        context, projected = self.project(params, conditions, step), step.context
       state = self._step(params, state, i, context, self.tables.tree(), table,
-                         conditions.condition, conditions.face_mask)
+                         conditions.condition, conditions.face_mask, step.branches)
     return state.x
 
+  def start(self, noise: Float32[AnyArray, "b f H8 W8 c"]) -> Any:
+    """Returns the solver's state before the first step."""
+    return self._start(sharding.replicate(noise, self.transformer.mesh))
+
   def trace_step(self, params: Params, noise, conditions: Conditions) -> jax.stages.Traced:
-    """Traces the program of one step without compiling it; only the shapes of the arguments are used.
+    """Traces the program of a step of the most branches without compiling it; only the shapes of the arguments are used.
 
     Args:
       params, noise, conditions: as in `run`; `jax.ShapeDtypeStruct`s, with shardings on a mesh.
     """
     state = jax.eval_shape(self.solver.init, noise)
     like_noise = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=noise.sharding)
+    branches = guidance_lib.largest(self.schedule)
     return self._step.trace(params, jax.tree.map(like_noise, state), 0,
-                            self.abstract_context(params, conditions),
+                            self.abstract_context(params, conditions, branches),
                             self.tables.tree(), self.rope_table(noise.shape), conditions.condition,
-                            conditions.face_mask)
+                            conditions.face_mask, branches)
 
-  def abstract_context(self, params: Params, conditions: Conditions):
+  @property
+  def residual_sharding(self) -> NamedSharding:
+    """Sharding of the residuals that `forward` keeps."""
+    leading = (None,) * (self.settings.branches == "in_turn")
+    return NamedSharding(self.transformer.mesh, sharding_mesh.spec(*leading, "batch", "length", None))
+
+  def abstract_context(self, params: Params, conditions: Conditions, branches: Branches):
     """Shapes and shardings of what `project` returns; only the shapes of the arguments are used."""
-    context = jax.eval_shape(self._project_branches, params, *self._branch_shapes(conditions))
+    context = jax.eval_shape(self._project_branches, params, *self._branch_shapes(conditions, branches))
     return jax.tree.map(self._with_sharding, context)
 
   def _with_sharding(self, keys: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
@@ -163,8 +141,8 @@ class Denoiser:
     where = self.transformer.context_sharding(keys.ndim, leading)
     return jax.ShapeDtypeStruct(keys.shape, keys.dtype, sharding=where)
 
-  def _branch_shapes(self, conditions: Conditions):
-    stacked = lambda x: jax.ShapeDtypeStruct((len(self.guidance.branches), *x.shape), x.dtype)
+  def _branch_shapes(self, conditions: Conditions, branches: Branches):
+    stacked = lambda x: jax.ShapeDtypeStruct((len(branches), *x.shape), x.dtype)
     return tuple(map(stacked, (conditions.text["prompt"], conditions.image, conditions.audio)))
 
   def rope_table(self, shape: tuple[int, ...]) -> rope.RopeTable:
@@ -180,22 +158,22 @@ class Denoiser:
     return min(n for n in range(1, positions + 1) if positions % n == 0 and n >= min(
         wanted, positions))
 
-  def project(self, params: Params, conditions: Conditions, negative_scale: np.float32):
-    """Computes the cross-attention keys and values of all branches and layers.
+  def project(self, params: Params, conditions: Conditions, step: StepGuidance):
+    """Computes the cross-attention keys and values of the branches of a step, of all layers.
 
     Args:
       params: of the transformer.
       conditions: of b clips.
-      negative_scale: factor on the negative prompt's states at the step.
+      step: guidance of the step; `step.context` is all of it that counts.
     """
-    return self._project(params, *self._branch_inputs(conditions, negative_scale))
+    return self._project(params, *self._branch_inputs(conditions, step))
 
-  def _branch_inputs(self, conditions: Conditions, negative_scale: np.float32):
-    """Stacks text, image and audio of all branches, each with leading axes [branches, b]."""
-    text = {name: states * negative_scale if name == "negative" else states
-            for name, states in conditions.text.items()}
+  def _branch_inputs(self, conditions: Conditions, step: StepGuidance):
+    """Stacks text, image and audio of the branches of a step, each with leading axes [branches, b]."""
+    branches, text = step.branches, {"prompt": conditions.text["prompt"]}
+    if guidance_lib.UNGUIDED in branches:
+      text["negative"] = conditions.text[negative_phases.name_of(step.negative)] * step.negative_scale
     audio = {"voice": conditions.audio, "null": np.zeros_like(conditions.audio)}
-    branches = self.guidance.branches
     rows = len(conditions.image) * (1 if self.settings.branches == "in_turn" else len(branches))
     if rows not in self._warned:  # not where the program is traced: one from the program cache is not
       self._warned.add(rows)
@@ -220,27 +198,54 @@ class Denoiser:
       return jax.lax.map(lambda conditions: project(*conditions), conditions)
     return project(*(x.reshape(-1, *x.shape[2:]) for x in conditions))
 
-  def _one_step(self, params, state, i, context, tables, table, condition, face_mask):
+  def _one_step(self, params, state, i, context, tables, table, condition, face_mask, branches):
     """Computes the guided velocity at step i and makes one solver step."""
     row = {name: values[i] for name, values in tables.items()}
-    velocities = self.velocities(params, state.x, row, context, table, condition, face_mask)
-    guided = self.guidance.mix(velocities, row["text_scale"], row["audio_scale"])
+    velocities = self.velocities(params, state.x, row, context, table, condition, face_mask, branches)
+    return self.advanced(state, i, row, velocities, branches)
+
+  def advanced(self, state, i, row, velocities, branches: Branches):
+    """Makes solver step i along the guided velocity; runs under jit.
+
+    Args:
+      state: of the solver.
+      i: index of the step.
+      row: the step's row of `tables`.
+      velocities: of the branches `branches`.
+    """
+    guided = guidance_lib.mix(branches, velocities, row["text_scale"], row["audio_scale"])
     return self.solver.step(state, i, guided)[1]
 
-  def velocities(self, params, latents, row, context, table, condition, face_mask):
+  def velocities(self, params, latents, row, context, table, condition, face_mask, branches: Branches):
     """Computes the velocities [branches, b, f, H8, W8, c] of latents [b, f, H8, W8, c]; runs under jit.
 
     Args:
       params: of the transformer.
       latents: noisy latents.
       row: the step's row of `tables`.
-      context: of `project`, for these b clips.
+      context: of `project`, for these b clips and branches.
       table: RoPE table of the latents.
       condition, face_mask: as in `Conditions`.
+      branches: those that run.
+    """
+    return self.forward("run", params, latents, row, context, table, condition, face_mask, branches)[0]
+
+  def forward(self, way: Literal["run", "keep", "skip"], params, latents, row, context, table, condition, face_mask,
+              branches: Branches):
+    """Computes the velocities as `velocities` does, and what step caches keep; runs under jit.
+
+    Args:
+      way: `run`; `keep` returns what the blocks add to the tokens; with `skip` the blocks do not run.
+      params, latents, row, table, condition, face_mask, branches: of `velocities`; `skip` needs no table and no mask.
+      context: of `project`; with `skip` what `keep` returned, for these branches.
+
+    Returns:
+      The velocities, and with `keep` the residuals: [rows, s, d], the branches' rows one after another and then
+      padding, or [branches, rows, s, d] if branches run in turn; else None.
     """
     transformer = self.transformer
     model = transformer.network.bind(params)
-    b, num = latents.shape[0], len(self.guidance.branches)
+    b, num = latents.shape[0], len(branches)
     execution = dataclasses.replace(
         transformer.execution, token_blocks=self._token_blocks(latents.shape))
 
@@ -250,13 +255,21 @@ class Denoiser:
       *inputs, face, weights = transformer.pad((
           repeat(latents), repeat(condition), same(row["sinusoid"]), repeat(face_mask),
           same(row["modality_weights"])))
-      out = model(*inputs, context, rope=table, face_mask=face, modality_weights=weights,
-                  audio_gain=self.settings.audio_gain, execution=execution)
-      return transformer.unpad(out, copies * b)
+      options = {"rope": table, "face_mask": face, "modality_weights": weights,
+                 "audio_gain": self.settings.audio_gain, "execution": execution}
+      residual = None
+      if way == "skip":
+        out = model.from_residual(*inputs, context, execution)
+      elif way == "keep":
+        out, residual = model.with_residual(*inputs, context, **options)
+      else:
+        out = model(*inputs, context, **options)
+      return transformer.unpad(out, copies * b), residual
 
     if self.settings.branches == "in_turn":
       return jax.lax.map(lambda context: velocity(context, 1), context)
-    return velocity(context, num).reshape(num, *latents.shape)
+    out, residual = velocity(context, num)
+    return out.reshape(num, *latents.shape), residual
 
 
 @functools.cache

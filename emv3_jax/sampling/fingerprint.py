@@ -24,6 +24,7 @@ from emv3_jax.faces import detect, track
 from emv3_jax.io.digests import file_digest
 from emv3_jax.models.cross_attention import ALLOCATIONS
 from emv3_jax.sampling import long_plan
+from emv3_jax.sampling.guidance_settings import prompts_of_phases, unused_of_guidance
 from emv3_jax.sampling.inputs import looks_for_faces, num_frames, uses_face_box
 from emv3_jax.sampling.model import Model
 from emv3_jax.sampling.settings import VISUAL_INPUTS, Request
@@ -56,6 +57,8 @@ VALUES: dict[str, str | tuple[str, ...]] = {
     "audio_scale": "config.sampling.audio_scale",
     "dynamic_text": "config.sampling.dynamic_text",
     "dynamic_audio": "config.sampling.dynamic_audio",
+    "guidance_until": "config.sampling.guidance_until",
+    "png_phases": ("request.negative_prompts", "config.sampling.png_phases"),
     "neg_scale": "config.sampling.neg_scale",
     "neg_steps": "config.sampling.neg_steps",
     "audio_gain": "config.sampling.audio_gain",
@@ -69,6 +72,7 @@ VALUES: dict[str, str | tuple[str, ...]] = {
     "prompts": "request.prompts",
     "max_frames": "config.sampling.max_frames",
     **_fields("long", "config.sampling.long", "mode window overlap anchor keep_picture match_colour"),
+    **_fields("cache", "config.sampling.cache", "kind threshold skip_start max_skips retention"),
     **_fields("network.transformer", "config.model.transformer",
               "variant dim ffn_dim num_heads num_layers in_channels out_channels freq_dim text_dim "
               "text_tokens image_dim image_tokens audio_dim audio_layers audio_hidden audio_tokens "
@@ -93,6 +97,7 @@ FILES = {
     **_fields("file", "request", " ".join(("audio", *VISUAL_INPUTS))),
     "file.face_detector": "config.face_detector",
     "file.tokenizer": "config.tokenizer",
+    "file.calibration": "config.sampling.cache.file",
 }
 
 # Fields that do not affect the content of a clip, with the reason.
@@ -111,6 +116,8 @@ EXCLUDED = {
     "config.mesh.attention": "rounding only",
     "config.sampling.preset": "a name; its settings count",
     "config.sampling.allow_mismatch": "a permission; the allowed value counts",
+    "config.sampling.released_switch": "decides whether the scales count",
+    "config.sampling.png": "decides whether the phases or neg_scale count",
     "config.sampling.attention": "rounding only",
     "config.sampling.branches": "rounding only",
     "config.sampling.token_blocks": "rounding only",
@@ -145,12 +152,18 @@ def entries(model: Model, request: Request) -> dict[str, Any]:
   found = {entry: _first(roots, path) for entry, path in VALUES.items()}
   found |= {entry: _first(roots, path) for entry, path in FILES.items()}
   found["file.tokenizer"] = model.tokenizer_path
+  found["file.calibration"] = model.calibration_path
   found["paste"] = found["paste"] is not False
   allocation = ALLOCATIONS.get(found["allocation"])
   if allocation is not None:  # by its curves, not by its name
     found["allocation"] = dataclasses.asdict(allocation)
   found["face_box"] = _face_box(found)
-  unused = _unused(found, task) | _unused_of_length(found, model, request, task)
+  settings = model.config.settings
+  found["png_phases"] = [
+      (phase.end(settings.steps), prompt, phase.weight)
+      for phase, prompt in zip(settings.png_phases, prompts_of_phases(settings, request), strict=False)]
+  unused = (_unused(found, task) | unused_of_guidance(settings, model.config.model.transformer.variant)
+            | _unused_of_length(found, model, request, task))
   used = {entry: pathlib.Path(value) if entry in FILES else value for entry, value in found.items()
           if entry not in unused and value is not None}
   digests = network_digests(model)
@@ -215,13 +228,8 @@ def _face_box(found: dict) -> Any:
 def _unused(found: dict, task: TaskSpec) -> set[str]:
   """Returns the entries without effect for this task, this variant or these settings."""
   variant, unused = variants.of(found["network.transformer.variant"]), set()
-  guided = found["text_scale"] > 1  # at 1 or below there is no guidance of either kind
-  if not guided:
-    unused |= {"audio_scale", "dynamic_audio"}
-  if not guided or not variant.guided_by_text:
-    unused |= {"text_scale", "dynamic_text", "neg_scale", "neg_steps", "negative_prompt"}
-  if found["neg_scale"] == 1 or found["neg_steps"] == -1:
-    unused |= {"neg_scale", "neg_steps"}
+  if found["cache.kind"] == "none":  # such a clip has the fingerprint that it always had
+    unused |= {entry for entry in found if entry.startswith("cache.")}
   unused.add("prompt" if found["prompts"] else "prompts")
   if found["solver"] == "euler":
     unused.add("solver_shift")

@@ -19,7 +19,7 @@ from emv3_jax.conditioning.framing import Framing
 from emv3_jax.errors import InputError
 from emv3_jax.geometry import FPS
 from emv3_jax.io import audio_files, image_files, paths, video_files
-from emv3_jax.sampling import faces, long_plan, memory, timed_prompts
+from emv3_jax.sampling import faces, guidance_settings, long_plan, memory, timed_prompts
 from emv3_jax.sampling.given_frames import GivenFrames
 from emv3_jax.sampling.settings import VISUAL_INPUTS, Config, Request, Settings
 from emv3_jax.tasks import ReferenceImage, TaskSpec, masks
@@ -31,8 +31,8 @@ class Inputs:
   """Inputs of a request, read, resized and checked. F = sample_frames (4k+1), (H, W) = size.
 
   Attributes:
-    prompts: by `timed_prompts.names`, and `negative` if guidance uses it.
-    prompt_times: beginnings in seconds of all but `negative`.
+    prompts: by `timed_prompts.names`, and the negative ones that guidance uses by `negative_phases.name_of`.
+    prompt_times: beginnings in seconds of all but the negative ones.
     tokenizer: for the prompts.
     waveform: float32 [samples] at 16 kHz, input of the audio encoder.
     sound: (samples float32 [n, channels], rate) of the audio file, for the output video.
@@ -87,12 +87,11 @@ def read_inputs(request: Request, config: Config, tokenizer_path: pathlib.Path,
   voice = audio_lib.to_voice(samples, rate, request.audio)
   frames = audio_lib.num_frames(voice.seconds)
   sample_frames = geometry.sample_frames(frames)
-  long_plan.is_long(settings, sample_frames)  # window and overlap fit each other
+  is_long = long_plan.is_long(settings, sample_frames)  # window and overlap fit each other
   prompts = dict(zip(timed_prompts.names(len(request.prompts) or 1),
                      [text for _, text in request.prompts] or [request.prompt], strict=True))
-  if _guided_by_text(variant, settings):
-    prompts["negative"] = (settings.negative_prompt if request.negative_prompt is None
-                           else request.negative_prompt)
+  prompts |= guidance_settings.negative_prompts(
+      settings, variant.name, request, settings.long.mode if is_long else "blended")
   pictures = _read_pictures(request, config, task, frames, sample_frames)
   return Inputs(
       prompts=prompts, tokenizer=text_lib.Tokenizer.load(tokenizer_path),
@@ -172,16 +171,9 @@ def looks_for_faces(task: TaskSpec, variant: Variant) -> bool:
   return uses_face_box(task, variant) and (task.inpaints_mouth or len(task.condition_inputs) > 1)
 
 
-def _guided_by_text(variant: Variant, settings: Settings) -> bool:
-  return settings.text_scale > 1 and variant.guided_by_text
-
-
 def _check_used(request: Request, task: TaskSpec, variant: Variant, settings: Settings) -> None:
   """Raises InputError for a field that would have no effect."""
-  if request.negative_prompt is not None and not _guided_by_text(variant, settings):
-    why = (f"there is no guidance at sampling.text_scale={settings.text_scale:g}"
-           if variant.guided_by_text else f"{variant.name} is not guided by text")
-    raise InputError(f"The negative prompt would not be used: {why}. Leave --negative_prompt out.")
+  guidance_settings.check_negative_prompts(settings, variant.name, request)
   if request.face_box not in (None, "none") and not uses_face_box(task, variant):
     why = (f"{variant.name} has no face mask" if not variant.face_mask else
            f"task {task.name} looks for no face" if task.inputs else f"task {task.name} has no picture")

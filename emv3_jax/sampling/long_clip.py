@@ -7,6 +7,7 @@ import numpy as np
 
 from emv3_jax import geometry
 from emv3_jax.diffusion.noise import initial_noise
+from emv3_jax.sampling import cached_steps
 from emv3_jax.sampling.chunks import Chunks
 from emv3_jax.sampling.inputs import Inputs
 from emv3_jax.sampling.long_plan import LongPlan
@@ -38,7 +39,9 @@ def generate(model: Model, inputs: Inputs, encoded: Encoded, plan: LongPlan, tas
     conditions = conditions_of(model, inputs, encoded, plan, task)
   with profile.measure("transformer"), model.parameters("transformer") as params:
     denoiser = make_window_denoiser(model.denoiser(), plan.mode)
-    latents = denoiser.run(params, whole_noise(model, inputs, plan), plan, conditions, progress)
+    runs = cached_steps.runs_of(model.denoiser(), model.skipping, params, denoiser.schedule)
+    latents = denoiser.run(params, whole_noise(model, inputs, plan), plan, conditions, progress, runs)
+    profile.evaluations += len(plan.windows) * cached_steps.evaluations(denoiser.schedule, runs)
   yield from decode_groups(model, latents, profile)
 
 
@@ -51,6 +54,7 @@ def _chunks(model: Model, inputs: Inputs, encoded: Encoded, plan: LongPlan, prof
       frames = next(final)
     yield Group(frames, chunks.latents[begin:window.stop])
     begin = window.stop
+    profile.evaluations += chunks.evaluations
   final.close()  # frees the networks
 
 

@@ -16,10 +16,13 @@ from emv3_jax.io import checkpoints
 from emv3_jax.io.paths import refuse_address
 from emv3_jax.runtime import config as config_lib
 from emv3_jax.runtime.command_names import as_called
-from emv3_jax.sampling import resolution
+from emv3_jax.sampling import resolution, skipping
+from emv3_jax.sampling.cache_settings import CacheConfig
+from emv3_jax.sampling.cached_steps import branch_names
 from emv3_jax.sampling.denoise import Denoiser, make_denoiser
 from emv3_jax.sampling.long_settings import LongConfig
 from emv3_jax.sampling.settings import Config
+from emv3_jax.sampling.skipping import Skipping
 
 UNTRAINED = "untrained"
 DEFAULT = "tiny"  # the model that ships with the package, under this name
@@ -39,10 +42,11 @@ class Model(Networks):
   Attributes:
     config: the config with complete settings; see `sampling.resolution`.
     resolved: these settings and the origin of each.
+    skipping: how steps are skipped; None where none is.
 
   Raises:
-    InputError: the folder's networks differ from those of the config (the message names the fields), or
-      the mesh of the config does not fit the devices or the transformer.
+    InputError: the folder's networks differ from those of the config (the message names the fields), the
+      mesh of the config does not fit the devices or the transformer, or the step cache cannot be used.
   """
 
   def __init__(self, config: Config, folder: pathlib.Path | None,
@@ -57,15 +61,25 @@ class Model(Networks):
       resolution.warn_of_old_card(card)
       _warn_of_default(card.name)
     self.config, self.resolved = resolution.resolve_config(config, card, overridden)
+    self.skipping: Skipping | None = None
     if "transformer" in parts:
-      self.denoiser()  # solver, guidance and allocation are checked before any work is done
+      denoiser = self.denoiser()  # solver, guidance and allocation are checked before any work is done
+      settings = self.config.settings
+      schedules = denoiser.schedule, denoiser.guidance.schedule(settings.steps, settings.long.mode)
+      self.skipping = skipping.of(settings, self.config.model.transformer, folder, lambda: self.digest("transformer"),
+                                  [branch_names(schedule) for schedule in schedules])
 
   def denoiser(self) -> Denoiser:
     """Returns the denoising program, compiled once for all models with equal configs."""
     config = self.config
-    settings = dataclasses.replace(config.settings, long=LongConfig())  # which changes no program of a window
+    settings = dataclasses.replace(config.settings, long=LongConfig(), cache=CacheConfig("none"))  # which change no program
     return make_denoiser(config.model.transformer, settings, self.mesh,
                          precision=config.precision.transformer, attention=config.mesh.attention)
+
+  @property
+  def calibration_path(self) -> pathlib.Path | None:
+    """Path of the step cache's calibration; None where the settings use none."""
+    return skipping.calibration_path(self.config.settings, self.folder)
 
   def check_size(self, size: tuple[int, int]) -> None:
     """Checks that pictures of `size` (H, W) in pixels can be sharded.

@@ -25,9 +25,15 @@ DESCRIPTIONS = {  # of the parts, for the log line at the start of each
 
 
 class Profile:
-  """Measures the parts of a run, in the order of their first use."""
+  """Measures the parts of a run, in the order of their first use.
+
+  Attributes:
+    seconds, peak_gib: by part.
+    evaluations: how many times the blocks of the transformer ran, each guidance branch of each window for itself.
+  """
 
   def __init__(self):
+    self.evaluations = 0
     self.seconds: dict[str, float] = {}
     self.peak_gib: dict[str, float] = {}
 
@@ -49,8 +55,9 @@ class Profile:
       logging.vlog(1, "%s: %.1f s", name, self.seconds[name])
 
   def as_dict(self) -> dict:
-    """Returns `seconds` and `peak_memory_gib` by part, rounded to two decimals."""
+    """Returns `seconds` and `peak_memory_gib` by part, rounded to two decimals, and `network_evaluations`."""
     return {
+        "network_evaluations": self.evaluations,
         "seconds": {name: round(value, 2) for name, value in self.seconds.items()},
         "peak_memory_gib": {name: round(value, 2) for name, value in self.peak_gib.items()},
     }

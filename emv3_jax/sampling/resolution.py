@@ -4,7 +4,7 @@ A field of `SamplingConfig` is taken from the first of these sources that sets i
 
   command line    --config.sampling.NAME=VALUE
   config          a config file that sets it, or the caller of the library
-  preset NAME     sampling.preset, see `settings.preset_of`
+  preset NAME     sampling.preset, see `presets.preset_of`
   model.json      recommended settings in the model folder
   code            the released settings of the variant
 
@@ -13,15 +13,18 @@ A setting that must match the training according to `model.json` is an error if 
 
 from collections.abc import Collection
 import dataclasses
+from typing import Any
 
 from absl import logging
 
 from emv3_jax import variants
+from emv3_jax.diffusion.negative_phases import Phase
 from emv3_jax.errors import InputError
 from emv3_jax.io.model_card import ModelCard, SamplingCard
 from emv3_jax.models.cross_attention import ALLOCATIONS
 from emv3_jax.runtime import config as config_lib
-from emv3_jax.sampling.settings import Config, SamplingConfig, field_names, preset_of
+from emv3_jax.sampling.presets import preset_of
+from emv3_jax.sampling.settings import Config, SamplingConfig, field_names
 
 COMMAND_LINE, CONFIG, MODEL, CODE = "command line", "config", "model.json", "code"
 GROUP = "sampling."
@@ -77,7 +80,9 @@ def resolve(requested: SamplingConfig, variant: str, card: ModelCard | None = No
         break
   settings = config_lib.build(SamplingConfig, {
       "preset": requested.preset, "allow_mismatch": requested.allow_mismatch,
-      "long": dataclasses.asdict(requested.long), **values}, "sampling")
+      "long": dataclasses.asdict(requested.long),
+      "cache": dataclasses.asdict(requested.cache.complete(preset.get("cache", {}))),
+      **values, "png_phases": _plain(values["png_phases"])}, "sampling")
   return Resolved(settings, origins, _mismatches(settings, origins, card_settings, folder))
 
 
@@ -97,6 +102,13 @@ def warn_of_old_card(card: ModelCard) -> None:
         "used where you set no others. A model that was trained with another allocation of modalities "
         "needs --config.sampling.allocation=NAME.",
         card.folder, card.variant)
+
+
+def _plain(phases: Any) -> Any:
+  """Returns phases of PNG in the form that they have in `model.json`; what is none stays."""
+  if not isinstance(phases, tuple):
+    return phases
+  return [dataclasses.asdict(phase) if isinstance(phase, Phase) else phase for phase in phases]
 
 
 def _check_card(card: SamplingCard, folder) -> None:

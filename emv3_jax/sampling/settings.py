@@ -8,14 +8,17 @@ import typing
 from emv3_jax import geometry, variants
 from emv3_jax.attention import backends
 from emv3_jax.components.config import ModelConfig, PrecisionConfig
-from emv3_jax.diffusion import solvers
+from emv3_jax.diffusion import negative_phases, solvers
+from emv3_jax.diffusion.negative_phases import Phase
 from emv3_jax.errors import InputError
 from emv3_jax.geometry import TOKEN
 from emv3_jax.io import paths
-from emv3_jax.limits import AMOUNT, COUNT, LARGEST, MANY, SEED, check, check_ranges, shown
+from emv3_jax.limits import ABOVE_0, AMOUNT, COUNT, LARGEST, MANY, SEED, check, check_ranges, shown
 from emv3_jax.models.cross_attention import ALLOCATIONS
 from emv3_jax.sampling import timed_prompts
+from emv3_jax.sampling.cache_settings import CacheConfig
 from emv3_jax.sampling.long_settings import LongConfig
+from emv3_jax.sampling.presets import preset_names
 from emv3_jax.sampling.timed_prompts import TimedPrompts
 from emv3_jax.sharding import MeshConfig
 from emv3_jax.tasks import face_masks
@@ -24,8 +27,10 @@ _RANGES = {
     "steps": (1, 1000), "shift": (1e-3, LARGEST), "solver_shift": (1e-3, LARGEST),
     "text_scale": (-LARGEST, LARGEST), "audio_scale": (-LARGEST, LARGEST),
     "neg_scale": (0, LARGEST), "neg_steps": (-1, MANY), "audio_gain": (-LARGEST, LARGEST),
+    "guidance_until": (ABOVE_0, 1),
     "riflex_k": AMOUNT, "token_blocks": AMOUNT, "max_frames": COUNT, "max_area": (256, 2 ** 62),
     "height": AMOUNT, "width": AMOUNT, "enlarge": (1, 64)}
+PNG_MODES = ("released", "phases", "off")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,16 +41,20 @@ class SamplingConfig:
   released settings of the variant; see `sampling.resolution`.
 
   Attributes:
-    preset: name of a set of settings (`preset_of`) that override those of `model.json`; empty for none.
+    preset: name of a set of settings (`presets.preset_of`) that override those of `model.json`; empty for none.
     allow_mismatch: allows an allocation or a face mask other than that of the training, for ablations.
     solver: `euler`, `unipc` or `dpmpp`, see `emv3_jax.diffusion.solvers`.
     steps: number of solver steps.
     shift: timestep shift of the schedule.
     solver_shift: shift in the solver's own configuration; the released preview scripts leave 5
       there (so that it acts twice), flash sets 1.
-    text_scale, audio_scale: guidance scales. At text_scale <= 1 guidance is off for both text and
-      audio, as in the released code.
+    text_scale, audio_scale: guidance scales. A branch that they give no weight does not run, see
+      `diffusion.guidance`.
+    released_switch: whether guidance of both kinds is off at text_scale <= 1, as in the released code.
     dynamic_text, dynamic_audio: decay of the scales over the steps, as released.
+    guidance_until: share of the steps, from the first on, that are guided; then one branch runs.
+    png: phase-aware negative guidance: `released` (neg_scale), `phases` (png_phases) or `off`.
+    png_phases: negative prompts and weights by steps, see `diffusion.negative_phases`.
     neg_scale, neg_steps: released compounding scale on the negative prompt's embedding.
     negative_prompt: prompt that text guidance moves away from.
     audio_gain: factor on the audio expert's output (the released `audio_scale`).
@@ -64,6 +73,7 @@ class SamplingConfig:
     height, width: fixed size in pixels, multiples of 16; 0 takes the size of the picture.
     enlarge: integer factor by which the written pictures are larger than the sampled ones.
     long: settings of clips that are longer than a window.
+    cache: which steps are skipped.
   """
 
   preset: str = ""
@@ -74,8 +84,12 @@ class SamplingConfig:
   solver_shift: float | None = None
   text_scale: float | None = None
   audio_scale: float | None = None
+  released_switch: bool | None = None
   dynamic_text: bool | None = None
   dynamic_audio: bool | None = None
+  guidance_until: float | None = None
+  png: str | None = None
+  png_phases: tuple[Phase, ...] | None = None
   neg_scale: float | None = None
   neg_steps: int | None = None
   negative_prompt: str | None = None
@@ -92,6 +106,7 @@ class SamplingConfig:
   width: int | None = None
   enlarge: int | None = None
   long: LongConfig = LongConfig()
+  cache: CacheConfig = CacheConfig()
 
   def __post_init__(self):
     if self.preset and self.preset not in preset_names():
@@ -108,6 +123,10 @@ class SamplingConfig:
     if self.max_frames is not None and not geometry.is_clip_length(self.max_frames):
       raise InputError(f"sampling.max_frames is {self.max_frames}; it must be 4k+1, "
                        f"e.g. {geometry.frames_of(self.max_frames // geometry.FRAMES + 1)}.")
+    if self.png is not None and self.png not in PNG_MODES:
+      raise InputError(f"sampling.png is {self.png!r}; known: {', '.join(PNG_MODES)}.")
+    if self.png_phases is not None:
+      negative_phases.check_phases(self.png_phases)
     if self.branches not in (None, "batched", "in_turn"):
       raise InputError(f"sampling.branches is {self.branches!r}; known: batched, in_turn.")
     if bool(self.height) != bool(self.width):
@@ -135,8 +154,12 @@ if typing.TYPE_CHECKING:
     solver_shift: float = 0.0
     text_scale: float = 0.0
     audio_scale: float = 0.0
+    released_switch: bool = False
     dynamic_text: bool = False
     dynamic_audio: bool = False
+    guidance_until: float = 0.0
+    png: str = ""
+    png_phases: tuple[Phase, ...] = ()
     neg_scale: float = 0.0
     neg_steps: int = 0
     negative_prompt: str = ""
@@ -159,34 +182,6 @@ else:
 def field_names() -> tuple[str, ...]:
   """Returns the fields whose values are resolved from several sources."""
   return tuple(field.name for field in dataclasses.fields(SamplingConfig) if field.default is None)
-
-
-# Fields of the preset `released`. Numbers of pixels and frames are not in it: they belong to a model.
-_RELEASED_FIELDS = ("solver", "steps", "shift", "solver_shift", "text_scale", "audio_scale",
-                "dynamic_text", "dynamic_audio", "neg_scale", "neg_steps", "negative_prompt")
-_RELEASED = "released"  # the preset that each variant has
-
-
-def preset_names() -> tuple[str, ...]:
-  """Returns the names of the presets of all variants."""
-  own = [name for variant in map(variants.of, variants.names()) for name in variant.presets]
-  return tuple(dict.fromkeys((_RELEASED, *own)))
-
-
-def preset_of(name: str, variant: str) -> dict:
-  """Returns the settings of a preset for a variant.
-
-  Raises:
-    InputError: the variant has no such preset.
-  """
-  found = variants.of(variant)
-  if name == _RELEASED:
-    return {field: found.settings[field] for field in _RELEASED_FIELDS}
-  if name not in found.presets:
-    having = [other for other in variants.names() if name in variants.of(other).presets]
-    raise InputError(f"sampling.preset={name} is for {', '.join(having)}, this model is {variant}; "
-                     "leave it out.")
-  return dict(found.presets[name])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,6 +250,7 @@ class Request:
       for `auto` if the task uses a face. Only for the preview variant and for lipsync.
     seed: seed of the noise; None takes that of the config.
     negative_prompt: None takes that of the settings; only if text guidance is on.
+    negative_prompts: one for each phase of PNG, in place of those of the settings; empty leaves them.
     seconds: length of the audio to use, from its start; None uses all.
     prompts: prompts by time in place of `prompt`: pairs (second, prompt), from second 0 on, each in force until
       the next. A window has the one that is in force in its middle.
@@ -262,7 +258,8 @@ class Request:
       for True.
 
   Raises:
-    InputError: a seed out of range, `seconds` that is not a positive finite number, or `prompts` out of order.
+    InputError: a seed out of range, `seconds` that is not a positive finite number, `prompts` out of order, or
+      negative prompts in two ways.
   """
 
   audio: str | pathlib.Path
@@ -277,6 +274,7 @@ class Request:
   seconds: float | None = None
   paste: bool | None = None
   prompts: TimedPrompts = ()
+  negative_prompts: tuple[str, ...] = ()
 
   def __post_init__(self):
     if self.seed is not None:
@@ -284,3 +282,6 @@ class Request:
     if self.seconds is not None and not 0 < self.seconds < math.inf:
       raise InputError(f"--seconds={shown(self.seconds)} is not a length of time; give a number above 0.")
     object.__setattr__(self, "prompts", timed_prompts.checked(self.prompts, self.prompt))
+    object.__setattr__(self, "negative_prompts", tuple(self.negative_prompts))
+    if self.negative_prompts and self.negative_prompt is not None:
+      raise InputError("negative_prompt and negative_prompts are given; leave one of them out.")

@@ -4,7 +4,10 @@ from collections.abc import Sequence
 import json
 import math
 
+from absl import logging
+
 from emv3_jax.errors import InputError
+from emv3_jax.geometry import FPS
 from emv3_jax.limits import shown
 
 TimedPrompts = tuple[tuple[float, str], ...]
@@ -53,6 +56,28 @@ def parse(text: str) -> TimedPrompts:
   if not isinstance(values, list) or not values:
     raise InputError(f"--prompts is {shown(values)}; write it as --prompts='{FORM}'.")
   return checked(values)
+
+
+def warn_of_unused(times: Sequence[float], spans: Sequence[tuple[int, int]]) -> None:
+  """Logs which prompts no window has.
+
+  Args:
+    times: beginnings of the clip's prompts in seconds, from 0 on.
+    spans: (first frame, number of frames) of each window.
+  """
+  middles = [middle(*span) for span in spans]
+  used = {name_at(times, second) for second in middles}
+  unused = [f"{begin:g} s" for name, begin in zip(names(len(times)), times, strict=True) if name not in used]
+  if unused:
+    named = [f"{second:.2f}" for second in middles]
+    named = named if len(named) <= 6 else [*named[:5], f"... {named[-1]}"]
+    logging.warning("No window has the prompt that begins at %s: a window has the one in force in its middle, here at "
+                    "%s s.", ", ".join(unused), ", ".join(named))
+
+
+def middle(start: int, frames: int) -> float:
+  """Returns the second in the middle of the frames start, ..., start + frames - 1."""
+  return (start + frames / 2) / FPS
 
 
 def names(count: int) -> list[str]:

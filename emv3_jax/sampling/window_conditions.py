@@ -12,7 +12,6 @@ import numpy as np
 
 from emv3_jax import variants
 from emv3_jax.diffusion.windows import Window
-from emv3_jax.geometry import FPS
 from emv3_jax.sampling import timed_prompts
 from emv3_jax.sampling.denoise import Conditions
 from emv3_jax.sampling.inputs import Inputs
@@ -37,9 +36,11 @@ class Encoded:
 
 
 def window_text(inputs: Inputs, text: dict[str, np.ndarray], start: int, frames: int) -> dict[str, np.ndarray]:
-  """Returns `prompt`, the one in force in the middle of the frames start, ..., start + frames - 1, and `negative`."""
-  name = timed_prompts.name_at(inputs.prompt_times, (start + frames / 2) / FPS)
-  return {"prompt": text[name], **{other: text[other] for other in ("negative",) if other in text}}
+  """Returns `prompt`, the one in force in the middle of the frames start, ..., start + frames - 1, and all negative
+  prompts."""
+  name = timed_prompts.name_at(inputs.prompt_times, timed_prompts.middle(start, frames))
+  known = timed_prompts.names(len(inputs.prompt_times))
+  return {"prompt": text[name], **{other: states for other, states in text.items() if other not in known}}
 
 
 def window_audio(variant: variants.Variant, features: Float[np.ndarray, "n *feature"], window: Window, plan: LongPlan

@@ -10,14 +10,17 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Float32
 import numpy as np
 
 from emv3_jax import sharding
 from emv3_jax.diffusion import windows
+from emv3_jax.diffusion.guidance import largest
 from emv3_jax.diffusion.windows import Weights
 from emv3_jax.models.network import Params
 from emv3_jax.runtime import kept_programs
+from emv3_jax.sampling.cached_steps import Residuals, Runs, chosen
 from emv3_jax.sampling.denoise import Conditions, Denoiser
 from emv3_jax.sampling.long_plan import LongPlan
 
@@ -32,14 +35,19 @@ class WindowDenoiser:
 
   def __init__(self, denoiser: Denoiser, mode: str):
     self.denoiser, self.mode = denoiser, mode
+    self.schedule = denoiser.guidance.schedule(denoiser.settings.steps, mode)
     identity = denoiser.identity and f"{denoiser.identity} {mode}"
+    whole = NamedSharding(denoiser.transformer.mesh, PartitionSpec())
     self._group = kept_programs.jit(self._one_group, identity, keep_unused=True)
+    self._kept_group = kept_programs.jit(self._one_kept_group, identity, keep_unused=True,
+                                         out_shardings=(whole, denoiser.residual_sharding))
+    self._skipped_group = kept_programs.jit(self._one_skipped_group, identity, keep_unused=True)
     # A solver of other than elementwise steps cannot be used for long clips.
     self._step = kept_programs.jit(lambda state, i, velocity: denoiser.solver.step(state, i, velocity)[1], identity)
 
   def run(self, params: Params, noise: Float32[np.ndarray, "f H8 W8 c"], plan: LongPlan,
-          conditions: Sequence[Conditions], progress: Callable[[Iterable[int]], Iterable[int]] = iter
-          ) -> Float32[np.ndarray, "f H8 W8 c"]:
+          conditions: Sequence[Conditions], progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+          runs: Runs | None = None) -> Float32[np.ndarray, "f H8 W8 c"]:
     """Denoises a clip.
 
     Args:
@@ -48,33 +56,44 @@ class WindowDenoiser:
       plan: its windows.
       conditions: of each window, b = 1, on the host.
       progress: wraps the step indices, e.g. with `tqdm`.
+      runs: which steps run, see `cached_steps`; None runs all.
     """
     denoiser = self.denoiser
     length = plan.windows[0].length
-    negative_scales = denoiser.guidance.scales(denoiser.settings.steps).negative
     # Copies: the initial state of a solver may hold one array several times, and pieces are written in place.
     state = jax.tree.map(np.array, denoiser.solver.init(noise))
     groups = list(plan.groups())
-    kept: dict[int, tuple[np.float32, object]] = {}  # keys and values, where one group is the whole clip
+    runs = None if runs is None or runs.all() else runs
+    residuals = None if runs is None else Residuals(runs, on_host=len(groups) > 1)
+    kept: dict[int, tuple[tuple, object]] = {}  # keys and values, where one group is the whole clip
     for i in progress(range(denoiser.settings.steps)):
-      weights = windows.weights(plan.windows, plan.mode, i)
+      step, weights = self.schedule[i], windows.weights(plan.windows, plan.mode, i)
       velocity = np.zeros_like(state.x)
       for number, group in enumerate(groups):
         placed = [plan.windows[index] for index in group]
         together = stacked([conditions[index] for index in group])
-        scale = negative_scales[i]
-        if number not in kept or kept[number][0] != scale:
-          context = denoiser.project(params, together, scale)
+        skipped = runs is not None and not runs[i]
+        if skipped:
+          context = None
+        elif number not in kept or kept[number][0] != step.context:
+          context = denoiser.project(params, together, step)
           if len(groups) == 1:
-            kept[number] = scale, context
+            kept[number] = step.context, context
         else:
           context = kept[number][1]
         latents = np.stack([state.x[window.start:window.stop] for window in placed])
-        parts = self._group(params, self._whole(latents), i, context, denoiser.tables.tree(),
-                            denoiser.rope_table(latents.shape), self._whole(together.condition),
-                            self._whole(together.face_mask),
-                            Weights(*map(np.stack, zip(*(weights[index] for index in group), strict=True))))
-        del context
+        inputs = (params, self._whole(latents), i, context, denoiser.tables.tree(), denoiser.rope_table(latents.shape),
+                  self._whole(together.condition), self._whole(together.face_mask),
+                  Weights(*map(np.stack, zip(*(weights[index] for index in group), strict=True))), step.branches)
+        if residuals is None:
+          parts = self._group(*inputs)
+        elif skipped:
+          parts = self._skipped_group(*inputs, *residuals.get(number))
+        else:
+          parts, residual = self._kept_group(*inputs)
+          residuals.put(i, residual, step.branches, number)
+          del residual
+        del context, inputs
         for window, part in zip(placed[:len(set(group))], sharding.fetch(parts), strict=False):
           velocity[window.start:window.stop] += part
       for start in range(0, len(velocity), length):
@@ -84,27 +103,43 @@ class WindowDenoiser:
     return state.x
 
   def trace_group(self, params: Params, latents: jax.ShapeDtypeStruct, conditions: Conditions) -> jax.stages.Traced:
-    """Traces the program of a group of windows without compiling it; only the shapes of the arguments are used.
+    """Traces the program of a group of windows, at a step of the most branches, without compiling it; only the
+    shapes of the arguments are used.
 
     Args:
       params: parameters of the transformer.
       latents: [b, L, H8, W8, c].
       conditions: of these b windows.
     """
-    denoiser = self.denoiser
+    denoiser, branches = self.denoiser, largest(self.schedule)
     row = jax.ShapeDtypeStruct(latents.shape[:2], jnp.float32, sharding=latents.sharding)
-    return self._group.trace(params, latents, 0, denoiser.abstract_context(params, conditions),
+    return self._group.trace(params, latents, 0, denoiser.abstract_context(params, conditions, branches),
                              denoiser.tables.tree(), denoiser.rope_table(latents.shape), conditions.condition,
-                             conditions.face_mask, Weights(row, row, row))
+                             conditions.face_mask, Weights(row, row, row), branches)
 
   def _whole(self, array):
     return None if array is None else sharding.replicate(array, self.denoiser.transformer.mesh)
 
-  def _one_group(self, params, latents, i, context, tables, table, condition, face_mask, weights):
+  def _one_group(self, params, latents, i, context, tables, table, condition, face_mask, weights, branches):
     row = {name: values[i] for name, values in tables.items()}
-    velocities = self.denoiser.velocities(params, latents, row, context, table, condition, face_mask)
-    return windows.contribution(self.denoiser.guidance, self.mode, velocities, weights,
-                                row["text_scale"], row["audio_scale"])
+    velocities = self.denoiser.velocities(params, latents, row, context, table, condition, face_mask, branches)
+    return self._contribution(row, velocities, weights, branches)
+
+  def _one_kept_group(self, params, latents, i, context, tables, table, condition, face_mask, weights, branches):
+    row = {name: values[i] for name, values in tables.items()}
+    velocities, residual = self.denoiser.forward(
+        "keep", params, latents, row, context, table, condition, face_mask, branches)
+    return self._contribution(row, velocities, weights, branches), residual
+
+  def _one_skipped_group(self, params, latents, i, context, tables, table, condition, face_mask, weights, branches,
+                         residual, kept):
+    row = {name: values[i] for name, values in tables.items()}
+    residual = chosen(self.denoiser, residual, kept, branches, len(latents))
+    velocities, _ = self.denoiser.forward("skip", params, latents, row, residual, None, condition, None, branches)
+    return self._contribution(row, velocities, weights, branches)
+
+  def _contribution(self, row, velocities, weights, branches):
+    return windows.contribution(branches, self.mode, velocities, weights, row["text_scale"], row["audio_scale"])
 
 
 def make_window_denoiser(denoiser: Denoiser, mode: str) -> WindowDenoiser:

@@ -25,6 +25,7 @@ from emv3_jax.sharding import mesh as mesh_lib
 
 Axes = tuple[str | None, ...]
 
+INT8_LEAVES = tuple(f".{array}.{leaf}" for array in ("kernel", "embedding") for leaf in ("int8", "scale"))
 _VECTOR = (None,)
 _MATRIX = (None, None)
 _STACKED = "blocks."  # parameters of scanned layers have a leading layers axis
@@ -111,6 +112,11 @@ def axes_of(name: str, component: str = "transformer") -> Axes:
   Raises:
     ValueError: no rule or several rules of `component` match the name.
   """
+  if name.endswith(INT8_LEAVES):  # of the rule of the array that is quantised
+    of_array = axes_of(name.rpartition(".")[0], component)
+    if name.endswith("kernel.scale"):
+      return None, *of_array[1:]
+    return (*of_array[:-1], None) if name.endswith(".scale") else of_array
   found = [axes for pattern, axes in RULES[component] if re.fullmatch(pattern, name)]
   if len(found) != 1:
     raise ValueError(f"{component} parameter {name}: {len(found)} sharding rules match, "

@@ -272,6 +272,8 @@ class Config:
       if sampled not in (None, trained):
         raise InputError(f"sampling.{name} is {sampled!r}, loss.{name} {trained!r}: a model is sampled as it was "
                          f"trained; leave sampling.{name} out.")
+    if self.precision.transformer.is_int8:
+      raise InputError("precision.transformer.params is int8, which has no gradient; train in float32.")
     if self.stages and self.schedule != ScheduleConfig():
       given = ", ".join(f"schedule.{field.name}" for field in dataclasses.fields(ScheduleConfig)
                         if getattr(self.schedule, field.name) != field.default)

@@ -14,6 +14,10 @@ TARGET_LUFS = -23.0
 WINDOW = 5  # video frames
 _CONTEXT = WINDOW // 2
 
+# By audio alone, which is what the released text scale of 6 stands for.
+_GUIDED = dict(text_scale=1.0, audio_scale=3.0, dynamic_audio=False, released_switch=False, guidance_until=1.0, png="off",
+               solver="unipc", shift=5.0, solver_shift=1.0)
+
 
 def normalise_loudness(samples: Float32[np.ndarray, "n"]) -> Float32[np.ndarray, "n"]:
   """Scales samples at 16 kHz to -23 LUFS (ITU-R BS.1770), as the reference does.
@@ -59,4 +63,5 @@ FLASH = Variant(
     settings=RELEASED_SETTINGS | dict(
         solver="unipc", steps=8, solver_shift=1.0, text_scale=6.0, audio_scale=3.0,
         dynamic_text=False, dynamic_audio=False, neg_scale=1.0, neg_steps=-1, negative_prompt="",
-        max_frames=81))
+        max_frames=81),
+    presets={"head": dict(steps=5, **_GUIDED), "human": dict(steps=25, **_GUIDED)})

@@ -3,11 +3,13 @@
 from jaxtyping import Float, Float32
 import numpy as np
 
+from emv3_jax.diffusion.negative_phases import PHASES
 from emv3_jax.variants.variant import Variant
 
 RELEASED_SETTINGS = dict(
     solver="euler", steps=25, shift=5.0, solver_shift=5.0, text_scale=4.0, audio_scale=2.9,
-    dynamic_text=True, dynamic_audio=True, neg_scale=1.5, neg_steps=2,
+    released_switch=True, dynamic_text=True, dynamic_audio=True, guidance_until=1.0, png="released", png_phases=PHASES,
+    neg_scale=1.5, neg_steps=2,
     negative_prompt=(
         "Gesture is bad. Gesture is unclear. Strange and twisted hands. Bad hands. Bad fingers. "
         "Unclear and blurry hands. 手部快速摆动, 手指频繁抽搐, 夸张手势, 重复机械性动作."),
@@ -17,6 +19,13 @@ RELEASED_SETTINGS = dict(
 # The paper gives the two scales. It mentions no decay and no factor on the negative prompt.
 PAPER_SETTINGS = dict(text_scale=3.0, audio_scale=9.0, dynamic_text=False, dynamic_audio=False,
                       neg_scale=1.0, neg_steps=0)
+
+# The paper's numbers of steps for a talking head and for a person with gestures. Its scales conflict with all released
+# code; these are the released ones. UniPC is what the released scripts take few steps with.
+_GUIDED = dict(text_scale=4.0, audio_scale=2.9, dynamic_text=True, dynamic_audio=True, released_switch=False,
+               guidance_until=1.0)
+HEAD_SETTINGS = dict(solver="unipc", steps=5, shift=5.0, solver_shift=1.0, png="off", **_GUIDED)
+HUMAN_SETTINGS = dict(solver="euler", steps=25, shift=5.0, solver_shift=5.0, png="phases", png_phases=PHASES, **_GUIDED)
 
 
 def normalise(samples: Float[np.ndarray, "n"]) -> Float32[np.ndarray, "n"]:
@@ -36,4 +45,4 @@ def num_samples(frames: int) -> int:
 PREVIEW = Variant(
     name="preview", normalise=normalise, num_samples=num_samples, encoder_options=lambda frames: {},
     features_per_frame=2, guidance="text_audio", face_mask=True, settings=RELEASED_SETTINGS,
-    presets={"paper": PAPER_SETTINGS}, follows_extractor=True, released_tail=3)
+    presets={"paper": PAPER_SETTINGS, "head": HEAD_SETTINGS, "human": HUMAN_SETTINGS}, follows_extractor=True, released_tail=3)

@@ -25,7 +25,7 @@ class Variant:
     guidance: mode of guidance in sampling, see `diffusion.guidance.Guidance.mode`.
     face_mask: whether the face mask limits where audio acts.
     settings: released sampling settings, one for each field of `SamplingConfig` that may be None.
-    presets: further settings by the name of a preset, see `sampling.settings.preset_of`.
+    presets: further settings by the name of a preset, see `sampling.presets.preset_of`.
     follows_extractor: whether samples are normalised only if the audio encoder's feature extractor does.
     context: number of features that records hold on each side of their window.
     windows: features [n, ...] -> network input [n, ...], whose row i depends on at most `context` rows

@@ -1,39 +1,85 @@
 """Guidance branches, scales and mixing; against recorded sampling runs."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from emv3_jax.diffusion.guidance import (
   FLASH,
+  FULL_ALONE,
   PREVIEW,
   Branch,
+  Branches,
   Guidance,
   dynamic_scale,
+  largest,
+  mix,
   negative_prompt_scales,
 )
+from emv3_jax.diffusion.negative_phases import Phase
 from emv3_jax.errors import InputError
 from tests import golden_data
 
+UN, TEXT, FULL = Branch("negative", "null"), Branch("prompt", "null"), Branch("prompt", "voice")
+ALL, PAIR = Branches((UN, TEXT, FULL)), Branches((TEXT, FULL))
+CONSTANT = Guidance(dynamic_text=False, dynamic_audio=False, released_switch=False, neg_scale=1.0)
 
-def test_three_branches_mix(rng):
-  un, text, full = rng.normal(size=(3, 2, 5)).astype(np.float32)
-  velocities = np.stack([un, text, full])
-  np.testing.assert_allclose(PREVIEW.mix(velocities, 4.0, 2.9),
+
+def test_branches_mix(rng):
+  un, text, full = velocities = rng.normal(size=(3, 2, 5)).astype(np.float32)
+  np.testing.assert_allclose(mix(ALL, velocities, 4.0, 2.9),
                              un + 4.0 * (text - un) + 2.9 * (full - text), atol=1e-6)
-  np.testing.assert_allclose(PREVIEW.mix(velocities, 1.0, 1.0), full, atol=1e-6)
-  np.testing.assert_allclose(FLASH.mix(velocities[1:], 6.0, 3.0), text + 3.0 * (full - text),
+  np.testing.assert_allclose(mix(ALL, velocities, 1.0, 1.0), full, atol=1e-6)
+  np.testing.assert_allclose(mix(PAIR, velocities[1:], 6.0, 3.0), text + 3.0 * (full - text),
                              atol=1e-6)
+  np.testing.assert_array_equal(mix(FULL_ALONE, velocities[2:], 1.0, 2.9), full)
+  with pytest.raises(ValueError, match="2 velocities for 3"):
+    mix(ALL, np.ones((2, 3)), 4.0, 2.9)
 
 
 def test_branches():
-  un, text, full = Branch("negative", "null"), Branch("prompt", "null"), Branch("prompt", "voice")
-  assert PREVIEW.branches == (un, text, full)
-  assert FLASH.branches == (text, full)
-  off = Guidance(text_scale=1.0)
-  assert off.branches == (full,)
-  np.testing.assert_array_equal(off.mix(np.ones((1, 3)), 1.0, 2.9), np.ones(3))
-  with pytest.raises(ValueError, match="2 velocities for 3"):
-    PREVIEW.mix(np.ones((2, 3)), 4.0, 2.9)
+  assert PREVIEW.schedule(1)[0].branches == ALL
+  assert FLASH.schedule(1)[0].branches == PAIR
+  off = dataclasses.replace(PREVIEW, text_scale=1.0).schedule(2)
+  assert [(step.branches, step.text_scale, step.audio_scale) for step in off] == [((FULL,), 1, 1)] * 2
+
+
+@pytest.mark.parametrize("g, g_a, run", [
+    (4.0, 2.9, (UN, TEXT, FULL)), (1.0, 2.9, (TEXT, FULL)), (3.0, 3.0, (UN, FULL)), (4.0, 1.0, (UN, TEXT, FULL)),
+    (1.0, 1.0, (FULL,)), (4.0, 0.0, (UN, TEXT)), (0.5, 2.9, (UN, TEXT, FULL)), (1.0, 0.0, (TEXT,)), (0.0, 0.0, (UN,))])
+def test_a_branch_without_weight_does_not_run(g, g_a, run, rng):
+  step, = dataclasses.replace(CONSTANT, text_scale=g, audio_scale=g_a).schedule(1)
+  assert step.branches == run
+  velocities = rng.normal(size=(3, 7))
+  un, text, full = velocities
+  np.testing.assert_allclose(mix(step.branches, velocities[[ALL.index(branch) for branch in run]], g, g_a),
+                             un + g * (text - un) + g_a * (full - text), atol=1e-12)
+
+
+def test_without_the_released_switch_small_text_scales_follow_the_equation():
+  flash = dataclasses.replace(FLASH, text_scale=1.0)
+  assert flash.schedule(1)[0].branches == FULL_ALONE
+  assert dataclasses.replace(flash, released_switch=False).schedule(1)[0].branches == PAIR
+  falling = dataclasses.replace(CONSTANT, text_scale=1.0, dynamic_text=True).schedule(3)
+  assert [step.branches for step in falling] == [PAIR, ALL, ALL]  # 1, then less
+
+
+@pytest.mark.parametrize("share, steps, guided", [
+    (1.0, 5, 5), (0.5, 4, 2), (0.5, 5, 3), (0.12, 25, 3), (0.07, 100, 7), (0.001, 5, 1)])
+def test_guidance_in_a_share_of_the_steps(share, steps, guided):
+  schedule = dataclasses.replace(PREVIEW, until=share).schedule(steps)
+  whole = PREVIEW.schedule(steps)
+  assert schedule[:guided] == whole[:guided]
+  assert all(step == (FULL_ALONE, 1, 1, 0, 1) for step in schedule[guided:])
+  assert largest(schedule) == ALL
+
+
+def test_keys_and_values_are_used_again_where_nothing_changes():
+  first, second, third, fourth = PREVIEW.schedule(4)
+  assert first.context != second.context and third.context == fourth.context  # its factor builds up
+  one, other = (step._replace(branches=PAIR) for step in (first, second))
+  assert one.context == other.context  # without a negative prompt
 
 
 def test_scales_of_the_released_scripts():
@@ -67,6 +113,9 @@ def test_negative_scale_from_the_first_step_or_never():
     ({"audio_scale": float("nan")}, "audio_scale is nan"),
     ({"neg_steps": -2}, "neg_steps is -2"),
     ({"mode": "audio"}, "no negative prompt"),
+    ({"until": 0.0}, "until is 0.0; it must be above 0, at most 1"),
+    ({"until": 1.1}, "until is 1.1"),
+    ({"phases": (Phase(),)}, "phases, and neg_scale 1.5"),
 ])
 def test_errors(changes, message):
   with pytest.raises(InputError, match=message):
@@ -83,7 +132,7 @@ def test_recorded_preview_run():
   scales = guidance.scales(steps)
   negative = case["text.negative_prompt.hidden"][0]
   for i in range(steps):
-    guided = guidance.mix(case[f"call{i:03d}.out"], scales.text[i], scales.audio[i])
+    guided = mix(ALL, case[f"call{i:03d}.out"], scales.text[i], scales.audio[i])
     golden_data.check("guidance", guided, case[f"step{i:03d}.guided"][0], 1e-6)
     if i < 3:  # recorded where it changes
       seen = case[f"call{i:03d}.text0"]
@@ -95,5 +144,5 @@ def test_recorded_flash_run():
   scales = FLASH.scales(4)
   for i in range(4):
     full, text = (case[f"call{2 * i + k:03d}.out"] for k in (0, 1))
-    guided = FLASH.mix(np.concatenate([text, full]), scales.text[i], scales.audio[i])
+    guided = mix(PAIR, np.concatenate([text, full]), scales.text[i], scales.audio[i])
     golden_data.check("guidance", guided, case[f"step{i:03d}.guided"][0], 1e-6)

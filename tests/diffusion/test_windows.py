@@ -79,26 +79,45 @@ def test_released_weights():
   assert [w.alpha.tolist() for w in first] == [[1, 1, 1, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1]]
 
 
-def clip_velocity(guidance, mode, placed, velocities, scales=(4.0, 2.9), step=1):
+def clip_velocity(branches, mode, placed, velocities, scales=(4.0, 2.9), step=1):
   """Velocity of the clip of the branches' velocities of each window, [branches, L, cell]."""
   parts = []
   for weight, velocity in zip(windows.weights(placed, mode, step), velocities, strict=True):
     row = windows.Weights(*(x[None] for x in weight))
-    parts.append(windows.contribution(guidance, mode, velocity[:, None], row, *scales)[0])
+    parts.append(windows.contribution(branches, mode, velocity[:, None], row, *scales)[0])
   return over_clip(placed, parts, placed[-1].stop)
 
 
-GUIDANCES = (guidance_lib.PREVIEW, guidance_lib.FLASH, dataclasses.replace(guidance_lib.PREVIEW, text_scale=1.0))
+ALL, PAIR = (guidance.schedule(1)[0].branches for guidance in (guidance_lib.PREVIEW, guidance_lib.FLASH))
 
 
-@pytest.mark.parametrize("guidance", GUIDANCES, ids=["preview", "flash", "unguided"])
+@pytest.mark.parametrize("branches", [ALL, PAIR, guidance_lib.FULL_ALONE], ids=["preview", "flash", "unguided"])
 @pytest.mark.parametrize("mode", ["blended", "paper", "released"])
 @pytest.mark.parametrize("total, length, overlap", SHAPES[:4])
-def test_windows_that_agree_give_plain_guidance(guidance, mode, total, length, overlap):
-  branches = np.random.default_rng(0).normal(size=(len(guidance.branches), total, 3))
+def test_windows_that_agree_give_plain_guidance(branches, mode, total, length, overlap):
+  said = np.random.default_rng(0).normal(size=(len(branches), total, 3))
   placed = windows.place(total, length, overlap, mode)
-  got = clip_velocity(guidance, mode, placed, [branches[:, a:b] for a, b in placed])
-  np.testing.assert_allclose(got, guidance.mix(branches, 4.0, 2.9), atol=3e-6)
+  got = clip_velocity(branches, mode, placed, [said[:, a:b] for a, b in placed])
+  np.testing.assert_allclose(got, guidance_lib.mix(branches, said, 4.0, 2.9), atol=3e-6)
+
+
+@pytest.mark.parametrize("scales", [(4.0, 2.9), (1.0, 2.9), (3.0, 3.0), (4.0, 1.0), (4.0, 0.0), (0.4, 2.9), (1.0, 1.0)])
+@pytest.mark.parametrize("mode", LATENT_MODES)
+@pytest.mark.parametrize("guidance", [guidance_lib.PREVIEW, guidance_lib.FLASH], ids=["preview", "flash"])
+def test_branches_that_a_mode_leaves_out_have_no_weight(mode, scales, guidance):
+  """As if all of them had run, in windows that do not agree."""
+  guidance = dataclasses.replace(guidance, text_scale=scales[0], audio_scale=scales[1], dynamic_text=False,
+                                 dynamic_audio=False, released_switch=False)
+  step, = guidance.schedule(1, mode)
+  every, placed = ALL if guidance.by_text else PAIR, windows.place(8, 6, 4, mode)
+  answers = np.random.default_rng(0).normal(size=(2, len(every), 6, 1))
+  run = [every.index(branch) for branch in step.branches]
+  got = clip_velocity(step.branches, mode, placed, answers[:, run], scales)
+  if len(run) > 1 or mode in ("blended", "released"):
+    np.testing.assert_allclose(got, clip_velocity(every, mode, placed, answers, scales), atol=1e-6)
+  else:  # a step without guidance is blended
+    assert scales[1] == 1 and step.branches == guidance_lib.FULL_ALONE
+    np.testing.assert_allclose(got, clip_velocity(step.branches, "blended", placed, answers[:, run]), atol=1e-6)
 
 
 def test_equation_4_and_its_readings():
@@ -114,11 +133,11 @@ def test_equation_4_and_its_readings():
       "paper": one[2] + (g - 1) * (text - one[0]) + (g_a - 1) * (full - one[1]),
       "paper_literal": one[2] + g * (text - one[0]) + g_a * (full - one[1])}
   for mode, value in want.items():
-    got = clip_velocity(guidance_lib.PREVIEW, mode, placed, answers, (g, g_a))
+    got = clip_velocity(ALL, mode, placed, answers, (g, g_a))
     np.testing.assert_allclose(got[frame, 0], value, rtol=1e-6)
     np.testing.assert_allclose(got[0, 0], plain(answers[0][:, 0, 0]), rtol=1e-6)  # of one window
   pair = [answer[1:] for answer in answers]
-  got = clip_velocity(guidance_lib.FLASH, "paper", placed, pair, (g, g_a))
+  got = clip_velocity(PAIR, "paper", placed, pair, (g, g_a))
   np.testing.assert_allclose(got[frame, 0], one[2] + (g_a - 1) * (full - one[1]), rtol=1e-6)
 
 

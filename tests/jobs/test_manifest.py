@@ -184,6 +184,12 @@ def test_what_would_not_be_used_is_told_beforehand(folder):
   assert "a .npy file or auto." in faults(folder, {**lipsync, "face_box": "nose"})[0]
   bad = {**JOB, "negative_prompt": "bad hands"}
   assert faults(folder, bad) == [""]
+  several = {**JOB, "negative_prompts": ["bad hands", "blurred"]}
+  phased = dataclasses.replace(CONFIG, sampling=SamplingConfig(png="phases"))
+  assert faults(folder, several, config=phased) == [""]
+  assert "they are for phases" in faults(folder, several)[0]
+  assert "half a character" in faults(folder, {**JOB, "negative_prompts": ["a", "\ud800"]}, config=phased)[0]
+  assert "negative_prompts is 3" in faults(folder, {**JOB, "negative_prompts": [3]}, config=phased)[0]
   unguided = dataclasses.replace(CONFIG, sampling=SamplingConfig(text_scale=1.0))
   assert "The negative prompt would not be used" in faults(folder, bad, config=unguided)[0]
 

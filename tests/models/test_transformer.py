@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from emv3_jax.attention.local import attend_blocked, attend_xla
+from emv3_jax.diffusion import step_caches
 from emv3_jax.models import transformer
 from emv3_jax.models.execution import ExecutionConfig
 from emv3_jax.models.network import named_leaves
@@ -274,3 +275,42 @@ def test_inputs_that_do_not_fit_are_named():
     run(context, args=(args[0], args[1][..., 1:], args[2]))
   with pytest.raises(ValueError, match="variant is 'flsh'"):
     transformer.TransformerConfig(variant="flsh")
+
+
+def test_teacache_skips_the_steps_of_the_reference():
+  case = golden_data.load("preview", "teacache_decisions")
+  sinusoid = time_sinusoid(np.float32(case.meta["timesteps"]), TINY.freq_dim)
+  e0 = _run(lambda params, x: transformer.network(TINY).bind(params).time_modulation(x)[1], _params("preview"), sinusoid)
+  changes = step_caches.relative_changes(np.asarray(e0))
+  want = case.meta["rel_l1_distance(e0 vs previous e0)"]
+  golden_data.check("TeaCache's changes", changes[1:], np.array(want[1:]), 1e-5)
+  runs = step_caches.teacache(changes, case.meta["coefficients (np.poly1d order)"], step_caches.Limits(
+      case.meta["rel_l1_thresh"], case.meta["num_skip_start_steps"], max_skips=len(changes)))
+  assert runs.tolist() == [call == "blocks_ran" for call in case.meta["per_call"]]
+
+
+@golden_data.external_cases("preview", "teacache")
+def test_skipped_steps_equal_the_reference(name):
+  case = golden_data.load("preview", name)
+  last = lambda x: np.moveaxis(x, -4, -1)
+  latents, condition = last(case["in.x"]), last(case["in.y"])
+  text = np.zeros((3, 12, 64), np.float32)
+  for row, prompt in enumerate((0, 1, 1)):
+    text[row, :len(case[f"in.context.{prompt}"])] = case[f"in.context.{prompt}"]
+  sinusoids = np.repeat(time_sinusoid(case["in.timesteps"], 64)[:, None], 3, axis=1)
+  net = transformer.network(TINY)
+
+  @jax.jit
+  def run(params, x, sinusoid):
+    model = net.bind(params)
+    context = model.project(text, case["in.clip_fea"], case["in.audio"])
+    return model.with_residual(x, condition, sinusoid, context, rope=rope_table((2, 2, 3), 32), face_mask=case["in.ip_mask"])
+
+  skip = jax.jit(lambda params, x, sinusoid, kept: net.bind(params).from_residual(x, condition, sinusoid, kept))
+  residual = None
+  for i, call in enumerate(case.meta["per_call"]):
+    if call == "blocks_ran":
+      velocity, residual = run(_params("preview"), latents[i], sinusoids[i])
+    else:
+      velocity = skip(_params("preview"), latents[i], sinusoids[i], residual)
+    golden_data.check("skipped steps", velocity, last(case["outs"])[i], 1e-5)

@@ -22,8 +22,10 @@ def with_long(**long):
 def test_a_clip_of_one_window_is_planned_as_before():
   window = programs.largest_window(SMALL)
   assert window == Window(17, 64, 64) and not window.is_of_longer
-  for frames in (0, 9, 17):
-    assert long_programs.window_of(SMALL, window, frames) == window
+  assert long_programs.window_of(SMALL, window, 0) == window
+  for frames in (9, 17):
+    assert long_programs.window_of(SMALL, window, frames) == Window(17, 64, 64, clip_frames=frames)
+    assert not long_programs.window_of(SMALL, window, frames).is_of_longer
   assert long_programs.window_of(SMALL, window, 21) == Window(17, 64, 64, clip_frames=21)
   assert long_programs.window_of(with_long(window=9), window, 17) == Window(9, 64, 64, clip_frames=17)
 
@@ -38,8 +40,12 @@ def test_a_group_of_windows(long, windows):
   assert group.traced.lower().as_text()
 
 
-def test_the_decoder_of_a_long_clip_has_one_latent_frame():
+@pytest.mark.parametrize("mode, clip_frames, groups", [
+    ("blended", 0, False), ("blended", 9, True), ("blended", 1501, True), ("chunked", 9, True), ("chunked", 1501, False)])
+def test_the_decoder_of_a_clip_has_one_latent_frame(mode, clip_frames, groups):
+  """As it runs; without a clip that of a window is planned, and chunks are decoded as a whole."""
   deployment = Deployment("cpu", make_mesh(MeshConfig(), jax.devices()[:1]), MeshConfig())
-  whole = long_programs.vae_decode(SMALL, Window(17, 64, 64), deployment)
-  frame = long_programs.vae_decode(SMALL, Window(17, 64, 64, clip_frames=1501), deployment)
-  assert 4 < whole.flops / frame.flops < 5  # five latent frames, the first of which is one picture
+  whole = programs.vae_decode(SMALL, Window(17, 64, 64), deployment)
+  found = long_programs.vae_decode(with_long(mode=mode), Window(17, 64, 64, clip_frames=clip_frames), deployment)
+  ratio = whole.flops / found.flops
+  assert 4 < ratio < 5 if groups else ratio == 1  # five latent frames, the first of which is one picture

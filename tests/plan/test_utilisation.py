@@ -19,7 +19,8 @@ SHAPE = (4, 2, 8, 8, 16)
 def test_known_devices():
   assert utilisation.chip_of("TPU v5 lite").peak_flops == 197e12
   assert utilisation.chip_of("NVIDIA H100 80GB HBM3").peak_flops == 989e12
-  assert utilisation.chip_of("NVIDIA H100 PCIe") is None
+  assert utilisation.chip_of("NVIDIA H100 PCIe") is None  # no plans for it
+  assert utilisation.peak_flops("NVIDIA H100 PCIe") == 756e12
 
 
 def test_step_flops_by_kind():

@@ -88,6 +88,18 @@ def test_states_of_padding_are_zeros(model, files):
     assert not states[name][0, ~mask].any() and states[name][0, mask].any(-1).all()
 
 
+def test_equal_prompts_are_encoded_once(model, files, monkeypatch):
+  seen = []
+  dim = model.config.model.transformer.text_dim
+  monkeypatch.setattr(model, "encode_tokens", lambda ids, mask: (
+      seen.append(len(ids)), np.arange(1, len(ids) + 1, dtype=np.float32)[:, None, None] + np.zeros((*ids.shape, dim)))[1])
+  request = i2v(files, negative_prompt="a puppet is talking")
+  states = encode_text(model, inputs_lib.read_inputs(request, model.config, model.tokenizer_path))
+  assert seen == [1] and states.keys() == {"prompt", "negative"}
+  np.testing.assert_array_equal(states["prompt"], states["negative"])
+  assert states["prompt"].any()
+
+
 def test_embeddings_are_kept_by_tokenizer_and_encoder(tmp_path):
   def file(text, **changes):
     (tmp_path / "tokenizer.json").write_text(text)

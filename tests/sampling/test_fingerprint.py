@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from emv3_jax.components.config import COMPONENTS
+from emv3_jax.diffusion.negative_phases import Phase
 from emv3_jax.errors import InputError
 from emv3_jax.io import checkpoints
 from emv3_jax.io.model_card import ComponentCard, ModelCard
@@ -116,6 +117,11 @@ DECIDING = {  # what changes: (task, change of the request, change of the config
     "text scale": ("i2v", {}, {"sampling__text_scale": 2.0}),
     "no guidance": ("i2v", {}, {"sampling__text_scale": 1.0}),
     "audio scale": ("i2v", {}, {"sampling__audio_scale": 2.0}),
+    "guidance by audio alone": ("i2v", {}, {"sampling__text_scale": 1.0, "sampling__released_switch": False}),
+    "a share of the steps": ("i2v", {}, {"sampling__guidance_until": 0.5}),
+    "phases": ("i2v", {}, {"sampling__png": "phases"}),
+    "the order of prompts": ("i2v", {"negative_prompts": ("a", "b")}, {"sampling__png": "phases"}),
+    "no factor": ("i2v", {}, {"sampling__png": "off"}),
     "dynamic text": ("i2v", {}, {"sampling__dynamic_text": True}),
     "dynamic audio": ("i2v", {}, {"sampling__dynamic_audio": True}),
     "negative scale": ("i2v", {}, {"sampling__neg_scale": 2.0}),
@@ -127,6 +133,7 @@ DECIDING = {  # what changes: (task, change of the request, change of the config
     "area": ("i2v", {}, {"sampling__max_area": 4096}),
     "size": ("i2v", {}, {"sampling__height": 32, "sampling__width": 64}),
     "enlarge": ("i2v", {}, {"sampling__enlarge": 2}),
+    "a step cache": ("i2v", {}, {"sampling__cache__kind": "teacache"}),
     "eps": ("i2v", {}, {"model__transformer__eps": 1e-5}),
     "heads": ("i2v", {}, {"model__text_encoder__num_heads": 2}),
     "means": ("i2v", {}, {"model__vae__latent_mean": (1.0,) * 16}),
@@ -161,6 +168,8 @@ EXCLUDED = {
     "spaces and zeros in the box": ("i2v", {"face_box": "1, 2.0,3,4"}, {}),
     "paste, not lipsync": ("i2v", {"paste": False}, {}),
     "a detector that is not asked": ("i2v", {}, {"face_detector": "absent.onnx"}),
+    "the released switch": ("i2v", {}, {"sampling__released_switch": False}),
+    "phases of no effect": ("i2v", {}, {"sampling__png_phases": (Phase(),)}),
     "a whole number": ("i2v", {}, {"sampling__text_scale": 3}),
 }
 
@@ -173,6 +182,19 @@ def test_what_does_not_decide(config, folder, name):
   assert of(changed(config, **settings), request_in(folder, task, **{**base, **asked})) == before
 
 
+def test_a_step_cache_counts_with_its_limits_and_its_calibration(config, folder):
+  calibrations = [folder / name for name in ("one.json", "two.json", "same.json")]
+  for path, content in zip(calibrations, ("1", "2", "1"), strict=True):
+    path.write_text(content)
+  cached = changed(config, sampling__cache__kind="magcache", sampling__cache__file=str(calibrations[0]))
+  changes = [{}, {"threshold": 0.3}, {"skip_start": 2}, {"max_skips": 1}, {"retention": 0.5}, {"kind": "teacache"},
+             {"file": str(calibrations[1])}]
+  found = [of(changed(cached, **{f"sampling__cache__{name}": value for name, value in change.items()}),
+              request_in(folder)) for change in changes]
+  assert len(set(found)) == len(changes)
+  assert of(changed(cached, sampling__cache__file=str(calibrations[2])), request_in(folder)) == found[0]
+
+
 UNUSED = {  # (task, settings that leave without effect, what then changes nothing)
     "text settings without guidance": (
         "i2v", {"sampling__text_scale": 1.0},
@@ -181,8 +203,14 @@ UNUSED = {  # (task, settings that leave without effect, what then changes nothi
          {"sampling__dynamic_text": True}, {"sampling__audio_scale": 9.0},
          {"sampling__dynamic_audio": True}]),
     "flash": (
-        "i2v", {"model__transformer__variant": "flash"},
+        "i2v", {"model__transformer__variant": "flash", "sampling__neg_scale": 1.0},
         [{"sampling__text_scale": 9.0}, {"sampling__negative_prompt": "x"}]),
+    "audio guidance alone": (
+        "i2v", {"sampling__text_scale": 1.0, "sampling__released_switch": False},
+        [{"sampling__negative_prompt": "x"}, {"sampling__neg_scale": 3.0}, {"sampling__png": "phases"}]),
+    "phases that have prompts": (
+        "i2v", {"sampling__png": "phases"},
+        [{"sampling__negative_prompt": "x"}, {"sampling__neg_scale": 3.0}, {"sampling__neg_steps": 9}]),
     "area of a fixed size": (
         "i2v", {"sampling__height": 32, "sampling__width": 32}, [{"sampling__max_area": 4096}]),
     "the second shift of euler": (
@@ -202,18 +230,30 @@ def test_settings_without_effect_are_left_out(config, folder, name):
     assert of(changed(base, **change), request) == of(base, request), change
 
 
+def test_phases_count_by_what_they_say(config, folder):
+  """Ends by their steps, negative prompts by their texts, wherever they come from."""
+  def entry(phases, request=(), **settings):
+    phased = model_of(config, sampling__png="phases", sampling__steps=4, sampling__png_phases=phases, **settings)
+    return lib.entries(phased, request_in(folder, face_box="none", **dict(request)))["png_phases"]
+
+  said = entry((Phase(until_step=1, weight=1.5, negative_prompt="a"), Phase(negative_prompt="b")))
+  assert said == [[1, "a", 1.5], [4, "b", 1]]
+  assert said == entry((Phase(until=0.25, weight=1.5), Phase(negative_prompt="b")), sampling__negative_prompt="a")
+  assert said == entry((Phase(until_step=1, weight=1.5), Phase()), {"negative_prompts": ("a", "b")})
+
+
 def test_a_waveform_that_is_not_normalised_counts_for_preview(config, folder, monkeypatch):
   monkeypatch.setattr(Model, "digest", lambda _, name: f"digest of {name}")
   audio = ComponentCard({}, "float32", features={"do_normalize": False})
   for variant, counts in (("preview", True), ("flash", False)):
-    usual, other = (model_of(config, model__transformer__variant=variant) for _ in range(2))
+    usual, other = (model_of(config, model__transformer__variant=variant, sampling__neg_scale=1.0) for _ in range(2))
     other.card = ModelCard(folder, None, {"audio_encoder": audio})
     told, apart = (lib.entries(model, request_in(folder)) for model in (usual, other))
     assert apart == told | ({"features.do_normalize": False} if counts else {})
 
 
 def test_the_face_box_counts_where_it_is_used(config, folder):
-  flash = changed(config, model__transformer__variant="flash")
+  flash = changed(config, model__transformer__variant="flash", sampling__neg_scale=1.0)
   for settings, task, counts in ((config, "i2v", True), (config, "flf2v", True),
                                  (config, "t2v", False), (config, "lipsync", True),
                                  (flash, "i2v", False), (flash, "lipsync", True)):

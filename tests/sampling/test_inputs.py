@@ -11,7 +11,7 @@ import soundfile
 from emv3_jax.conditioning import face as face_lib
 from emv3_jax.errors import InputError
 from emv3_jax.io import video_files
-from emv3_jax.sampling import memory
+from emv3_jax.sampling import guidance_settings, memory
 from emv3_jax.sampling.inputs import Inputs, read_inputs
 from emv3_jax.sampling.settings import Request
 from tests.sampling.conftest import tiny_config
@@ -48,6 +48,61 @@ def test_the_negative_prompt_of_the_request_goes_first(read):
   assert read("sampling.negative_prompt=bad hands").prompts["negative"] == "bad hands"
   assert read("sampling.negative_prompt=bad hands", negative_prompt="").prompts["negative"] == ""
   assert "negative" not in read("sampling.text_scale=1.0").prompts
+
+
+PHASED = ("sampling.png=phases", "sampling.steps=4", "sampling.negative_prompt=bad hands",
+          "sampling.png_phases=[{'until_step': 1}, {'until': 0.5, 'weight': 0, 'negative_prompt': 'unseen'}, "
+          "{'negative_prompt': 'blurred'}]")
+
+
+def test_the_negative_prompts_of_phases(read):
+  """Those that some step is guided by."""
+  def negative(*overrides, **changes):
+    return {name: text for name, text in read(*PHASED, *overrides, **changes).prompts.items() if name != "prompt"}
+
+  assert negative() == {"negative": "bad hands", "negative 2": "blurred"}
+  assert negative(negative_prompt="dark") == {"negative": "dark", "negative 2": "blurred"}
+  assert negative(negative_prompts=("a", "b", "c")) == {"negative": "a", "negative 2": "c"}
+  assert negative("sampling.guidance_until=0.25") == {"negative": "bad hands"}
+  assert negative("sampling.text_scale=1", "sampling.dynamic_text=False", "sampling.released_switch=False") == {}
+
+
+@pytest.mark.parametrize("overrides, changes, message", [
+    ((), {"negative_prompts": ["a"]}, "--negative_prompts has 1 prompts for the 3 phases of sampling.png_phases; give one"),
+    (("sampling.png=released",), {"negative_prompts": ["a"]}, "they are for phases, sampling.png is 'released'. Leave"),
+    (("sampling.png_phases=[{'negative_prompt': 'a'}]",), {"negative_prompt": "b"}, "has its own; there is --negative_prompts"),
+    (("sampling.text_scale=1",), {"negative_prompts": ["a", "b", "c"]}, "no guidance by text at sampling.text_scale=1"),
+    (("sampling.text_scale=1",), {"negative_prompt": "b"}, "no guidance by text at sampling.text_scale=1"),
+])
+def test_negative_prompts_without_effect_are_refused(read, overrides, changes, message):
+  with pytest.raises(InputError, match=message):
+    read(*PHASED, *overrides, **changes)
+
+
+@pytest.mark.parametrize("overrides, message", [
+    (("sampling.png=phase",), "sampling.png is 'phase'; known: released, phases, off."),
+    (("sampling.guidance_until=0",), "guidance_until is 0.0; it must be above 0, at most 1"),
+    (("sampling.guidance_until=1.5",), "guidance_until is 1.5; it must be above 0, at most 1"),
+    (("sampling.png_phases=[]",), "PNG has no phases"),
+    (("sampling.png_phases=[{'wait': 2}]",), "sampling.png_phases has no field 'wait'; did you mean 'weight'"),
+    (("sampling.png_phases=[{'weight': float('nan')}]",), "png_phases=.*expected a value like"),
+    (("sampling.png_phases=[{'weight': 1e999}]",), "weight is inf"),
+    (("sampling.png_phases=[3]",), "sampling.png_phases is 3; expected a group of fields"),
+    (("sampling.png_phases=[{}, {'until_step': 3}]",), "out of order"),
+])
+def test_guidance_that_cannot_be(overrides, message):
+  with pytest.raises(InputError, match=message) as found:
+    tiny_config(*overrides)
+  assert "\n" not in str(found.value)
+
+
+def test_negative_prompts_of_a_command_line():
+  assert guidance_settings.parse_prompts('["a", "b"]') == ("a", "b")
+  for text in ("a", "[]", "[1]", '{"a": 1}', "[" * 9999):
+    with pytest.raises(InputError, match="no JSON list of texts; write it as --negative_prompts="):
+      guidance_settings.parse_prompts(text)
+  with pytest.raises(InputError, match="negative_prompt and negative_prompts are given"):
+    Request("a.wav", negative_prompt="", negative_prompts=["a"])
 
 
 def test_the_seed_of_the_request_goes_first(read):

@@ -1,4 +1,4 @@
-"""Clips that are longer than a window: their windows, conditions, prompts by time, and whole runs."""
+"""Clips that are longer than a window: their windows, conditions, prompts by time."""
 
 import contextlib
 import dataclasses
@@ -6,22 +6,18 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-import soundfile
 
 from emv3_jax import sharding, tasks, variants
 from emv3_jax.diffusion import windows
 from emv3_jax.errors import InputError
-from emv3_jax.io import video_files
 from emv3_jax.jobs.manifest import read_manifest
 from emv3_jax.sampling import chunks, long_plan, timed_prompts, window_conditions
-from emv3_jax.sampling.clip import sample, stream
 from emv3_jax.sampling.denoise import Conditions, Denoiser
-from emv3_jax.sampling.fingerprint import fingerprint
 from emv3_jax.sampling.given_frames import GivenFrames
 from emv3_jax.sampling.inputs import Inputs
 from emv3_jax.sampling.long_plan import LongPlan
 from emv3_jax.sampling.long_settings import LongConfig
-from emv3_jax.sampling.model import Model, load
+from emv3_jax.sampling.model import Model
 from emv3_jax.sampling.settings import Request, SamplingConfig
 from emv3_jax.sampling.window_conditions import Encoded
 from emv3_jax.sampling.window_denoiser import WindowDenoiser
@@ -29,18 +25,6 @@ from emv3_jax.sharding import MeshConfig, make_mesh
 from tests import golden_data
 from tests.sampling.conftest import tiny_config
 from tests.sampling.test_golden_runs import channels_last, conditions_of, denoiser_and_params
-
-# 9 frames are three latent frames, of which neighbours share one (5 frames: two).
-SMALL = ("sampling.max_frames=9", "model.transformer.num_layers=2", "model.vae.base_dim=4", "sampling.text_scale=2")
-
-
-@pytest.fixture(scope="module")
-def voice(tmp_path_factory):
-  """A voice of 17 video frames."""
-  path = tmp_path_factory.mktemp("voice") / "voice.wav"
-  time = np.arange(round(17 * 640)) / 16000
-  soundfile.write(path, 0.3 * np.sin(2 * np.pi * 220 * time), 16000)
-  return path
 
 
 def settings(**long) -> SamplingConfig:
@@ -153,7 +137,8 @@ def test_conditions_of_windows(task, anchors, variant):
   plan = long_plan.plan(model.config.settings, 17, 1)
   assert plan.windows == ((0, 3), (1, 4), (2, 5))
   rate = variants.of(variant).features_per_frame
-  encoded = Encoded({"prompt": np.zeros((1, 2)), "prompt 1": np.ones((1, 2)), "negative": np.full((1, 2), 2.)},
+  encoded = Encoded({"prompt": np.zeros((1, 2)), "prompt 1": np.ones((1, 2)), "negative": np.full((1, 2), 2.),
+                     "negative 1": np.full((1, 2), 3.)},
                     np.arange(17 * rate, dtype=np.float32).reshape(-1, 1, 1), np.ones((1, 1, 4)))
   found = window_conditions.conditions_of(model, inputs, encoded, plan, tasks.of(task))
   known = [one.condition[0, :, 0, 0, 0].tolist() for one in found]
@@ -171,6 +156,7 @@ def test_conditions_of_windows(task, anchors, variant):
   assert [one.image.any() for one in found] == [True, anchors, anchors]
   # The middles are at 0.18, 0.34 and 0.5 s.
   assert [one.text["prompt"][0, 0] for one in found] == [0, 0, 1] and found[0].text["negative"][0, 0] == 2
+  assert all(one.text.keys() == {"prompt", "negative", "negative 1"} for one in found)
 
 
 def test_the_source_of_lipsync_moves_with_the_windows():
@@ -222,6 +208,17 @@ def test_prompts_that_cannot_be(prompts, message):
     Request(audio="a.wav", prompt="all", prompts=[[0, "a"]])
 
 
+def test_prompts_that_no_window_has(caplog):
+  """Windows of nine frames, whose middles are at 0.18 and 0.34 s."""
+  windows_, told = [(0, 9), (4, 9)], lambda: [record.getMessage() for record in caplog.records]
+  for times in ((0.0,), (0.0, 0.2), (0.0, 0.34)):
+    timed_prompts.warn_of_unused(times, windows_)
+  assert not told()
+  timed_prompts.warn_of_unused((0.0, 0.1, 0.25, 3.0), windows_)
+  assert told() == ["No window has the prompt that begins at 0 s, 3 s: a window has the one in force in its middle, "
+                    "here at 0.18, 0.34 s."]
+
+
 def test_prompts_of_a_command_line_and_of_a_manifest(tmp_path):
   with pytest.raises(InputError, match="--prompts is not JSON"):
     timed_prompts.parse("[[0, a]]")
@@ -231,71 +228,3 @@ def test_prompts_of_a_command_line_and_of_a_manifest(tmp_path):
   jobs = read_manifest(tmp_path / "jobs.jsonl")
   assert jobs[0].request.prompts == ((0.0, "a"), (2.0, "b"))
   assert "half a character" in jobs[1].fault and "begin at 1 s" in jobs[2].fault
-
-
-def i2v(files, voice, **changes) -> Request:
-  return Request(**{"audio": voice, "image": files["image"], "prompt": "a puppet", "face_box": "8,40,8,40", **changes})
-
-
-@pytest.fixture(scope="module")
-def blended(files, voice):
-  model = load(config=tiny_config(*SMALL, "sampling.long.overlap=5"))
-  return model, sample(model, i2v(files, voice))
-
-
-def with_long(model, **long):
-  sampling = dataclasses.replace(model.config.sampling, long=LongConfig(overlap=5, **long))
-  return load(config=dataclasses.replace(model.config, sampling=sampling))
-
-
-def test_a_long_clip(blended, files, voice):
-  model, clip = blended
-  assert clip.frames.shape == (17, 48, 48, 3) and clip.latents.shape == (5, 6, 6, 16)
-  assert np.isfinite(clip.latents).all() and clip.frames.std() > 5
-  assert clip.report["long"] == {"mode": "blended", "windows": [[0, 9], [4, 9], [8, 9]]}
-  np.testing.assert_array_equal(clip.frames, np.concatenate(
-      [group[0] for group in model.vae_decode_groups(model._kept["vae"], np.split(clip.latents[None], 5, axis=1))]))
-  timed = sample(model, i2v(files, voice, prompt="", prompts=[[0, "a puppet"], [0.5, "it nods"]]))
-  np.testing.assert_array_equal(timed.latents[:2], clip.latents[:2])  # of windows with the first prompt
-  assert np.abs(timed.latents[4] - clip.latents[4]).max() > 1e-4
-
-
-def test_a_clip_of_one_window_does_not_depend_on_settings_of_long_clips(blended, files, voice):
-  model, _ = blended
-  short = i2v(files, voice, seconds=0.36)
-  one, other = sample(model, short), sample(with_long(model, mode="chunked"), short)
-  assert len(one.frames) == 9
-  np.testing.assert_array_equal(one.latents, other.latents)
-  np.testing.assert_array_equal(one.frames, other.frames)
-
-
-def test_chunks_of_lipsync(blended, files, voice, tmp_path):
-  model, _ = blended
-  source = np.kron(np.random.default_rng(1).integers(0, 256, (17, 6, 6, 1), np.uint8), np.ones((1, 8, 8, 3), np.uint8))
-  video_files.write_video(tmp_path / "source.mp4", source)
-  read = video_files.read_video(tmp_path / "source.mp4").frames
-  request = Request(audio=voice, video=tmp_path / "source.mp4", task="lipsync", prompt="a puppet", face_box="8,40,8,40")
-  clip = sample(with_long(model, mode="chunked", match_colour=True), request)
-  assert clip.frames.shape == (17, 48, 48, 3) and np.isfinite(clip.latents).all()
-  assert clip.latents.std(axis=(1, 2, 3)).min() > 0.1
-  np.testing.assert_array_equal(clip.frames[:, :24], read[:, :24])
-
-
-def test_chunks_are_streamed_before_the_clip_is_sampled(blended, files, voice):
-  model, steps = with_long(blended[0], mode="chunked"), []
-  made = stream(model, i2v(files, voice), progress=lambda given: steps.append(1) or given)
-  first = next(made)
-  assert len(steps) == 1 and 0 < len(first) < 17
-  rest = list(made)
-  assert len(steps) == len(rest) + 1 > 1 and len(first) + sum(map(len, rest)) == 17
-  assert made.latents.shape[0] == 5 and len(made.overlaps) == len(rest)
-
-
-def test_fingerprints_of_long_clips(blended, files, voice):
-  model, _ = blended
-  of = lambda seconds=None, **long: fingerprint(with_long(model, **long), i2v(files, voice, seconds=seconds))
-  assert of() == of(window=9, window_batch=4) and of(0.36) == of(0.36, mode="paper", window=9)
-  others = [of(), of(0.36), *(of(**{name: value}) for name, value in (
-      ("mode", "paper"), ("anchor", False), ("keep_picture", False), ("match_colour", True)))]
-  assert len(set(others)) == len(others)
-  assert of(mode="released") == of(mode="released", anchor=False)

@@ -13,14 +13,17 @@ import emv3_jax
 from emv3_jax import tasks, variants
 from emv3_jax.commands import sample as run_sample
 from emv3_jax.configs import tiny, train_sft_480p, train_tiny
+from emv3_jax.diffusion.negative_phases import Phase
 from emv3_jax.errors import InputError
 from emv3_jax.io import digests, video_files
 from emv3_jax.io.model_card import ModelCard, SamplingCard, read_model_card
 from emv3_jax.runtime.config import build
 from emv3_jax.sampling import inputs, resolution
+from emv3_jax.sampling.guidance_settings import guidance_of
 from emv3_jax.sampling.model import load
+from emv3_jax.sampling.presets import preset_of
 from emv3_jax.sampling.resolution import MUST_MATCH, RECOMMENDED, resolve
-from emv3_jax.sampling.settings import Request, SamplingConfig, field_names, preset_of
+from emv3_jax.sampling.settings import Request, SamplingConfig, field_names
 from emv3_jax.training import settings as training
 from emv3_jax.training.run.export import sampling_card
 from tests.sampling.conftest import TINY, tiny_config
@@ -57,12 +60,32 @@ def test_a_model_goes_by_its_own_name(tmp_path):
     assert resolution.resolve_config(config, own)[0].name == name
 
 
+def test_phases_of_a_model_folder(tmp_path):
+  phases = (Phase(until_step=2, weight=1.5, negative_prompt="jerky"), Phase())
+  written = json.loads(json.dumps(dataclasses.asdict(SamplingCard({}, {"png": "phases", "png_phases": phases}))))
+  settings = resolve(SamplingConfig(), "preview", card(tmp_path, SamplingCard(**written))).settings
+  assert settings.png_phases == phases
+
+
 def test_every_field_has_its_place():
   of_the_run = set(field_names()) - set(RECOMMENDED) - set(MUST_MATCH)
   assert of_the_run == {"attention", "branches", "token_blocks"}
   assert all(set(variants.of(name).settings) == set(field_names()) for name in variants.names())
   paper = preset_of("paper", "preview")
   assert (paper["text_scale"], paper["audio_scale"]) == (3, 9)
+
+
+@pytest.mark.parametrize("name, steps", [("head", 5), ("human", 25)])
+@pytest.mark.parametrize("variant, scales, rows", [("preview", (4.0, 2.9), 3), ("flash", (1.0, 3.0), 2)])
+def test_presets_of_the_paper_s_numbers_of_steps_name_their_guidance(name, steps, variant, scales, rows, tmp_path):
+  """Whatever the model recommends."""
+  other = SamplingCard({}, {"steps": 9, "text_scale": 1.0, "audio_scale": 7.0, "guidance_until": 0.5, "png": "off",
+                            "released_switch": True, "neg_scale": 1.0})
+  settings = resolve(SamplingConfig(preset=name), variant, card(tmp_path, other)).settings
+  assert (settings.steps, settings.text_scale, settings.audio_scale) == (steps, *scales)
+  schedule = guidance_of(settings, variant).schedule(steps)
+  assert {len(step.branches) for step in schedule} == {rows}
+  assert settings.png == ("phases" if (name, variant) == ("human", "preview") else "off")
 
 
 def test_a_setting_that_must_match_the_training_is_held(tmp_path):
@@ -78,6 +101,9 @@ def test_a_setting_that_must_match_the_training_is_held(tmp_path):
 @pytest.mark.parametrize("wishes, said", [
     (SamplingCard({}, {"stepz": 3}), "did you mean 'steps'"),
     (SamplingCard({}, {"steps": "3"}), "expected int"),
+    (SamplingCard({}, {"png_phases": 3}), "png_phases is 3; expected a list"),
+    (SamplingCard({}, {"png_phases": [3]}), "png_phases is 3; expected a group"),
+    (SamplingCard({}, {"png_phases": [{"weight": -1.0}]}), "weight is -1.0"),
     (SamplingCard({"steps": 3}, {}), "known: allocation"),
     (SamplingCard({}, {"attention": "xla"}), "does not know"),
 ])

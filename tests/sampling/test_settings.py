@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 
 from emv3_jax import sharding
+from emv3_jax.diffusion import windows
+from emv3_jax.diffusion.negative_phases import Phase
 from emv3_jax.diffusion.schedules import dpmpp_schedule, unipc_schedule
 from emv3_jax.models import rope, transformer
 from emv3_jax.models.cross_attention import ALLOCATIONS
 from emv3_jax.sampling.denoise import Conditions, Denoiser
+from emv3_jax.sampling.long_plan import LongPlan
 from emv3_jax.sampling.settings import SamplingConfig
+from emv3_jax.sampling.window_denoiser import WindowDenoiser
 
 CONFIG = transformer.TransformerConfig(dim=48, num_heads=2, num_layers=1, freq_dim=8)
 SHAPE = (1, 3, 4, 6, 16)
@@ -121,6 +125,66 @@ def test_the_negative_prompt_is_scaled_step_by_step():
       seen.append(text[:, 0, 0].tolist()), project(text, *others))[1]
   heard(network, steps=4, neg_scale=1.5, neg_steps=1)
   assert seen == [[3.0, 1, 1], [4.5, 1, 1]], "projected where it changes"
+
+
+@pytest.mark.parametrize("branches", ["batched", "in_turn"])
+def test_each_phase_has_its_negative_prompt_and_weight(branches, caplog):
+  seen, conditions = [], conditions_of()
+  conditions.text["negative 2"] = np.full((1, 4, 2), 5, np.float32)
+  network = Listener(lambda context: context)
+  project = network.project
+  network.project = lambda text, *others: (seen.extend(text[:, 0, 0].tolist()), project(text, *others))[1]
+  phases = (Phase(until_step=1, weight=1.5), Phase(until=0.5, weight=0.0), Phase(weight=0.5))
+  _, latents = heard(network, conditions, branches=branches, steps=4, png="phases", png_phases=phases, text_scale=4.0,
+                     audio_scale=3.0, dynamic_text=False, dynamic_audio=False, neg_scale=9.0)
+  assert seen == [2, 1, 1, 1, 1, 5, 1, 1], "projected by phase, without the released factor"
+  voice = 3 * (31 - 1)
+  mixed = [1 + 1.5 * 3 * (1 - 2) + voice, 1 + voice, *[1 + 0.5 * 3 * (1 - 5) + voice] * 2]
+  np.testing.assert_allclose(latents, np.diff(denoiser_of(SamplingConfig(steps=4)).solver.schedule.sigmas) @ mixed,
+                             rtol=1e-5)
+  assert "sampling.png_phases.1 has weight 0: its steps are not guided by text" in caplog.text
+
+
+def test_one_prompt_in_all_phases_is_plain_guidance_to_the_bit():
+  conditions = conditions_of()
+  conditions.text["negative 1"] = conditions.text["negative"]
+  answer = lambda context: jnp.sin(context)
+  found = [heard(Listener(answer), conditions, steps=3, png=png, png_phases=(Phase(until_step=1), Phase()))[1]
+           for png in ("phases", "off")]
+  np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("mode, batch", [("blended", 2), ("paper", 1), ("released", 1)])
+def test_windows_are_guided_as_a_clip_is(mode, batch):
+  """By phases in a share of the steps; the network says the same of all windows."""
+  conditions = conditions_of()
+  conditions.text["negative 1"] = np.full((1, 4, 2), 5, np.float32)
+  settings = SamplingConfig(steps=4, png="phases", png_phases=(Phase(until_step=1, weight=1.5), Phase()),
+                            guidance_until=0.75)
+  denoiser = denoiser_of(settings, Listener(lambda context: context))
+  plan = LongPlan(mode, windows.place(5, 3, 1, mode), 1, batch)
+  with jax.disable_jit():
+    one = denoiser.run({}, np.zeros(SHAPE, np.float32), conditions)[0]
+    long = WindowDenoiser(denoiser, "blended" if mode == "released" else mode).run(
+        {}, np.zeros((5, *SHAPE[2:]), np.float32), plan, [conditions] * 2)
+  np.testing.assert_allclose(long, np.broadcast_to(one[:1], long.shape), rtol=1e-5)
+
+
+@pytest.mark.parametrize("branches", ["batched", "in_turn"])
+@pytest.mark.parametrize("settings, rows, mixed", [
+    ({"guidance_until": 0.5}, (3, 1), (2 + 4 * (1 - 2) + 3 * (31 - 1), 31)),
+    ({"text_scale": 1.0, "released_switch": False}, (2, 2), (1 + 3 * (31 - 1),) * 2),
+    ({"text_scale": 3.0}, (2, 2), (2 + 3 * (31 - 2),) * 2),
+    ({"text_scale": 1.0}, (1, 1), (31, 31))])
+def test_branches_without_weight_do_not_run(branches, settings, rows, mixed):
+  """The un branch predicts 2, text 1, full 31, at both steps."""
+  network = Listener(lambda context: context)
+  constant = dict(text_scale=4.0, audio_scale=3.0, dynamic_text=False, dynamic_audio=False, neg_scale=1.0)
+  calls, latents = heard(network, branches=branches, **{**constant, **settings})
+  if branches == "batched":
+    assert tuple(len(call["sinusoid"]) for call in calls) == rows
+  sigmas = denoiser_of(SamplingConfig(steps=2)).solver.schedule.sigmas
+  np.testing.assert_allclose(latents, np.diff(sigmas) @ mixed, rtol=1e-5)
 
 
 @pytest.mark.parametrize("tokens, wanted, blocks", [

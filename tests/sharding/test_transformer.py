@@ -141,15 +141,17 @@ def test_a_batch_that_does_not_divide_is_padded_and_said_so(caplog):
   caplog.set_level(logging.WARNING)
   noise, conditions = tiny.noise_of(1), tiny.conditions_of(1)
   params = denoiser.transformer.abstract
-  context = jax.eval_shape(denoiser._project, params, *denoiser._branch_shapes(conditions))
+  step = denoiser.schedule[0]
+  context = jax.eval_shape(denoiser._project, params, *denoiser._branch_shapes(conditions, step.branches))
   assert context.text[0].shape[1] == 4
   for _ in range(2):
-    denoiser._branch_inputs(conditions, np.float32(1))
+    denoiser._branch_inputs(conditions, step)
   assert caplog.text.count("runs as") == 1  # said once
   assert "A batch of 3 over data 2 x fsdp 1 runs as 4 rows: 25 %" in caplog.text
   state = jax.eval_shape(lambda: denoiser.solver.init(noise))
   after = jax.eval_shape(denoiser._step, params, state, 0, context, denoiser.tables.tree(),
-                         denoiser.rope_table(noise.shape), conditions.condition, conditions.face_mask)
+                         denoiser.rope_table(noise.shape), conditions.condition, conditions.face_mask,
+                         step.branches)
   chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
 
 

@@ -96,7 +96,7 @@ def test_a_step_of_denoising_hears_it_on_the_face(features, rng):
   params["head"]["linear"]["kernel"] = normal(16, 64)  # zeros else
   denoiser = Denoiser(sharding.on_mesh(config, sharding.make_mesh(MeshConfig(), jax.devices()[:1])),
                       SamplingConfig())
-  assert len(denoiser.guidance.branches) == 2
+  assert {len(step.branches) for step in denoiser.schedule} == {2}
   given = Conditions(text={"prompt": normal(1, 2, 4)}, image=normal(1, 2, 4), audio=changes(features)[None],
                      condition=normal(1, 2, 4, 4, 20), face_mask=np.float32([[1, 0, 0, 0]]))
   noise = normal(1, 2, 4, 4, 16)

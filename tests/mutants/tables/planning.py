@@ -90,7 +90,7 @@ MUTANTS = [
          "(config.ndpo.sft_weight > 0), \"dpo\": 1}[kind]\n  return", "test_step_flops_by_kind"),
         ("what is recomputed counts for one of a pair", "_passes(config, kind)[0] * recomputed", "recomputed",
          "test_what_is_recomputed_counts_as_work_of_the_hardware[full-0]"),
-        ("one device's peak counts", "chip.peak_flops * devices)", "chip.peak_flops)",
+        ("one device's peak counts", "peak * devices)", "peak)",
          "test_speed_reports_utilisation")),
     *of("emv3_jax/plan/programs.py", PLANNER,
         ("the window is the largest square of half the area", "math.isqrt(settings.max_area) // TOKEN * TOKEN",
