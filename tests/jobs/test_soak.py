@@ -31,10 +31,10 @@ def test_two_hundred_jobs_survive_thirty_kills(tmp_path, record_property):
   for path in (quiet, folder):
     path.mkdir()
   assert local.run(Stub(quiet, steps), jobs(200), quiet) == Outcome(done=200)
-  given = {"folder": str(folder), "jobs": 200, "steps": steps, "seconds": 0.15, "tell_every": 10}
+  given = {"folder": str(folder), "jobs": 200, "steps": steps, "seconds": 0.1, "tell_every": 10}
   with chaos.nodes() as nodes:
     figures, said = chaos.torture(
-        lambda: chaos.start({**given, "address": nodes.address}), folder, seed=5, every=(1.0, 5.0), kills=60,
+        lambda: chaos.start({**given, "address": nodes.address}), folder, seed=5, every=(1.0, 5.0), kills=50,
         driver_kills=2, remove_node=nodes.remove, progress=lambda: len(digests(folder)) / 200, timeout=1800)
   outcome = ended(said)
   assert outcome.complete and outcome.done + outcome.skipped == 200, said[-3000:]
