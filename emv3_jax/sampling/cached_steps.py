@@ -16,6 +16,7 @@ from emv3_jax.arrays import AnyArray
 from emv3_jax.diffusion.guidance import Branches, Schedule
 from emv3_jax.models.network import Params
 from emv3_jax.runtime import kept_programs
+from emv3_jax.sampling import watching
 from emv3_jax.sampling.denoise import Conditions, Denoiser
 from emv3_jax.sharding.on_host import HostArray, to_host
 
@@ -94,10 +95,12 @@ class CachedDenoiser:
     table, tables = denoiser.rope_table(noise.shape, conditions.frames), denoiser.tables.tree()
     state = denoiser.start(noise)
     residuals, context, projected = Residuals(runs), None, None
-    for i in progress(range(len(runs))):
+    steps = progress(range(len(runs)))
+    for i in steps:
       step = denoiser.schedule[i]
       if not runs[i]:
         state = self._skip(params, state, i, *residuals.get(), tables, conditions.condition, step.branches)
+        watching.show(steps, state.x)
         continue
       residuals.free()
       if step.context != projected:
@@ -106,6 +109,7 @@ class CachedDenoiser:
                                    conditions.face_mask, step.branches)
       residuals.put(i, residual, step.branches)
       del residual
+      watching.show(steps, state.x)
     return state.x
 
   def trace_step(self, params: Params, noise, conditions: Conditions) -> jax.stages.Traced:

@@ -28,6 +28,7 @@ from emv3_jax.models.network import Params
 from emv3_jax.models.precision import Precision
 from emv3_jax.models.transformer import TransformerConfig
 from emv3_jax.runtime import kept_programs
+from emv3_jax.sampling import watching
 from emv3_jax.sampling.conditions import Conditions, StepTables
 from emv3_jax.sampling.guidance_settings import guidance_of, warn_of_weights
 from emv3_jax.sampling.settings import SamplingConfig
@@ -98,12 +99,14 @@ class Denoiser:
     table = self.rope_table(noise.shape, conditions.frames)
     state = self.start(noise)
     context, projected = None, None
-    for i in progress(range(self.settings.steps)):
+    steps = progress(range(self.settings.steps))
+    for i in steps:
       step = self.schedule[i]
       if step.context != projected:
         context, projected = self.project(params, conditions, step), step.context
       state = self._step(params, state, i, context, self.tables.tree(), table,
                          conditions.condition, conditions.face_mask, step.branches)
+      watching.show(steps, state.x)
     return state.x
 
   def start(self, noise: Float32[AnyArray, "b f H8 W8 c"]) -> Any:

@@ -20,6 +20,7 @@ from emv3_jax.diffusion.guidance import largest
 from emv3_jax.diffusion.windows import Weights
 from emv3_jax.models.network import Params
 from emv3_jax.runtime import kept_programs
+from emv3_jax.sampling import watching
 from emv3_jax.sampling.cached_steps import Residuals, Runs, chosen
 from emv3_jax.sampling.denoise import Conditions, Denoiser
 from emv3_jax.sampling.long_plan import LongPlan
@@ -66,7 +67,8 @@ class WindowDenoiser:
     runs = None if runs is None or runs.all() else runs
     residuals = None if runs is None else Residuals(runs, on_host=len(groups) > 1)
     kept: dict[int, tuple[tuple, object]] = {}  # keys and values, where one group is the whole clip
-    for i in progress(range(denoiser.settings.steps)):
+    steps = progress(range(denoiser.settings.steps))
+    for i in steps:
       step, weights = self.schedule[i], windows.weights(plan.windows, plan.mode, i)
       velocity = np.zeros_like(state.x)
       for number, group in enumerate(groups):
@@ -101,6 +103,7 @@ class WindowDenoiser:
         piece = slice(start, start + length)
         after = self._step(jax.tree.map(lambda x, piece=piece: x[piece], state), i, velocity[piece])
         jax.tree.map(lambda x, y, piece=piece: x.__setitem__(piece, y), state, after)
+      watching.show(steps, state.x)
     return state.x
 
   def trace_group(self, params: Params, latents: jax.ShapeDtypeStruct, conditions: Conditions) -> jax.stages.Traced:
