@@ -14,7 +14,12 @@ from emv3_jax.arrays import AnyArray
 from emv3_jax.diffusion import step_caches
 from emv3_jax.models.network import Params
 from emv3_jax.runtime import kept_programs
-from emv3_jax.sampling.cached_steps import branch_names, by_branch, make_cached_denoiser, residual_sharding
+from emv3_jax.sampling.cached_steps import (
+  branch_names,
+  by_branch,
+  make_cached_denoiser,
+  residual_sharding,
+)
 from emv3_jax.sampling.denoise import Conditions, Denoiser
 
 
