@@ -172,6 +172,11 @@ def test_false_is_an_override_too():
     assert values.on is want
 
 
+def test_a_group_may_be_built_already():
+  inner = Inner(steps=3)
+  assert config_lib.build(Outer, {"inner": inner}).inner is inner
+
+
 def test_tuples_of_fixed_length_are_counted():
   @dataclasses.dataclass(frozen=True)
   class Size:
