@@ -131,6 +131,9 @@ def test_origins_of_entries_are_shown(capsys):
                      "stages.1.steps": "command line", "stages.1.name": "config", "sizes": "command line"}
   command_line.print_config(values.to_dict(), {}, ["stages=({'steps': 1},)"])
   assert json.loads(capsys.readouterr().out)["origins"]["stages.0.name"] == "command line"
+  command_line.print_config(values.to_dict(), {}, [], {"stages": "preset mine"})
+  assert {value for name, value in json.loads(capsys.readouterr().out)["origins"].items()
+          if name.startswith("stages")} == {"preset mine"}
 
 
 @pytest.mark.parametrize("values, said", [
