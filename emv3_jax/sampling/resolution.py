@@ -13,6 +13,7 @@ A setting that must match the training according to `model.json` is an error if 
 
 from collections.abc import Collection, Mapping
 import dataclasses
+from typing import Any
 
 from absl import logging
 
