@@ -18,7 +18,7 @@ from emv3_jax.jobs.claims import Claims
 from emv3_jax.jobs.making import Making
 from emv3_jax.jobs.order import Queue
 from emv3_jax.jobs.ray_cluster import ClusterConfig, Share
-from emv3_jax.jobs.report import REPORT, Entry, Outcome, Report, now
+from emv3_jax.jobs.report import REPORT, Entry, Report, now
 from emv3_jax.jobs.work import Maker, Options
 
 TELL_EVERY = 10.0  # seconds between lines of progress
@@ -29,7 +29,7 @@ STOP_SECONDS = 60.0  # in which a running step has to end when the run is stoppe
 
 def run(setup: Any, maker: Maker, jobs: Sequence[Any], folder: str | pathlib.Path, *, cluster: ClusterConfig,
         options: Options | None = None, after: Mapping[int, Collection[int]] | None = None,
-        groups: Callable[[Sequence[Any]], Mapping[int, Hashable]] = lambda jobs: {}, report: str = REPORT) -> Outcome:
+        groups: Callable[[Sequence[Any]], Mapping[int, Hashable]] = lambda jobs: {}, report: str | None = REPORT) -> Report:
   """Makes the outputs of jobs on a cluster; see `local.run`.
 
   A job whose worker is lost, alone or with its node, is made again elsewhere, up to `options.max_lost` times. A run
@@ -38,9 +38,13 @@ def run(setup: Any, maker: Maker, jobs: Sequence[Any], folder: str | pathlib.Pat
   Args:
     setup: a `ray_replica.Setup`, which is pickled.
     maker: looks at outputs in this process; nothing is made with it.
-    jobs, options, after, groups, report: see `local.run`; jobs are pickled.
+    jobs, options, after, groups: see `local.run`; jobs are pickled.
+    report: name of the report in `folder`; None writes none.
     folder: output folder, which exists, on a file system that all nodes share.
     cluster: the cluster, and what a replica takes of it.
+
+  Returns:
+    The report, with the entries of all jobs.
 
   Raises:
     InputError: there is no such cluster, it has no room for a replica, or a node cannot be used: its versions differ,
@@ -48,7 +52,7 @@ def run(setup: Any, maker: Maker, jobs: Sequence[Any], folder: str | pathlib.Pat
   """
   ray_cluster.require()
   options, folder = options or Options(), pathlib.Path(folder).absolute()
-  written = Report(folder / report)
+  written = Report(None if report is None else folder / report)
   making = Making(maker, Claims(folder, options.claim_seconds))
   queue = Queue(jobs, after)
   try:
@@ -67,7 +71,7 @@ def run(setup: Any, maker: Maker, jobs: Sequence[Any], folder: str | pathlib.Pat
     for job in (job for job in queue.jobs if job.line not in written.entries):
       written.add(Entry(job.line, job.name, "stopped", "not begun", finished=now()))
     written.finish()
-  return written.outcome()
+  return written
 
 
 @dataclasses.dataclass(eq=False)

@@ -106,7 +106,7 @@ def run(model: Model, config: Config, checkpoint: str | None, overridden: frozen
   jobs = [_with_absolute_paths(job) for job in jobs]
   return ray_engine.run(setup, Sampler(model, folder, **given), jobs, folder, cluster=cluster,
                         after=dependencies(jobs, folder),
-                        groups=functools.partial(shapes.of_jobs, config=model.config), **options)
+                        groups=functools.partial(shapes.of_jobs, config=model.config), **options).outcome()
 
 
 def _absolute(checkpoint: str) -> str:

@@ -43,7 +43,7 @@ def main(arguments) -> int:
     maker, ray_engine.UNSEEN_SECONDS = Stub(given["elsewhere"]), 0.5
   outcome = ray_engine.run(setup, maker, todo, folder, options=Options(**given.get("options", {})),
                            after={int(line): set(lines) for line, lines in given.get("after", {}).items()},
-                           cluster=ClusterConfig(given.get("address", ""), given.get("replicas")))
+                           cluster=ClusterConfig(given.get("address", ""), given.get("replicas"))).outcome()
   print(json.dumps(dataclasses.asdict(outcome)), flush=True)
   return 0 if outcome.complete else 1
 

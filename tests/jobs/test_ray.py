@@ -12,7 +12,7 @@ import pytest
 
 from emv3_jax.commands import sample as run_sample
 from emv3_jax.errors import InputError
-from emv3_jax.jobs import local, ray_cluster
+from emv3_jax.jobs import local, ray_cluster, ray_engine
 from emv3_jax.jobs.ray_cluster import ClusterConfig, share
 from emv3_jax.jobs.report import Outcome, read_report
 from tests.jobs import chaos
@@ -142,6 +142,14 @@ def test_what_a_replica_takes(nodes, config, options, fit):
 def test_a_cluster_without_room():
   with pytest.raises(InputError, match="room for a replica .4 GPUs.; the most that one has are 2 GPUs"):
     share([node(CPU=8.0, GPU=2.0)], ClusterConfig(gpus_per_replica=4))
+
+
+@needs_ray
+def test_where_all_is_done_no_cluster_is_looked_for(tmp_path, monkeypatch):
+  local.run(Stub(tmp_path), jobs(2), tmp_path)
+  monkeypatch.setattr(ray_cluster, "connected", None)
+  found = ray_engine.run(None, Stub(tmp_path), jobs(2), tmp_path, cluster=ClusterConfig())
+  assert found.outcome() == Outcome(skipped=2)
 
 
 SAMPLE = ["--config=tiny", "--manifest=m.jsonl", "--out=d"]

@@ -4,6 +4,7 @@ from tests.mutants.mutant import of
 
 MANIFEST, SAMPLING = "tests/jobs/test_manifest.py", "tests/jobs/test_sampling_jobs.py"
 CLAIMS, LOCAL, ORDER = "tests/jobs/test_claims.py", "tests/jobs/test_local.py", "tests/jobs/test_order.py"
+RAY, SHARDS = "tests/jobs/test_ray.py", "tests/preparation/test_shard_jobs.py"
 
 MUTANTS = [
     *of("emv3_jax/jobs/sampler.py", SAMPLING,
@@ -107,4 +108,37 @@ MUTANTS = [
          "test_a_job_waits_for_lines_that_write_what_it_reads"),
         ("a video is replaced before it is read", "    found |= readers.get(video, set()) - {job.line}", "    pass",
          "test_a_job_waits_for_lines_that_write_what_it_reads")),
+    *of("emv3_jax/jobs/ray_engine.py", RAY,
+        ("a job that kills its worker never ends", "    elif self._lost[job.line] >= self._options.max_lost:", "    elif False:",
+         "test_a_job_that_kills_its_worker_ends_and_the_others_are_made"),
+        ("lost workers are not replaced", "    self._workers.remove(worker)\n", "    pass\n",
+         "test_a_job_that_kills_its_worker_ends_and_the_others_are_made"),
+        ("Ray decides what is done", "found.status in (\"done\", \"skipped\") and not self._is_seen(job):", "False:",
+         "test_outputs_that_are_not_seen"),
+        ("running jobs are not ended", "      worker.actor.stop.remote()", "      pass",
+         "test_a_stopped_run_ends_its_step_and_goes_on"),
+        ("nodes are not looked at", "      self._replicas.check_place(found, self._here)\n", "",
+         "test_a_node_that_cannot_be_used_is_named"),
+        ("a cluster is started for nothing", "    if len(queue):", "    if True:",
+         "test_where_all_is_done_no_cluster_is_looked_for")),
+    *of("emv3_jax/jobs/ray_replica.py", RAY,
+        ("versions may differ", "  if differences:", "  if False:", "test_places_that_differ")),
+    *of("emv3_jax/jobs/ray_cluster.py", RAY,
+        ("the pip command is not told", "  if importlib.util.find_spec(\"ray\") is None:", "  if False:",
+         "test_ray_that_is_not_installed"),
+        ("nodes that are gone count", "for node in nodes if node[\"Alive\"]]\n  gpus", "for node in nodes]\n  gpus",
+         "test_what_a_replica_takes"),
+        ("GPUs of two nodes make a replica", "sum(count // wanted for count in gpus)", "sum(gpus) // wanted",
+         "test_what_a_replica_takes"),
+        ("the environment keeps what was set", "      os.environ.pop(name, None)", "      pass", "test_no_such_cluster")),
+    *of("emv3_jax/preparation/ray_shards.py", SHARDS,
+        ("nodes may have other weights", "for name, digest in self.digests.items() if found[name] != digest]",
+         "for name, digest in self.digests.items() if False]", "test_weights_of_a_node_are_those_of_the_run"),
+        ("shards are made twice", "return None if shards.read_note(self._folder, job.number, job.clips) is not None else \"\"",
+         "return \"\"", "test_jobs_write_the_files_of_a_run"),
+        ("a node has another current folder", "    if not os.path.isdir(self.current):", "    if False:",
+         "test_a_node_without_the_model_says_so")),
+    *of("emv3_jax/preparation/run.py", SHARDS,
+        ("an index is written of some shards", "  if missing:\n    raise", "  if False:\n    raise",
+         "test_jobs_write_the_files_of_a_run")),
 ]
