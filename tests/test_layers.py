@@ -12,7 +12,7 @@ FLOORS = {
     "attention": 2, "models": 3, "diffusion": 4, "tasks": 4, "variants": 4, "io": 5, "conditioning": 6,
     "faces": 5, "sharding": 6, "components": 7, "data": 8, "metrics": 8, "sampling": 9, "jobs": 10, "preparation": 10, "training": 10,
     "jobs.ray_sampler": 12, "plan": 11, "puppets": 12, "verify": 12, "runtime": 11, "preparation.__main__": 12, "preparation.ray_shards": 12, "configs": 11, "convert": 12,
-    "commands": 13, "runtime.command_names": 0, "runtime.checkout": 0, "runtime.machine": 0, "runtime.moved": 0,
+    "web": 12, "commands": 13, "runtime.command_names": 0, "runtime.checkout": 0, "runtime.machine": 0, "runtime.moved": 0,
 }
 BESIDE = ("configs", "convert")  # of a checkout; parts of the package where it is installed
 OUTSIDE = {"verify"}  # a command line that compares with other people's code: it may import that

@@ -59,9 +59,9 @@ def program(config: subjects.Config, name: str, window: programs.Window, keep_on
     arguments = taken_back(infos, arguments, out)
     return out
 
-  for _, seconds, out in measure.runs(run, keep_on):
+  for _, seconds, results in measure.runs(run, keep_on):
     yield result | measure.figures(made.flops / 1e12, seconds, *_device(), made.padding) | {
-        "finite": is_finite(out)}
+        "finite": is_finite(results)}
 
 
 def head(sizes: Sizes, keep_on: KeepOn) -> Iterator[Result]:
@@ -93,8 +93,8 @@ def head(sizes: Sizes, keep_on: KeepOn) -> Iterator[Result]:
     return np.concatenate(frames, axis=1)
 
   step, last = (programs.PROGRAMS[name](config, window, deployment).flops for name in ("sample_step", "vae_decode"))
-  for first, seconds, frames in measure.runs(run, keep_on):
-    yield _size(window) | {"steps": HEAD_STEPS, "first_seconds": round(first, 1), "shape": list(frames.shape)} | (
+  for first, seconds, results in measure.runs(run, keep_on):
+    yield _size(window) | {"steps": HEAD_STEPS, "first_seconds": round(first, 1), "shape": list(results[0].shape)} | (
         measure.figures((HEAD_STEPS * step + last) / 1e12, seconds, *_device())) | {
         "decode_seconds": decoding[1:]}
 

@@ -14,6 +14,7 @@ from emv3_jax.jobs.claims import Claim, Claims
 from emv3_jax.jobs.report import Entry, now
 from emv3_jax.jobs.work import Maker, Progress
 from emv3_jax.runtime import processes
+from emv3_jax.sampling import watching
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +114,9 @@ class _Guarded:
         raise TakenOver(f"{self._job.name} was taken over by {self._claim.owner()}, because this process gave no sign "
                         "of life for too long.")
       yield step
+
+  def show(self, latents: Any) -> None:
+    watching.show(self._steps, latents)
 
 
 class TakenOver(RuntimeError):

@@ -28,6 +28,7 @@ from emv3_jax.models.network import Params
 from emv3_jax.models.precision import Precision
 from emv3_jax.models.transformer import TransformerConfig
 from emv3_jax.runtime import kept_programs
+from emv3_jax.sampling import watching
 from emv3_jax.sampling.conditions import Conditions, StepTables
 from emv3_jax.sampling.guidance_settings import guidance_of, warn_of_weights
 from emv3_jax.sampling.settings import SamplingConfig
@@ -95,34 +96,36 @@ class Denoiser:
       conditions: of the same b clips.
       progress: wraps the step indices, e.g. with `tqdm`.
     """
-    table = self.rope_table(noise.shape)
+    table = self.rope_table(noise.shape, conditions.frames)
     state = self.start(noise)
     context, projected = None, None
-    for i in progress(range(self.settings.steps)):
+    steps = progress(range(self.settings.steps))
+    for i in steps:
       step = self.schedule[i]
       if step.context != projected:
         context, projected = self.project(params, conditions, step), step.context
       state = self._step(params, state, i, context, self.tables.tree(), table,
                          conditions.condition, conditions.face_mask, step.branches)
+      watching.show(steps, state.x)
     return state.x
 
   def start(self, noise: Float32[AnyArray, "b f H8 W8 c"]) -> Any:
     """Returns the solver's state before the first step."""
     return self._start(sharding.replicate(noise, self.transformer.mesh))
 
-  def trace_step(self, params: Params, noise, conditions: Conditions) -> jax.stages.Traced:
+  def trace_step(self, params: Params, noise, conditions: Conditions, program: Any = None) -> jax.stages.Traced:
     """Traces the program of a step of the most branches without compiling it; only the shapes of the arguments are used.
 
     Args:
       params, noise, conditions: as in `run`; `jax.ShapeDtypeStruct`s, with shardings on a mesh.
+      program: another program of a step that takes the same arguments.
     """
     state = jax.eval_shape(self.solver.init, noise)
     like_noise = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=noise.sharding)
     branches = guidance_lib.largest(self.schedule)
-    return self._step.trace(params, jax.tree.map(like_noise, state), 0,
-                            self.abstract_context(params, conditions, branches),
-                            self.tables.tree(), self.rope_table(noise.shape), conditions.condition,
-                            conditions.face_mask, branches)
+    return (program or self._step).trace(
+        params, jax.tree.map(like_noise, state), 0, self.abstract_context(params, conditions, branches),
+        self.tables.tree(), self.rope_table(noise.shape), conditions.condition, conditions.face_mask, branches)
 
   @property
   def residual_sharding(self) -> NamedSharding:
@@ -145,10 +148,12 @@ class Denoiser:
     stacked = lambda x: jax.ShapeDtypeStruct((len(branches), *x.shape), x.dtype)
     return tuple(map(stacked, (conditions.text["prompt"], conditions.image, conditions.audio)))
 
-  def rope_table(self, shape: tuple[int, ...]) -> rope.RopeTable:
-    """Computes the RoPE table for latents of `shape` [b, f, H8, W8, 16]."""
-    riflex = rope.Riflex(self.settings.riflex_k, shape[1]) if self.settings.riflex_k else None
-    return self.transformer.rope(shape, riflex)
+  def rope_table(self, shape: tuple[int, ...], frames: AnyArray | None = None) -> rope.RopeTable:
+    """Computes the RoPE table for latents of `shape` [b, f, H8, W8, 16], of which the first `frames` are the clip."""
+    length = shape[1] if frames is None else int(frames)
+    riflex = rope.Riflex(self.settings.riflex_k, length) if self.settings.riflex_k else None
+    cos, sin = self.transformer.rope(shape, riflex)
+    return (cos, sin) if frames is None else (cos, sin, frames)
 
   def _token_blocks(self, shape: tuple[int, ...]) -> int:
     """Returns the number of token blocks that a layer processes in turn, for latents of `shape`."""
@@ -166,7 +171,7 @@ class Denoiser:
       conditions: of b clips.
       step: guidance of the step; `step.context` is all of it that counts.
     """
-    return self._project(params, *self._branch_inputs(conditions, step))
+    return self._project(params, *self._branch_inputs(conditions, step), conditions.frames)
 
   def _branch_inputs(self, conditions: Conditions, step: StepGuidance):
     """Stacks text, image and audio of the branches of a step, each with leading axes [branches, b]."""
@@ -182,13 +187,13 @@ class Denoiser:
             np.stack([conditions.image] * len(branches)),
             np.stack([audio[branch.audio] for branch in branches]))
 
-  def _project_branches(self, params, text, image, audio):
+  def _project_branches(self, params, text, image, audio, frames=None):
     """Computes the cross-attention keys and values of all layers; leading axis [branches] if in turn."""
     transformer, in_turn = self.transformer, self.settings.branches == "in_turn"
     model = transformer.network.bind(params)
 
     def project(*conditions):
-      context = model.project(*transformer.pad(conditions), transformer.execution)
+      context = model.project(*transformer.pad(conditions), transformer.execution, frames)
       return jax.tree.map(
           lambda keys: jax.lax.with_sharding_constraint(
               keys, transformer.context_sharding(keys.ndim)), context)
@@ -291,6 +296,8 @@ def make_denoiser(config: TransformerConfig, settings: SamplingConfig, mesh: Mes
   """
   settings = settings.with_defaults(config.variant)
   local = backends.select(settings.attention, platform)
+  if settings.length_buckets:
+    local.check_keys()
   where = kept_programs.described(NamedSharding(mesh, PartitionSpec()))
   return Denoiser(sharding.on_mesh(config, mesh, precision=precision, attention=attention, local=local), settings,
                   f"{config} {precision} {attention} {local.name} {where}")

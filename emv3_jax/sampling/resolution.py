@@ -11,7 +11,7 @@ A field of `SamplingConfig` is taken from the first of these sources that sets i
 A setting that must match the training according to `model.json` is an error if another source contradicts it.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 import dataclasses
 from typing import Any
 
@@ -80,10 +80,23 @@ def resolve(requested: SamplingConfig, variant: str, card: ModelCard | None = No
         break
   settings = config_lib.build(SamplingConfig, {
       "preset": requested.preset, "allow_mismatch": requested.allow_mismatch,
-      "long": dataclasses.asdict(requested.long),
+      "length_buckets": requested.length_buckets, "long": dataclasses.asdict(requested.long),
       "cache": dataclasses.asdict(requested.cache.complete(preset.get("cache", {}))),
       **values, "png_phases": _plain(values["png_phases"])}, "sampling")
+  origins |= _origins_of_cache(requested, settings, preset.get("cache", {}), overridden)
   return Resolved(settings, origins, _mismatches(settings, origins, card_settings, folder))
+
+
+def _origins_of_cache(requested: SamplingConfig, settings: SamplingConfig, preset: Mapping[str, Any],
+                      overridden: Collection[str]) -> dict[str, str]:
+  """Returns the sources of the step cache's settings, by `cache.NAME`; of none there are none."""
+  found = {}
+  for name, value in dataclasses.asdict(settings.cache).items() if settings.cache.kind != "none" else ():
+    given = getattr(requested.cache, name) not in (None, "")
+    source = COMMAND_LINE if f"{GROUP}cache.{name}" in overridden else CONFIG
+    by_preset = settings.cache.kind == preset.get("kind") and preset.get(name) == value
+    found[f"cache.{name}"] = source if given else f"preset {settings.preset}" if by_preset else CODE
+  return found
 
 
 def resolve_config(config: Config, card: ModelCard | None,

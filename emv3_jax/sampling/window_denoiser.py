@@ -20,6 +20,7 @@ from emv3_jax.diffusion.guidance import largest
 from emv3_jax.diffusion.windows import Weights
 from emv3_jax.models.network import Params
 from emv3_jax.runtime import kept_programs
+from emv3_jax.sampling import watching
 from emv3_jax.sampling.cached_steps import Residuals, Runs, chosen
 from emv3_jax.sampling.denoise import Conditions, Denoiser
 from emv3_jax.sampling.long_plan import LongPlan
@@ -66,7 +67,8 @@ class WindowDenoiser:
     runs = None if runs is None or runs.all() else runs
     residuals = None if runs is None else Residuals(runs, on_host=len(groups) > 1)
     kept: dict[int, tuple[tuple, object]] = {}  # keys and values, where one group is the whole clip
-    for i in progress(range(denoiser.settings.steps)):
+    steps = progress(range(denoiser.settings.steps))
+    for i in steps:
       step, weights = self.schedule[i], windows.weights(plan.windows, plan.mode, i)
       velocity = np.zeros_like(state.x)
       for number, group in enumerate(groups):
@@ -90,6 +92,7 @@ class WindowDenoiser:
         elif skipped:
           parts = self._skipped_group(*inputs, *residuals.get(number))
         else:
+          residuals.free(number)
           parts, residual = self._kept_group(*inputs)
           residuals.put(i, residual, step.branches, number)
           del residual
@@ -100,11 +103,12 @@ class WindowDenoiser:
         piece = slice(start, start + length)
         after = self._step(jax.tree.map(lambda x, piece=piece: x[piece], state), i, velocity[piece])
         jax.tree.map(lambda x, y, piece=piece: x.__setitem__(piece, y), state, after)
+      watching.show(steps, state.x)
     return state.x
 
   def trace_group(self, params: Params, latents: jax.ShapeDtypeStruct, conditions: Conditions) -> jax.stages.Traced:
     """Traces the program of a group of windows, at a step of the most branches, without compiling it; only the
-    shapes of the arguments are used.
+    shapes of the arguments are used. With a step cache it is that of a step that keeps residuals.
 
     Args:
       params: parameters of the transformer.
@@ -113,9 +117,10 @@ class WindowDenoiser:
     """
     denoiser, branches = self.denoiser, largest(self.schedule)
     row = jax.ShapeDtypeStruct(latents.shape[:2], jnp.float32, sharding=latents.sharding)
-    return self._group.trace(params, latents, 0, denoiser.abstract_context(params, conditions, branches),
-                             denoiser.tables.tree(), denoiser.rope_table(latents.shape), conditions.condition,
-                             conditions.face_mask, Weights(row, row, row), branches)
+    program = self._group if denoiser.settings.cache.kind in (None, "none") else self._kept_group
+    return program.trace(params, latents, 0, denoiser.abstract_context(params, conditions, branches),
+                         denoiser.tables.tree(), denoiser.rope_table(latents.shape), conditions.condition,
+                         conditions.face_mask, Weights(row, row, row), branches)
 
   def _whole(self, array):
     return None if array is None else sharding.replicate(array, self.denoiser.transformer.mesh)

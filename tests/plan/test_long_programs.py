@@ -7,6 +7,7 @@ import pytest
 
 from emv3_jax.plan import long_programs, programs
 from emv3_jax.plan.programs import Deployment, Window
+from emv3_jax.sampling.cache_settings import CacheConfig
 from emv3_jax.sampling.long_settings import LongConfig
 from emv3_jax.sharding import MeshConfig, make_mesh
 from tests.sampling.conftest import tiny_config
@@ -49,3 +50,13 @@ def test_the_decoder_of_a_clip_has_one_latent_frame(mode, clip_frames, groups):
   found = long_programs.vae_decode(with_long(mode=mode), Window(17, 64, 64, clip_frames=clip_frames), deployment)
   ratio = whole.flops / found.flops
   assert 4 < ratio < 5 if groups else ratio == 1  # five latent frames, the first of which is one picture
+
+
+@pytest.mark.parametrize("clip_frames", [17, 1501])
+def test_a_step_cache_s_residual_is_planned(clip_frames):
+  deployment = Deployment("cpu", make_mesh(MeshConfig(), jax.devices()[:1]), MeshConfig())
+  settings = dataclasses.replace(SMALL.sampling, cache=CacheConfig("teacache"))
+  window = Window(17, 64, 64, clip_frames=clip_frames)
+  program = long_programs.sample_step(dataclasses.replace(SMALL, sampling=settings), window, deployment)
+  _, residual = program.traced.out_info
+  assert residual.shape == (3, 5 * 4 * 4, SMALL.model.transformer.dim)  # of three branches

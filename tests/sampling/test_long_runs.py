@@ -4,6 +4,7 @@ import dataclasses
 import json
 import resource
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import soundfile
 
 from emv3_jax.errors import InputError
 from emv3_jax.io import audio_files, video_files
+from emv3_jax.sampling import clip as clip_lib
 from emv3_jax.sampling import output
 from emv3_jax.sampling.clip import sample, stream
 from emv3_jax.sampling.fingerprint import fingerprint
@@ -89,6 +91,15 @@ def test_chunks_are_streamed_before_the_clip_is_sampled(blended, files, voice):
   rest = list(made)
   assert len(steps) == len(rest) + 1 > 1 and len(first) + sum(map(len, rest)) == 17
   assert made.latents.shape[0] == 5 and len(made.overlaps) == len(rest)
+
+
+def test_the_waveform_is_freed_once_the_voice_is_encoded(blended, files, voice, monkeypatch):
+  seen, encode = [], clip_lib.encode_features
+  monkeypatch.setattr(clip_lib, "encode_features",
+                      lambda model, inputs: seen.append(weakref.ref(inputs.waveform)) or encode(model, inputs))
+  made = stream(blended[0], i2v(files, voice))
+  next(made)
+  assert seen[0]() is None and len(made.latents)
 
 
 def test_fingerprints_of_long_clips(blended, files, voice):
