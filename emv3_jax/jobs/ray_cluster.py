@@ -76,10 +76,10 @@ def connected(config: ClusterConfig) -> Iterator[Any]:
       _check_address(address)
     std_logging.getLogger("ray").setLevel(std_logging.ERROR)
     try:
-      options = {"address": address} if address else {"address": "local", "include_dashboard": False}
       with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "os.fork")  # JAX warns of it; Ray starts other programs, which is safe
-        ray.init(**options, log_to_driver=False, configure_logging=False)
+        ray.init(address=address or "local", include_dashboard=None if address else False, log_to_driver=False,
+                 configure_logging=False)
     except Exception as error:  # Ray raises errors of many kinds for a cluster that cannot be used
       message = next(iter(str(error).splitlines()), type(error).__name__)
       raise InputError(f"The Ray cluster {address or 'of this machine'} cannot be used: {message[:300]}\n"

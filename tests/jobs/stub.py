@@ -95,4 +95,4 @@ def digest(content: bytes) -> str:
 
 def digests(folder) -> dict[str, str]:
   """Digest of each output in a folder, by name."""
-  return {path.stem: digest(path.read_bytes()) for path in pathlib.Path(folder).glob("*.bin")}
+  return {path.stem: digest(path.read_bytes()) for path in pathlib.Path(folder).glob("[!.]*.bin")}
