@@ -198,6 +198,8 @@ def _convert(hint, value, where: str):
       return value
     return _convert(config_values.alternatives(hint)[0], value, where)
   if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+    if isinstance(value, hint):
+      return value
     if not isinstance(value, (Mapping, ml_collections.ConfigDict)):
       raise InputError(f"{where} is {shown(value)}; expected a group of fields.")
     return build(hint, value, where)
