@@ -31,10 +31,10 @@ def test_two_hundred_jobs_survive_thirty_kills(tmp_path, record_property):
   for path in (quiet, folder):
     path.mkdir()
   assert local.run(Stub(quiet, steps), jobs(200), quiet) == Outcome(done=200)
-  given = {"folder": str(folder), "jobs": 200, "steps": steps, "seconds": 0.1, "tell_every": 10}
+  given = {"folder": str(folder), "jobs": 200, "steps": steps, "seconds": 0.06, "tell_every": 10}
   with chaos.nodes() as nodes:
     figures, said = chaos.torture(
-        lambda: chaos.start({**given, "address": nodes.address}), folder, seed=5, every=(1.0, 5.0), kills=50,
+        lambda: chaos.start({**given, "address": nodes.address}), folder, seed=5, every=(1.0, 5.0), kills=40,
         driver_kills=2, remove_node=nodes.remove, progress=lambda: len(digests(folder)) / 200, timeout=1800)
   outcome = ended(said)
   assert outcome.complete and outcome.done + outcome.skipped == 200, said[-3000:]
@@ -60,13 +60,13 @@ def test_twelve_clips_survive_kills(tmp_path, record_property):
   with chaos.nodes() as nodes:
     figures, said = chaos.torture(
         lambda: start("ray", "--engine=ray", f"--ray_address={nodes.address}"), folder, seed=3, every=(10.0, 16.0), kills=8,
-        driver_kills=1, progress=lambda: len(list(folder.glob("*.mp4"))) / 12, timeout=1800)
+        driver_kills=1, progress=lambda: len(list(folder.glob("[!.]*.mp4"))) / 12, timeout=1800)
   assert figures.kills >= 4 and figures.driver_kills == 1, f"{figures} {said[-3000:]}"
   want, got = (read_report(tmp_path / name / "report.jsonl") for name in ("local", "ray"))
   shown = lambda entries: [(entry.name, entry.frames_sha256, entry.sound_sha256) for entry in entries]
   assert shown(got) == shown(want) and len({entry.frames_sha256 for entry in got}) == 12
   assert {entry.status for entry in got} <= {"done", "skipped"} and not list(folder.glob(".*"))
-  files = lambda name: {path.name: digest(path.read_bytes()) for path in (tmp_path / name).glob("*.mp4")}
+  files = lambda name: {path.name: digest(path.read_bytes()) for path in (tmp_path / name).glob("[!.]*.mp4")}
   assert files("ray") == files("local")
   for name, value in dataclasses.asdict(figures).items():
     record_property(name, value)
