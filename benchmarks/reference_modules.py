@@ -6,6 +6,8 @@ from benchmarks import cases
 from emv3_jax.errors import InputError
 from emv3_jax.verify import foreign
 
+IMAGE_DIM = 1280  # written into the released code
+
 
 def build(case: cases.Case, checkout: str) -> tuple[Callable[[], None], float | None]:
   """Makes a module with random weights; it is called as the released pipeline calls it.
@@ -31,6 +33,9 @@ def _transformer(case: cases.Transformer, checkout: str):
     raise InputError("The released transformer always runs its audio expert; compare it with "
                      "--cases=transformer_audio.")
   config, (frames, rows, columns) = case.config, case.grid
+  if config.image_dim != IMAGE_DIM:
+    raise InputError(f"The released transformer takes CLIP states of {IMAGE_DIM} channels, not of "
+                     f"{config.image_dim}; compare it with --size=full.")
   model = foreign.released_transformer(checkout, config).eval()
   latents = torch.randn(1, config.out_channels, *case.latent_grid)
   text = torch.randn(config.text_tokens, config.text_dim)

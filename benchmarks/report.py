@@ -6,7 +6,7 @@ import importlib.metadata
 
 from benchmarks.turns import Comparison, Side
 
-PACKAGES = ("jax", "jaxlib", "torch", "diffusers")
+PACKAGES = ("jax", "jaxlib", "torch", "diffusers", "transformers")
 
 
 def table(comparisons: list[Comparison]) -> str:

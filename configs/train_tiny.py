@@ -1,6 +1,6 @@
 """Trains the transformer of configs/tiny.py on puppets, from random weights, on two CPU cores.
 
-  for stage in vae wide audio model; do
+  for stage in vae audio text model; do
     python scripts/train_tiny.py --stage=$stage --workdir=runs/tiny_parts; done
   python -m emv3_jax.puppets --out=data/puppets_train --split=crowd --count=256 --frames=65
   python -m emv3_jax.puppets --out=data/puppets_held_out --split=held_out --count=12 --frames=65

@@ -26,31 +26,20 @@ __version__ = "0.1.0"
 
 __all__ = ["Clip", "Config", "InputError", "Model", "Request", "load", "sample", "stream", "write"]
 
-# Imported at the first use: networks, plans and benchmarks run where PyAV and its like are not installed.
+# Imported at the first use: networks, plans and benchmarks run where PyAV and its like are not installed, and a
+# process that samples nothing starts in a part of the time.
 _MODULES = {"Clip": "clip", "sample": "clip", "stream": "clip", "Model": "model", "load": "model",
             "write": "output", "Config": "settings", "Request": "settings"}
 
-
-def __getattr__(name: str):
-  if name not in _MODULES:
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-  value = getattr(importlib.import_module(f"{__name__}.sampling.{_MODULES[name]}"), name)
-  globals()[name] = value
-  return value
+if not typing.TYPE_CHECKING:  # type checkers have the names from above, and report others
+  def __getattr__(name: str):
+    if name not in _MODULES:
+      raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.sampling.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
 
 
 checkout.add_folders_beside()
 # transformers warns when it is imported without PyTorch, which nothing here needs.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-
-# Loaded at the first use: a process that samples nothing starts in a part of the time.
-_MODULES = {"Clip": "clip", "sample": "clip", "stream": "clip", "Model": "model", "load": "model", "write": "output",
-            "Config": "settings", "Request": "settings"}
-
-
-def __getattr__(name: str) -> object:
-  if name not in _MODULES:
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-  found = getattr(importlib.import_module(f"emv3_jax.sampling.{_MODULES[name]}"), name)
-  globals()[name] = found
-  return found

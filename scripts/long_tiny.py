@@ -2,12 +2,13 @@
 
   python scripts/long_tiny.py                                     # 6 clips of 60 s in each of ten ways
   python scripts/long_tiny.py --modes=blended,chunked --clips=2 --seconds=10
-  python scripts/long_tiny.py --model=DIR --evidence=docs/evidence/long.json --plot=docs/images/long_video.png
+  python scripts/long_tiny.py --write    # docs/evidence/long.json, its table in docs/long_video.md, and its plot
 
 Held-out puppets say sentence after sentence without a pause. Each clip is measured from the file that was
-written, and beside it short clips (65 frames) of the same puppet and pieces of the same sound. Prints a table
-for docs/long_video.md. Files are kept in --out: a run that was stopped goes on, and what is made of other
-weights, settings or inputs is made anew.
+written, and beside it short clips (65 frames) of the same puppet and pieces of the same sound. Prints a line of
+JSON for each way and a table. Files are kept in --out: a run that was stopped goes on, and what is made of other
+weights, settings or inputs is made anew. Two may run at the same time with other --modes, and a third one
+sums up what they have made. Pictures are written twice as large, not as the model's settings say.
 """
 
 import dataclasses
@@ -38,7 +39,10 @@ from emv3_jax.sampling.model import Model, load
 from emv3_jax.sampling.settings import Config, Request
 from emv3_jax.tasks import face_masks
 
+DOCS = pathlib.Path(__file__).parents[1] / "docs"
+MARK = "<!-- table -->"
 WINDOW = 65  # frames of a smaller window
+ENLARGE = 2  # a sixth of the time that pictures six times as large take to write and to read
 
 
 def ways(max_frames: int) -> dict[str, LongConfig]:
@@ -103,6 +107,20 @@ def short_clips(model: Model, puppets: list[world.Clip], frames: int, flags) -> 
   return found
 
 
+def write(model: Model, clips: dict[str, list[dict]], found: dict[str, dict], flags) -> None:
+  """Writes figures, plot and table."""
+  with atomic.atomic_file(DOCS / "images/long_video.png") as temporary:
+    long_table.draw(clips).save(temporary, format="png", optimize=True)
+  atomic.write_json(DOCS / "evidence/long.json", {
+      "date": datetime.date.today().isoformat(), "command": " ".join(["python", *sys.argv]),
+      "weights": samples.weights_digest(model), "seconds": flags.seconds, "clips": flags.clips, "short": flags.short,
+      "world": flags.world, "sampling": dataclasses.asdict(model.config.settings), "modes": found,
+      "each": {name: [long_table.row(clip) for clip in each] for name, each in clips.items()}})
+  before, _, after = (DOCS / "long_video.md").read_text(encoding="utf-8").split(MARK)
+  with atomic.atomic_file(DOCS / "long_video.md") as temporary:
+    temporary.write_text(f"{before}{MARK}\n{long_table.table(found)}{MARK}{after}", encoding="utf-8")
+
+
 def main(arguments) -> int:
   parser = command_line.Parser(description=__doc__)
   parser.add_argument("--config", default="configs/tiny.py")
@@ -113,14 +131,15 @@ def main(arguments) -> int:
   parser.add_argument("--seconds", type=float, default=60, help="of a long clip")
   parser.add_argument("--world", type=int, default=2, help="seed of the puppets' world")
   parser.add_argument("--out", type=pathlib.Path, default="outputs/long", help="folder of videos")
-  parser.add_argument("--evidence", metavar="JSON", type=pathlib.Path)
-  parser.add_argument("--plot", metavar="PNG", type=pathlib.Path)
+  parser.add_argument("--write", action="store_true", help="write what docs/long_video.md shows")
   flags, overrides = parser.parse(arguments)
   frames = round(flags.seconds * FPS)
   if flags.clips < 1 or flags.short < 1 or frames < long_clips.BOXED:
     raise InputError(f"--clips={flags.clips} --short={flags.short} --seconds={flags.seconds:g}: at least one clip of "
                      f"each kind is needed, and {long_clips.BOXED / FPS:g} s.")
   config = samples.sized(config_lib.build(Config, command_line.read_config(flags.config, overrides, Config)))
+  if config.sampling.enlarge is None:
+    config = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, enlarge=ENLARGE))
   program_cache.use(config.program_cache)
   plain = load(flags.model, config)
   known = ways(plain.config.settings.max_frames)
@@ -143,15 +162,8 @@ def main(arguments) -> int:
     sys.stdout.flush()
   found = {name: long_table.summary(each, short) for name, each in clips.items()}
   sys.stdout.write(long_table.table(found))
-  if flags.plot:
-    with atomic.atomic_file(flags.plot) as temporary:
-      long_table.draw(clips).save(temporary, format="png", optimize=True)
-  if flags.evidence:
-    atomic.write_json(flags.evidence, {
-        "date": datetime.date.today().isoformat(), "command": " ".join(["python", *sys.argv]),
-        "weights": samples.weights_digest(plain), "seconds": flags.seconds, "clips": flags.clips,
-        "sampling": dataclasses.asdict(plain.config.settings), "modes": found,
-        "each": {name: [long_table.row(clip) for clip in each] for name, each in clips.items()}})
+  if flags.write:
+    write(plain, clips, found, flags)
   return 0
 
 

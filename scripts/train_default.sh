@@ -18,16 +18,21 @@ for stage in vae audio text model; do
   $python scripts/train_tiny.py --stage=$stage --workdir=$parts
 done
 
-puppets() {  # name, split, clips, clips of which short windows are taken too
+puppets() {  # name, split, clips
   folder=data/puppets_$1
   [ -f $folder/clips.jsonl ] || $python -m emv3_jax.puppets --out=$folder --split=$2 --count=$3 --frames=65
-  head -n $4 $folder/clips.jsonl > $folder/short.jsonl
-  prepare="$python -m emv3_jax.preparation --config=configs/prepare_tiny.py --checkpoint=$parts/model"
-  $prepare --manifest=$folder/short.jsonl --out=${folder}_records
-  $prepare --manifest=$folder/clips.jsonl --out=${folder}_records_65 --config.prepare.frames=65
 }
-puppets train crowd 768 256
-puppets held_out held_out 12 12
+prepare() {  # name, end of the records' name, settings
+  $python -m emv3_jax.preparation --config=configs/prepare_tiny.py --checkpoint=$parts/model \
+      --manifest=data/puppets_$1/clips.jsonl --out=data/puppets_$1_records$2 $3
+}
+puppets train crowd 256
+puppets mixed mixed 768
+puppets held_out held_out 12
+prepare train ""
+prepare mixed _65 --config.prepare.frames=65
+prepare held_out ""
+prepare held_out _65 --config.prepare.frames=65
 
 $python run_train.py --config=configs/train_tiny.py --workdir=runs/tiny
 $python run_train.py --config=configs/train_tiny_long.py --workdir=runs/tiny_long

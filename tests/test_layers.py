@@ -11,7 +11,7 @@ FLOORS = {
     "errors": 0, "limits": 0, "arrays": 0, "geometry": 0, "runtime.start_up": 0, "runtime.processes": 0, "runtime.program_entries": 0, "runtime.executables": 1, "runtime.kept_programs": 1, "runtime.kept_shapes": 4, "runtime.config": 1, "runtime.config_values": 1,
     "attention": 2, "models": 3, "diffusion": 4, "tasks": 4, "variants": 4, "io": 5, "conditioning": 6,
     "faces": 5, "sharding": 6, "components": 7, "data": 8, "metrics": 8, "sampling": 9, "jobs": 10, "preparation": 10, "training": 10,
-    "jobs.ray_sampler": 12, "plan": 11, "puppets": 12, "verify": 12, "runtime": 11, "preparation.__main__": 12, "configs": 11, "convert": 12,
+    "jobs.ray_sampler": 12, "plan": 11, "puppets": 12, "verify": 12, "runtime": 11, "preparation.__main__": 12, "preparation.ray_shards": 12, "configs": 11, "convert": 12,
     "web": 12, "commands": 13, "runtime.command_names": 0, "runtime.checkout": 0, "runtime.machine": 0, "runtime.moved": 0,
 }
 BESIDE = ("configs", "convert")  # of a checkout; parts of the package where it is installed

@@ -138,10 +138,10 @@ def _timed(run: Callable[[], torch.Tensor], keep_on: KeepOn, tflop: float, devic
   if on_gpu:
     torch.cuda.reset_peak_memory_stats()
   versions = {"torch": torch.__version__, "diffusers": diffusers.__version__}
-  for first, seconds, out in measure.runs(run, keep_on):
+  for first, seconds, results in measure.runs(run, keep_on):
     yield versions | more | {"first_seconds": round(first, 1)} | measure.figures(
         tflop, seconds, torch.cuda.get_device_name() if on_gpu else device,
-        torch.cuda.max_memory_allocated() if on_gpu else None) | {"finite": bool(out.isfinite().all())}
+        torch.cuda.max_memory_allocated() if on_gpu else None) | {"finite": bool(results[0].isfinite().all())}
 
 
 def _finished(out: torch.Tensor) -> torch.Tensor:

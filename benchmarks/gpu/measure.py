@@ -20,20 +20,22 @@ def runs(run: Callable[[], Any], keep_on: KeepOn) -> Iterator[tuple[float, list[
     keep_on: whether another run is wanted.
 
   Yields:
-    After each run but the first: seconds of the first, seconds of all others so far, the last result.
+    After each run but the first: seconds of the first, seconds of all others so far, and a list of the run's result.
+    It is emptied before the next run, whose peak memory would else include it.
   """
-  first, _ = _timed(run)
+  first = _timed(run, [])
   seconds: list[float] = []
   while not seconds or keep_on(seconds):
-    last, out = _timed(run)
-    seconds.append(last)
-    yield first, list(seconds), out
+    results: list[Any] = []
+    seconds.append(_timed(run, results))
+    yield first, list(seconds), results
+    results.clear()
 
 
-def _timed(run: Callable[[], Any]) -> tuple[float, Any]:
+def _timed(run: Callable[[], Any], results: list[Any]) -> float:
   start = time.perf_counter()
-  out = run()
-  return time.perf_counter() - start, out
+  results.append(run())
+  return time.perf_counter() - start
 
 
 def figures(tflop: float, seconds: list[float], device: str, peak_bytes: int | None, executed: float = 1.0

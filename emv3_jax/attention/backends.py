@@ -24,7 +24,7 @@ import importlib
 from absl import flags, logging
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from emv3_jax.attention.local import Attend, attend_blocked, attend_xla
 from emv3_jax.attention.splash import attend_splash
@@ -53,6 +53,7 @@ class Backend:
     attend: the attention itself.
     refuses: from q and k to the reason why their shapes cannot be served, or None.
     refusals: what `attend` raises for a shape or a machine that it cannot serve.
+    takes_keys: whether `attend` takes `keys`, and so can leave some of them out.
   """
 
   name: str
@@ -61,14 +62,18 @@ class Backend:
   attend: Attend
   refuses: Callable[[jax.Array, jax.Array], str | None] = lambda q, k: None
   refusals: tuple[type[Exception], ...] = ()
+  takes_keys: bool = False
 
   def __call__(self, q: Float[jax.Array, "b s n k"], k: Float[jax.Array, "b m n k"],
-               v: Float[jax.Array, "b m n k"]) -> Float[jax.Array, "b s n k"]:
-    """Attention of every query to every key, the output in the dtype of `q`.
+               v: Float[jax.Array, "b m n k"], keys: Bool[jax.Array, "m"] | None = None
+               ) -> Float[jax.Array, "b s n k"]:
+    """Attention of every query to every key, or to those of `keys`, the output in the dtype of `q`.
 
     Raises:
-      InputError: dtype, shape or machine that the backend does not serve.
+      InputError: dtype, shape or machine that the backend does not serve, or `keys` that it does not take.
     """
+    if keys is not None:
+      self.check_keys()
     for array in (q, k, v):
       if array.dtype.name not in self.dtypes:
         raise InputError(
@@ -77,9 +82,20 @@ class Backend:
     if reason := self.refuses(q, k):
       raise self._refusal(q, k, reason)
     try:
-      return self.attend(q, k, v)
+      return self.attend(q, k, v) if keys is None else self.attend(q, k, v, keys)
     except self.refusals as error:
       raise self._refusal(q, k, " ".join(str(error).split()).rstrip(".")) from error
+
+  def check_keys(self) -> None:
+    """Checks that the backend can leave keys out.
+
+    Raises:
+      InputError: it cannot; names those that can.
+    """
+    if not self.takes_keys:
+      able = " or ".join(name for name, backend in BACKENDS.items() if backend.takes_keys)
+      raise InputError(f"Attention backend {self.name} attends to every key, so that it cannot serve "
+                       f"sampling.length_buckets; set sampling.attention to {able}, or leave length_buckets out.")
 
   def _refusal(self, q: jax.Array, k: jax.Array, reason: str) -> InputError:
     return InputError(f"Attention backend {self.name} cannot serve q {q.shape}, k {k.shape}: "
@@ -111,8 +127,8 @@ def _refuses_cudnn(q, k):
 
 
 BACKENDS = {backend.name: backend for backend in (
-    Backend("blocked", _ALL, _ANY, attend_blocked),
-    Backend("xla", _ALL, _ANY, attend_xla, _refuses_xla),
+    Backend("blocked", _ALL, _ANY, attend_blocked, takes_keys=True),
+    Backend("xla", _ALL, _ANY, attend_xla, _refuses_xla, takes_keys=True),
     # In float32 its products are rounded to bfloat16, which a float32 config does not ask for.
     Backend("splash", ("tpu",), _HALF, attend_splash),
     Backend("cudnn", ("gpu",), _HALF, _attend_cudnn, _refuses_cudnn, _LIBRARY),
@@ -132,15 +148,17 @@ def register(backend: Backend) -> None:
                      "another name.")
 
 
-def select(name: str = "auto", platform: str | None = None) -> Backend:
+def select(name: str = "auto", platform: str | None = None, *, with_keys: bool = False) -> Backend:
   """The backend of a config.
 
   Args:
     name: a name of the table above.
     platform: cpu, gpu or tpu, where the program will run; None is JAX's default.
+    with_keys: whether it has to leave keys out.
 
   Raises:
-    InputError: unknown name, a platform that the backend does not run on, or a missing package.
+    InputError: unknown name, a platform that the backend does not run on, a missing package, or a backend that cannot
+      leave keys out.
   """
   platform = platform or jax.default_backend()
   if name == "auto":
@@ -153,6 +171,8 @@ def select(name: str = "auto", platform: str | None = None) -> Backend:
   if platform not in backend.platforms:
     raise InputError(f"Attention backend {name} runs on {' and '.join(backend.platforms)}, not on "
                      f"{platform}; use auto, which is {AUTO.get(platform, 'blocked')} there.")
+  if with_keys:
+    backend.check_keys()
   return backend
 
 

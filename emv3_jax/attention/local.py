@@ -1,7 +1,8 @@
-"""Local attention: softmax(q k^T / sqrt(head dim)) v, unmasked.
+"""Local attention: softmax(q k^T / sqrt(head dim)) v.
 
 Every backend has the same interface, `attend(q, k, v) -> out`, with q [b, s, n, k], k and v
 [b, m, n, k] and the output like q. Softmax and accumulation are float32. A backend knows no mesh.
+Some take `keys` too, bool [m]: which keys are attended to; without it all are.
 """
 
 from collections.abc import Callable
@@ -9,21 +10,23 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from emv3_jax.arrays import AnyArray
 
-Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+Attend = Callable[..., jax.Array]
 
 
-def _softmax_average(q: Float[AnyArray, "b s k"], k: Float[AnyArray, "b m k"],
-                     v: Float[AnyArray, "b m k"]) -> Float[jax.Array, "b s k"]:
+def _softmax_average(q: Float[AnyArray, "b s k"], k: Float[AnyArray, "b m k"], v: Float[AnyArray, "b m k"],
+                     keys: Bool[AnyArray, "m"] | None = None) -> Float[jax.Array, "b s k"]:
   """Attention of one head; all logits at once."""
   # bfloat16 products are exact in float32; float32 ones need HIGHEST on accelerators.
   einsum = functools.partial(
       jnp.einsum, preferred_element_type=jnp.float32,
       precision=jax.lax.Precision.HIGHEST if q.dtype == jnp.float32 else None)
   logits = einsum("bsk,bmk->bsm", q, k) * q.shape[-1] ** -0.5
+  if keys is not None:
+    logits = jnp.where(keys, logits, -jnp.inf)
   weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
   # Dividing after the average touches [s, k] numbers instead of [s, m].
   out = einsum("bsm,bmk->bsk", weights.astype(v.dtype), v)
@@ -31,13 +34,14 @@ def _softmax_average(q: Float[AnyArray, "b s k"], k: Float[AnyArray, "b m k"],
 
 
 def attend_xla(q: Float[AnyArray, "b s n k"], k: Float[AnyArray, "b m n k"],
-               v: Float[AnyArray, "b m n k"]) -> Float[jax.Array, "b s n k"]:
+               v: Float[AnyArray, "b m n k"], keys: Bool[AnyArray, "m"] | None = None
+               ) -> Float[jax.Array, "b s n k"]:
   """All logits of all heads at once: s * m * n numbers, for small inputs and as the reference."""
-  return jax.vmap(_softmax_average, in_axes=2, out_axes=2)(q, k, v)
+  return jax.vmap(functools.partial(_softmax_average, keys=keys), in_axes=2, out_axes=2)(q, k, v)
 
 
 def attend_blocked(q: Float[AnyArray, "b s n k"], k: Float[AnyArray, "b m n k"],
-                   v: Float[AnyArray, "b m n k"], *, block: int = 256
+                   v: Float[AnyArray, "b m n k"], keys: Bool[AnyArray, "m"] | None = None, *, block: int = 256
                    ) -> Float[jax.Array, "b s n k"]:
   """One head and one block of queries at a time, so that the logits stay in cache.
 
@@ -53,7 +57,7 @@ def attend_blocked(q: Float[AnyArray, "b s n k"], k: Float[AnyArray, "b m n k"],
 
   def head(args):
     q, k, v = args  # [blocks, b, block, d], [b, m, d], [b, m, d]
-    average = jax.checkpoint(functools.partial(_softmax_average, k=k, v=v), prevent_cse=False)
+    average = jax.checkpoint(functools.partial(_softmax_average, k=k, v=v, keys=keys), prevent_cse=False)
     return jax.lax.map(average, q)
 
   out = jax.lax.map(head, (q, k, v))

@@ -128,14 +128,15 @@ class Networks:
     return np.asarray(run(params, *sharding.replicate(arrays, self.mesh)), np.float32)
 
   def encode_audio(self, params: Params, waveform: Float32[np.ndarray, "b samples"], *,
-                   frames: int | None = None, layers: str = "last"
+                   frames: int | None = None, layers: str = "last", in_pieces: bool = False
                    ) -> Float32[np.ndarray, "b a *layers d"]:
     """States of wav2vec 2.0 for sounds of any length; those above 10 s go through it in pieces.
 
-    Args: as of `Wav2Vec2.__call__`, with the parameters before them.
+    Args: as of `Wav2Vec2.__call__`, with the parameters before them; `in_pieces` for shorter ones too, with programs that
+      serve every length.
     """
     config = self.networks.audio_encoder
-    if wav2vec2.num_tokens(waveform.shape[1], config) <= wav2vec2_pieces.PIECE:
+    if not in_pieces and wav2vec2.num_tokens(waveform.shape[1], config) <= wav2vec2_pieces.PIECE:
       options = {} if frames is None and layers == "last" else {"frames": frames, "layers": layers}
       return self.encode("audio_encoder", params, waveform, **options)
     pieces = programs.audio_pieces(self.network("audio_encoder"), config, self.precision.audio_encoder, self.mesh)

@@ -126,7 +126,8 @@ def mix(branches: Branches, velocities: Float[AnyArray, "branches *shape"], text
   if len(branches) == 1:
     return velocities[0]
   if len(branches) == 2:  # without text g = g_a
-    return combine_audio(*velocities, audio_scale if FULL in branches else text_scale)
+    base, other = velocities
+    return combine_audio(base, other, audio_scale if FULL in branches else text_scale)
   un, text, full = velocities
   return combine(un, text, full, text_scale, audio_scale)
 

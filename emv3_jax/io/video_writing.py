@@ -138,7 +138,7 @@ def _to_yuv(frame: np.ndarray, index: int) -> av.VideoFrame:
 
 
 def _for_aac(samples: np.ndarray, rate: int) -> tuple[Float32[np.ndarray, "n channels"], int]:
-  """Converts sound to one or two channels in [-1, 1] at a sample rate that AAC supports."""
+  """Converts sound to one or two channels at a sample rate that AAC supports; it is not copied where it has both."""
   samples = np.asarray(samples, np.float32)
   samples = samples[:, None] if samples.ndim == 1 else samples
   if samples.ndim != 2 or not samples.shape[1]:
@@ -150,7 +150,7 @@ def _for_aac(samples: np.ndarray, rate: int) -> tuple[Float32[np.ndarray, "n cha
     samples *= min(whole / np.abs(samples).max(initial=whole), 1)  # keeps the loudness unless it overflows
   if rate not in AAC_RATES:
     samples, rate = resample(samples, rate, 48000), 48000
-  return np.clip(samples, -1, 1), rate
+  return samples, rate
 
 
 def _add_aac(container: OutputContainer, samples: np.ndarray,
@@ -162,8 +162,8 @@ def _add_aac(container: OutputContainer, samples: np.ndarray,
 
 
 def _audio_frame(samples: np.ndarray, rate: int, begin: int, end: int) -> av.AudioFrame:
-  """Returns samples [begin, end) as a frame, padded with silence after the last sample."""
-  part = samples[begin:end]
+  """Returns samples [begin, end), cut to [-1, 1], as a frame, padded with silence after the last sample."""
+  part = np.clip(samples[begin:end], -1, 1)
   part = np.pad(part, ((0, end - begin - len(part)), (0, 0)))
   frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(part.T), format="fltp",
                                      layout=("mono", "stereo")[part.shape[1] - 1])

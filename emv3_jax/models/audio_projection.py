@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int32
 import numpy as np
 
+from emv3_jax.arrays import AnyArray
 from emv3_jax.models.norms import LayerNorm
 from emv3_jax.models.precision import Precision
 
@@ -72,13 +73,17 @@ class PreviewAudioProjection(nnx.Module):
         kernel_init=nnx.initializers.xavier_uniform(), rngs=rngs)
     self.norm = LayerNorm(dim, eps=1e-5, precision=precision)
 
-  def __call__(self, audio: Float[jax.Array, "b a audio_dim"]) -> Float[jax.Array, "b f 17 d"]:
+  def __call__(self, audio: Float[jax.Array, "b a audio_dim"], frames: AnyArray | None = None
+               ) -> Float[jax.Array, "b f 17 d"]:
     """Tokens of each latent frame, of wav2vec2's tokens.
 
     Padding is exact zeros put in after the projection; null audio is zeros before it, which
-    become the norm's bias.
+    become the norm's bias. Tokens after the first `frames` latent frames, if it is given, are padding.
     """
     tokens = self.norm(self.proj(audio))
+    if frames is not None:
+      last = 2 * (4 * frames - 3)  # two tokens for each video frame
+      tokens = jnp.where(jnp.arange(audio.shape[1])[:, None] < last, tokens, 0)
     windows = preview_windows(audio.shape[1])
     padded = jnp.pad(tokens, ((0, 0), (0, 1), (0, 0)))
     return padded[:, np.where(windows == PAD, audio.shape[1], windows)]
@@ -124,9 +129,9 @@ class FlashAudioProjection(nnx.Module):
     self.norm = LayerNorm(dim, eps=1e-5, precision=precision)
     self.tokens = tokens
 
-  def __call__(self, audio: Float[jax.Array, "b F 5 layers audio_dim"]
+  def __call__(self, audio: Float[jax.Array, "b F 5 layers audio_dim"], frames: AnyArray | None = None
                ) -> Float[jax.Array, "b f tokens d"]:
-    """Tokens of each latent frame, of the windows of each video frame."""
+    """Tokens of each latent frame, of the windows of each video frame, which reach over no other latent frame's."""
     first, later = (jax.lax.collapse(t, 2) for t in flash_windows(audio))
     hidden = nnx.relu(jnp.concatenate([self.proj1(first), self.proj1_vf(later)], axis=1))
     hidden = nnx.relu(self.proj2(hidden))

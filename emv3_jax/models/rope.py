@@ -16,6 +16,7 @@ from emv3_jax.arrays import AnyArray
 THETA = 10000.0
 
 RopeTable = tuple[AnyArray, AnyArray]  # cosine and sine, each float32 [s, k/2]
+PaddedTable = tuple[AnyArray, AnyArray, AnyArray]  # the same, and int32: how many latent frames are the clip's
 _Angles = Float32[AnyArray, "s pairs"]
 
 

@@ -23,6 +23,7 @@ from emv3_jax.models.embeddings import PATCH, ImageEmbedding, PatchEmbedding
 from emv3_jax.models.execution import ATTENTION, ONE_DEVICE, REMAT_POLICIES, ExecutionConfig
 from emv3_jax.models.network import Network
 from emv3_jax.models.precision import FLOAT32, Precision
+from emv3_jax.models.rope import PaddedTable, RopeTable
 from emv3_jax.models.token_layers import MLP, XAVIER, by_token_blocks, gelu_tanh, linear
 from emv3_jax.models.transformer_block import Block, Head, TransformerConfig
 
@@ -54,7 +55,7 @@ class Transformer(nnx.Module):
     self.config = config
 
   def embed_context(self, text: AnyArray, image: AnyArray, audio: AnyArray,
-                    execution: ExecutionConfig = ONE_DEVICE) -> ContextTokens:
+                    execution: ExecutionConfig = ONE_DEVICE, frames: AnyArray | None = None) -> ContextTokens:
     """Embeds the conditions.
 
     Args:
@@ -63,6 +64,7 @@ class Transformer(nnx.Module):
       image: [b, image_tokens, image_dim] CLIP tokens.
       audio: preview [b, a, audio_dim] wav2vec2 tokens; flash [b, F, 5, audio_layers, audio_dim].
       execution: how the network is run.
+      frames: int32, number of latent frames of a clip that is padded after them; None stands for all.
 
     Raises:
       ValueError: lengths or widths that do not fit the config.
@@ -80,22 +82,22 @@ class Transformer(nnx.Module):
       raise ValueError(f"audio is {audio.shape}; expected [b, length, "
                        f"{', '.join(map(str, audio_shape))}] for variant {config.variant}.")
 
-    def embed(name, x):
+    def embed(name, x, *frames):
       x = execution.constrain(x, "batch", *(None,) * (x.ndim - 1))
-      return execution.gather(getattr(self, name), name)(x)
+      return execution.gather(getattr(self, name), name)(x, *frames)
 
     tokens = embed("text_embedding", jnp.pad(text, ((0, 0), (0, padding), (0, 0))))
     # Layer norms return the dtype they were given: enter in the compute dtype.
     return ContextTokens(tokens, embed("image_embedding", jnp.asarray(image, tokens.dtype)),
-                         embed("audio_projection", jnp.asarray(audio, tokens.dtype)))
+                         embed("audio_projection", jnp.asarray(audio, tokens.dtype), frames))
 
   def project(self, text: AnyArray, image: AnyArray, audio: AnyArray,
-              execution: ExecutionConfig = ONE_DEVICE) -> Context:
+              execution: ExecutionConfig = ONE_DEVICE, frames: AnyArray | None = None) -> Context:
     """Cross-attention keys and values of every layer, computed once a clip.
 
     Args as `embed_context`. Returns a Context with a leading [layers] axis, in the compute dtype.
     """
-    tokens = self.embed_context(text, image, audio, execution)
+    tokens = self.embed_context(text, image, audio, execution, frames)
 
     def layer(_, block):
       cross_attn = execution.gather(block.cross_attn, "blocks.cross_attn")
@@ -138,7 +140,7 @@ class Transformer(nnx.Module):
 
   def run_blocks(
       self, x: Float[jax.Array, "b s d"], e0: Float32[AnyArray, "b 6 d"],
-      context: Context | ContextTokens, *, rope: tuple[AnyArray, AnyArray],
+      context: Context | ContextTokens, *, rope: RopeTable | PaddedTable,
       face_mask: Float[AnyArray, "b positions *f"] | None = None,
       audio_gain: float | jax.Array = 1.0,
       modality_weights: Float32[AnyArray, "b 3"] | None = None,
@@ -150,7 +152,8 @@ class Transformer(nnx.Module):
       e0: of `time_modulation`.
       context: of `project` (keys and values ready), or of `embed_context` (keys and values computed
         in each block and step: less memory in training).
-      rope: (cos, sin) of `rope_table`, each [s, k/2].
+      rope: (cos, sin) of `rope_table`, each [s, k/2], and of a padded clip the number of its latent frames, which
+        alone are attended to.
       face_mask: a factor on the audio expert's output: [b, h * w], the same in every frame, or
         [b, h * w, f], in each latent frame.
       audio_gain: another factor on it (the released `audio_scale`).
@@ -173,7 +176,8 @@ class Transformer(nnx.Module):
       raise ValueError(f"{positions} token positions do not divide into token_blocks {blocks}"
                        f" x length_shards {shards}.")
     by_blocks = functools.partial(by_token_blocks, blocks=blocks, shards=shards)
-    cos, sin = (jnp.asarray(table)[None] for table in rope)
+    cos, sin = (jnp.asarray(table)[None] for table in rope[:2])
+    keys = (jnp.arange(length) % context.frames < rope[2],) if len(rope) > 2 else ()
 
     def body(x, layer):
       block, layer_context = layer
@@ -194,7 +198,7 @@ class Transformer(nnx.Module):
 
       with jax.named_scope("self_attention"):
         q, k, v = by_blocks(pre_attention, (x, cos, sin))
-        y = execution.constrain(execution.attend(q, k, v), "batch", "length", "heads", None)
+        y = execution.constrain(execution.attend(q, k, v, *keys), "batch", "length", "heads", None)
         y = checkpoint_name(y, ATTENTION)
       return by_blocks(post_attention, (x, y, face_mask)), None
 
@@ -218,7 +222,7 @@ class Transformer(nnx.Module):
 
   def __call__(self, latents: Float[AnyArray, "b f H8 W8 c"],
                condition: Float[AnyArray, "b f H8 W8 c2"], sinusoid: Float[AnyArray, "b freq_dim"],
-               context: Context | ContextTokens, *, rope: tuple[AnyArray, AnyArray],
+               context: Context | ContextTokens, *, rope: RopeTable | PaddedTable,
                face_mask: Float[AnyArray, "b positions *f"] | None = None,
                audio_gain: float | jax.Array = 1.0,
                modality_weights: Float32[AnyArray, "b 3"] | None = None,

@@ -80,7 +80,8 @@ class Wav2Vec2Pieces:
       if layers == "all" or index == depth - 1:
         for i, piece in enumerate(pieces):
           part = slice(i * self.piece, i * self.piece + keys[i])
-          (states[:, :, index] if layers == "all" else states)[:, part] = piece[:, :keys[i]]
+          # Cut on the host: JAX would compile a slice for each number of keys.
+          (states[:, :, index] if layers == "all" else states)[:, part] = np.asarray(piece)[:, :keys[i]]
     return states
 
   def _waveform_features(self, params, waveform) -> Float32[np.ndarray, "b a c"]:
@@ -104,7 +105,7 @@ class Wav2Vec2Pieces:
     length = (piece - 1) * self._hop + _receptive_field(config)
     for begin in range(0, tokens, piece):
       samples = _cut(waveform, begin * self._hop, length)
-      part = self._features(params, samples, *statistics)
+      part = np.asarray(self._features(params, samples, *statistics))
       features[:, begin:begin + piece] = part[:, :tokens - begin]
     return features
 

@@ -18,6 +18,7 @@ from emv3_jax.geometry import TOKEN
 from emv3_jax.models.network import Params, named_leaves
 from emv3_jax.models.transformer import TransformerConfig
 from emv3_jax.plan import flops, meshes
+from emv3_jax.sampling.cached_steps import make_cached_denoiser
 from emv3_jax.sampling.denoise import Conditions, Denoiser, make_denoiser
 from emv3_jax.sampling.guidance_settings import guidance_of
 from emv3_jax.sampling.settings import Config, SamplingConfig
@@ -141,15 +142,18 @@ def conditions(net: TransformerConfig, window: Window, array: Callable, b: int =
 
 
 def sample_step(config: Config, window: Window, deployment: Deployment) -> Program:
-  """Traces all guidance branches and one solver step, for one clip of one window."""
+  """Traces all guidance branches and one solver step, for one clip of one window.
+
+  With a step cache it is a step that keeps the residual of the blocks.
+  """
   net = config.model.transformer
   noise = (1, *window.latents, net.out_channels)
   denoiser = make_denoiser(
       net, config.settings, deployment.mesh, precision=config.precision.transformer,
       attention=deployment.config.attention, platform=deployment.platform)
   params = denoiser.transformer.abstract
-  traced = denoiser.trace_step(params, deployment.whole(noise),
-                               conditions(net, window, deployment.whole))
+  runs = denoiser if config.settings.cache.kind in (None, "none") else make_cached_denoiser(denoiser)
+  traced = runs.trace_step(params, deployment.whole(noise), conditions(net, window, deployment.whole))
 
   plain = plain_denoiser(net, config.settings)
   counted = plain.trace_step(plain.transformer.network.abstract, array(noise),

@@ -19,13 +19,15 @@ import ml_collections
 
 from emv3_jax.errors import InputError
 from emv3_jax.io.paths import refuse_address
+from emv3_jax.jobs import flags as job_flags
+from emv3_jax.preparation import ray_shards
 from emv3_jax.preparation.manifest import read_manifest
-from emv3_jax.preparation.run import ENCODERS, prepare
+from emv3_jax.preparation.ray_shards import open_model
+from emv3_jax.preparation.run import prepare
 from emv3_jax.preparation.settings import PrepareConfig
-from emv3_jax.runtime import command_line, program_cache
+from emv3_jax.runtime import command_line
 from emv3_jax.runtime import config as config_lib
 from emv3_jax.runtime.command_names import as_called
-from emv3_jax.sampling.model import Model, load
 from emv3_jax.sampling.settings import Config
 
 
@@ -41,6 +43,7 @@ def make_parser() -> command_line.Parser:
   parser.add_argument("--checkpoint", help="model folder with the encoders; default: the config's")
   parser.add_argument("--skip_bad", action="store_true",
                       help="exit with 0 although clips were rejected")
+  job_flags.add_engine(parser, "--manifest")
   parser.add_argument("--print_config", action="store_true", help="print the config and stop")
   return parser
 
@@ -75,21 +78,18 @@ def main(arguments: Sequence[str]) -> int:
       raise InputError(f"--{name} is missing; see {as_called('emv3-prepare')} --help.")
   refuse_address(flags.out, "Output folder")
   refuse_address(flags.data_root or "", "Data root")
+  job_flags.check_engine(flags)
   clips = read_manifest(flags.manifest, flags.data_root or None)
-  model = open_model(flags.checkpoint, config)
-  index = prepare(model, settings, clips, pathlib.Path(flags.out),
-                  lambda shards: command_line.progress(shards, "preparing", "shard"))
+  if flags.engine == "ray":
+    index = ray_shards.prepare(config, flags.checkpoint or "", settings, clips, pathlib.Path(flags.out),
+                               job_flags.cluster(flags))
+  else:
+    model = open_model(flags.checkpoint, config)
+    index = prepare(model, settings, clips, pathlib.Path(flags.out),
+                    lambda shards: command_line.progress(shards, "preparing", "shard"))
   logging.info("Wrote %s: %d windows of %d clips in %d shards, %d rejected.", flags.out,
                index.records, index.clips, len(index.shards), index.rejected)
   return 1 if index.rejected and not flags.skip_bad else 0
-
-
-def open_model(checkpoint: str | None, config: Config | None) -> Model:
-  model = load(checkpoint or "", config, ENCODERS)
-  folder = model.config.program_cache
-  program_cache.use(folder, limit_mib=model.config.program_cache_mib,
-                    required=folder != Config.program_cache)
-  return model
 
 
 def run() -> None:

@@ -45,20 +45,48 @@ def prepare(model: Model, settings: PrepareConfig, clips: Sequence[Clip], folder
     InputError: no clip can be used; the folder cannot be written to, the disk is full, or it was
       prepared with other settings, other encoders or more clips.
   """
+  groups = groups_of(clips, settings)
+  missing = begin(model, settings, groups, folder)
   tokenizer = text_lib.Tokenizer.load(model.tokenizer_path)
-  dataset_config = _dataset_config(model, settings)
-  groups = [clips[first:first + settings.shard_clips]
-            for first in range(0, len(clips), settings.shard_clips)]
-  _open_folder(folder, dataset_config, len(groups))
-  notes = {number: shards.read_note(folder, number, group) for number, group in enumerate(groups)}
-  missing = [number for number, note in notes.items() if note is None]
+  for number in progress(missing):
+    shards.make_shard(model, tokenizer, settings, folder, number, groups[number])
+  return finish(model, tokenizer, settings, groups, folder)
+
+
+def groups_of(clips: Sequence[Clip], settings: PrepareConfig) -> list[Sequence[Clip]]:
+  """Returns the clips of each shard."""
+  return [clips[first:first + settings.shard_clips] for first in range(0, len(clips), settings.shard_clips)]
+
+
+def begin(model: Model, settings: PrepareConfig, groups: Sequence[Sequence[Clip]], folder: pathlib.Path) -> list[int]:
+  """Opens the folder and returns the numbers of the shards that have to be made.
+
+  Raises:
+    InputError: see `prepare`.
+  """
+  _open_folder(folder, _dataset_config(model, settings), len(groups))
+  missing = [number for number, group in enumerate(groups) if shards.read_note(folder, number, group) is None]
   if missing:
     atomic.remove(folder / INDEX)
   if len(missing) < len(groups):
     logging.info("%d of %d shards are done already.", len(groups) - len(missing), len(groups))
-  for number in progress(missing):
-    notes[number] = shards.make_shard(model, tokenizer, settings, folder, number, groups[number])
-  return _write_index(model, tokenizer, settings, dataset_config, [note for note in notes.values() if note is not None], folder)
+  return missing
+
+
+def finish(model: Model, tokenizer: text_lib.Tokenizer, settings: PrepareConfig, groups: Sequence[Sequence[Clip]],
+           folder: pathlib.Path) -> Index:
+  """Writes the index of shards that are complete.
+
+  Raises:
+    InputError: no clip can be used, or the folder cannot be written to.
+  """
+  notes = [shards.read_note(folder, number, group) for number, group in enumerate(groups)]
+  missing = [number for number, note in enumerate(notes) if note is None]
+  if missing:
+    raise InputError(f"Shard {missing[0]} in {folder} is not complete: a file of its clips changed meanwhile; run the "
+                     "command again.")
+  return _write_index(model, tokenizer, settings, _dataset_config(model, settings),
+                      [note for note in notes if note is not None], folder)
 
 
 def _dataset_config(model: Model, settings: PrepareConfig) -> dict:

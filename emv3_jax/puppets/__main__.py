@@ -16,7 +16,7 @@ def main(arguments: Sequence[str]) -> int:
   parser.add_argument("--seed", type=int, default=0, help="of the world (default 0)")
   parser.add_argument("--count", type=int, default=1000, help="clips (default 1000)")
   parser.add_argument("--first", type=int, default=0, help="index of the first (default 0)")
-  parser.add_argument("--split", default="train", help="train (default), crowd or held_out")
+  parser.add_argument("--split", default="train", help="train (default), crowd, mixed or held_out")
   parser.add_argument("--frames", type=int, default=17, help="a clip, at 25 a second (default 17)")
   wanted = parser.parse_args(arguments)
   for name, limits in _RANGES.items():

@@ -18,7 +18,6 @@ from emv3_jax.models.network import Params
 from emv3_jax.runtime import kept_programs
 from emv3_jax.sampling import watching
 from emv3_jax.sampling.denoise import Conditions, Denoiser
-from emv3_jax.sampling.skipping import Skipping
 from emv3_jax.sharding.on_host import HostArray, to_host
 
 Runs = Bool[np.ndarray, "steps"]
@@ -36,9 +35,12 @@ class Residuals:
     self._runs, self._on_host = runs, on_host
     self._kept: dict[int, tuple[jax.Array | HostArray, Branches]] = {}
 
-  def put(self, i: int, residual: jax.Array, branches: Branches, group: int = 0) -> None:
-    """Keeps what step i left, if the next step is skipped; what was kept before is freed."""
+  def free(self, group: int = 0) -> None:
+    """Forgets a residual that no step needs any more."""
     self._kept.pop(group, None)
+
+  def put(self, i: int, residual: jax.Array, branches: Branches, group: int = 0) -> None:
+    """Keeps what step i left, if the next step is skipped."""
     if i + 1 < len(self._runs) and not self._runs[i + 1]:
       self._kept[group] = to_host(residual) if self._on_host else residual, branches
 
@@ -90,7 +92,7 @@ class CachedDenoiser:
     denoiser = self.denoiser
     if runs.all():
       return denoiser.run(params, noise, conditions, progress)
-    table, tables = denoiser.rope_table(noise.shape), denoiser.tables.tree()
+    table, tables = denoiser.rope_table(noise.shape, conditions.frames), denoiser.tables.tree()
     state = denoiser.start(noise)
     residuals, context, projected = Residuals(runs), None, None
     steps = progress(range(len(runs)))
@@ -100,6 +102,7 @@ class CachedDenoiser:
         state = self._skip(params, state, i, *residuals.get(), tables, conditions.condition, step.branches)
         watching.show(steps, state.x)
         continue
+      residuals.free()
       if step.context != projected:
         context, projected = denoiser.project(params, conditions, step), step.context
       state, residual = self._keep(params, state, i, context, tables, table, conditions.condition,
@@ -108,6 +111,10 @@ class CachedDenoiser:
       del residual
       watching.show(steps, state.x)
     return state.x
+
+  def trace_step(self, params: Params, noise, conditions: Conditions) -> jax.stages.Traced:
+    """Traces the program of a step that keeps its residual, as `Denoiser.trace_step` does."""
+    return self.denoiser.trace_step(params, noise, conditions, self._keep)
 
   def _kept_step(self, params, state, i, context, tables, table, condition, face_mask, branches):
     row = {name: values[i] for name, values in tables.items()}
@@ -154,24 +161,6 @@ def chosen(denoiser: Denoiser, residual: Float[AnyArray, "*rows s d"], kept: Bra
 
 
 make_cached_denoiser = functools.cache(CachedDenoiser)
-
-
-def runs_of(denoiser: Denoiser, skipping: Skipping | None, params: Params, schedule: Schedule) -> Runs | None:
-  """Decides which steps run; None where none can be skipped.
-
-  Args:
-    denoiser: of a window.
-    skipping: of the model.
-    params: parameters of the transformer.
-    schedule: guidance of the steps.
-
-  Raises:
-    InputError: MagCache's calibration does not have a branch of the schedule.
-  """
-  if skipping is None:
-    return None
-  modulation = make_cached_denoiser(denoiser).modulation(params) if skipping.needs_modulation else None
-  return skipping.schedule(branch_names(schedule), modulation)
 
 
 def denoise(denoiser: Denoiser, params: Params, noise: Float32[AnyArray, "b f H8 W8 c"], conditions: Conditions,

@@ -54,7 +54,7 @@ class Calibrator:
     steps, names = denoiser.settings.steps, branch_names(denoiser.schedule)
     ratios = {name: np.full(steps, np.nan) for name in dict.fromkeys(name for step in names for name in step)}
     outputs = np.full(steps, np.nan)
-    table, tables = denoiser.rope_table(noise.shape), denoiser.tables.tree()
+    table, tables = denoiser.rope_table(noise.shape, conditions.frames), denoiser.tables.tree()
     state, context, projected, before = denoiser.start(noise), None, None, None
     for i in progress(range(steps)):
       step = denoiser.schedule[i]

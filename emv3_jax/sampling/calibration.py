@@ -21,6 +21,7 @@ from emv3_jax.sampling.settings import Settings
 VERSION = 1
 _STEM = "step_cache"
 Numbers = tuple[float | None, ...]  # one a step; None where there is nothing to compare with
+Measured = Sequence[float] | Float[np.ndarray, "steps"]  # NaN in its place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Calibration:
 _CALIBRATE = f"calibrate with `{as_called('emv3-sample')} ... --calibrate`"
 
 
-def measured(run: Run, ratios: Mapping[str, Sequence[float]], changes: Sequence[float], outputs: Sequence[float],
+def measured(run: Run, ratios: Mapping[str, Measured], changes: Measured, outputs: Measured,
              clip: Mapping[str, Any]) -> Calibration:
   """Makes a calibration of measured numbers, NaN where there are none, and fits TeaCache's polynomial.
 
@@ -180,7 +181,7 @@ def _numbers(name: str, values: Any, length: int) -> Numbers:
   return tuple(None if value is None else float(value) for value in values)
 
 
-def _plain(values: Sequence[float]) -> Numbers:
+def _plain(values: Measured) -> Numbers:
   return tuple(float(value) if math.isfinite(value) else None for value in values)
 
 

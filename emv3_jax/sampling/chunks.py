@@ -99,7 +99,7 @@ class Chunks:
     """Yields the clip's pictures, uint8 [n, H, W, 3], as soon as they are final."""
     model, denoiser = self._model, self._model.denoiser()
     with model.parameters("vae") as vae, model.parameters("transformer") as transformer:
-      self._runs = cached_steps.runs_of(denoiser, model.skipping, transformer, denoiser.schedule)
+      self._runs = model.runs(transformer, denoiser.schedule)
       self.evaluations = cached_steps.evaluations(denoiser.schedule, self._runs)
       yield from faded(self._plan, lambda index, before: self._make(vae, transformer, index, before))
 

@@ -9,7 +9,7 @@ from absl import logging
 from jaxtyping import Float32
 import numpy as np
 
-from emv3_jax import tasks, variants
+from emv3_jax import geometry, tasks, variants
 from emv3_jax.conditioning import image as image_lib
 from emv3_jax.conditioning import text as text_lib
 from emv3_jax.conditioning.colour_match import ColourMatch
@@ -22,6 +22,7 @@ from emv3_jax.runtime import processes, start_up
 from emv3_jax.sampling import fingerprint, long_clip, long_plan, memory, one_window, timed_prompts
 from emv3_jax.sampling.denoise import Conditions
 from emv3_jax.sampling.inputs import Inputs, named_files, read_inputs
+from emv3_jax.sampling.length_buckets import extended, padded_latents
 from emv3_jax.sampling.long_plan import LongPlan
 from emv3_jax.sampling.model import Model
 from emv3_jax.sampling.profile import Profile, versions
@@ -114,9 +115,9 @@ def stream(model: Model, request: Request, *, progress: Callable | None = None) 
     timed_prompts.warn_of_unused(inputs.prompt_times, [(0, inputs.frames)] if plan is None else plan.described()["windows"])
     provenance = processes.run_on_all(lambda: fingerprint.provenance(model, request))
     files = {name: file_digest(path) for name, path in named_files(request).items()}
-  task = tasks.of(request.task)
-  groups = finished(generate(model, inputs, plan, task, profile, progress or iter), inputs.frames,
-                    _finish(model, request, inputs, plan))
+  made = generate(model, inputs, plan, tasks.of(request.task), profile, progress or iter)
+  inputs = inputs.without_waveform()
+  groups = finished(made, inputs.frames, _finish(model, request, inputs, plan))
   return Stream(groups, fps=FPS, num_frames=inputs.frames, size=inputs.size, sound=inputs.sound, began=began,
                 overlaps=() if plan is None else plan.overlaps(inputs.frames),
                 describe=lambda: {**provenance, **_describe(model, used, files, inputs, profile),
@@ -158,6 +159,7 @@ def encode(model: Model, inputs: Inputs, profile: Profile) -> Encoded:
     text = encode_text(model, inputs)
   with profile.measure("audio_encoder"):
     features = encode_features(model, inputs)
+  inputs = inputs.without_waveform()
   with profile.measure("image_encoder"):
     image = encode_image(model, inputs)
   return Encoded(text, features, image)
@@ -241,7 +243,8 @@ def encode_features(model: Model, inputs: Inputs) -> np.ndarray:
   """Computes wav2vec2 features of the whole padded clip, one row for each feature; see `Variant`."""
   variant = variants.of(model.config.model.transformer.variant)
   with model.parameters("audio_encoder") as params:
-    return model.encode_audio(params, inputs.waveform[None], **variant.encoder_options(inputs.sample_frames))[0]
+    return model.encode_audio(params, inputs.waveform[None], **variant.encoder_options(inputs.sample_frames),
+                              in_pieces=model.config.settings.length_buckets > 0)[0]
 
 
 def encode_image(model: Model, inputs: Inputs) -> np.ndarray:
@@ -258,9 +261,10 @@ def encode_condition(model: Model, inputs: Inputs) -> Float32[np.ndarray, "1 f H
   mask = masks.mask_latents(inputs.condition_mask, inputs.size)
   if not inputs.condition_mask.any():
     return np.asarray(masks.condition(mask, None))[None]
-  video = masks.masked_video(inputs.video.video(), inputs.condition_mask)
+  video = masks.masked_video(inputs.video.video(), inputs.condition_mask)[None]
+  size = geometry.frames_of(padded_latents(model.config.settings, len(mask)))
   with model.parameters("vae") as params:
-    latents = model.vae_encode(params, video[None])
+    latents = model.vae_encode(params, extended(video, 1, size))[:, :len(mask)]
   return np.asarray(masks.condition(mask[None], latents))
 
 

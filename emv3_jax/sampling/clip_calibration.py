@@ -35,8 +35,8 @@ def calibrate(model: Model, request: Request, path: str | pathlib.Path = "", *, 
     InputError: the request cannot be used, its clip is longer than a window, or the file cannot be written.
   """
   settings, network = model.config.settings, model.config.model.transformer
-  path = pathlib.Path(path) if path else calibration.path_of(settings, model.folder)
-  if path is None:
+  target = pathlib.Path(path) if path else calibration.path_of(settings, model.folder)
+  if target is None:
     raise InputError("An untrained model has no folder to keep a calibration in; name a file: --calibrate=FILE.")
   inputs, _ = processes.run_on_all(lambda: clip.read(model, request))
   if long_plan.plan(settings, inputs.sample_frames, degree(model.mesh, "batch")) is not None:
@@ -54,6 +54,6 @@ def calibrate(model: Model, request: Request, path: str | pathlib.Path = "", *, 
       Run.of(settings, network.variant, model.digest("transformer")), found.ratios, found.changes, found.outputs,
       {"task": tasks.of(request.task).name, "frames": inputs.frames, "height": inputs.size[0], "width": inputs.size[1],
        "text_scale": settings.text_scale, "audio_scale": settings.audio_scale})
-  processes.run_on_all(lambda: calibration.write(path, made))
-  logging.info("Wrote %s, the calibration of step caches for %d steps.", path, settings.steps)
-  return path
+  processes.run_on_all(lambda: calibration.write(target, made))
+  logging.info("Wrote %s, the calibration of step caches for %d steps.", target, settings.steps)
+  return target

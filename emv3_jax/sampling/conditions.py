@@ -20,6 +20,7 @@ class Conditions:
     condition: float32 [b, f, H8, W8, 20], mask channels and latents of the masked video.
     face_mask: float32 [b, h*w], or [b, h*w, f] by latent frame, 1 where the audio acts; None stands for
       everywhere.
+    frames: int32, number of latent frames of clips that are padded after them; None stands for all.
   """
 
   text: Mapping[str, AnyArray]
@@ -27,6 +28,7 @@ class Conditions:
   audio: AnyArray
   condition: AnyArray
   face_mask: AnyArray | None = None
+  frames: AnyArray | None = None
 
 
 @dataclasses.dataclass(frozen=True)

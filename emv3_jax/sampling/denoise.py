@@ -96,7 +96,7 @@ class Denoiser:
       conditions: of the same b clips.
       progress: wraps the step indices, e.g. with `tqdm`.
     """
-    table = self.rope_table(noise.shape)
+    table = self.rope_table(noise.shape, conditions.frames)
     state = self.start(noise)
     context, projected = None, None
     steps = progress(range(self.settings.steps))
@@ -113,19 +113,19 @@ class Denoiser:
     """Returns the solver's state before the first step."""
     return self._start(sharding.replicate(noise, self.transformer.mesh))
 
-  def trace_step(self, params: Params, noise, conditions: Conditions) -> jax.stages.Traced:
+  def trace_step(self, params: Params, noise, conditions: Conditions, program: Any = None) -> jax.stages.Traced:
     """Traces the program of a step of the most branches without compiling it; only the shapes of the arguments are used.
 
     Args:
       params, noise, conditions: as in `run`; `jax.ShapeDtypeStruct`s, with shardings on a mesh.
+      program: another program of a step that takes the same arguments.
     """
     state = jax.eval_shape(self.solver.init, noise)
     like_noise = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=noise.sharding)
     branches = guidance_lib.largest(self.schedule)
-    return self._step.trace(params, jax.tree.map(like_noise, state), 0,
-                            self.abstract_context(params, conditions, branches),
-                            self.tables.tree(), self.rope_table(noise.shape), conditions.condition,
-                            conditions.face_mask, branches)
+    return (program or self._step).trace(
+        params, jax.tree.map(like_noise, state), 0, self.abstract_context(params, conditions, branches),
+        self.tables.tree(), self.rope_table(noise.shape), conditions.condition, conditions.face_mask, branches)
 
   @property
   def residual_sharding(self) -> NamedSharding:
@@ -148,10 +148,12 @@ class Denoiser:
     stacked = lambda x: jax.ShapeDtypeStruct((len(branches), *x.shape), x.dtype)
     return tuple(map(stacked, (conditions.text["prompt"], conditions.image, conditions.audio)))
 
-  def rope_table(self, shape: tuple[int, ...]) -> rope.RopeTable:
-    """Computes the RoPE table for latents of `shape` [b, f, H8, W8, 16]."""
-    riflex = rope.Riflex(self.settings.riflex_k, shape[1]) if self.settings.riflex_k else None
-    return self.transformer.rope(shape, riflex)
+  def rope_table(self, shape: tuple[int, ...], frames: AnyArray | None = None) -> rope.RopeTable | rope.PaddedTable:
+    """Computes the RoPE table for latents of `shape` [b, f, H8, W8, 16], of which the first `frames` are the clip."""
+    length = shape[1] if frames is None else int(frames)
+    riflex = rope.Riflex(self.settings.riflex_k, length) if self.settings.riflex_k else None
+    table = self.transformer.rope(shape, riflex)
+    return table if frames is None else (*table, frames)
 
   def _token_blocks(self, shape: tuple[int, ...]) -> int:
     """Returns the number of token blocks that a layer processes in turn, for latents of `shape`."""
@@ -169,7 +171,7 @@ class Denoiser:
       conditions: of b clips.
       step: guidance of the step; `step.context` is all of it that counts.
     """
-    return self._project(params, *self._branch_inputs(conditions, step))
+    return self._project(params, *self._branch_inputs(conditions, step), conditions.frames)
 
   def _branch_inputs(self, conditions: Conditions, step: StepGuidance):
     """Stacks text, image and audio of the branches of a step, each with leading axes [branches, b]."""
@@ -185,16 +187,15 @@ class Denoiser:
             np.stack([conditions.image] * len(branches)),
             np.stack([audio[branch.audio] for branch in branches]))
 
-  def _project_branches(self, params, text, image, audio):
+  def _project_branches(self, params, text, image, audio, frames=None):
     """Computes the cross-attention keys and values of all layers; leading axis [branches] if in turn."""
     transformer, in_turn = self.transformer, self.settings.branches == "in_turn"
     model = transformer.network.bind(params)
 
     def project(*conditions):
-      context = model.project(*transformer.pad(conditions), transformer.execution)
-      return jax.tree.map(
-          lambda keys: jax.lax.with_sharding_constraint(
-              keys, transformer.context_sharding(keys.ndim)), context)
+      context = model.project(*transformer.pad(conditions), transformer.execution, frames)
+      place = lambda keys: jax.lax.with_sharding_constraint(keys, transformer.context_sharding(keys.ndim))
+      return jax.tree.map(place, context)
 
     conditions = text, image, audio
     if in_turn:
@@ -293,7 +294,7 @@ def make_denoiser(config: TransformerConfig, settings: SamplingConfig, mesh: Mes
     InputError: heads or parameters do not divide over the mesh, or a setting has an unknown value.
   """
   settings = settings.with_defaults(config.variant)
-  local = backends.select(settings.attention, platform)
+  local = backends.select(settings.attention, platform, with_keys=settings.length_buckets > 0)
   where = kept_programs.described(NamedSharding(mesh, PartitionSpec()))
   return Denoiser(sharding.on_mesh(config, mesh, precision=precision, attention=attention, local=local), settings,
                   f"{config} {precision} {attention} {local.name} {where}")

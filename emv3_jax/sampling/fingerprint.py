@@ -71,6 +71,7 @@ VALUES: dict[str, str | tuple[str, ...]] = {
     "enlarge": "config.sampling.enlarge",
     "prompts": "request.prompts",
     "max_frames": "config.sampling.max_frames",
+    "length_buckets": "config.sampling.length_buckets",
     **_fields("long", "config.sampling.long", "mode window overlap anchor keep_picture match_colour"),
     **_fields("cache", "config.sampling.cache", "kind threshold skip_start max_skips retention"),
     **_fields("network.transformer", "config.model.transformer",
@@ -259,7 +260,9 @@ def _unused_of_length(found: dict, model: Model, request: Request, task: TaskSpe
   except InputError:
     frames = 1
   if not long_plan.is_long(settings, geometry.sample_frames(frames)):
+    unused |= set() if settings.length_buckets else {"length_buckets"}
     return unused | {entry for entry in found if entry.startswith("long.")}
+  unused.add("length_buckets")
   window = settings.long.window_frames(settings.max_frames)
   overlap = settings.long.overlap_latents(geometry.latent_frames(window))
   found |= {"long.window": window, "long.overlap": geometry.frames_of(overlap)}

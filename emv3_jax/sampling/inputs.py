@@ -62,6 +62,10 @@ class Inputs:
   mouth_mask: np.ndarray | None = None
   face_tokens: np.ndarray | None = None
 
+  def without_waveform(self) -> "Inputs":
+    """Returns what is needed once the voice is encoded: a waveform may be as large as the sound."""
+    return dataclasses.replace(self, waveform=np.zeros(0, np.float32))
+
 
 def read_inputs(request: Request, config: Config, tokenizer_path: pathlib.Path,
                 normalise: bool = True) -> Inputs:

@@ -39,7 +39,7 @@ def generate(model: Model, inputs: Inputs, encoded: Encoded, plan: LongPlan, tas
     conditions = conditions_of(model, inputs, encoded, plan, task)
   with profile.measure("transformer"), model.parameters("transformer") as params:
     denoiser = make_window_denoiser(model.denoiser(), plan.mode)
-    runs = cached_steps.runs_of(model.denoiser(), model.skipping, params, denoiser.schedule)
+    runs = model.runs(params, denoiser.schedule)
     latents = denoiser.run(params, whole_noise(model, inputs, plan), plan, conditions, progress, runs)
     profile.evaluations += len(plan.windows) * cached_steps.evaluations(denoiser.schedule, runs)
   yield from decode_groups(model, latents, profile)

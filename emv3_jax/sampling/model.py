@@ -11,14 +11,16 @@ from emv3_jax.components import programs
 from emv3_jax.components.config import COMPONENTS, PrecisionConfig
 from emv3_jax.components.networks import Networks
 from emv3_jax.conditioning.text import tokenizer_file
+from emv3_jax.diffusion.guidance import Schedule
 from emv3_jax.errors import InputError
 from emv3_jax.io import checkpoints
 from emv3_jax.io.paths import refuse_address
+from emv3_jax.models.network import Params
 from emv3_jax.runtime import config as config_lib
 from emv3_jax.runtime.command_names import as_called
 from emv3_jax.sampling import resolution, skipping
 from emv3_jax.sampling.cache_settings import CacheConfig
-from emv3_jax.sampling.cached_steps import branch_names
+from emv3_jax.sampling.cached_steps import Runs, branch_names, make_cached_denoiser
 from emv3_jax.sampling.denoise import Denoiser, make_denoiser
 from emv3_jax.sampling.long_settings import LongConfig
 from emv3_jax.sampling.settings import Config
@@ -75,6 +77,22 @@ class Model(Networks):
     settings = dataclasses.replace(config.settings, long=LongConfig(), cache=CacheConfig("none"))  # which change no program
     return make_denoiser(config.model.transformer, settings, self.mesh,
                          precision=config.precision.transformer, attention=config.mesh.attention)
+
+  def runs(self, params: Params, schedule: Schedule) -> Runs | None:
+    """Decides which steps run the transformer's blocks, and logs it; None where none can be skipped.
+
+    Args:
+      params: parameters of the transformer.
+      schedule: guidance of the steps.
+
+    Raises:
+      InputError: MagCache's calibration does not have a branch of the schedule.
+    """
+    if self.skipping is None:
+      return None
+    cached = make_cached_denoiser(self.denoiser())
+    return self.skipping.schedule(
+        branch_names(schedule), cached.modulation(params) if self.skipping.needs_modulation else None)
 
   @property
   def calibration_path(self) -> pathlib.Path | None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from emv3_jax import sharding, variants
 from emv3_jax.diffusion.noise import initial_noise
-from emv3_jax.sampling import cached_steps
+from emv3_jax.sampling import cached_steps, length_buckets
 from emv3_jax.sampling.denoise import Conditions
 from emv3_jax.sampling.inputs import Inputs
 from emv3_jax.sampling.model import Model
@@ -35,7 +35,8 @@ def conditions_of(model: Model, inputs: Inputs, encoded: Encoded, condition: Flo
 
 
 def placed(model: Model, inputs: Inputs, conditions: Conditions) -> tuple[jax.Array, Conditions]:
-  """Returns the initial noise [1, f, H8, W8, c] and the conditions, both on the mesh."""
+  """Returns the initial noise [1, f, H8, W8, c] and the conditions, padded as the settings say and on the mesh."""
+  conditions = length_buckets.padded(conditions, model.config.settings, model.config.model.transformer)
   frames, height8, width8 = conditions.condition.shape[1:4]
   noise = np.asarray(initial_noise(inputs.seed, frames, height8, width8, model.config.model.vae.z_dim))
   face_mask = conditions.face_mask
@@ -49,7 +50,7 @@ def denoise(model: Model, inputs: Inputs, conditions: Conditions, profile: Profi
   """Denoises the window to latents, and counts how often the network runs."""
   with model.parameters("transformer") as params:
     denoiser = model.denoiser()
-    runs = cached_steps.runs_of(denoiser, model.skipping, params, denoiser.schedule)
+    runs = model.runs(params, denoiser.schedule)
     latents = cached_steps.denoise(denoiser, params, *placed(model, inputs, conditions), runs, progress)
     profile.evaluations += cached_steps.evaluations(denoiser.schedule, runs)
-    return sharding.fetch(latents)[0]
+    return sharding.fetch(latents)[0, :conditions.condition.shape[1]]

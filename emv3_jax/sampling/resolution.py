@@ -11,14 +11,13 @@ A field of `SamplingConfig` is taken from the first of these sources that sets i
 A setting that must match the training according to `model.json` is an error if another source contradicts it.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 import dataclasses
 from typing import Any
 
 from absl import logging
 
 from emv3_jax import variants
-from emv3_jax.diffusion.negative_phases import Phase
 from emv3_jax.errors import InputError
 from emv3_jax.io.model_card import ModelCard, SamplingCard
 from emv3_jax.models.cross_attention import ALLOCATIONS
@@ -80,10 +79,23 @@ def resolve(requested: SamplingConfig, variant: str, card: ModelCard | None = No
         break
   settings = config_lib.build(SamplingConfig, {
       "preset": requested.preset, "allow_mismatch": requested.allow_mismatch,
-      "long": dataclasses.asdict(requested.long),
+      "length_buckets": requested.length_buckets, "long": dataclasses.asdict(requested.long),
       "cache": dataclasses.asdict(requested.cache.complete(preset.get("cache", {}))),
-      **values, "png_phases": _plain(values["png_phases"])}, "sampling")
+      **values}, "sampling")
+  origins |= _origins_of_cache(requested, settings, preset.get("cache", {}), overridden)
   return Resolved(settings, origins, _mismatches(settings, origins, card_settings, folder))
+
+
+def _origins_of_cache(requested: SamplingConfig, settings: SamplingConfig, preset: Mapping[str, Any],
+                      overridden: Collection[str]) -> dict[str, str]:
+  """Returns the sources of the step cache's settings, by `cache.NAME`; of none there are none."""
+  found = {}
+  for name, value in dataclasses.asdict(settings.cache).items() if settings.cache.kind != "none" else ():
+    given = getattr(requested.cache, name) not in (None, "")
+    source = COMMAND_LINE if f"{GROUP}cache.{name}" in overridden else CONFIG
+    by_preset = settings.cache.kind == preset.get("kind") and preset.get(name) == value
+    found[f"cache.{name}"] = source if given else f"preset {settings.preset}" if by_preset else CODE
+  return found
 
 
 def resolve_config(config: Config, card: ModelCard | None,
@@ -102,13 +114,6 @@ def warn_of_old_card(card: ModelCard) -> None:
         "used where you set no others. A model that was trained with another allocation of modalities "
         "needs --config.sampling.allocation=NAME.",
         card.folder, card.variant)
-
-
-def _plain(phases: Any) -> Any:
-  """Returns phases of PNG in the form that they have in `model.json`; what is none stays."""
-  if not isinstance(phases, tuple):
-    return phases
-  return [dataclasses.asdict(phase) if isinstance(phase, Phase) else phase for phase in phases]
 
 
 def _check_card(card: SamplingCard, folder) -> None:

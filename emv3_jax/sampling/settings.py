@@ -29,7 +29,7 @@ _RANGES = {
     "neg_scale": (0, LARGEST), "neg_steps": (-1, MANY), "audio_gain": (-LARGEST, LARGEST),
     "guidance_until": (ABOVE_0, 1),
     "riflex_k": AMOUNT, "token_blocks": AMOUNT, "max_frames": COUNT, "max_area": (256, 2 ** 62),
-    "height": AMOUNT, "width": AMOUNT, "enlarge": (1, 64)}
+    "length_buckets": AMOUNT, "height": AMOUNT, "width": AMOUNT, "enlarge": (1, 64)}
 PNG_MODES = ("released", "phases", "off")
 
 
@@ -71,6 +71,8 @@ class SamplingConfig:
     max_frames: longest window, 4k+1 frames; longer clips are made by several windows.
     max_area: pictures with more pixels than this are scaled down to it.
     height, width: fixed size in pixels, multiples of 16; 0 takes the size of the picture.
+    length_buckets: pads clips of one window to a multiple of so many latent frames, so that those of other lengths compile
+      nothing; 0 is off. See `sampling.length_buckets`.
     enlarge: integer factor by which the written pictures are larger than the sampled ones.
     long: settings of clips that are longer than a window.
     cache: which steps are skipped.
@@ -78,6 +80,7 @@ class SamplingConfig:
 
   preset: str = ""
   allow_mismatch: bool = False
+  length_buckets: int = 0
   solver: str | None = None
   steps: int | None = None
   shift: float | None = None

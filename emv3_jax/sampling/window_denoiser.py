@@ -92,6 +92,7 @@ class WindowDenoiser:
         elif skipped:
           parts = self._skipped_group(*inputs, *residuals.get(number))
         else:
+          residuals.free(number)
           parts, residual = self._kept_group(*inputs)
           residuals.put(i, residual, step.branches, number)
           del residual
@@ -107,7 +108,7 @@ class WindowDenoiser:
 
   def trace_group(self, params: Params, latents: jax.ShapeDtypeStruct, conditions: Conditions) -> jax.stages.Traced:
     """Traces the program of a group of windows, at a step of the most branches, without compiling it; only the
-    shapes of the arguments are used.
+    shapes of the arguments are used. With a step cache it is that of a step that keeps residuals.
 
     Args:
       params: parameters of the transformer.
@@ -116,9 +117,10 @@ class WindowDenoiser:
     """
     denoiser, branches = self.denoiser, largest(self.schedule)
     row = jax.ShapeDtypeStruct(latents.shape[:2], jnp.float32, sharding=latents.sharding)
-    return self._group.trace(params, latents, 0, denoiser.abstract_context(params, conditions, branches),
-                             denoiser.tables.tree(), denoiser.rope_table(latents.shape), conditions.condition,
-                             conditions.face_mask, Weights(row, row, row), branches)
+    program = self._group if denoiser.settings.cache.kind in (None, "none") else self._kept_group
+    return program.trace(params, latents, 0, denoiser.abstract_context(params, conditions, branches),
+                         denoiser.tables.tree(), denoiser.rope_table(latents.shape), conditions.condition,
+                         conditions.face_mask, Weights(row, row, row), branches)
 
   def _whole(self, array):
     return None if array is None else sharding.replicate(array, self.denoiser.transformer.mesh)

@@ -1,6 +1,7 @@
 """Sharded arrays that wait on the host while the devices work on others."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,7 +18,7 @@ class HostArray:
 
   shape: tuple[int, ...]
   sharding: jax.sharding.Sharding
-  shards: dict[jax.Device, np.ndarray]
+  shards: dict[Any, np.ndarray]
 
   def on_devices(self) -> jax.Array:
     """Returns the array as it was placed."""

@@ -7,7 +7,7 @@ from jaxtyping import Float32
 import numpy as np
 
 from emv3_jax.geometry import FPS, RATE
-from emv3_jax.variants.preview import RELEASED_SETTINGS
+from emv3_jax.variants.preview import CACHE, RELEASED_SETTINGS
 from emv3_jax.variants.variant import Variant
 
 TARGET_LUFS = -23.0
@@ -64,4 +64,4 @@ FLASH = Variant(
         solver="unipc", steps=8, solver_shift=1.0, text_scale=6.0, audio_scale=3.0,
         dynamic_text=False, dynamic_audio=False, neg_scale=1.0, neg_steps=-1, negative_prompt="",
         max_frames=81),
-    presets={"head": dict(steps=5, **_GUIDED), "human": dict(steps=25, **_GUIDED)})
+    presets={"head": dict(steps=5, **_GUIDED), "human": dict(steps=25, cache=CACHE, **_GUIDED)})

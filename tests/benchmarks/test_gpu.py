@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import time
+import weakref
 
 import pytest
 
@@ -176,3 +177,18 @@ def test_a_machine_without_a_gpu_is_told_so(monkeypatch):
   monkeypatch.setattr(children, "last_result", lambda *_: {"platform": "cpu", "device": "cpu"})
   with pytest.raises(InputError, match="JAX finds no GPU.*--small"):
     command.main(["--json=none.json"])
+
+
+def test_no_result_is_kept_while_the_next_run_goes_on():
+  alive = []
+
+  def run():
+    alive.append([kept() is not None for kept in results])
+    made = ours.np.zeros(3)
+    results.append(weakref.ref(made))
+    return made
+
+  results = []
+  for first, _, kept in ours.measure.runs(run, lambda seconds: len(seconds) < 2):
+    assert first > 0 and kept[0].shape == (3,)
+  assert [len(found) for found in alive] == [0, 1, 2] and not any(sum(alive, []))

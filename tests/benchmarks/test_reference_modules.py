@@ -70,6 +70,12 @@ def test_released_transformer_cannot_leave_audio_out(checkout):
     reference_modules.build(cases.find("transformer", "full"), str(checkout))
 
 
+def test_released_transformer_has_one_size_of_pictures(checkout):
+  pytest.importorskip("torch", reason="PyTorch is in the extra `parity` only")
+  with pytest.raises(InputError, match="1280 channels, not of 320; .*--size=full"):
+    reference_modules.build(cases.find("transformer_audio", "small"), str(checkout))
+
+
 @pytest.mark.parametrize("arguments, message", [
     ("latents", "AutoencoderKLWan does not take latent_channels; .*another version"),
     ("latent_channels, mean", "AutoencoderKLWan cannot be built .*mean.*another version"),

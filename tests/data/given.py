@@ -7,6 +7,7 @@ import pytest
 
 from emv3_jax import sharding
 from emv3_jax.sampling import clip as clip_lib
+from emv3_jax.sampling import one_window
 from emv3_jax.sampling.denoise import Conditions
 from emv3_jax.training.objectives.draws import Draws
 from emv3_jax.training.objectives.forward import Forward
@@ -44,10 +45,10 @@ class _Stopped(Exception):
 
 def in_sampling(model, request, monkeypatch) -> Conditions:
   """What sampling gives the network of a request."""
-  def denoise(model, inputs, conditions, progress):
+  def denoise(model, inputs, conditions, profile, progress):
     raise _Stopped(conditions)
 
-  monkeypatch.setattr(clip_lib, "denoise", denoise)
+  monkeypatch.setattr(one_window, "denoise", denoise)
   with pytest.raises(_Stopped) as stopped:
     clip_lib.sample(model, request)
   return stopped.value.args[0]

@@ -110,11 +110,13 @@ def torture(begin: Callable[[], subprocess.Popen], folder: pathlib.Path, *, seed
     elif remove_node is not None and not figures.nodes_removed and share > 0.5:
       remove_node()
       figures.nodes_removed += 1
-    elif figures.kills < kills and time.monotonic() > due and (found := workers(folder)):
-      with contextlib.suppress(ProcessLookupError):
-        os.kill(rng.choice(found), signal.SIGKILL)
-        figures.kills += 1
+    elif figures.kills < kills and time.monotonic() > due:
       due = time.monotonic() + rng.uniform(*every)
+      found = workers(folder)
+      with contextlib.suppress(ProcessLookupError):
+        if found:
+          os.kill(rng.choice(found), signal.SIGKILL)
+          figures.kills += 1
   figures.seconds = round(time.monotonic() - began, 1)
   if run.poll() is None:
     run.kill()

@@ -12,7 +12,7 @@ import pytest
 
 from emv3_jax.commands import sample as run_sample
 from emv3_jax.errors import InputError
-from emv3_jax.jobs import local, ray_cluster
+from emv3_jax.jobs import local, ray_cluster, ray_engine
 from emv3_jax.jobs.ray_cluster import ClusterConfig, share
 from emv3_jax.jobs.report import Outcome, read_report
 from tests.jobs import chaos
@@ -80,6 +80,19 @@ def test_a_job_that_kills_its_worker_ends_and_the_others_are_made(nodes, tmp_pat
 
 
 @needs_ray
+def test_two_processes_make_a_job_together_and_start_again_when_one_is_killed(nodes, tmp_path):
+  """Two of jax.distributed, of which the first writes; what fails in one of them is tried again by both."""
+  want, folder = undisturbed(tmp_path / "local", 4, steps=3), tmp_path / "ray"
+  folder.mkdir()
+  given = {"folder": str(folder), "jobs": 4, "steps": 3, "seconds": 0.3, "address": nodes.address, "processes": 2}
+  figures, said = chaos.torture(lambda: chaos.start(given), folder, seed=2, every=(0.1, 0.2), kills=1, driver_kills=0,
+                                progress=lambda: len(digests(folder)) / 4, timeout=240)
+  assert ended(said).complete and figures.kills == 1, said
+  check(folder, want)
+  assert sum(entry.lost for entry in read_report(folder / "report.jsonl")) == 1
+
+
+@needs_ray
 def test_a_stopped_run_ends_its_step_and_goes_on(nodes, tmp_path):
   given = {"folder": str(tmp_path), "jobs": 3, "steps": 40, "seconds": 0.05, "address": nodes.address}
   run = chaos.start(given)
@@ -133,6 +146,7 @@ def node(alive: bool = True, **resources) -> dict:
     ([node(CPU=8.0, GPU=8.0), node(CPU=8.0, GPU=3.0), node(CPU=8.0)], {}, {"num_gpus": 1}, 11),
     ([node(CPU=8.0, GPU=8.0), node(CPU=8.0, GPU=3.0)], {"gpus_per_replica": 4}, {"num_gpus": 4}, 2),
     ([node(CPU=8.0, TPU=4.0), node(CPU=8.0, TPU=4.0)], {}, {"resources": {"TPU": 4}}, 2),
+    ([node(CPU=8.0, TPU=4.0)] * 5, {"processes": 2}, {"resources": {"TPU": 4}}, 2),
     ([node(CPU=8.0, GPU=1.0)], {"gpus_per_replica": 2, "replicas": 3}, {"num_gpus": 2}, 0)])
 def test_what_a_replica_takes(nodes, config, options, fit):
   found = share(nodes, ClusterConfig(**config))
@@ -142,6 +156,14 @@ def test_what_a_replica_takes(nodes, config, options, fit):
 def test_a_cluster_without_room():
   with pytest.raises(InputError, match="room for a replica .4 GPUs.; the most that one has are 2 GPUs"):
     share([node(CPU=8.0, GPU=2.0)], ClusterConfig(gpus_per_replica=4))
+
+
+@needs_ray
+def test_where_all_is_done_no_cluster_is_looked_for(tmp_path, monkeypatch):
+  local.run(Stub(tmp_path), jobs(2), tmp_path)
+  monkeypatch.setattr(ray_cluster, "connected", None)
+  found = ray_engine.run(None, Stub(tmp_path), jobs(2), tmp_path, cluster=ClusterConfig())
+  assert found.outcome() == Outcome(skipped=2)
 
 
 SAMPLE = ["--config=tiny", "--manifest=m.jsonl", "--out=d"]

@@ -38,14 +38,14 @@ def recorded(record_property):
 def plan(recorded, monkeypatch):
   """`planner.plan` where the target's compiler is; each program in a process of its own."""
   monkeypatch.delenv("XLA_FLAGS", raising=False)  # full-size programs as users plan them
-  def run(config, name, mesh=(), *names):
+  def run(config, name, mesh=(), *names, clip_frames=0):
     target = targets.parse(name)
     try:
       targets.check_extra(target)
     except InputError as error:
       gpu = target.platform == "gpu"
       pytest.skip("no CUDA compiler: run `make plan-gpu`" if gpu else str(error))
-    plans = (planner.plan(config, target, mesh, names=[program])
+    plans = (planner.plan(config, target, mesh, names=[program], clip_frames=clip_frames)
              for program in names or subjects.of(config).programs)
     return recorded(list(itertools.chain(*plans)))
 
@@ -131,6 +131,16 @@ def test_memory_of_the_vae_on_one_chip(plan, target, program):
 def test_everything_fits_larger_machines(plan, target):
   lines = plan(preview(), target)
   assert all(line["fits"] and not line["warnings"] for line in lines)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["v5e:1x1", "v5e:2x4", "h100:1x1x1", "h100:1x1x8"])
+def test_a_minute_takes_the_memory_of_one_window(plan, target):
+  """60 s of 768x768: the groups of windows, and the decoder of one latent frame at a time."""
+  window, = plan(preview(), target, (), "sample_step")
+  group, decode, encode = plan(preview(), target, clip_frames=1501)
+  assert group["fits"] and abs(group["peak_gib"] / window["peak_gib"] - 1) <= 0.05
+  assert max(decode["peak_gib"], encode["peak_gib"]) <= window["peak_gib"]
 
 
 @pytest.mark.slow

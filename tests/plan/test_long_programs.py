@@ -7,6 +7,7 @@ import pytest
 
 from emv3_jax.plan import long_programs, programs
 from emv3_jax.plan.programs import Deployment, Window
+from emv3_jax.sampling.cache_settings import CacheConfig
 from emv3_jax.sampling.long_settings import LongConfig
 from emv3_jax.sharding import MeshConfig, make_mesh
 from tests.sampling.conftest import tiny_config
@@ -30,6 +31,17 @@ def test_a_clip_of_one_window_is_planned_as_before():
   assert long_programs.window_of(with_long(window=9), window, 17) == Window(9, 64, 64, clip_frames=17)
 
 
+AUDIO_ALONE = {"text_scale": 1.0, "dynamic_text": False, "released_switch": False}
+
+
+@pytest.mark.parametrize("settings, mode, rows", [
+    ({}, "blended", 3), (AUDIO_ALONE, "blended", 2), (AUDIO_ALONE, "paper", 2), (AUDIO_ALONE, "paper_literal", 3),
+    ({"guidance_until": 0.5}, "blended", 3), ({"text_scale": 1.0}, "blended", 1), ({"branches": "in_turn"}, "blended", 1)])
+def test_the_step_of_the_most_branches_is_planned(settings, mode, rows):
+  config = dataclasses.replace(SMALL, sampling=dataclasses.replace(SMALL.sampling, **settings))
+  assert programs.num_rows(config, mode) == rows
+
+
 @pytest.mark.parametrize("long, windows", [({}, 1), ({"window_batch": 3}, 3), ({"mode": "paper"}, 1), ({"mode": "chunked"}, 1)])
 def test_a_group_of_windows(long, windows):
   deployment = Deployment("cpu", make_mesh(MeshConfig(), jax.devices()[:1]), MeshConfig())
@@ -49,3 +61,13 @@ def test_the_decoder_of_a_clip_has_one_latent_frame(mode, clip_frames, groups):
   found = long_programs.vae_decode(with_long(mode=mode), Window(17, 64, 64, clip_frames=clip_frames), deployment)
   ratio = whole.flops / found.flops
   assert 4 < ratio < 5 if groups else ratio == 1  # five latent frames, the first of which is one picture
+
+
+@pytest.mark.parametrize("clip_frames", [17, 1501])
+def test_a_step_cache_s_residual_is_planned(clip_frames):
+  deployment = Deployment("cpu", make_mesh(MeshConfig(), jax.devices()[:1]), MeshConfig())
+  settings = dataclasses.replace(SMALL.sampling, cache=CacheConfig("teacache"))
+  window = Window(17, 64, 64, clip_frames=clip_frames)
+  program = long_programs.sample_step(dataclasses.replace(SMALL, sampling=settings), window, deployment)
+  _, residual = program.traced.out_info
+  assert residual.shape == (3, 5 * 4 * 4, SMALL.model.transformer.dim)  # of three branches

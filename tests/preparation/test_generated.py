@@ -21,7 +21,7 @@ from emv3_jax.preparation import reports
 from emv3_jax.preparation.manifest import Clip, read_manifest
 from emv3_jax.preparation.settings import PrepareConfig
 from emv3_jax.sampling import clip as clip_lib
-from emv3_jax.sampling import output, streaming
+from emv3_jax.sampling import one_window, output, streaming
 from emv3_jax.sampling.settings import Request
 from emv3_jax.tasks import names
 from emv3_jax.training.curriculum import Mixture, Stage
@@ -71,7 +71,7 @@ def sampled(model, request: Request, video: pathlib.Path, save_latents: bool = F
   pictures; returns the conditions that the transformer would have had."""
   rng, given = np.random.default_rng(len(video.name)), []
 
-  def denoise(model, inputs, conditions, progress):
+  def denoise(model, inputs, conditions, profile, progress):
     given.append(conditions)
     return rng.standard_normal((*conditions.condition.shape[1:4], 16)).astype(np.float32)
 
@@ -81,7 +81,7 @@ def sampled(model, request: Request, video: pathlib.Path, save_latents: bool = F
         image_lib.resize_lanczos(frames, (8 * latents.shape[1], 8 * latents.shape[2])), latents)
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(clip_lib, "denoise", denoise)
+    patch.setattr(one_window, "denoise", denoise)
     patch.setattr(clip_lib, "decode_groups", decode_groups)
     clip = clip_lib.sample(model, request)
   output.write(clip, video, save_latents=save_latents)

@@ -9,7 +9,7 @@ import pytest
 from configs import tiny
 from emv3_jax.errors import InputError
 from emv3_jax.puppets.judging import judge, samples
-from scripts import judge_tiny
+from scripts import judge_tiny, png_tiny
 from tests.puppets.actors import Actor, clips, faultless, still
 
 
@@ -138,3 +138,21 @@ def test_other_weights_are_measured_only(watch, capsys):
 def test_mistakes_are_named(watch, flag, told):
   with pytest.raises(InputError, match=told):
     watch(faultless, *flag.split())
+
+
+def test_png_is_measured_by_scale_and_mode(monkeypatch, tmp_path, capsys):
+  asked, puppets = [], clips(9)[:2]
+  monkeypatch.setattr(png_tiny.program_cache, "use", lambda folder: None)
+  monkeypatch.setattr(png_tiny.samples, "render", lambda *_: puppets)
+  monkeypatch.setattr(png_tiny, "load", lambda checkpoint, config: asked.append(config.sampling))
+  monkeypatch.setattr(png_tiny.samples, "Actor", lambda model, kept: Actor(faultless, puppets))
+  out = tmp_path / "png.json"
+  assert png_tiny.main(["--text_scales=4", "--png=released,phases", f"--out={out}"]) == 0
+  assert [(one.text_scale, one.png, one.neg_scale, len(one.png_phases)) for one in asked] == [
+      (4.0, "released", 1.5, 2), (4.0, "phases", None, 2)]
+  found = json.loads(out.read_text())["rows"]
+  assert found == [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+  assert found[1]["png"] == "phases" and found[1]["text_scale"] == 4 and found[1]["r"] > 0.9 and found[1]["noise"]["r"]
+  for flag, told in (("--png=on", "known modes: released"), ("--text_scales=x", "give numbers"), ("--clips=0", "at least one")):
+    with pytest.raises(InputError, match=told):
+      png_tiny.main([flag])

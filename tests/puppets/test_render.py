@@ -11,7 +11,7 @@ import pytest
 from emv3_jax.errors import InputError
 from emv3_jax.io.video_files import read_video
 from emv3_jax.puppets import world
-from emv3_jax.puppets.world import canvas, clips, face, palette, readers
+from emv3_jax.puppets.world import canvas, clips, face, identities, palette, readers
 from emv3_jax.puppets.world.mp4 import write_mp4s
 from emv3_jax.puppets.world.sentences import sentences
 from tests.io.metadata import metadata_of
@@ -61,6 +61,20 @@ def test_the_crowd_is_every_pair_of_skin_and_hair_but_the_held_out_ones():
   assert {s.identity for s in crowd} == set(world.CROWD)
   assert not {s.sentence for s in crowd} & {s.name for s in sentences("held_out")}
   assert any(s.flaw for s in crowd) and any(not s.sentence for s in crowd)
+
+
+def test_the_caption_of_a_mixed_puppet_tells_nothing_of_its_skin():
+  """Of the crowd it tells the skin: hair, its shape and what is worn are those of one puppet alone."""
+  told = lambda identity: (identity.hair, identity.hair_style, identity.accessory)
+  skins = {name: {} for name in ("crowd", "mixed")}
+  for name, known in skins.items():
+    for spec in specs(3000, name):
+      known.setdefault(told(spec.identity), set()).add(spec.identity.skin)
+  several = {name: np.mean([len(seen) > 1 for seen in known.values()]) for name, known in skins.items()}
+  assert several["crowd"] < 0.2 and several["mixed"] > 0.95 and len(skins["mixed"]) == 7 * 7 * 4
+  pairs = {(s.identity.skin, s.identity.hair) for s in specs(500, "mixed")}
+  assert pairs == {(puppet.skin, puppet.hair) for puppet in world.CROWD}
+  assert all(identities.BY_NAME[s.identity.name].skin == s.identity.skin for s in specs(50, "mixed"))
 
 
 def test_a_fifth_of_training_is_flawed_and_says_so():

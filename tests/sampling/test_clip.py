@@ -70,10 +70,10 @@ def test_prompts_are_encoded_without_most_of_their_padding(files, monkeypatch):
 
 
 def test_the_checkpoint_says_whether_the_waveform_is_normalised(model, files, monkeypatch):
-  usual = clip_lib._read(model, i2v(files))[0].waveform
+  usual = clip_lib.read(model, i2v(files))[0].waveform
   audio = ComponentCard({}, "float32", features={"do_normalize": False})
   monkeypatch.setattr(model, "card", ModelCard(files["audio"].parent, None, {"audio_encoder": audio}))
-  plain = clip_lib._read(model, i2v(files))[0].waveform
+  plain = clip_lib.read(model, i2v(files))[0].waveform
   voice = plain[:3200]
   assert not plain[3200:].any() and voice.std() < 0.5
   np.testing.assert_allclose(usual[:3200], (voice - voice.mean()) / voice.std(), atol=1e-4)

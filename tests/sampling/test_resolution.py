@@ -19,6 +19,7 @@ from emv3_jax.io import digests, video_files
 from emv3_jax.io.model_card import ModelCard, SamplingCard, read_model_card
 from emv3_jax.runtime.config import build
 from emv3_jax.sampling import inputs, resolution
+from emv3_jax.sampling.cache_settings import CacheConfig
 from emv3_jax.sampling.guidance_settings import guidance_of
 from emv3_jax.sampling.model import load
 from emv3_jax.sampling.presets import preset_of
@@ -86,6 +87,19 @@ def test_presets_of_the_paper_s_numbers_of_steps_name_their_guidance(name, steps
   schedule = guidance_of(settings, variant).schedule(steps)
   assert {len(step.branches) for step in schedule} == {rows}
   assert settings.png == ("phases" if (name, variant) == ("human", "preview") else "off")
+  assert settings.cache.kind == ("teacache" if name == "human" else "none")
+
+
+def test_a_step_cache_is_the_preset_s_unless_another_is_asked_for():
+  ask = lambda **cache: resolve(SamplingConfig(preset="human", cache=CacheConfig(**cache)), "preview", None,
+                                {"sampling.cache.threshold"})
+  found = ask(threshold=0.3)
+  assert found.settings.cache == CacheConfig("teacache", 0.3, 5, 1000, 0.0)
+  origins = {name: origin for name, origin in found.origins.items() if name.startswith("cache.")}
+  assert origins == {"cache.kind": "preset human", "cache.threshold": "command line", "cache.skip_start": "code",
+                     "cache.max_skips": "code", "cache.retention": "code", "cache.file": "code"}
+  assert ask(kind="magcache").settings.cache == CacheConfig("magcache", 0.12, 1, 4, 0.2)
+  assert ask(kind="none").settings.cache == CacheConfig("none")
 
 
 def test_a_setting_that_must_match_the_training_is_held(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from emv3_jax import sharding
 from emv3_jax.diffusion import windows
 from emv3_jax.models import rope
+from emv3_jax.runtime import executables, kept_programs
 from emv3_jax.sampling import cached_steps, calibrating
 from emv3_jax.sampling.cached_steps import CachedDenoiser
 from emv3_jax.sampling.denoise import Conditions, Denoiser
@@ -171,3 +172,14 @@ def test_a_calibration_compares_the_branches_that_both_steps_have():
                       "prompt+voice": [False] + [True] * 4}
   sizes = [np.linalg.norm(residual, axis=-1) for residual in by_hand(until=2, runs=(True,) * 5)[1]]
   np.testing.assert_allclose(found.ratios["prompt+voice"][2], (sizes[2] / sizes[1]).mean(), rtol=1e-4)
+
+
+def test_programs_are_kept(tmp_path, monkeypatch):
+  """A second start traces none of them."""
+  monkeypatch.setattr(kept_programs, "folder", executables.open_folder(tmp_path / "executables", True, 1 << 30))
+  denoiser, params, noise, conditions = case()
+  run = lambda: CachedDenoiser(Denoiser(denoiser.transformer, denoiser.settings, "a network")).run(
+      params, noise, conditions, RUNS)
+  first = run()
+  monkeypatch.setattr(Denoiser, "forward", None)
+  np.testing.assert_array_equal(run(), first)

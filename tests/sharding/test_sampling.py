@@ -31,7 +31,7 @@ def _on_one_device(config, settings, clips):
       tiny.params_of(config), tiny.noise_of(clips), tiny.conditions_of(clips, config)))
 
 
-def _check(mesh_config, settings=PREVIEW, config=tiny.CONFIG, clips=1):
+def _check(mesh_config, settings=PREVIEW, config=tiny.CONFIG, clips=1, programs=1):
   mesh = tiny.mesh_of(mesh_config)
   denoiser = Denoiser(tiny.on_mesh(config, mesh, attention=mesh_config.attention), settings)
   params = sharding.shard_params(tiny.params_of(config), mesh)
@@ -39,7 +39,7 @@ def _check(mesh_config, settings=PREVIEW, config=tiny.CONFIG, clips=1):
   got = denoiser.run(params, noise, tiny.conditions_of(clips, config))
   want = _on_one_device(config, settings, clips)
   np.testing.assert_allclose(got, want, atol=2e-5 * np.abs(want).max())
-  assert denoiser._step._cache_size() == 1
+  assert denoiser._step._cache_size() == programs
 
 
 SLOW = (MeshConfig(data=2, fsdp=2, tensor=2), MeshConfig(context=6),
@@ -58,6 +58,12 @@ def test_branches_in_turn_leave_data_to_the_clips():
   """And each device works on its tokens in three blocks."""
   settings = dataclasses.replace(PREVIEW, branches="in_turn", token_blocks=3)
   _check(MeshConfig(data=2, context=2, tensor=2), settings, clips=2)
+
+
+def test_branches_that_stop_leave_the_rows_that_go_on():
+  """Two rows over data 2, guided by audio alone, and then one, which is padded."""
+  settings = dataclasses.replace(PREVIEW, guidance_until=0.5, text_scale=1.0, dynamic_text=False, released_switch=False)
+  _check(MeshConfig(data=2, context=2), settings, programs=2)
 
 
 def test_flash_has_two_branches():

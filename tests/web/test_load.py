@@ -21,7 +21,7 @@ class Client:
   """One connection to the page, with its cookie."""
 
   def __init__(self, port: int, cookie: str = ""):
-    self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
     self._origin, self.cookie = f"http://127.0.0.1:{port}", cookie
 
   def ask(self, method: str, path: str, values=None):

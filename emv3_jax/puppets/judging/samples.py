@@ -85,25 +85,31 @@ class Actor:
       seed: of the noise.
       picture: False leaves out first frame and face box: caption and sound alone (t2v).
     """
+    key = (clip.caption, sound, seed) + ((clip.frames[0], self._box(clip)) if picture else ())
+    return self._kept(key, lambda: self._sample(clip, sound, seed, picture))
+
+  def request(self, clip: world.Clip, folder: str | pathlib.Path, sound: np.ndarray, seed: int = 0,
+              picture: bool = True) -> Request:
+    """Returns the request that `speak` samples; its files are written to `folder`."""
+    image, audio = pathlib.Path(folder, "portrait.png"), pathlib.Path(folder, "sound.wav")
+    write_wav(audio, sound)
+    request = Request(audio=audio, prompt=clip.caption, seed=seed, task="t2v")
+    if not picture:
+      return request
+    Image.fromarray(clip.frames[0]).save(image)
+    return dataclasses.replace(request, task="i2v", image=image, face_box=self._box(clip))
+
+  def _box(self, clip: world.Clip) -> str:
     moves = self._model.config.settings.face_mask == face_masks.MOVING
-    box = box_around(clip.truth.face_box[:1] if moves else clip.truth.face_box)  # as its training had it
-    key = (clip.caption, sound, seed) + ((clip.frames[0], box) if picture else ())
-    return self._kept(key, lambda: self._sample(clip, sound, seed, box if picture else None))
+    return box_around(clip.truth.face_box[:1] if moves else clip.truth.face_box)  # as its training had it
 
   def rebuild(self, frames: np.ndarray) -> np.ndarray:
     """What the model's VAE makes of a video, uint8 as it is."""
     return self._kept((frames,), lambda: self._rebuild(frames))
 
-  def _sample(self, clip: world.Clip, sound: np.ndarray, seed: int,
-              box: str | None) -> np.ndarray:
+  def _sample(self, clip: world.Clip, sound: np.ndarray, seed: int, picture: bool) -> np.ndarray:
     with tempfile.TemporaryDirectory() as folder:
-      image, audio = pathlib.Path(folder, "portrait.png"), pathlib.Path(folder, "sound.wav")
-      write_wav(audio, sound)
-      request = Request(audio=audio, prompt=clip.caption, seed=seed, task="t2v")
-      if box is not None:
-        Image.fromarray(clip.frames[0]).save(image)
-        request = dataclasses.replace(request, task="i2v", image=image, face_box=box)
-      return sample(self._model, request).frames
+      return sample(self._model, self.request(clip, folder, sound, seed, picture)).frames
 
   def _rebuild(self, frames: np.ndarray) -> np.ndarray:
     with self._model.parameters("vae") as params:

@@ -7,7 +7,7 @@ import numpy as np
 from emv3_jax.errors import InputError
 from emv3_jax.puppets.world import palette
 from emv3_jax.puppets.world.backdrop import PATTERNS
-from emv3_jax.puppets.world.identities import CROWD, HELD_OUT, TRAIN, Identity
+from emv3_jax.puppets.world.identities import CROWD, HELD_OUT, TRAIN, Identity, mixed
 from emv3_jax.puppets.world.sentences import Sentence, sentences
 from emv3_jax.puppets.world.wardrobe import GARMENTS
 
@@ -16,7 +16,7 @@ FLAWS = ("six fingers", "jerky motion", "colour drift")
 FLAW_SHARE = 0.2  # of training clips
 SILENT_SHARE = 0.06  # of training clips
 
-_SPLITS = {"train": (0, TRAIN), "held_out": (1, HELD_OUT), "crowd": (2, CROWD)}
+_SPLITS = {"train": (0, TRAIN), "held_out": (1, HELD_OUT), "crowd": (2, CROWD), "mixed": (3, ())}
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
 _FLAW_WORDS = {
   "six fingers": "Bad drawing with six fingers on the hand.",
@@ -65,7 +65,7 @@ class ClipSpec:
 def clip_spec(seed: int, index: int, split: str = "train", frames: int = 17) -> ClipSpec:
   """The `index`-th clip of the world `seed`: the same whenever and wherever it is asked for.
 
-  Training clips, `train` and `crowd`, are flawed with probability 0.2 and silent with probability
+  Training clips, `train`, `crowd` and `mixed`, are flawed with probability 0.2 and silent with probability
   0.06; held-out clips never are, and have other puppets, voices and sentences.
 
   Raises:
@@ -79,7 +79,7 @@ def clip_spec(seed: int, index: int, split: str = "train", frames: int = 17) -> 
   rng = np.random.default_rng((seed, number, index))
   pick = lambda options: options[rng.integers(len(options))]
   training = split != "held_out"
-  identity = pick(people)
+  identity = pick(people) if people else mixed(rng)  # of `mixed` each clip has a puppet of its own
   clothes, garment = pick(tuple(palette.CLOTHES)), pick(GARMENTS)
   background, pattern = pick(tuple(palette.BACKGROUND)), pick(PATTERNS)
   fingers, hand_side, gesture = int(rng.integers(1, 5)), int(pick((-1, 1))), pick(GESTURES)

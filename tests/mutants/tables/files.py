@@ -67,7 +67,7 @@ MUTANTS = [
          "tests/sampling/test_streaming.py::test_what_an_interrupt_leaves_plays"),
         ("the number of threads is the machine's", "context.thread_count = ENCODER_THREADS", "pass",
          "test_the_machine_does_not_choose_the_threads"),
-        ("loud sound overflows", "np.clip(samples, -1, 1), rate", "samples, rate",
+        ("loud sound overflows", "np.clip(samples[begin:end], -1, 1)", "samples[begin:end]",
          "test_sound_beyond_full_scale_is_clipped"),
         ("surround keeps its first channels", "downmix.to_stereo(samples)", "samples[:, :2]",
          "test_surround_becomes_left_and_right")),

@@ -200,6 +200,8 @@ MUTANTS = [
          "test_a_weight_is_off_by_half_a_scale_at_most[-2]"),
         ("the scale is of the largest positive weight", ", -matrix.min(axis, keepdims=True))",
          ", matrix.max(axis, keepdims=True))", "test_a_weight_is_off_by_half_a_scale_at_most[-2]"),
+        ("layers' matrices stay float", "if isinstance(layer, nnx.Linear):", "if False:",
+         "test_matrices_of_the_layers_alone_are_quantised[transformer-others0]"),
         ("a table has a scale for each column", "return quantise(array, -2 if leaf[\"scale\"].shape[-2] == 1 else -1)",
          "return quantise(array, -2)", "test_a_model_folder_is_quantised_when_read[text_encoder]")),
     *of("emv3_jax/models/wav2vec2.py", "tests/models/test_wav2vec2.py",

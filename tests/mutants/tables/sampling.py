@@ -12,7 +12,16 @@ JOBS, FINGERPRINT = "tests/jobs/test_sampling_jobs.py", "tests/sampling/test_fin
 OUTPUT, MANIFEST = "tests/sampling/test_output.py", "tests/jobs/test_manifest.py"
 AS_WRITTEN = f"{JOBS}::test_a_job_whose_files_are_not_as_written_is_made_again"
 
+BUCKETS = "tests/sampling/test_length_buckets.py"
+PADDED = "test_latents_of_a_padded_clip_are_those_of_its_length[preview]"
+
 MUTANTS = [
+    *of("emv3_jax/models/transformer.py", BUCKETS,
+        ("tokens after the clip are attended to", "context.frames < rope[2],)", "context.frames < context.frames,)", PADDED)),
+    *of("emv3_jax/models/audio_projection.py", BUCKETS,
+        ("null sound goes on after the clip", "last = 2 * (4 * frames - 3)", "last = audio.shape[1]", PADDED)),
+    *of("emv3_jax/sampling/denoise.py", BUCKETS,
+        ("RIFLEx stretches over the padding", "length = shape[1] if frames is None else int(frames)", "length = shape[1]", PADDED)),
     *of("emv3_jax/sampling/denoise.py", SETTINGS,
         ("the gain of the audio is ignored", "\"audio_gain\": self.settings.audio_gain", "\"audio_gain\": 1.0",
          "test_the_gain_of_the_audio"),
