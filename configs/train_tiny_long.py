@@ -18,7 +18,7 @@ from emv3_jax.configs import train_tiny
 from emv3_jax.configs.train_tiny import ALL_TASKS
 from emv3_jax.training.curriculum import Stage
 
-STAGE = Stage("long", 2500, ALL_TASKS, learning_rate=2e-3, warmup=50, decay="linear",
+STAGE = Stage("long", 2000, ALL_TASKS, learning_rate=2e-3, warmup=50, decay="linear",
               final_share=0.02)
 
 
@@ -31,5 +31,5 @@ def get_config() -> ml_collections.ConfigDict:
   config.preview.held_out = "data/puppets_held_out_records_65"
   config.stages = (dataclasses.asdict(STAGE),)
   config.train.batch = 8
-  config.train.preview_every = 1250
+  config.train.preview_every = 1000
   return config

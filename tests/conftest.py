@@ -19,6 +19,7 @@ import tests.type_checks  # noqa: F401 (the hook of jaxtyping looks it up in the
 def pytest_addoption(parser):
   parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
   parser.addoption("--evidence", help="write outcomes, seconds and figures of the run as JSON")
+  parser.addoption("--pictures", help="write screenshots of the page to this folder")
   parser.addoption("--parity", action="store_true", help="also run the tests marked parity")
   parser.addoption("--optimized", action="store_true",
                    help="compile as users do; so do --slow and --parity")

@@ -148,15 +148,17 @@ def register(backend: Backend) -> None:
                      "another name.")
 
 
-def select(name: str = "auto", platform: str | None = None) -> Backend:
+def select(name: str = "auto", platform: str | None = None, *, with_keys: bool = False) -> Backend:
   """The backend of a config.
 
   Args:
     name: a name of the table above.
     platform: cpu, gpu or tpu, where the program will run; None is JAX's default.
+    with_keys: whether it has to leave keys out.
 
   Raises:
-    InputError: unknown name, a platform that the backend does not run on, or a missing package.
+    InputError: unknown name, a platform that the backend does not run on, a missing package, or a backend that cannot
+      leave keys out.
   """
   platform = platform or jax.default_backend()
   if name == "auto":
@@ -169,6 +171,8 @@ def select(name: str = "auto", platform: str | None = None) -> Backend:
   if platform not in backend.platforms:
     raise InputError(f"Attention backend {name} runs on {' and '.join(backend.platforms)}, not on "
                      f"{platform}; use auto, which is {AUTO.get(platform, 'blocked')} there.")
+  if with_keys:
+    backend.check_keys()
   return backend
 
 

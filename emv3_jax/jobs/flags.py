@@ -15,7 +15,7 @@ from emv3_jax.jobs.work import Options
 
 _DEFAULTS = Options()
 ENGINES = ("local", "ray")
-_OF_RAY = ("replicas", "gpus_per_replica", "ray_address")
+_OF_RAY = ("replicas", "gpus_per_replica", "processes_per_replica", "ray_address")
 _OF_BATCH = ("strict", "shard", "retries", "max_lost", "engine")
 
 
@@ -38,8 +38,10 @@ def add_engine(parser: argparse.ArgumentParser, goes_with: str) -> None:
   parser.add_argument("--engine", choices=ENGINES, help=f"with {goes_with}: local (default), in this process; ray, on a "
                       "Ray cluster")
   parser.add_argument("--replicas", type=int, help="with --engine=ray: number of models; default: as many as fit")
-  parser.add_argument("--gpus_per_replica", type=int, help="with --engine=ray: GPUs of a model; default: 1 where there "
+  parser.add_argument("--gpus_per_replica", type=int, help="with --engine=ray: GPUs of a model, or of each of its processes; default: 1 where there "
                       "are GPUs, a host's TPU chips where there are TPUs")
+  parser.add_argument("--processes_per_replica", type=int, help="with --engine=ray: processes that make a job together, "
+                      "e.g. the hosts of a TPU slice; default: 1")
   parser.add_argument("--ray_address", help="with --engine=ray: HOST:PORT of the cluster; default: RAY_ADDRESS, else a "
                       "cluster on this machine that ends with the run")
 
@@ -56,7 +58,8 @@ def check_engine(flags: argparse.Namespace) -> None:
 
 def cluster(flags: argparse.Namespace) -> ClusterConfig:
   """Returns the cluster that the flags name."""
-  return ClusterConfig(flags.ray_address or "", flags.replicas, flags.gpus_per_replica)
+  processes = 1 if flags.processes_per_replica is None else flags.processes_per_replica
+  return ClusterConfig(flags.ray_address or "", flags.replicas, flags.gpus_per_replica, processes)
 
 
 def check(flags: argparse.Namespace) -> None:

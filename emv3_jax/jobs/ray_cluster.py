@@ -20,7 +20,8 @@ from emv3_jax.errors import InputError
 _CONNECT_SECONDS = 10.0
 # Read by Ray when it is imported. The second keeps a local cluster to 127.0.0.1; without it Ray binds all interfaces.
 _LOCAL = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-_PRESTART = {"RAY_prestart_worker_first_driver": "0", "RAY_enable_worker_prestart": "0"}
+# Only the processes of replicas are started, and with the priority that the command has.
+_PROCESSES = {"RAY_prestart_worker_first_driver": "0", "RAY_enable_worker_prestart": "0", "RAY_worker_niceness": "0"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,18 +31,22 @@ class ClusterConfig:
   Attributes:
     address: HOST:PORT of a cluster, or `auto`; empty takes RAY_ADDRESS, and without it a cluster on this machine.
     replicas: number of replicas; None for as many as fit.
-    gpus_per_replica: GPUs of a replica; None for 1 where the cluster has GPUs.
+    gpus_per_replica: GPUs of each process of a replica; None for 1 where the cluster has GPUs.
+    processes: processes of a replica, e.g. the hosts of a TPU slice.
   """
 
   address: str = ""
   replicas: int | None = None
   gpus_per_replica: int | None = None
+  processes: int = 1
 
   def __post_init__(self):
     if self.replicas is not None and self.replicas < 1:
       raise InputError(f"--replicas is {self.replicas}; it must be 1 or more.")
     if self.gpus_per_replica is not None and self.gpus_per_replica < 0:
       raise InputError(f"--gpus_per_replica is {self.gpus_per_replica}; it must be 0 or more.")
+    if self.processes < 1:
+      raise InputError(f"--processes_per_replica is {self.processes}; it must be 1 or more.")
 
 
 def require() -> None:
@@ -61,7 +66,7 @@ def connected(config: ClusterConfig) -> Iterator[Any]:
     InputError: Ray is not installed, or no cluster answers.
   """
   address = config.address or os.environ.get("RAY_ADDRESS", "")
-  added = {"RAY_USAGE_STATS_ENABLED": "0"} if address else {**_LOCAL, **_PRESTART}
+  added = {"RAY_USAGE_STATS_ENABLED": "0"} if address else {**_LOCAL, **_PROCESSES}
   if not address and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
     added |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
   require()
@@ -72,10 +77,10 @@ def connected(config: ClusterConfig) -> Iterator[Any]:
       _check_address(address)
     std_logging.getLogger("ray").setLevel(std_logging.ERROR)
     try:
-      options = {"address": address} if address else {"address": "local", "include_dashboard": False}
       with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "os.fork")  # JAX warns of it; Ray starts other programs, which is safe
-        ray.init(**options, log_to_driver=False, configure_logging=False)
+        ray.init(address=address or "local", include_dashboard=None if address else False, log_to_driver=False,
+                 configure_logging=False)
     except Exception as error:  # Ray raises errors of many kinds for a cluster that cannot be used
       message = next(iter(str(error).splitlines()), type(error).__name__)
       raise InputError(f"The Ray cluster {address or 'of this machine'} cannot be used: {message[:300]}\n"
@@ -124,10 +129,10 @@ def _check_address(address: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-  """What one replica takes, and how many replicas fit.
+  """What a process of a replica takes, and how many replicas fit.
 
   Attributes:
-    options: options of Ray's actor.
+    options: options of Ray's actor: `num_cpus`, `num_gpus` or `resources`.
     fit: number of replicas that the nodes have room for.
   """
 
@@ -158,11 +163,13 @@ def share(nodes: list[dict], config: ClusterConfig) -> Share:
         int(found.get("TPU", 0)) // chips[0] for found in resources)
   else:
     options, fit = {"num_gpus": 0, "num_cpus": 1}, sum(found.get("CPU", 0) >= 1 for found in resources)
+  fit //= config.processes
   if not fit and config.replicas is None:
     need = f"{wanted} GPUs" if wanted else "a CPU"
+    need += f" for each of {config.processes} processes" if config.processes > 1 else ""
     raise InputError(f"No node of the cluster has room for a replica ({need}); the most that one has are {max(gpus, default=0)} "
                      "GPUs. Choose another --gpus_per_replica, or give --replicas to wait for nodes.")
-  return Share({**options, "scheduling_strategy": "SPREAD"}, fit)
+  return Share(options, fit)
 
 
 def describe(nodes: list[dict]) -> str:

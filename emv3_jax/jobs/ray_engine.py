@@ -74,29 +74,19 @@ def run(setup: Any, maker: Maker, jobs: Sequence[Any], folder: str | pathlib.Pat
   return written
 
 
-@dataclasses.dataclass(eq=False)
-class _Worker:
-  """A replica as the engine sees it: `ref` is what it is asked for, `job` what it makes; no `place` while it starts."""
-
-  actor: Any
-  ref: Any = None
-  place: Any = None
-  job: Any = None
-  group: Hashable = None
-
-
 class _Engine:
   """One run on a connected cluster."""
 
   def __init__(self, ray: Any, setup: Any, making: Making, folder: pathlib.Path, options: Options,
                cluster: ClusterConfig, queue: Queue, report: Report, total: int):
-    from emv3_jax.jobs import ray_replica
+    from emv3_jax.jobs import ray_replica, ray_workers  # they import Ray
     self._ray, self._making, self._folder, self._options = ray, making, folder, options
     self._cluster, self._queue, self._report, self._total = cluster, queue, report, total
-    self._replicas, self._here = ray_replica, ray_replica.versions()
+    self._lib, self._here = ray_workers, ray_replica.versions()
     self._arguments = (ray.put(setup), str(folder), options)
-    self._workers: list[_Worker] = []
+    self._workers: list[Any] = []
     self._lost: dict[int, int] = {}
+    self._failed: dict[int, int] = {}
     self._unseen: dict[int, float] = {}
     self._lost_starts = 0
     self._share: Share = ray_cluster.share(ray.nodes(), cluster)
@@ -110,11 +100,11 @@ class _Engine:
       while len(self._workers) < min(self._wanted(), len(self._queue)):
         self._workers.append(self._start())
       self._give_out()
-      asked = {worker.ref: worker for worker in self._workers if worker.ref is not None}
+      asked = {ref: worker for worker in self._workers for ref in worker.refs}
       if asked:
         ended, _ = self._ray.wait(list(asked), num_returns=1, timeout=0.5)
         for ref in ended:
-          self._end(asked[ref])
+          self._end(asked[ref], ref)
       else:
         time.sleep(local.pause(self._options) / 4)
       self._tell()
@@ -129,58 +119,51 @@ class _Engine:
       with contextlib.suppress(InputError):  # nodes that are gone may come back
         self._share = ray_cluster.share(self._ray.nodes(), self._cluster)
 
-  def _start(self) -> _Worker:
-    remote = self._ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"watch": 1},
-                              **self._share.options)
-    actor = remote(self._replicas.Replica).remote(*self._arguments)
-    return _Worker(actor, actor.look.remote())
+  def _start(self) -> Any:
+    return self._lib.Worker(self._ray, self._arguments, self._share, self._cluster.processes, self._here)
 
   def _give_out(self) -> None:
     for worker in self._workers:
-      if worker.place is not None and worker.job is None:
+      if worker.places and worker.job is None:
         job = self._queue.take(worker.group)
         if job is None:
           return
-        worker.job, worker.group = job, self._queue.group(job)
-        worker.ref = worker.actor.make.remote(job)
+        worker.make(job, self._queue.group(job))
 
-  def _end(self, worker: _Worker) -> None:
+  def _end(self, worker: Any, ref: Any) -> None:
     """Takes what a replica returned, or notices that it was lost."""
-    errors = self._ray.exceptions
     try:
-      found = self._ray.get(worker.ref)
-    except errors.RayTaskError as error:
-      where = f"Node {worker.place.node} ({worker.place.host}): " if worker.place else ""
-      if isinstance(error.cause, InputError):
-        raise InputError(f"{where}{error.cause}") from None
-      raise RuntimeError(f"{where}a replica failed: {error}") from error
-    except errors.RayError as error:
+      found = worker.end(ref)
+    except self._lib.Lost as error:
       self._end_of_lost(worker, error)
       return
-    worker.ref = None
-    if worker.place is None:
-      self._replicas.check_place(found, self._here)
-      worker.place, self._lost_starts = found, 0
-      logging.vlog(1, "A replica is ready on %s (process %d).", found.host, found.pid)
+    except self._lib.Failed as error:
+      self._end_of_failed(worker, error)
       return
-    job, worker.job = worker.job, None
     if found is None:
+      return
+    if found[0] == "ready":
+      self._lost_starts = 0
+      logging.vlog(1, "A replica is ready on %s.", worker.where)
+      return
+    job, worker.job, entry = worker.job, None, found[1]
+    if entry is None:
       self._queue.put_back(job, local.pause(self._options))
-    elif found.status in ("done", "skipped") and not self._is_seen(job):
+    elif entry.status in ("done", "skipped") and not self._is_seen(job):
       self._missed(job, worker)
     else:
-      self._finish(job, found)
+      self._finish(job, entry)
 
   def _is_seen(self, job: Any) -> bool:
     entry = self._making.look(job)
     return entry is not None and entry.status == "skipped"
 
-  def _missed(self, job: Any, worker: _Worker) -> None:
+  def _missed(self, job: Any, worker: Any) -> None:
     """Looks for the output of a job later; network file systems may show a new file after some seconds."""
     first = self._unseen.setdefault(job.line, time.monotonic())
     if time.monotonic() - first > UNSEEN_SECONDS:
-      raise InputError(f"Node {worker.place.node} ({worker.place.host}) says that {job.name} is made, and it is not in {self._folder} "
-                       "as it is seen here.\nChoose an --out on a file system that all nodes share.")
+      raise InputError(f"Node {worker.places[0].node} ({worker.places[0].host}) says that {job.name} is made, and it is not in "
+                       f"{self._folder} as it is seen here.\nChoose an --out on a file system that all nodes share.")
     self._queue.put_back(job, local.pause(self._options))
 
   def _finish(self, job: Any, entry: Entry) -> None:
@@ -189,43 +172,54 @@ class _Engine:
     self._report.add(entry)
     self._queue.finish(job)
 
-  def _end_of_lost(self, worker: _Worker, error: Exception) -> None:
+  def _end_of_lost(self, worker: Any, error: Exception) -> None:
     self._drop(worker)
     job = worker.job
     if job is None:
       self._lost_starts += 1
       if self._lost_starts >= self._options.max_lost:
         raise RuntimeError(f"{self._lost_starts} replicas were lost one after the other before they were ready: "
-                           f"{_first_line(error)}") from error
+                           f"{error}") from error
       return
-    self._lost[job.line] = self._lost.get(job.line, 0) + 1
-    logging.warning("Line %d (%s): its worker on %s was lost (%d of %d): %s", job.line, job.name, worker.place.host,
-                    self._lost[job.line], self._options.max_lost, _first_line(error))
+    lost = self._lost[job.line] = self._lost.get(job.line, 0) + 1
+    logging.warning("Line %d (%s): its worker on %s was lost (%d of %d): %s", job.line, job.name, worker.where, lost,
+                    self._options.max_lost, error)
     entry = self._making.look(job)
     if entry is not None and entry.status == "skipped":  # it was lost after it had finished
-      self._finish(job, dataclasses.replace(entry, status="done", host=worker.place.host, attempts=1))
-    elif self._lost[job.line] >= self._options.max_lost:
-      reason = f"its workers were lost {self._lost[job.line]} times, the last: {_first_line(error)}"
-      self._finish(job, Entry(job.line, job.name, "lost", reason, host=worker.place.host, finished=now()))
+      self._finish(job, dataclasses.replace(entry, status="done", host=worker.where, attempts=1))
+    elif lost >= self._options.max_lost:
+      reason = f"its workers were lost {lost} times, the last: {error}"
+      self._finish(job, Entry(job.line, job.name, "lost", reason, host=worker.where, finished=now()))
     else:
       self._queue.put_back(job)
 
-  def _drop(self, worker: _Worker) -> None:
+  def _end_of_failed(self, worker: Any, error: Exception) -> None:
+    """A job that fails in one of several processes leaves the others waiting; the replica starts again."""
+    self._drop(worker)
+    job = worker.job
+    attempts = self._failed[job.line] = self._failed.get(job.line, 0) + 1
+    if attempts <= self._options.retries:
+      logging.warning("Line %d (%s) failed and is tried again: %s", job.line, job.name, self._lib.first_line(error))
+      self._queue.put_back(job)
+    else:
+      self._finish(job, Entry(job.line, job.name, "failed", self._lib.first_line(error), attempts=attempts,
+                              host=worker.where, finished=now(), traceback=str(error.__cause__ or "")))
+
+  def _drop(self, worker: Any) -> None:
     self._workers.remove(worker)
-    with contextlib.suppress(self._ray.exceptions.RayError):
-      self._ray.kill(worker.actor)
+    worker.kill()
 
   def _tell(self) -> None:
     """Logs how far the run is, with the steps of running jobs."""
     if time.monotonic() - self._told < TELL_EVERY:
       return
-    refs = {worker.actor.at.remote(): worker for worker in self._workers if worker.job is not None}
+    refs = {worker.actors[0].at.remote(): worker for worker in self._workers if worker.job is not None}
     ready, _ = self._ray.wait(list(refs), num_returns=len(refs), timeout=1.0) if refs else ([], [])
     told = []
     for ref in ready:
       with contextlib.suppress(self._ray.exceptions.RayError):
         at = self._ray.get(ref)
-        told += [f"{at[0]} step {at[1]} of {at[2]} ({refs[ref].place.host})"] if at else []
+        told += [f"{at[0]} step {at[1]} of {at[2]} ({refs[ref].where})"] if at else []
     outcome = self._report.outcome()
     logging.info("%d of %d jobs ended, %d of them failed; %d running%s.", self._total - len(self._queue), self._total,
                  outcome.failed + outcome.lost, len(refs), f": {', '.join(told[:8])}" if told else "")
@@ -233,17 +227,17 @@ class _Engine:
 
   def stop(self) -> None:
     """Ends running jobs before their next step; after `STOP_SECONDS` their processes are killed."""
-    running = {worker.ref: worker for worker in self._workers if worker.job is not None}
-    for worker in running.values():
-      worker.actor.stop.remote()
-    if running:
-      ended, _ = self._ray.wait(list(running), num_returns=len(running), timeout=STOP_SECONDS)
-      for ref in ended:
-        with contextlib.suppress(self._ray.exceptions.RayError):
-          entry = self._ray.get(ref)
-          if entry is not None:
-            self._finish(running[ref].job, entry)
-            running[ref].job = None
+    running = {ref: worker for worker in self._workers if worker.job is not None for ref in worker.refs}
+    for worker in set(running.values()):
+      worker.stop()
+    ended, _ = self._ray.wait(list(running), num_returns=len(running), timeout=STOP_SECONDS) if running else ([], [])
+    for ref in ended:
+      worker = running[ref]
+      with contextlib.suppress(self._lib.Lost, self._lib.Failed, InputError, RuntimeError):
+        found = worker.end(ref)
+        if found is not None and found[1] is not None:
+          self._finish(worker.job, found[1])
+          worker.job = None
 
   def close(self) -> None:
     """Ends the replicas, and removes what those that were killed left half-written on this machine."""
@@ -259,7 +253,3 @@ class _Engine:
     if claim is not None:
       self._making.claims.release(claim)
 
-
-def _first_line(error: Exception) -> str:
-  lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-  return (lines[0] if lines else type(error).__name__)[:300]

@@ -12,6 +12,7 @@ import socket
 import threading
 from typing import Any, Protocol
 
+import jax
 import ray
 
 import emv3_jax
@@ -20,6 +21,7 @@ from emv3_jax.jobs.claims import Claims
 from emv3_jax.jobs.making import Making
 from emv3_jax.jobs.report import Entry, now
 from emv3_jax.jobs.work import Maker, Options
+from emv3_jax.runtime import processes
 
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "av", "ray")
 
@@ -30,6 +32,9 @@ class Setup(Protocol):
   def fault(self) -> str:
     """Returns why the maker cannot be opened on this machine, e.g. a folder that is missing; empty if it can."""
     ...
+
+  def begin(self) -> None:
+    """Prepares the process before any device is looked for."""
 
   def open(self) -> Maker:
     """Opens the maker."""
@@ -81,10 +86,23 @@ class Replica:
     if not fault and not (os.path.isdir(self._folder) and os.access(self._folder, os.W_OK)):
       fault = (f"folder {self._folder} is missing, or not writable; all nodes need the output folder, on a file system that "
                "they share.")
+    self._setup.begin()
     return Place(socket.gethostname(), ray.util.get_node_ip_address(), os.getpid(), versions(), fault)
 
+  def address(self) -> str:
+    """Returns HOST:PORT at which the processes of a replica find each other."""
+    host = ray.util.get_node_ip_address()
+    with socket.socket() as probe:
+      probe.bind((host, 0))
+      return f"{host}:{probe.getsockname()[1]}"
+
+  def join(self, address: str, count: int, index: int) -> None:
+    """Connects this process with the others of its replica, before devices are looked for."""
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(address, count, index)
+
   def make(self, job: Any) -> Entry | None:
-    """Makes a job; returns None if another run is making it.
+    """Makes a job, with the other processes of the replica; returns None if another run is making it.
 
     Raises:
       InputError: the maker cannot be opened on this machine.
@@ -101,7 +119,7 @@ class Replica:
 
   def _steps(self, name: str, steps: Any) -> Iterator:
     for number, step in enumerate(steps, 1):
-      if self._stopping.is_set():
+      if processes.any_process(self._stopping.is_set()):  # all of them before the same step
         raise Stopped("by the run that started it")
       self._at = name, number, len(steps)
       yield step

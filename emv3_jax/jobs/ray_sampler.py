@@ -9,8 +9,7 @@ import pathlib
 import jax
 
 from emv3_jax.conditioning import face_boxes
-from emv3_jax.errors import InputError
-from emv3_jax.jobs import ray_engine, shapes
+from emv3_jax.jobs import model_folders, ray_engine, shapes
 from emv3_jax.jobs.manifest import Job, dependencies
 from emv3_jax.jobs.ray_cluster import ClusterConfig
 from emv3_jax.jobs.report import Outcome
@@ -45,12 +44,10 @@ class SamplerSetup:
 
   def fault(self) -> str:
     """Returns what is wrong with the model folder of this machine; devices are not touched."""
-    try:
-      found = fingerprint.network_digests(_looked_at(self.config, self.checkpoint, self.overridden))
-    except InputError as error:
-      return str(error)
-    other = [name for name, digest in self.digests.items() if found[name] != digest]
-    return f"{self.checkpoint} has other weights than on the machine of the run: {', '.join(other)}." if other else ""
+    return model_folders.fault(self.checkpoint, self.digests)
+
+  def begin(self) -> None:
+    command_line.stay_on_cpu_without_accelerator()
 
   def open(self) -> Sampler:
     """Opens the model; with `verify` all weights are read.
@@ -58,17 +55,11 @@ class SamplerSetup:
     Raises:
       InputError: see `load` and `verify_weights`.
     """
-    command_line.stay_on_cpu_without_accelerator()
     program_cache.use(self.config.program_cache, limit_mib=self.config.program_cache_mib, required=False)
     model = load(self.checkpoint, self.config, overridden=self.overridden)
     if self.verify:
       verify_weights(model)
     return Sampler(model, self.folder, save_latents=self.save_latents, verify=self.verify, metrics=self.metrics)
-
-
-def _looked_at(config: Config, checkpoint: str, overridden: frozenset[str]) -> Model:
-  """Opens a model to look at outputs and folders: on one device, which changes no fingerprint."""
-  return load(checkpoint, dataclasses.replace(config, mesh=MeshConfig()), overridden=overridden)
 
 
 def open_here(config: Config, checkpoint: str | None, overridden: frozenset[str]) -> Model:
@@ -78,7 +69,9 @@ def open_here(config: Config, checkpoint: str | None, overridden: frozenset[str]
     InputError: see `load`.
   """
   jax.config.update("jax_platforms", "cpu")
-  return _looked_at(config, _absolute(checkpoint or config.checkpoint), overridden)
+  # The fingerprint does not depend on the mesh, and this process has one device.
+  return load(_absolute(checkpoint or config.checkpoint), dataclasses.replace(config, mesh=MeshConfig()),
+              overridden=overridden)
 
 
 def run(model: Model, config: Config, checkpoint: str | None, overridden: frozenset[str], jobs: Sequence[Job],

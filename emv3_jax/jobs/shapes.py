@@ -9,6 +9,7 @@ import math
 import os
 
 import av
+from av.error import FFmpegError
 from PIL import Image
 
 from emv3_jax import geometry, tasks
@@ -28,7 +29,7 @@ def shape(request: Request, config: Config) -> tuple | None:
   try:
     seconds = _seconds(*_version(request.audio))
     size = _size(request, config)
-  except (OSError, ValueError, ArithmeticError, av.FFmpegError, Image.DecompressionBombError):
+  except (OSError, ValueError, ArithmeticError, FFmpegError, Image.DecompressionBombError):
     return None
   if seconds is None or size is None:
     return None
@@ -53,9 +54,9 @@ def _size(request: Request, config: Config) -> tuple[int, int] | None:
   return None if found is None else image_lib.sample_size(*found, settings.max_area)
 
 
-def _version(path: str) -> tuple[str, int, int]:
+def _version(path: str | os.PathLike) -> tuple[str, int, int]:
   status = os.stat(path)
-  return path, status.st_size, status.st_mtime_ns
+  return os.fspath(path), status.st_size, status.st_mtime_ns
 
 
 @functools.lru_cache(maxsize=65536)

@@ -58,14 +58,15 @@ def quantise(matrix: AnyArray, axis: int) -> dict[str, AnyArray]:
 def rounded(matrix: np.ndarray, axis: int) -> np.ndarray:
   """The float32 numbers that quantising an array on the host leaves of it."""
   pair = quantise(matrix, axis)
-  return pair["int8"].astype(np.float32) * pair["scale"]
+  return np.asarray(pair["int8"] * pair["scale"])
 
 
 def quantise_layers(module: nnx.Module) -> None:
   """Makes the matrices of all linear layers of a module, in place, `Int8`."""
   for _, layer in nnx.iter_modules(module):
     if isinstance(layer, nnx.Linear):
-      layer.kernel = Int8(layer.kernel[...], -2)  # another type than the declared one
+      # Another type than the declared one, which is read alike.
+      layer.kernel = Int8(layer.kernel[...], -2)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def is_pair(node: Any) -> bool:

@@ -15,8 +15,8 @@ from emv3_jax.arrays import AnyArray
 
 THETA = 10000.0
 
-# Cosine and sine, each float32 [s, k/2]. A third entry, int32, says how many latent frames of a padded clip there are.
-RopeTable = tuple[AnyArray, AnyArray] | tuple[AnyArray, AnyArray, AnyArray]
+RopeTable = tuple[AnyArray, AnyArray]  # cosine and sine, each float32 [s, k/2]
+PaddedTable = tuple[AnyArray, AnyArray, AnyArray]  # the same, and int32: how many latent frames are the clip's
 _Angles = Float32[AnyArray, "s pairs"]
 
 

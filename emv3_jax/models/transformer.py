@@ -23,7 +23,7 @@ from emv3_jax.models.embeddings import PATCH, ImageEmbedding, PatchEmbedding
 from emv3_jax.models.execution import ATTENTION, ONE_DEVICE, REMAT_POLICIES, ExecutionConfig
 from emv3_jax.models.network import Network
 from emv3_jax.models.precision import FLOAT32, Precision
-from emv3_jax.models.rope import RopeTable
+from emv3_jax.models.rope import PaddedTable, RopeTable
 from emv3_jax.models.token_layers import MLP, XAVIER, by_token_blocks, gelu_tanh, linear
 from emv3_jax.models.transformer_block import Block, Head, TransformerConfig
 
@@ -140,7 +140,7 @@ class Transformer(nnx.Module):
 
   def run_blocks(
       self, x: Float[jax.Array, "b s d"], e0: Float32[AnyArray, "b 6 d"],
-      context: Context | ContextTokens, *, rope: RopeTable,
+      context: Context | ContextTokens, *, rope: RopeTable | PaddedTable,
       face_mask: Float[AnyArray, "b positions *f"] | None = None,
       audio_gain: float | jax.Array = 1.0,
       modality_weights: Float32[AnyArray, "b 3"] | None = None,
@@ -222,7 +222,7 @@ class Transformer(nnx.Module):
 
   def __call__(self, latents: Float[AnyArray, "b f H8 W8 c"],
                condition: Float[AnyArray, "b f H8 W8 c2"], sinusoid: Float[AnyArray, "b freq_dim"],
-               context: Context | ContextTokens, *, rope: RopeTable,
+               context: Context | ContextTokens, *, rope: RopeTable | PaddedTable,
                face_mask: Float[AnyArray, "b positions *f"] | None = None,
                audio_gain: float | jax.Array = 1.0,
                modality_weights: Float32[AnyArray, "b 3"] | None = None,

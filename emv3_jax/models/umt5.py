@@ -152,7 +152,8 @@ class UMT5(nnx.Module):
     make_block = lambda r: Block(config, precision, rngs=r)
     self.blocks = nnx.vmap(make_block)(rngs.split(config.num_layers))
     if quantised:
-      self.token_embedding.embedding = int8.Int8(self.token_embedding.embedding[...], -1)
+      table = int8.Int8(self.token_embedding.embedding[...], -1)
+      self.token_embedding.embedding = table  # pyright: ignore[reportAttributeAccessIssue]
       int8.quantise_layers(self.blocks)
     self.norm = RMSNorm(config.dim, eps=config.eps, precision=precision)
     self.config = config

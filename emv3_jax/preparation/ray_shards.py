@@ -12,7 +12,7 @@ from emv3_jax.conditioning import text as text_lib
 from emv3_jax.data import index as index_lib
 from emv3_jax.data.index import INDEX, SHARDS, Index
 from emv3_jax.errors import InputError
-from emv3_jax.jobs import ray_engine
+from emv3_jax.jobs import model_folders, ray_engine
 from emv3_jax.jobs.ray_cluster import ClusterConfig
 from emv3_jax.jobs.work import Progress
 from emv3_jax.preparation import run, shards
@@ -107,16 +107,13 @@ class ShardSetup:
     if not os.path.isdir(self.current):
       return f"the current folder of the run, {self.current}, is missing; run the command in a folder that all nodes share."
     os.chdir(self.current)
-    try:
-      found = {name: _looked_at(self.checkpoint, self.config).digest(name) for name in ENCODERS}
-    except InputError as error:
-      return str(error)
-    other = [name for name, digest in self.digests.items() if found[name] != digest]
-    return f"the model folder has other weights than on the machine of the run: {', '.join(other)}." if other else ""
+    return model_folders.fault(self.checkpoint or (self.config.checkpoint if self.config else ""), self.digests)
 
-  def open(self) -> ShardMaker:
+  def begin(self) -> None:
     os.chdir(self.current)
     command_line.stay_on_cpu_without_accelerator()
+
+  def open(self) -> ShardMaker:
     return ShardMaker(open_model(self.checkpoint, self.config), self.settings, pathlib.Path(self.folder))
 
 
@@ -128,11 +125,6 @@ def open_model(checkpoint: str | None, config: Config | None) -> Model:
   return model
 
 
-def _looked_at(checkpoint: str, config: Config | None) -> Model:
-  """Opens the encoders to look at digests, on one device."""
-  return load(checkpoint, config and dataclasses.replace(config, mesh=MeshConfig()), ENCODERS)
-
-
 def prepare(config: Config | None, checkpoint: str, settings: PrepareConfig, clips: Sequence[Clip], folder: pathlib.Path,
             cluster: ClusterConfig) -> Index:
   """Prepares clips in `folder` as `run.prepare` does, with the replicas of a cluster.
@@ -141,7 +133,8 @@ def prepare(config: Config | None, checkpoint: str, settings: PrepareConfig, cli
     InputError: see `run.prepare` and `ray_engine.run`; a shard could not be made.
   """
   jax.config.update("jax_platforms", "cpu")  # accelerators are left to the replicas
-  model, folder = _looked_at(checkpoint, config), folder.absolute()
+  here = config and dataclasses.replace(config, mesh=MeshConfig())  # this process has one device
+  model, folder = load(checkpoint, here, ENCODERS), folder.absolute()
   groups = tuple(map(tuple, run.groups_of(clips, settings)))
   missing = run.begin(model, settings, groups, folder)
   setup = ShardSetup(config, checkpoint, settings, str(folder), {name: model.digest(name) for name in ENCODERS}, os.getcwd())

@@ -96,19 +96,22 @@ def print_config(config: Mapping, defaults: Mapping, overrides: Sequence[str],
     config: nested mappings of plain values.
     defaults: the values of the code, nested in the same way.
     overrides: `a.b=value` of the command line.
-    origins: origins by dotted name, which replace those derived from the other arguments.
+    origins: origins by dotted name, of a list for all that is in it, which replace those derived from the other
+      arguments.
   """
   named, code = _flat(config), _flat(defaults)
   on_command_line = overridden_fields(overrides)
   lists = tuple(f"{assignment.partition('=')[0]}." for assignment in overrides)  # given as a whole
 
   def origin(name: str) -> str:
+    known = next((value for of, value in (origins or {}).items() if f"{name}.".startswith(f"{of}.")), None)
+    if known is not None:
+      return known
     if name in on_command_line or name.startswith(lists):
       return "command line"
     return "code" if name in code and repr(code[name]) == repr(named[name]) else "config"
 
-  found = {name: origin(name) for name in named} | dict(origins or {})
-  text = json.dumps({**config, "origins": found}, indent=2, ensure_ascii=False)
+  text = json.dumps({**config, "origins": {name: origin(name) for name in named}}, indent=2, ensure_ascii=False)
   sys.stdout.write(text + "\n")
 
 

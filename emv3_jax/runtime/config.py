@@ -136,7 +136,7 @@ def _assigned(node: Any, name: str, text: str, seen: str, path: Sequence[str], h
   defaults = config_values.field_defaults(hint) if is_group else {}
   if not is_group or part not in node and part not in defaults:
     names = dict.fromkeys([*node, *defaults]) if is_group else {}
-    moved_to = moved.hint_of_field(name) or f" {nearest(part, list(names))}"
+    moved_to = moved.hint_of_field(name) or (f" {nearest(part, list(names))}" if names else " give all of it.")
     raise InputError(f"--config.{name}: {seen} has no field {part!r};{moved_to}")
   value = _assigned(node[part] if part in node else defaults[part], name, text, below, path[1:],
                     config_values.field_type(hint, part))
@@ -198,6 +198,8 @@ def _convert(hint, value, where: str):
       return value
     return _convert(config_values.alternatives(hint)[0], value, where)
   if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+    if isinstance(value, hint):
+      return value
     if not isinstance(value, (Mapping, ml_collections.ConfigDict)):
       raise InputError(f"{where} is {shown(value)}; expected a group of fields.")
     return build(hint, value, where)

@@ -141,12 +141,12 @@ class Denoiser:
     stacked = lambda x: jax.ShapeDtypeStruct((len(branches), *x.shape), x.dtype)
     return tuple(map(stacked, (conditions.text["prompt"], conditions.image, conditions.audio)))
 
-  def rope_table(self, shape: tuple[int, ...], frames: AnyArray | None = None) -> rope.RopeTable:
+  def rope_table(self, shape: tuple[int, ...], frames: AnyArray | None = None) -> rope.RopeTable | rope.PaddedTable:
     """Computes the RoPE table for latents of `shape` [b, f, H8, W8, 16], of which the first `frames` are the clip."""
     length = shape[1] if frames is None else int(frames)
     riflex = rope.Riflex(self.settings.riflex_k, length) if self.settings.riflex_k else None
-    cos, sin = self.transformer.rope(shape, riflex)
-    return (cos, sin) if frames is None else (cos, sin, frames)
+    table = self.transformer.rope(shape, riflex)
+    return table if frames is None else (*table, frames)
 
   def _token_blocks(self, shape: tuple[int, ...]) -> int:
     """Returns the number of token blocks that a layer processes in turn, for latents of `shape`."""
@@ -187,9 +187,8 @@ class Denoiser:
 
     def project(*conditions):
       context = model.project(*transformer.pad(conditions), transformer.execution, frames)
-      return jax.tree.map(
-          lambda keys: jax.lax.with_sharding_constraint(
-              keys, transformer.context_sharding(keys.ndim)), context)
+      place = lambda keys: jax.lax.with_sharding_constraint(keys, transformer.context_sharding(keys.ndim))
+      return jax.tree.map(place, context)
 
     conditions = text, image, audio
     if in_turn:
@@ -288,9 +287,7 @@ def make_denoiser(config: TransformerConfig, settings: SamplingConfig, mesh: Mes
     InputError: heads or parameters do not divide over the mesh, or a setting has an unknown value.
   """
   settings = settings.with_defaults(config.variant)
-  local = backends.select(settings.attention, platform)
-  if settings.length_buckets:
-    local.check_keys()
+  local = backends.select(settings.attention, platform, with_keys=settings.length_buckets > 0)
   where = kept_programs.described(NamedSharding(mesh, PartitionSpec()))
   return Denoiser(sharding.on_mesh(config, mesh, precision=precision, attention=attention, local=local), settings,
                   f"{config} {precision} {attention} {local.name} {where}")

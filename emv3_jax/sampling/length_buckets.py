@@ -10,6 +10,7 @@ import dataclasses
 import numpy as np
 
 from emv3_jax import geometry, variants
+from emv3_jax.arrays import AnyArray
 from emv3_jax.models.transformer import TransformerConfig
 from emv3_jax.sampling.conditions import Conditions
 from emv3_jax.sampling.settings import Settings
@@ -38,8 +39,8 @@ def padded(conditions: Conditions, settings: Settings, net: TransformerConfig) -
       face_mask=face_mask, frames=np.int32(frames))
 
 
-def extended(array: np.ndarray, axis: int, length: int) -> np.ndarray:
+def extended(array: AnyArray, axis: int, length: int) -> np.ndarray:
   """Appends zeros to an array, up to `length` along `axis`."""
   padding = [(0, 0)] * array.ndim
   padding[axis] = (0, length - array.shape[axis])
-  return np.pad(array, padding)
+  return np.pad(np.asarray(array), padding)

@@ -18,7 +18,6 @@ from typing import Any
 from absl import logging
 
 from emv3_jax import variants
-from emv3_jax.diffusion.negative_phases import Phase
 from emv3_jax.errors import InputError
 from emv3_jax.io.model_card import ModelCard, SamplingCard
 from emv3_jax.models.cross_attention import ALLOCATIONS
@@ -82,7 +81,7 @@ def resolve(requested: SamplingConfig, variant: str, card: ModelCard | None = No
       "preset": requested.preset, "allow_mismatch": requested.allow_mismatch,
       "length_buckets": requested.length_buckets, "long": dataclasses.asdict(requested.long),
       "cache": dataclasses.asdict(requested.cache.complete(preset.get("cache", {}))),
-      **values, "png_phases": _plain(values["png_phases"])}, "sampling")
+      **values}, "sampling")
   origins |= _origins_of_cache(requested, settings, preset.get("cache", {}), overridden)
   return Resolved(settings, origins, _mismatches(settings, origins, card_settings, folder))
 
@@ -115,13 +114,6 @@ def warn_of_old_card(card: ModelCard) -> None:
         "used where you set no others. A model that was trained with another allocation of modalities "
         "needs --config.sampling.allocation=NAME.",
         card.folder, card.variant)
-
-
-def _plain(phases: Any) -> Any:
-  """Returns phases of PNG in the form that they have in `model.json`; what is none stays."""
-  if not isinstance(phases, tuple):
-    return phases
-  return [dataclasses.asdict(phase) if isinstance(phase, Phase) else phase for phase in phases]
 
 
 def _check_card(card: SamplingCard, folder) -> None:

@@ -9,11 +9,13 @@ import dataclasses
 import json
 import pathlib
 
+import jax
+
 from emv3_jax.jobs import ray_engine
 from emv3_jax.jobs.ray_cluster import ClusterConfig
 from emv3_jax.jobs.work import Options
-from emv3_jax.runtime import command_line
-from tests.jobs.stub import Job, Stub, jobs
+from emv3_jax.runtime import command_line, processes
+from tests.jobs.stub import Job, Stub, Together, jobs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +30,11 @@ class Setup:
   def fault(self) -> str:
     return self.unfit
 
+  def begin(self) -> None:
+    jax.config.update("jax_platforms", "cpu")
+
   def open(self) -> Stub:
-    return Stub(self.folder, self.steps, self.seconds)
+    return (Together if processes.is_distributed() else Stub)(self.folder, self.steps, self.seconds)
 
 
 def main(arguments) -> int:
@@ -43,7 +48,8 @@ def main(arguments) -> int:
     maker, ray_engine.UNSEEN_SECONDS = Stub(given["elsewhere"]), 0.5
   outcome = ray_engine.run(setup, maker, todo, folder, options=Options(**given.get("options", {})),
                            after={int(line): set(lines) for line, lines in given.get("after", {}).items()},
-                           cluster=ClusterConfig(given.get("address", ""), given.get("replicas"))).outcome()
+                           cluster=ClusterConfig(given.get("address", ""), given.get("replicas"), processes=given.get("processes", 1))
+                           ).outcome()
   print(json.dumps(dataclasses.asdict(outcome)), flush=True)
   return 0 if outcome.complete else 1
 

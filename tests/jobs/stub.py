@@ -10,6 +10,7 @@ import time
 
 from emv3_jax.errors import InputError
 from emv3_jax.io import atomic
+from emv3_jax.runtime import processes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,10 +77,22 @@ class Stub:
     return {"seed": job.seed, "device": "stub", "frames_sha256": digest(content)}
 
 
+class Together(Stub):
+  """Made by several processes, which meet before each step and at the end; the first one writes."""
+
+  def make(self, job: Job, progress) -> None:
+    if processes.is_first():
+      super().make(job, progress)
+    else:
+      for _ in progress(range(self.steps)):
+        time.sleep(self.seconds)
+    assert not processes.any_process(not processes.is_distributed())
+
+
 def digest(content: bytes) -> str:
   return hashlib.sha256(content).hexdigest()
 
 
 def digests(folder) -> dict[str, str]:
   """Digest of each output in a folder, by name."""
-  return {path.stem: digest(path.read_bytes()) for path in pathlib.Path(folder).glob("*.bin")}
+  return {path.stem: digest(path.read_bytes()) for path in pathlib.Path(folder).glob("[!.]*.bin")}

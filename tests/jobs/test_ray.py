@@ -80,6 +80,19 @@ def test_a_job_that_kills_its_worker_ends_and_the_others_are_made(nodes, tmp_pat
 
 
 @needs_ray
+def test_two_processes_make_a_job_together_and_start_again_when_one_is_killed(nodes, tmp_path):
+  """Two of jax.distributed, of which the first writes; what fails in one of them is tried again by both."""
+  want, folder = undisturbed(tmp_path / "local", 4, steps=3), tmp_path / "ray"
+  folder.mkdir()
+  given = {"folder": str(folder), "jobs": 4, "steps": 3, "seconds": 0.3, "address": nodes.address, "processes": 2}
+  figures, said = chaos.torture(lambda: chaos.start(given), folder, seed=2, every=(0.1, 0.2), kills=1, driver_kills=0,
+                                progress=lambda: len(digests(folder)) / 4, timeout=240)
+  assert ended(said).complete and figures.kills == 1, said
+  check(folder, want)
+  assert sum(entry.lost for entry in read_report(folder / "report.jsonl")) == 1
+
+
+@needs_ray
 def test_a_stopped_run_ends_its_step_and_goes_on(nodes, tmp_path):
   given = {"folder": str(tmp_path), "jobs": 3, "steps": 40, "seconds": 0.05, "address": nodes.address}
   run = chaos.start(given)
@@ -133,6 +146,7 @@ def node(alive: bool = True, **resources) -> dict:
     ([node(CPU=8.0, GPU=8.0), node(CPU=8.0, GPU=3.0), node(CPU=8.0)], {}, {"num_gpus": 1}, 11),
     ([node(CPU=8.0, GPU=8.0), node(CPU=8.0, GPU=3.0)], {"gpus_per_replica": 4}, {"num_gpus": 4}, 2),
     ([node(CPU=8.0, TPU=4.0), node(CPU=8.0, TPU=4.0)], {}, {"resources": {"TPU": 4}}, 2),
+    ([node(CPU=8.0, TPU=4.0)] * 5, {"processes": 2}, {"resources": {"TPU": 4}}, 2),
     ([node(CPU=8.0, GPU=1.0)], {"gpus_per_replica": 2, "replicas": 3}, {"num_gpus": 2}, 0)])
 def test_what_a_replica_takes(nodes, config, options, fit):
   found = share(nodes, ClusterConfig(**config))

@@ -8,6 +8,7 @@ import pytest
 
 from emv3_jax.jobs import local
 from emv3_jax.jobs.report import Outcome, read_report
+from emv3_jax.puppets import world
 from tests.jobs import chaos
 from tests.jobs.stub import Stub, digest, digests, jobs
 from tests.jobs.test_ray import check, ended, needs_ray
@@ -31,10 +32,10 @@ def test_two_hundred_jobs_survive_thirty_kills(tmp_path, record_property):
   for path in (quiet, folder):
     path.mkdir()
   assert local.run(Stub(quiet, steps), jobs(200), quiet) == Outcome(done=200)
-  given = {"folder": str(folder), "jobs": 200, "steps": steps, "seconds": 0.1, "tell_every": 10}
+  given = {"folder": str(folder), "jobs": 200, "steps": steps, "seconds": 0.06, "tell_every": 10}
   with chaos.nodes() as nodes:
     figures, said = chaos.torture(
-        lambda: chaos.start({**given, "address": nodes.address}), folder, seed=5, every=(1.0, 5.0), kills=50,
+        lambda: chaos.start({**given, "address": nodes.address}), folder, seed=5, every=(1.0, 5.0), kills=40,
         driver_kills=2, remove_node=nodes.remove, progress=lambda: len(digests(folder)) / 200, timeout=1800)
   outcome = ended(said)
   assert outcome.complete and outcome.done + outcome.skipped == 200, said[-3000:]
@@ -60,13 +61,39 @@ def test_twelve_clips_survive_kills(tmp_path, record_property):
   with chaos.nodes() as nodes:
     figures, said = chaos.torture(
         lambda: start("ray", "--engine=ray", f"--ray_address={nodes.address}"), folder, seed=3, every=(10.0, 16.0), kills=8,
-        driver_kills=1, progress=lambda: len(list(folder.glob("*.mp4"))) / 12, timeout=1800)
+        driver_kills=1, progress=lambda: len(list(folder.glob("[!.]*.mp4"))) / 12, timeout=1800)
   assert figures.kills >= 4 and figures.driver_kills == 1, f"{figures} {said[-3000:]}"
   want, got = (read_report(tmp_path / name / "report.jsonl") for name in ("local", "ray"))
   shown = lambda entries: [(entry.name, entry.frames_sha256, entry.sound_sha256) for entry in entries]
   assert shown(got) == shown(want) and len({entry.frames_sha256 for entry in got}) == 12
   assert {entry.status for entry in got} <= {"done", "skipped"} and not list(folder.glob(".*"))
-  files = lambda name: {path.name: digest(path.read_bytes()) for path in (tmp_path / name).glob("*.mp4")}
+  files = lambda name: {path.name: digest(path.read_bytes()) for path in (tmp_path / name).glob("[!.]*.mp4")}
+  assert files("ray") == files("local")
+  for name, value in dataclasses.asdict(figures).items():
+    record_property(name, value)
+
+
+def test_preparation_survives_kills(tmp_path, record_property):
+  """The files of a dataset are byte for byte those of a run in one process."""
+  world.write_mp4s(tmp_path / "clips", count=6, frames=5)
+
+  def start(folder: str, *flags: str):
+    return chaos.command([
+        "-m", "emv3_jax.preparation", f"--manifest={tmp_path}/clips/clips.jsonl", f"--out={tmp_path / folder}",
+        "--config=prepare_tiny", "--config.prepare.frames=5", "--config.prepare.shard_clips=1",
+        f"--config.program_cache={tmp_path}/programs", *flags])
+
+  quiet = start("local")
+  said = quiet.communicate(timeout=1200)[0]
+  assert quiet.returncode == 0, said[-3000:]
+  folder = tmp_path / "ray/shards"
+  with chaos.nodes() as nodes:
+    figures, said = chaos.torture(
+        lambda: start("ray", "--engine=ray", f"--ray_address={nodes.address}"), folder, seed=4, every=(2.0, 6.0), kills=3,
+        driver_kills=1, progress=lambda: len(list(folder.glob("[!.]*.json"))) / 6, timeout=1800)
+  assert figures.kills >= 2 and figures.driver_kills == 1, f"{figures} {said[-3000:]}"
+  files = lambda name: {str(path.relative_to(tmp_path / name)): path.read_bytes()
+                        for path in (tmp_path / name).rglob("*") if path.is_file()}
   assert files("ray") == files("local")
   for name, value in dataclasses.asdict(figures).items():
     record_property(name, value)

@@ -31,6 +31,17 @@ def test_a_clip_of_one_window_is_planned_as_before():
   assert long_programs.window_of(with_long(window=9), window, 17) == Window(9, 64, 64, clip_frames=17)
 
 
+AUDIO_ALONE = {"text_scale": 1.0, "dynamic_text": False, "released_switch": False}
+
+
+@pytest.mark.parametrize("settings, mode, rows", [
+    ({}, "blended", 3), (AUDIO_ALONE, "blended", 2), (AUDIO_ALONE, "paper", 2), (AUDIO_ALONE, "paper_literal", 3),
+    ({"guidance_until": 0.5}, "blended", 3), ({"text_scale": 1.0}, "blended", 1), ({"branches": "in_turn"}, "blended", 1)])
+def test_the_step_of_the_most_branches_is_planned(settings, mode, rows):
+  config = dataclasses.replace(SMALL, sampling=dataclasses.replace(SMALL.sampling, **settings))
+  assert programs.num_rows(config, mode) == rows
+
+
 @pytest.mark.parametrize("long, windows", [({}, 1), ({"window_batch": 3}, 3), ({"mode": "paper"}, 1), ({"mode": "chunked"}, 1)])
 def test_a_group_of_windows(long, windows):
   deployment = Deployment("cpu", make_mesh(MeshConfig(), jax.devices()[:1]), MeshConfig())

@@ -131,6 +131,9 @@ def test_origins_of_entries_are_shown(capsys):
                      "stages.1.steps": "command line", "stages.1.name": "config", "sizes": "command line"}
   command_line.print_config(values.to_dict(), {}, ["stages=({'steps': 1},)"])
   assert json.loads(capsys.readouterr().out)["origins"]["stages.0.name"] == "command line"
+  command_line.print_config(values.to_dict(), {}, [], {"stages": "preset mine"})
+  assert {value for name, value in json.loads(capsys.readouterr().out)["origins"].items()
+          if name.startswith("stages")} == {"preset mine"}
 
 
 @pytest.mark.parametrize("values, said", [
@@ -170,6 +173,11 @@ def test_false_is_an_override_too():
   for text, want in (("True", True), ("false", False), ("1", True), ("0", False)):
     config_lib.override(values, [f"on={text}"], Outer)
     assert values.on is want
+
+
+def test_a_group_may_be_built_already():
+  inner = Inner(steps=3)
+  assert config_lib.build(Outer, {"inner": inner}).inner is inner
 
 
 def test_tuples_of_fixed_length_are_counted():

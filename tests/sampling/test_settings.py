@@ -35,7 +35,7 @@ class Listener:
   def bind(self, params):
     return self
 
-  def project(self, text, image, audio, execution):
+  def project(self, text, image, audio, execution, frames=None):
     return (text[:, 0, 0] + 10 * audio[:, 0, 0])[None, :, None, None, None]  # [l, b, m, n, k]
 
   def __call__(self, latents, condition, sinusoid, context, **options):
