@@ -115,7 +115,9 @@ def test_fingerprints_of_long_clips(blended, files, voice):
 @pytest.mark.parametrize("mode, seconds", [
     ("blended", 10), ("chunked", 10), ("paper", 5), ("paper_literal", 5), ("released", 5)])
 def test_files_of_seconds(blended, files, tmp_path, mode, seconds):
-  """Every frame and sample is there, and no border of a window is seen: its change is a usual one."""
+  """Every frame and sample is there; at the borders of windows no frame is repeated, faded or out of place.
+
+  The frames of an untrained network are noise, all of which differ by about as much."""
   frames, sound = 25 * seconds, tmp_path / "voice.wav"
   at = np.arange(640 * frames) / 16000
   soundfile.write(sound, 0.3 * np.sin(2 * np.pi * (220 * at + 9 * np.sin(2 * np.pi * at))), 16000)
@@ -125,8 +127,8 @@ def test_files_of_seconds(blended, files, tmp_path, mode, seconds):
   samples, rate = audio_files.read_audio(tmp_path / "clip.mp4")
   assert len(samples) / rate == pytest.approx(seconds, abs=1e-3)
   found = json.loads((tmp_path / "clip.curves.json").read_text())
-  assert found["frames"] == frames and len(found["seams"]) > 10 and found["median_change"] > 0.05
-  assert found["largest_seam"] < 3, [seam for seam in found["seams"] if seam["ratio"] > 2]
+  assert found["frames"] == frames and len(found["seams"]) > 10 and found["median_change"] > 40
+  assert not [seam for seam in found["seams"] if not 0.7 < seam["ratio"] < 1.4]
 
 
 @pytest.mark.parametrize("growing, left", [(False, set()), (True, {"clip.partial.mp4"})])

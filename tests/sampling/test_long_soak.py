@@ -46,7 +46,7 @@ def test_a_minute(tmp_path, record_property, mode):
   found = json.loads((tmp_path / "clip.curves.json").read_text())
   for name in ("largest_seam", "sharpness_ratio", "colour_drift"):
     record_property(name, found[name])
-  assert found["largest_seam"] < 8 and 0.8 < found["sharpness_ratio"] < 1.25
+  assert found["largest_seam"] < 4 and 0.8 < found["sharpness_ratio"] < 1.25
 
 
 def test_memory_does_not_grow_with_length(tmp_path, record_property):
