@@ -9,12 +9,16 @@ TINY := emv3_jax/assets/tiny
 SHOW_VERSIONS := $(BIN)/python -c 'import importlib.metadata as m, platform; print("Python", \
   platform.python_version(), *(f"{name} {m.version(name)}" for name in ("jax", "flax", "numpy", "av")))'
 
-.PHONY: demo test judge soak mutants plan-gpu parity gpu bench lint types docs clean
-.PRECIOUS: %/.core %/.test %/.parity %/.docs
+.PHONY: demo web test test-web judge soak mutants plan-gpu parity gpu bench lint types docs clean
+.PRECIOUS: %/.core %/.web %/.test %/.parity %/.docs
 
 %/.core: pyproject.toml
 	$(PYTHON) -m venv $*
 	$*/bin/$(PIP_INSTALL) --editable .
+	@touch $@
+
+%/.web: pyproject.toml %/.core
+	$*/bin/$(PIP_INSTALL) --editable '.[web]'
 	@touch $@
 
 %/.test: pyproject.toml %/.core
@@ -47,18 +51,25 @@ demo: $(ENV)/.core  ## the main job on the embedded default -> outputs/demo/talk
 	  --audio=$(TINY)/speech.wav --face_box="$$(cat $(TINY)/face_box.txt)" \
 	  --prompt="$$(cat $(TINY)/prompt.txt)" --out=outputs/demo/talking.mp4
 
+web: $(ENV)/.web  ## the page, on 127.0.0.1; WEB_FLAGS="--config=... --checkpoint=..." for another model
+	$(BIN)/python -m emv3_jax.web $(WEB_FLAGS)
+
 test: $(ENV)/.test  ## style, types and tests, no network
 	@$(SHOW_VERSIONS)
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
+test-web: $(ENV)/.test  ## the page in Chromium and under load; figures go to docs/evidence/web.json
+	$(BIN)/python -m pytest --slow tests/web --pictures=docs/images --evidence=docs/evidence/web.json
+
 judge: $(ENV)/.core  ## the small default against docs/evidence/default.json; JUDGE_FLAGS=--write renews it
 	$(BIN)/python scripts/judge_tiny.py $(JUDGE_FLAGS)
 
-soak: $(ENV)/.test  ## the long checks, the networks as users compile them; figures go to docs/evidence/soak.json
+soak: $(ENV)/.test  ## the long checks, the networks as users compile them; figures go to docs/evidence/{soak,jobs}.json
 	$(BIN)/$(PIP_INSTALL) --editable '.[parity]'
-	$(BIN)/python -m pytest --slow -m slow --evidence=docs/evidence/soak.json
+	$(BIN)/python -m pytest --slow -m slow --ignore=tests/jobs --evidence=docs/evidence/soak.json
+	$(BIN)/python -m pytest --slow -m slow tests/jobs --evidence=docs/evidence/jobs.json
 	$(BIN)/python -m pytest --optimized tests/models tests/sampling/test_golden_runs.py
 
 mutants: $(ENV)/.parity  ## breaks of the code, each of which some test has to notice; docs/evidence/mutants.json

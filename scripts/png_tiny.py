@@ -11,7 +11,6 @@ next to nothing, and phases cannot act. Videos are kept in --kept: a run that wa
 """
 
 import dataclasses
-import itertools
 import json
 import pathlib
 import sys
@@ -35,7 +34,7 @@ def measure(config: Config, checkpoint: str | None, text_scale: float, png: str,
   sampling = dataclasses.replace(
       config.sampling, text_scale=text_scale, png=png, png_phases=config.sampling.png_phases or PUPPETS,
       **({"neg_scale": 1.5, "neg_steps": 2} if png == "released" else {}))
-  actor = samples.Actor(load(checkpoint, dataclasses.replace(config, sampling=sampling)), flags.kept)
+  actor = samples.Actor(load(checkpoint or "", dataclasses.replace(config, sampling=sampling)), flags.kept)
   shown = samples.perform(actor, clips, seed=flags.seed, swaps=0, silences=0, text_only=0)
   rows = [judge.row(each) for each in shown]
   rounded = lambda values: {name: round(values[name], 4) for name in SHOWN}
@@ -68,7 +67,7 @@ def main(arguments) -> int:
   config = samples.sized(config_lib.build(Config, command_line.read_config(flags.config, overrides, Config)))
   program_cache.use(config.program_cache)
   clips, rows = samples.render(flags.clips, "held_out", flags.frames, flags.world), []
-  for text_scale, png in itertools.product(scales, modes):
+  for text_scale, png in ((scale, mode) for scale in scales for mode in modes):
     rows.append(measure(config, flags.checkpoint, text_scale, png, clips, flags))
     sys.stdout.write(json.dumps(rows[-1]) + "\n")
     sys.stdout.flush()

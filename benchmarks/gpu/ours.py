@@ -17,9 +17,9 @@ from emv3_jax.attention.local import attend_blocked
 from emv3_jax.components import programs as component_programs
 from emv3_jax.plan import programs, subjects
 from emv3_jax.sampling.denoise import make_denoiser
+from emv3_jax.sampling.presets import preset_of
 from emv3_jax.sampling.settings import SamplingConfig
 
-HEAD_STEPS = 5
 _DRAWN = 1_048_573  # a prime: the rows of a matrix do not repeat each other
 
 
@@ -65,14 +65,15 @@ def program(config: subjects.Config, name: str, window: programs.Window, keep_on
 
 
 def head(sizes: Sizes, keep_on: KeepOn) -> Iterator[Result]:
-  """A clip of five steps from noise to frames on the host, decoded group by group as sampling does.
+  """A clip of the preset `head`, from noise to frames on the host, decoded group by group as sampling does.
 
   Yields:
     As `program`, without a plan; of the seconds also those of the decoder.
   """
   config, window, deployment = sizes.preview, sizes.preview_window, _deployment()
   mesh, net = deployment.mesh, config.model.transformer
-  denoiser = make_denoiser(net, SamplingConfig(steps=HEAD_STEPS), mesh, precision=config.precision.transformer)
+  settings = SamplingConfig(**preset_of("head", net.variant))
+  denoiser = make_denoiser(net, settings, mesh, precision=config.precision.transformer)
   vae = component_programs.network(config.model, config.precision, "vae")
   decode = component_programs.vae_decode_group(vae, mesh, window.latents[1:])
   params, vae_params = random_like(
@@ -94,8 +95,8 @@ def head(sizes: Sizes, keep_on: KeepOn) -> Iterator[Result]:
 
   step, last = (programs.PROGRAMS[name](config, window, deployment).flops for name in ("sample_step", "vae_decode"))
   for first, seconds, results in measure.runs(run, keep_on):
-    yield _size(window) | {"steps": HEAD_STEPS, "first_seconds": round(first, 1), "shape": list(results[0].shape)} | (
-        measure.figures((HEAD_STEPS * step + last) / 1e12, seconds, *_device())) | {
+    yield _size(window) | {"steps": settings.steps, "first_seconds": round(first, 1), "shape": list(results[0].shape)} | (
+        measure.figures((settings.steps * step + last) / 1e12, seconds, *_device())) | {
         "decode_seconds": decoding[1:]}
 
 

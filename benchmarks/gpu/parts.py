@@ -49,7 +49,7 @@ PARTS = {
         80, "training step of one clip, every layer recomputed",
         lambda ours, sizes, keep_on, on: ours.program(sizes.training, "train_step", sizes.training_window, keep_on)),
     "head": Part(
-        90, "clip of five steps, from noise to frames on the host",
+        90, "clip of the preset head, five steps, from noise to frames on the host",
         lambda ours, sizes, keep_on, on: ours.head(sizes, keep_on)),
     "vae_encode": Part(
         60, "frames to latents",

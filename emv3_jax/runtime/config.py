@@ -136,7 +136,7 @@ def _assigned(node: Any, name: str, text: str, seen: str, path: Sequence[str], h
   defaults = config_values.field_defaults(hint) if is_group else {}
   if not is_group or part not in node and part not in defaults:
     names = dict.fromkeys([*node, *defaults]) if is_group else {}
-    moved_to = moved.hint_of_field(name) or f" {nearest(part, list(names))}"
+    moved_to = moved.hint_of_field(name) or (f" {nearest(part, list(names))}" if names else " give all of it.")
     raise InputError(f"--config.{name}: {seen} has no field {part!r};{moved_to}")
   value = _assigned(node[part] if part in node else defaults[part], name, text, below, path[1:],
                     config_values.field_type(hint, part))

@@ -18,7 +18,7 @@ from emv3_jax.errors import InputError
 from emv3_jax.web.folder import QUOTA, Folder
 from emv3_jax.web.security import Guard, Sessions
 
-HOST, PORT = "127.0.0.1", 8123
+HOST, PORT, BACKLOG = "127.0.0.1", 8123, 2048
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -45,6 +45,7 @@ def listen(port: int) -> socket.socket:
   opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
   try:
     opened.bind((HOST, port))
+    opened.listen(BACKLOG)  # before the address is printed
   except (OSError, OverflowError) as error:
     opened.close()
     raise InputError(f"Port {port} of {HOST} cannot be used: {getattr(error, 'strerror', error)}; "
@@ -78,7 +79,7 @@ async def _serve(flags: argparse.Namespace, opened: socket.socket, folder: Folde
   hosts = frozenset(f"{name}:{port}" for name in (HOST, "localhost"))
   app = Guard(server.make_app(page), sessions, hosts, tell)
   running = uvicorn.Server(uvicorn.Config(app, access_log=False, log_level="warning", server_header=False, lifespan="on",
-                                          proxy_headers=False, timeout_graceful_shutdown=3, ws="none", backlog=2048))
+                                          proxy_headers=False, timeout_graceful_shutdown=3, ws="none", backlog=BACKLOG))
   tell("The page, for one browser")
   await running.serve([opened])
 

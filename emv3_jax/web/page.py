@@ -37,6 +37,7 @@ class Page:
 
   def __init__(self, folder: Folder, arguments: list[str]):
     self.folder, self.uploads, self.jobs = folder, Uploads(folder), Jobs(folder)
+    self.uploads.clear({upload for job in self.jobs for upload in job.uploads})
     self.history = History(folder, self.jobs, self.uploads)
     self.sampling = SamplingProcess(arguments, folder, self.jobs, self.history, self._change)
     self._revision, self._status, self._used = 0, b"", 0

@@ -1,13 +1,14 @@
 """Uploads: received with a limit, decoded in a process of their own, kept under names that the server makes."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 import contextlib
 import json
 import os
 import pathlib
 import secrets
 import sys
+import time
 from typing import Any
 
 from emv3_jax.errors import InputError
@@ -18,6 +19,7 @@ from emv3_jax.web.folder import Folder, is_plain
 LIMITS = {"portrait": 64 << 20, "last": 64 << 20, "voice": 256 << 20, "video": 512 << 20}  # bytes
 SECONDS = 120.0  # of the clock, for decoding
 AT_ONCE = 2  # uploads that are decoded at a time
+KEPT_SECONDS = 7 * 86400.0  # for uploads of which no clip was made
 LABEL = 80  # characters of a file's own name that are shown
 
 
@@ -116,6 +118,12 @@ class Uploads:
   def file(self, name: str) -> pathlib.Path:
     """Returns the path of an upload; raises KeyError if there is none of this id."""
     return self.path / self.get(name)["file"]
+
+  def clear(self, used: Collection[str], seconds: float = KEPT_SECONDS) -> None:
+    """Removes uploads that no job names and that are older than `seconds`."""
+    for path in self.path.glob("[!.]*.json"):
+      if path.stem not in used and time.time() - path.stat().st_mtime > seconds:
+        self.delete(path.stem)
 
   def delete(self, name: str) -> None:
     """Removes an upload, if it is there."""

@@ -87,6 +87,7 @@ def test_negative_prompts_without_effect_are_refused(read, overrides, changes, m
     (("sampling.png_phases=[{'wait': 2}]",), "sampling.png_phases has no field 'wait'; did you mean 'weight'"),
     (("sampling.png_phases=[{'weight': float('nan')}]",), "png_phases=.*expected a value like"),
     (("sampling.png_phases=[{'weight': 1e999}]",), "weight is inf"),
+    (("sampling.png_phases.0.weight=2",), "config.sampling.png_phases has no field '0'; give all of it."),
     (("sampling.png_phases=[3]",), "sampling.png_phases is 3; expected a group of fields"),
     (("sampling.png_phases=[{}, {'until_step': 3}]",), "out of order"),
 ])

@@ -1,6 +1,7 @@
 """Uploads are decoded elsewhere, within limits, and kept under names of the server's."""
 
 import io
+import os
 import struct
 import zipfile
 import zlib
@@ -103,3 +104,13 @@ def test_a_video_is_kept_without_loss(tmp_path):
   assert found == {"height": 16, "width": 32, "seconds": 0.16}
   before, after = (video_files.read_video(tmp_path / name).frames for name in ("a.mp4", "b.mkv"))
   assert np.array_equal(before, after)
+
+
+def test_uploads_that_nothing_is_made_of_go_after_a_week(tmp_path):
+  with opened(tmp_path) as client:
+    kept, gone, new = client.inputs(), client.inputs(), client.inputs()
+    for name in (*kept.values(), *gone.values()):
+      os.utime(client.page.uploads.path / f"{name}.json", (0, 0))
+    client.page.uploads.clear(set(kept.values()))
+    left = {path.stem for path in client.page.uploads.path.iterdir()}
+    assert left == {*kept.values(), *new.values()}

@@ -106,6 +106,7 @@ async function submit(event) {
     await api.add(asked());
     tell(told, "");
     await look();
+    byId("queue-title").scrollIntoView({ block: "nearest" });
   } catch (error) {
     tell(told, error.message, true);
     if (!byId("consent-row").hidden && !byId("consent").checked) byId("consent").focus();
@@ -167,14 +168,14 @@ function banner(words) {
 }
 
 const SAMPLER = { starting: "the model is being opened", ready: "ready", busy: "makes a clip", refused: "cannot start" };
-const gib = (bytes) => `${(bytes / 2 ** 30).toFixed(2)} GiB`;
+const amount = (bytes) => (bytes < 2 ** 30 ? `${Math.ceil(bytes / 2 ** 20)} MiB` : `${(bytes / 2 ** 30).toFixed(1)} GiB`);
 
 function show(status) {
   const { sampler } = status;
   if (byId("sampler").textContent !== SAMPLER[sampler.state]) byId("sampler").textContent = SAMPLER[sampler.state];
   banner(sampler.message);
   byId("consent-row").hidden = status.consent;
-  byId("used").textContent = `${gib(status.used)} of ${gib(status.quota)} used`;
+  byId("used").textContent = `${amount(status.used)} of ${amount(status.quota)} used`;
   queue.show(status, show);
 }
 
