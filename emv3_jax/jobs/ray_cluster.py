@@ -21,8 +21,7 @@ _CONNECT_SECONDS = 10.0
 # Read by Ray when it is imported. The second keeps a local cluster to 127.0.0.1; without it Ray binds all interfaces.
 _LOCAL = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 # Only the processes of replicas are started, and with the priority that the command has.
-_PROCESSES = {"RAY_prestart_worker_first_driver": "0", "RAY_enable_worker_prestart": "0", "RAY_worker_niceness": "0",
-              "RAY_raylet_start_wait_time_s": "120"}
+_PROCESSES = {"RAY_prestart_worker_first_driver": "0", "RAY_enable_worker_prestart": "0", "RAY_worker_niceness": "0"}
 
 
 @dataclasses.dataclass(frozen=True)
