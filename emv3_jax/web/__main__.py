@@ -19,6 +19,7 @@ from emv3_jax.web.folder import QUOTA, Folder
 from emv3_jax.web.security import Guard, Sessions
 
 HOST, PORT, BACKLOG = "127.0.0.1", 8123, 2048
+KEEP_ALIVE = 75  # seconds; tabs ask every second, and browsers on a loaded machine later
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -79,7 +80,8 @@ async def _serve(flags: argparse.Namespace, opened: socket.socket, folder: Folde
   hosts = frozenset(f"{name}:{port}" for name in (HOST, "localhost"))
   app = Guard(server.make_app(page), sessions, hosts, tell)
   running = uvicorn.Server(uvicorn.Config(app, access_log=False, log_level="warning", server_header=False, lifespan="on",
-                                          proxy_headers=False, timeout_graceful_shutdown=3, ws="none", backlog=BACKLOG))
+                                          proxy_headers=False, timeout_graceful_shutdown=3,
+                                          timeout_keep_alive=KEEP_ALIVE, ws="none", backlog=BACKLOG))
   tell("The page, for one browser")
   await running.serve([opened])
 

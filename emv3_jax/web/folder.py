@@ -28,13 +28,14 @@ class Folder:
     quota: bytes that all of it may take; beyond it nothing is uploaded and no clip begun.
 
   Raises:
-    InputError: it cannot be created or written to, others may look into it and this cannot be changed, or another
+    InputError: it cannot be created or written to, it holds other files and others may look into it, or another
       server has it.
   """
 
   def __init__(self, path: str | os.PathLike, quota: int = QUOTA):
     paths.refuse_address(path, "Output folder")
     self.path, self.quota = pathlib.Path(path).absolute(), quota
+    self._check_owner()
     try:
       self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
       self.path.chmod(0o700)
@@ -48,6 +49,16 @@ class Folder:
       self._lock.acquire(timeout=0)
     except filelock.Timeout:
       raise InputError(f"Folder {path} is used by another page; close it, or choose another --out.") from None
+
+  def _check_owner(self) -> None:
+    """Raises InputError for a folder of other things, whose mode is not the page's to change."""
+    try:
+      mode, inside = self.path.stat().st_mode, {entry.name for entry in os.scandir(self.path)}
+    except OSError:
+      return  # there is none yet, or the next lines tell what is wrong
+    if mode & 0o077 and inside and not set(_PARTS) <= inside:
+      raise InputError(f"Folder {self.path} is open to others and holds other files; choose an empty one, or close it "
+                       f"first: chmod 700 {self.path}")
 
   def close(self) -> None:
     """Lets another server have the folder."""

@@ -11,6 +11,7 @@ from emv3_jax.errors import InputError
 from emv3_jax.io import atomic
 from emv3_jax.io.manifests import is_text
 from emv3_jax.jobs.report import now
+from emv3_jax.limits import SEED
 from emv3_jax.web import puppets, uploads
 from emv3_jax.web.folder import Folder
 from emv3_jax.web.history import History
@@ -20,7 +21,6 @@ from emv3_jax.web.uploads import Uploads
 
 FACE_SECONDS = 90.0
 MAX_PROMPT = 4000  # characters
-MAX_SEED = 2 ** 63 - 1
 _INPUTS = {"voice": "audio", "portrait": "image", "last": "last_image", "video": "video"}  # kind -> field of a request
 _BOX = re.compile(r"auto|none|\d{1,5}(,\d{1,5}){3}")
 _SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)?")
@@ -69,7 +69,7 @@ class Page:
         self._history_revision += 1
       self._status = json.dumps({
           "revision": self._revision, "history": self._history_revision, "consent": self.has_consent(),
-          "sampler": {"state": self.sampling.state, "message": self.sampling.message,
+          "sampler": {"state": self.sampling.state, "message": self.sampling.message or self.sampling.unsaved,
                       "form": self.sampling.form is not None},
           "used": self._used, "quota": self.folder.quota,
           "queue": [{name: getattr(job, name) for name in _SHOWN} for job in shown]}).encode()
@@ -235,8 +235,8 @@ class _Asked:
     if box is not None and not _BOX.fullmatch(box):
       raise InputError("The face box has to be y1,y2,x1,x2 in pixels, auto or none.")
     seed = asked.get("seed")
-    if seed is not None and (type(seed) is not int or not 0 <= seed <= MAX_SEED):
-      raise InputError("The seed has to be a whole number from 0 on.")
+    if seed is not None and (type(seed) is not int or not SEED[0] <= seed <= SEED[1]):
+      raise InputError(f"The seed has to be a whole number from {SEED[0]} to {SEED[1]}.")
     seconds = asked.get("seconds")
     if seconds is not None and (type(seconds) not in (int, float) or not 0 < seconds < 1e6):
       raise InputError("The length has to be a number of seconds above 0.")

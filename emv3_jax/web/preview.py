@@ -77,7 +77,7 @@ def clean_estimate(before: Float32[np.ndarray, "H8 W8 c"], after: Float32[np.nda
     sigma, next_sigma: their levels, the second below the first.
   """
   velocity = (after - before) / (next_sigma - sigma)
-  return np.float32(after - next_sigma * velocity)
+  return np.asarray(after - next_sigma * velocity, np.float32)
 
 
 def decoded(model: Model, latent: Float32[np.ndarray, "H8 W8 c"]) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 
 from absl import logging
 
+from emv3_jax.errors import InputError
 from emv3_jax.io import atomic
 from emv3_jax.web.folder import Folder, is_plain
 
@@ -74,7 +75,9 @@ class Jobs:
         logging.warning("%s is no job of the page (%s) and is left out.", path, error)
         continue
       if job.state == RUNNING:
-        job.state, job.step, job.steps, job.preview = QUEUED, 0, 0, 0
+        job.state = QUEUED
+      if job.state == QUEUED:
+        job.step, job.steps, job.preview, job.note = 0, 0, 0, ""
       self._all[job.name] = job
     self._all = dict(sorted(self._all.items(), key=lambda item: item[1].line))
 
@@ -95,13 +98,20 @@ class Jobs:
     Args:
       fields: of `PageJob`, without line and name.
       taken: lines of other runs in the folder.
+
+    Raises:
+      InputError: it cannot be written.
     """
     line = max([job.line for job in self._all.values()] + list(taken), default=0) + 1
     while any(self._folder.path.glob(f"{_name(line)}.*")):
       line += 1
     job = PageJob(line=line, name=_name(line), **fields)
     self._all[job.name] = job
-    self.save(job)
+    try:
+      self.save(job)
+    except InputError:
+      del self._all[job.name]
+      raise
     return job
 
   def save(self, job: PageJob) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from absl import logging
 
+from emv3_jax.errors import InputError
 from emv3_jax.jobs.report import Entry, now
 from emv3_jax.web.folder import Folder
 from emv3_jax.web.history import History
@@ -40,6 +41,7 @@ class SamplingProcess:
   Attributes:
     state: `starting`, `ready`, `busy`, or `refused` where its config or model cannot be used.
     message: what is wrong with it; empty if nothing is.
+    unsaved: why the last change of a job could not be written; empty if it could.
     form: what it said of its model and settings; None before it is ready for the first time.
   """
 
@@ -47,7 +49,7 @@ class SamplingProcess:
                changed: Callable[[], None]):
     self._arguments, self._folder, self._jobs, self._history = list(arguments), folder, jobs, history
     self._changed = changed
-    self.state, self.message, self.form = "starting", "", None
+    self.state, self.message, self.unsaved, self.form = "starting", "", "", None
     self.current: PageJob | None = None
     self._process: asyncio.subprocess.Process | None = None
     self._failures, self._wake = 0, asyncio.Event()
@@ -99,7 +101,7 @@ class SamplingProcess:
         continue
       self.current, self.state = job, "busy"
       job.state, job.step, job.steps, job.preview = RUNNING, 0, 0, 0
-      self._jobs.save(job)
+      self._save(job)
       self._send({"make": {"line": job.line, "name": job.name, "request": job.request, "settings": job.settings,
                            "checkpoint": job.checkpoint, "save_latents": job.save_latents}})
       self._changed()
@@ -139,7 +141,7 @@ class SamplingProcess:
       job.preview += 1
     elif kind == "elsewhere":
       job.state, job.note, self.current, self.state = QUEUED, f"is made by {event['owner'] or 'another run'}", None, "ready"
-      self._jobs.save(job)
+      self._save(job)
       asyncio.get_running_loop().call_later(LOOK_AGAIN, self._look_again, job)
       self.wake()
     elif kind == "end":
@@ -160,8 +162,18 @@ class SamplingProcess:
     if self._cancelling is not None and job is not self.current:
       self._cancelling.cancel()
       self._cancelling = None
-    self._jobs.save(job)
-    self._history.record(entry)
+    self._save(job, entry)
+
+  def _save(self, job: PageJob, entry: Entry | None = None) -> None:
+    """Writes a job, and the entry of one that ended; a full disk is told, and ends neither page nor sampler."""
+    try:
+      self._jobs.save(job)
+      if entry is not None:
+        self._history.record(entry)
+      self.unsaved = ""
+    except (InputError, OSError) as error:
+      self.unsaved = str(error)
+      logging.warning("%s", error)
 
   def _lost(self, code: int) -> None:
     """Decides what becomes of the job of a process that ended."""
@@ -182,7 +194,7 @@ class SamplingProcess:
                               f"{job.lost} times.{memory}", lost=job.lost, finished=now()))
       return
     job.state, job.step, job.steps, job.preview = QUEUED, 0, 0, 0
-    self._jobs.save(job)
+    self._save(job)
 
   def _send(self, message: dict[str, Any]) -> None:
     process = self._process

@@ -111,8 +111,8 @@ class Guard:
     elif not self._is_own_origin(headers, scope["method"]):
       await _answer(guarded, 403, "Requests of other pages are refused.\n")
     elif scope["path"] == "/" and scope["method"] == "GET" and b"token=" in scope["query_string"]:
-      await self._exchange(scope, guarded)
-    elif not self._sessions.is_known(_cookie(headers.get("cookie", ""), self._sessions.cookie)):
+      await self._exchange(scope, guarded, self._is_known(headers))
+    elif not self._is_known(headers):
       await _answer(guarded, 401, _CLOSED)
     else:
       await self._app(scope, receive, guarded)
@@ -124,9 +124,15 @@ class Guard:
     site = headers.get("sec-fetch-site", "none")
     return site in ("none", "same-origin") if method in _SAFE else site == "same-origin"
 
-  async def _exchange(self, scope: Scope, send: Callable) -> None:
+  def _is_known(self, headers: dict[str, str]) -> bool:
+    return self._sessions.is_known(_cookie(headers.get("cookie", ""), self._sessions.cookie))
+
+  async def _exchange(self, scope: Scope, send: Callable, is_known: bool) -> None:
     found = urllib.parse.parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])
     value = self._sessions.exchange(found[0])
+    if value is None and is_known:  # the address was opened again
+      await _answer(send, 303, "", [(b"location", b"/")])
+      return
     if value is None:
       await _answer(send, 401, _CLOSED)
       return

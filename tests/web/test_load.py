@@ -22,9 +22,11 @@ class Client:
 
   def __init__(self, port: int, cookie: str = ""):
     self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
-    self._origin, self.cookie = f"http://127.0.0.1:{port}", cookie
+    self._origin, self.cookie, self.keeps = f"http://127.0.0.1:{port}", cookie, True
 
   def ask(self, method: str, path: str, values=None):
+    if not self.keeps:
+      self._connection.close()  # it may be idle for longer than the server keeps it
     body = None if values is None else json.dumps(values)
     self._connection.request(method, path, body, {"Cookie": self.cookie, "Origin": self._origin})
     answer = self._connection.getresponse()
@@ -89,6 +91,7 @@ def test_many_clients_while_clips_are_made(tmp_path, record_property, begun):  #
   address = urllib.parse.urlsplit(server.address)
   client = Client(server.port)
   client.ask("GET", f"/?{address.query}")
+  client.keeps = False
   end = time.monotonic() + 300
   while (form := client.ask("GET", "/api/form")["form"]) is None and time.monotonic() < end:
     time.sleep(1)

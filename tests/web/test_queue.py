@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from emv3_jax.errors import InputError
 from emv3_jax.jobs import manifest
 from emv3_jax.jobs.report import read_report
 from emv3_jax.web import sampling_process
@@ -118,6 +119,26 @@ def test_a_job_of_another_run_is_waited_for(client, monkeypatch):
   assert states(client) == {first: "done", second: "done"}
 
 
+def test_a_full_disk_ends_neither_page_nor_sampler(client, monkeypatch):
+  ready(client)
+  uploads = client.inputs()
+  save = client.page.jobs.save
+
+  def full(job):
+    raise InputError("Cannot write: No space left on device.")
+
+  monkeypatch.setattr(client.page.jobs, "save", full)
+  assert client.clip("a", uploads).status_code == 422 and not states(client)
+  monkeypatch.setattr(client.page.jobs, "save", lambda job: save(job) if job.state == "queued" else full(job))
+  first = client.clip("a", uploads).json()["name"]
+  client.wait(idle)
+  assert "No space left" in client.get("/api/status").json()["sampler"]["message"]
+  monkeypatch.setattr(client.page.jobs, "save", save)
+  second = client.clip("a", uploads).json()["name"]
+  client.wait(idle)
+  assert states(client) == {first: "done", second: "done"}
+
+
 def test_jobs_outlive_the_server(tmp_path):
   with opened(tmp_path / "page") as client:
     ready(client.entered())
@@ -127,6 +148,7 @@ def test_jobs_outlive_the_server(tmp_path):
   kept = tmp_path / f"page/queue/{slow}.json"
   values = json.loads(kept.read_text())
   values["request"]["prompt"] = "b"
+  values["note"] = "is made by another run"
   kept.write_text(json.dumps(values))
   (tmp_path / "page/queue/damaged.json").write_text("{")
   with opened(tmp_path / "page") as client:

@@ -24,6 +24,7 @@ def test_the_token_becomes_a_cookie_and_a_clean_address_once(client):
   cookie = answer.headers["set-cookie"]
   assert "HttpOnly" in cookie and "SameSite=Strict" in cookie and token not in cookie
   assert client.get("/api/status").status_code == 200
+  assert client.get(f"/?token={token}", follow_redirects=False).headers["location"] == "/"  # opened again
   client.cookies.clear()
   for used in (token, "wrong", ""):
     assert client.get(f"/?token={used}", follow_redirects=False).status_code == 401
@@ -97,6 +98,11 @@ def test_the_folder_is_private_and_one_servers(tmp_path):
   with pytest.raises(InputError, match="used by another page"):
     Folder(tmp_path / "page")
   folder.close()
+  (tmp_path / "mine").mkdir(mode=0o755)
+  (tmp_path / "mine/notes.txt").touch()
+  with pytest.raises(InputError, match="chmod 700"):
+    Folder(tmp_path / "mine")
+  assert stat.S_IMODE(os.stat(tmp_path / "mine").st_mode) == 0o755
 
 
 def test_sessions_end(tmp_path, monkeypatch):

@@ -22,6 +22,8 @@ MUTANTS = [
     *of("emv3_jax/web/folder.py", SECURITY,
         ("others may enter the folder", "      self.path.chmod(0o700)\n", "      pass\n",
          "test_the_folder_is_private_and_one_servers"),
+        ("the mode of any folder is changed", "    if mode & 0o077 and inside", "    if False and inside",
+         "test_the_folder_is_private_and_one_servers"),
         ("the quota is not kept", "    if used + more > self.quota:", "    if False:",
          "tests/web/test_uploads.py::test_the_folder_has_a_quota")),
     *of("emv3_jax/web/uploads.py", UPLOADS,
