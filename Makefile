@@ -66,9 +66,10 @@ test-web: $(ENV)/.test  ## the page in Chromium and under load; figures go to do
 judge: $(ENV)/.core  ## the small default against docs/evidence/default.json; JUDGE_FLAGS=--write renews it
 	$(BIN)/python scripts/judge_tiny.py $(JUDGE_FLAGS)
 
-soak: $(ENV)/.test  ## the long checks, the networks as users compile them; figures go to docs/evidence/soak.json
+soak: $(ENV)/.test  ## the long checks, the networks as users compile them; figures go to docs/evidence/{soak,jobs}.json
 	$(BIN)/$(PIP_INSTALL) --editable '.[parity]'
-	$(BIN)/python -m pytest --slow -m slow --evidence=docs/evidence/soak.json
+	$(BIN)/python -m pytest --slow -m slow --ignore=tests/jobs --evidence=docs/evidence/soak.json
+	$(BIN)/python -m pytest --slow -m slow tests/jobs --evidence=docs/evidence/jobs.json
 	$(BIN)/python -m pytest --optimized tests/models tests/sampling/test_golden_runs.py
 
 mutants: $(ENV)/.parity  ## breaks of the code, each of which some test has to notice; docs/evidence/mutants.json

@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import importlib.metadata
+import pathlib
 
 from benchmarks.turns import Comparison, Side
 
@@ -27,10 +28,10 @@ def _figures(side: Side) -> list[str]:
 
 def evidence(comparisons: list[Comparison], *, size: str, cores: int) -> dict[str, dict]:
   """Everything that was measured, with the day and the versions, under a name for each comparison."""
-  versions = {name: _version(name) for name in PACKAGES}
+  versions, processor = {name: _version(name) for name in PACKAGES}, _processor()
   return {
       f"{c.case}, {size}, against {c.b.name}": {
-          "date": datetime.date.today().isoformat(), "cores": cores, "versions": versions,
+          "date": datetime.date.today().isoformat(), "cores": cores, "processor": processor, "versions": versions,
           "ratio": round(c.ratio, 4), "wall_ratio": round(c.wall_ratio, 4),
           "ours": _rounded(c.a), "theirs": _rounded(c.b)}
       for c in comparisons}
@@ -41,6 +42,15 @@ def _rounded(side: Side) -> dict:
   for kind in ("cpu", "wall"):
     fields[kind] = [round(seconds, 4) for seconds in fields[kind]]
   return fields
+
+
+def _processor() -> str:
+  """The processor's name and its widest vector instructions, on which the ratios depend."""
+  lines = dict(line.split(":", 1) for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
+  found = {name.strip(): value.strip() for name, value in lines.items()}
+  flags = found.get("flags", "").split()
+  widest = next((name for name in ("avx512f", "avx2") if name in flags), "")
+  return f"{found.get('model name', 'unknown')} {widest}".strip()
 
 
 def _version(name: str) -> str | None:

@@ -20,7 +20,8 @@ from emv3_jax.errors import InputError
 _CONNECT_SECONDS = 10.0
 # Read by Ray when it is imported. The second keeps a local cluster to 127.0.0.1; without it Ray binds all interfaces.
 _LOCAL = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-_PRESTART = {"RAY_prestart_worker_first_driver": "0", "RAY_enable_worker_prestart": "0"}
+# Only the processes of replicas are started, and with the priority that the command has.
+_PROCESSES = {"RAY_prestart_worker_first_driver": "0", "RAY_enable_worker_prestart": "0", "RAY_worker_niceness": "0"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,7 @@ def connected(config: ClusterConfig) -> Iterator[Any]:
     InputError: Ray is not installed, or no cluster answers.
   """
   address = config.address or os.environ.get("RAY_ADDRESS", "")
-  added = {"RAY_USAGE_STATS_ENABLED": "0"} if address else {**_LOCAL, **_PRESTART}
+  added = {"RAY_USAGE_STATS_ENABLED": "0"} if address else {**_LOCAL, **_PROCESSES}
   if not address and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
     added |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
   require()

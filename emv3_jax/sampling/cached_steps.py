@@ -18,6 +18,7 @@ from emv3_jax.models.network import Params
 from emv3_jax.runtime import kept_programs
 from emv3_jax.sampling import watching
 from emv3_jax.sampling.denoise import Conditions, Denoiser
+from emv3_jax.sharding import mesh as mesh_lib
 from emv3_jax.sharding.on_host import HostArray, to_host
 
 Runs = Bool[np.ndarray, "steps"]
@@ -60,6 +61,12 @@ def branch_names(schedule: Schedule) -> list[tuple[str, ...]]:
   return [tuple(f"{branch.text}+{branch.audio}" for branch in step.branches) for step in schedule]
 
 
+def residual_sharding(denoiser: Denoiser) -> NamedSharding:
+  """Returns the sharding of the residuals that `Denoiser.forward` keeps."""
+  leading = (None,) * (denoiser.settings.branches == "in_turn")
+  return NamedSharding(denoiser.transformer.mesh, mesh_lib.spec(*leading, "batch", "length", None))
+
+
 class CachedDenoiser:
   """Compiled denoising of a window that skips steps; any number of clips.
 
@@ -71,7 +78,7 @@ class CachedDenoiser:
     self.denoiser = denoiser
     mesh, identity = denoiser.transformer.mesh, denoiser.identity
     whole = NamedSharding(mesh, PartitionSpec())
-    residual = denoiser.residual_sharding
+    residual = residual_sharding(denoiser)
     options = {"donate_argnums": 1, "keep_unused": True}
     self._keep = kept_programs.jit(self._kept_step, identity, **options, out_shardings=(whole, residual))
     self._skip = kept_programs.jit(self._skipped_step, identity, **options, out_shardings=whole)

@@ -14,7 +14,12 @@ from emv3_jax.arrays import AnyArray
 from emv3_jax.diffusion import step_caches
 from emv3_jax.models.network import Params
 from emv3_jax.runtime import kept_programs
-from emv3_jax.sampling.cached_steps import branch_names, by_branch, make_cached_denoiser
+from emv3_jax.sampling.cached_steps import (
+  branch_names,
+  by_branch,
+  make_cached_denoiser,
+  residual_sharding,
+)
 from emv3_jax.sampling.denoise import Conditions, Denoiser
 
 
@@ -43,7 +48,7 @@ class Calibrator:
     self.denoiser = denoiser
     whole = NamedSharding(denoiser.transformer.mesh, PartitionSpec())
     self._step = kept_programs.jit(self._one_step, denoiser.identity, keep_unused=True,
-                                   out_shardings=(whole, whole, denoiser.residual_sharding))
+                                   out_shardings=(whole, whole, residual_sharding(denoiser)))
     self._compare = kept_programs.jit(self._comparison, denoiser.identity, out_shardings=whole)
 
   def run(self, params: Params, noise: Float32[AnyArray, "b f H8 W8 c"], conditions: Conditions,

@@ -32,7 +32,6 @@ from emv3_jax.sampling import watching
 from emv3_jax.sampling.conditions import Conditions, StepTables
 from emv3_jax.sampling.guidance_settings import guidance_of, warn_of_weights
 from emv3_jax.sampling.settings import SamplingConfig
-from emv3_jax.sharding import mesh as sharding_mesh
 
 BLOCK_TOKENS = 8192  # tokens of a clip that a layer processes at a time
 
@@ -126,12 +125,6 @@ class Denoiser:
     return (program or self._step).trace(
         params, jax.tree.map(like_noise, state), 0, self.abstract_context(params, conditions, branches),
         self.tables.tree(), self.rope_table(noise.shape), conditions.condition, conditions.face_mask, branches)
-
-  @property
-  def residual_sharding(self) -> NamedSharding:
-    """Sharding of the residuals that `forward` keeps."""
-    leading = (None,) * (self.settings.branches == "in_turn")
-    return NamedSharding(self.transformer.mesh, sharding_mesh.spec(*leading, "batch", "length", None))
 
   def abstract_context(self, params: Params, conditions: Conditions, branches: Branches):
     """Shapes and shardings of what `project` returns; only the shapes of the arguments are used."""

@@ -112,7 +112,8 @@ class Face:
     shown = shown[np.minimum(np.arange(self._sample_frames), len(shown) - 1)]  # the last frame is repeated
     boxes = face_boxes.read_boxes(self._source, framing.source_height, framing.source_width, count)
     name = f"Face box {self._source}"
-    if (missing := np.isnan(boxes[shown]).any(axis=1)).any():
+    missing = np.array(np.isnan(boxes[shown]).any(axis=1))
+    if missing.any():
       logging.warning("%s: no box for %s; a straight line between the boxes around is taken.", name,
                       face_boxes.spans(missing))
     return face_boxes.framed(face_boxes.bridged(boxes[shown], name), framing, name)

@@ -21,7 +21,7 @@ from emv3_jax.diffusion.windows import Weights
 from emv3_jax.models.network import Params
 from emv3_jax.runtime import kept_programs
 from emv3_jax.sampling import watching
-from emv3_jax.sampling.cached_steps import Residuals, Runs, chosen
+from emv3_jax.sampling.cached_steps import Residuals, Runs, chosen, residual_sharding
 from emv3_jax.sampling.denoise import Conditions, Denoiser
 from emv3_jax.sampling.long_plan import LongPlan
 
@@ -41,7 +41,7 @@ class WindowDenoiser:
     whole = NamedSharding(denoiser.transformer.mesh, PartitionSpec())
     self._group = kept_programs.jit(self._one_group, identity, keep_unused=True)
     self._kept_group = kept_programs.jit(self._one_kept_group, identity, keep_unused=True,
-                                         out_shardings=(whole, denoiser.residual_sharding))
+                                         out_shardings=(whole, residual_sharding(denoiser)))
     self._skipped_group = kept_programs.jit(self._one_skipped_group, identity, keep_unused=True)
     # A solver of other than elementwise steps cannot be used for long clips.
     self._step = kept_programs.jit(lambda state, i, velocity: denoiser.solver.step(state, i, velocity)[1], identity)

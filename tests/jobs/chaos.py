@@ -28,11 +28,15 @@ class Figures:
 
 
 class Nodes:
-  """A cluster of two nodes in a process of its own."""
+  """A cluster of two nodes in a process of its own; a busy machine may need several attempts."""
 
-  def __init__(self, process: subprocess.Popen):
-    self.process = process
-    self.address = process.stdout.readline().strip()
+  def __init__(self, attempts: int = 3):
+    self.address = ""
+    while not self.address and attempts:
+      attempts -= 1
+      self.process = subprocess.Popen([sys.executable, "-m", "tests.jobs.ray_nodes"], cwd=ROOT, text=True,
+                                      stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+      self.address = self.process.stdout.readline().strip()
     assert self.address, "the cluster did not start"
 
   def remove(self) -> None:
@@ -43,16 +47,15 @@ class Nodes:
 @contextlib.contextmanager
 def nodes() -> Iterator[Nodes]:
   """Starts a cluster of two nodes; it ends with the block."""
-  process = subprocess.Popen([sys.executable, "-m", "tests.jobs.ray_nodes"], cwd=ROOT, text=True,
-                             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+  found = Nodes()
   try:
-    yield Nodes(process)
+    yield found
   finally:
-    process.stdin.close()
+    found.process.stdin.close()
     try:
-      process.wait(timeout=60)
+      found.process.wait(timeout=60)
     except subprocess.TimeoutExpired:
-      process.kill()
+      found.process.kill()
 
 
 def start(given: dict, **environment: str) -> subprocess.Popen:

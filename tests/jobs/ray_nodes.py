@@ -9,7 +9,7 @@ import os
 import sys
 
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-               "RAY_enable_worker_prestart": "0", "RAY_prestart_worker_first_driver": "0"}
+               "RAY_enable_worker_prestart": "0", "RAY_prestart_worker_first_driver": "0", "RAY_worker_niceness": "0"}
 
 from ray.cluster_utils import Cluster
 

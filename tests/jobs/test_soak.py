@@ -8,6 +8,7 @@ import pytest
 
 from emv3_jax.jobs import local
 from emv3_jax.jobs.report import Outcome, read_report
+from emv3_jax.puppets import world
 from tests.jobs import chaos
 from tests.jobs.stub import Stub, digest, digests, jobs
 from tests.jobs.test_ray import check, ended, needs_ray
@@ -67,6 +68,32 @@ def test_twelve_clips_survive_kills(tmp_path, record_property):
   assert shown(got) == shown(want) and len({entry.frames_sha256 for entry in got}) == 12
   assert {entry.status for entry in got} <= {"done", "skipped"} and not list(folder.glob(".*"))
   files = lambda name: {path.name: digest(path.read_bytes()) for path in (tmp_path / name).glob("[!.]*.mp4")}
+  assert files("ray") == files("local")
+  for name, value in dataclasses.asdict(figures).items():
+    record_property(name, value)
+
+
+def test_preparation_survives_kills(tmp_path, record_property):
+  """The files of a dataset are byte for byte those of a run in one process."""
+  world.write_mp4s(tmp_path / "clips", count=6, frames=5)
+
+  def start(folder: str, *flags: str):
+    return chaos.command([
+        "-m", "emv3_jax.preparation", f"--manifest={tmp_path}/clips/clips.jsonl", f"--out={tmp_path / folder}",
+        "--config=prepare_tiny", "--config.prepare.frames=5", "--config.prepare.shard_clips=1",
+        f"--config.program_cache={tmp_path}/programs", *flags])
+
+  quiet = start("local")
+  said = quiet.communicate(timeout=1200)[0]
+  assert quiet.returncode == 0, said[-3000:]
+  folder = tmp_path / "ray/shards"
+  with chaos.nodes() as nodes:
+    figures, said = chaos.torture(
+        lambda: start("ray", "--engine=ray", f"--ray_address={nodes.address}"), folder, seed=4, every=(2.0, 6.0), kills=3,
+        driver_kills=1, progress=lambda: len(list(folder.glob("[!.]*.json"))) / 6, timeout=1800)
+  assert figures.kills >= 2 and figures.driver_kills == 1, f"{figures} {said[-3000:]}"
+  files = lambda name: {str(path.relative_to(tmp_path / name)): path.read_bytes()
+                        for path in (tmp_path / name).rglob("*") if path.is_file()}
   assert files("ray") == files("local")
   for name, value in dataclasses.asdict(figures).items():
     record_property(name, value)

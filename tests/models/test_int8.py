@@ -139,6 +139,7 @@ def test_a_model_folder_is_quantised_when_read(name, tmp_path):
     assert loaded.keys() == want.keys()
     for leaf, array in loaded.items():
       np.testing.assert_array_equal(array, want[leaf], err_msg=leaf)
+      assert (array.shape, array.dtype) == (named_leaves(kinds)[leaf].shape, named_leaves(kinds)[leaf].dtype)
       assert placed is None or array.sharding == named_leaves(shardings)[leaf]
   stream = checkpoints.stream_component(tmp_path, name, kinds)
   for leaf, array in named_leaves(stream.layer(1)).items():

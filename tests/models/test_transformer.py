@@ -289,6 +289,19 @@ def test_teacache_skips_the_steps_of_the_reference():
   assert runs.tolist() == [call == "blocks_ran" for call in case.meta["per_call"]]
 
 
+def test_a_step_s_own_residual_gives_its_velocity_again():
+  conditions, args, options, _ = _inputs("preview", "case_a_f5")
+
+  def both(params):
+    model = transformer.network(TINY).bind(params)
+    velocity, residual = model.with_residual(*args, model.project(*conditions), **options)
+    return velocity, model.from_residual(*args, residual)
+
+  velocity, again = _run(both, _params("preview"))
+  np.testing.assert_allclose(velocity, _velocity_once("preview", "case_a_f5"), atol=2e-6, rtol=1e-5)
+  np.testing.assert_allclose(again, velocity, atol=2e-6, rtol=1e-5)
+
+
 @golden_data.external_cases("preview", "teacache")
 def test_skipped_steps_equal_the_reference(name):
   case = golden_data.load("preview", name)

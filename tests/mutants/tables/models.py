@@ -141,7 +141,7 @@ MUTANTS = [
         ("rows and columns of a token are swapped when it becomes pixels", "bhwfpqc->bfhpwqc",
          "bhwfpqc->bfhqwpc", GOLDEN),
         ("a skipped step forgets the tokens", "self.run_head(x + residual,", "self.run_head(residual,",
-         "tests/sampling/test_step_caches.py::test_residuals_are_each_branch_s_own[std_dynamic]"),
+         "test_a_step_s_own_residual_gives_its_velocity_again"),
         ("the context made in the blocks is that of the first", "if not cached:", "if False:",
          "test_every_way_of_running_gives_the_same_numbers[cached=False]"),
         ("the audio gain does not reach the blocks", "face_mask=face_mask, audio_gain=audio_gain,\n            modality",
