@@ -47,7 +47,7 @@ PREVIEW = PreviewConfig(
     held_out="data/puppets_held_out_records", batches=6)
 
 SAMPLING = SamplingConfig(  # what the model folder recommends; docs/training.md has the sweep
-    solver="euler", steps=10, shift=2.0, solver_shift=5.0, text_scale=1.05, audio_scale=1.8,
+    solver="euler", steps=10, shift=2.0, solver_shift=5.0, text_scale=2.0, audio_scale=1.8,
     dynamic_text=False, dynamic_audio=False, neg_scale=1.0, neg_steps=0, max_frames=129, height=64,
     width=64, negative_prompt="six fingers, jerky motion, drifting colours", enlarge=6)
 
