@@ -129,6 +129,13 @@ class Claims:
     for number in range(1, claim.number + 1):  # the own one last: while it is there nobody gets the next number
       self.path(claim.name, number).unlink(missing_ok=True)
 
+  def clear(self, name: str) -> None:
+    """Removes what an owner left that ended after the job was done, and before it gave the claim back."""
+    if os.path.lexists(self.path(name, 1)):
+      claim = self.take(name)
+      if claim is not None:
+        self.release(claim)
+
   def _last(self, name: str) -> int:
     number = 0
     while os.path.lexists(self.path(name, number + 1)):

@@ -38,7 +38,10 @@ class Making:
       Exception: with several processes, any error but wrong input.
     """
     try:
-      return self._look(job)
+      entry = self._look(job)
+      if entry is not None and processes.is_first():
+        self.claims.clear(job.name)
+      return entry
     except Exception as error:  # no error of one job may stop the others
       return failed(job, error)
 

@@ -246,10 +246,5 @@ class _Engine:
       self._drop(worker)
     for worker in workers:
       if worker.job is not None:
-        self._remove_parts(worker.job)
-
-  def _remove_parts(self, job: Any) -> None:
-    claim = self._making.claims.take(job.name)
-    if claim is not None:
-      self._making.claims.release(claim)
+        self._making.claims.clear(worker.job.name)
 

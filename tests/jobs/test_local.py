@@ -7,7 +7,7 @@ import time
 import pytest
 
 from emv3_jax.errors import InputError, Stopped
-from emv3_jax.jobs import local, report
+from emv3_jax.jobs import claims, local, report
 from emv3_jax.jobs.claims import Claims
 from emv3_jax.jobs.order import Queue
 from emv3_jax.jobs.report import Entry, Outcome, Report, merge, read_report
@@ -107,6 +107,13 @@ def test_a_job_that_was_taken_over_is_not_written(tmp_path, monkeypatch):
     local.run(maker, jobs(1), tmp_path, progress=asleep, options=Options(claim_seconds=0.1))
   assert told == ["job 1 of 1 (clip001)"] and not digests(tmp_path)
   assert [entry.status for entry in read_report(tmp_path / "report.jsonl")] == ["stopped"]
+
+
+def test_a_claim_that_was_left_after_the_output_is_removed(tmp_path):
+  """Its owner was killed between its last file and the end of its claim."""
+  run(tmp_path, jobs(1))
+  (tmp_path / ".clip001.1.claim").write_text(json.dumps({"where": claims._where(), "pid": 0, "started": "1"}))
+  assert run(tmp_path, jobs(1)) == Outcome(skipped=1) and not list(tmp_path.glob(".*"))
 
 
 def test_a_stop_leaves_nothing_half_written(tmp_path):
