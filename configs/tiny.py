@@ -7,8 +7,7 @@ The five networks have 64x64 pictures and a tokenizer of their own in mind. Thei
 package: trained on puppets (docs/puppets.md) as docs/training.md tells, they make puppets speak, and
 nothing else: people want the released model, see docs/conversion.md. Steps, scales of guidance and the
 like are those that the model folder recommends (configs/train_tiny.py wrote them there): whatever
-picture or video comes is sampled at 64x64, and written six times as large. Text to video, which needs no
-size either, shows blurs.
+picture or video comes is sampled at 64x64, and written six times as large.
 """
 
 import dataclasses

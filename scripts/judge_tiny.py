@@ -32,7 +32,7 @@ from emv3_jax.sampling.settings import Config
 
 EVIDENCE = pathlib.Path(__file__).parents[1] / "docs/evidence/default.json"
 CHANGED = 1  # exit code where figures have changed
-TEXT_SCALES, AUDIO_SCALES = (1.05, 2.0), (1.0, 1.3, 1.8, 2.9)
+TEXT_SCALES, AUDIO_SCALES = (1.05, 2.0, 3.0), (1.3, 1.8, 2.9)
 WORLDS = "2,3,4"  # seeds of the puppets' worlds
 SWEPT = "1"  # what is chosen is judged on others
 

@@ -140,9 +140,8 @@ class Model(Networks):
 def _warn_of_default(name: str) -> None:
   if name == DEFAULT:
     logging.warning(
-        "This is the small default model: it generates only drawn puppets, no people, and its t2v clips are "
-        "blurred. Its picture, voice and prompt are in %s; for people get the released model as described "
-        "in docs/conversion.md.", _DEFAULT_FOLDER)
+        "This is the small default model: it generates only drawn puppets, no people. Its picture, voice and prompt "
+        "are in %s; for people get the released model as described in docs/conversion.md.", _DEFAULT_FOLDER)
 
 
 def folder_of(checkpoint: str) -> pathlib.Path:

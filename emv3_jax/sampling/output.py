@@ -173,7 +173,7 @@ def _write(clip: Clip | Stream, groups: Iterator[np.ndarray], video: str | pathl
   curves = FrameCurves()
   groups = itertools.chain([begun], groups)
   groups = _observed(groups, curves) if metrics else groups
-  content = {"frames": hashlib.sha256(), "sound": hashlib.sha256(np.ascontiguousarray(clip.sound[0]))}
+  content = {"frames": hashlib.sha256(), "sound": hashlib.sha256(np.ascontiguousarray(clip.sound[0]).data)}
   frames = _digested((frame for group in groups for frame in pixels.enlarged(group, enlarge)), content["frames"])
   options = {"fps": clip.fps, "audio": clip.sound, "metadata": metadata}
   if growing:

@@ -187,7 +187,7 @@ def test_load_takes_all_from_the_folder():
   settings = model.config.sampling
   assert model.config.name == "tiny"
   assert (settings.steps, settings.text_scale, settings.allocation, settings.enlarge) == (
-      10, 1.05, "phased", 6)
+      10, 2.0, "phased", 6)
   assert model.config.precision.transformer.compute == "float32"
   assert model.denoiser().settings == settings
   with_config = load(config=build(emv3_jax.Config, tiny.get_config()))
@@ -233,7 +233,7 @@ def test_print_config_names_origins(capsys):
   assert run_sample.main(flags) == 0
   told = json.loads(capsys.readouterr().out)
   origins = told.pop("origins")
-  assert told["sampling"]["steps"] == 3 and told["sampling"]["text_scale"] == 1.05
+  assert told["sampling"]["steps"] == 3 and told["sampling"]["text_scale"] == 2.0
   assert origins["sampling.steps"] == "command line" and origins["seed"] == "command line"
   assert origins["sampling.text_scale"] == "model.json"
   assert origins["sampling.attention"] == "config" and origins["sampling.riflex_k"] == "code"

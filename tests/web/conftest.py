@@ -86,6 +86,13 @@ def client(tmp_path):
     yield found.entered()
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+  """A page for tests that leave it as it was."""
+  with opened(tmp_path_factory.mktemp("shared") / "page") as found:
+    yield found.entered()
+
+
 def picture(width: int = 32, height: int = 48) -> bytes:
   file = io.BytesIO()
   Image.fromarray(np.full((height, width, 3), 90, np.uint8)).save(file, format="PNG")

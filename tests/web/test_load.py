@@ -76,12 +76,6 @@ def cpu_seconds(pid: int) -> float:
   return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def sampler_of(server: int) -> int:
-  """The process that samples, of a server's."""
-  children = pathlib.Path(f"/proc/{server}/task/{server}/children").read_text().split()
-  return next(int(pid) for pid in children if b"web.sampler" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes())
-
-
 def p99(seconds: list[float]) -> float:
   return 1000 * statistics.quantiles(seconds, n=100)[98]
 
@@ -99,7 +93,7 @@ def test_many_clients_while_clips_are_made(tmp_path, record_property, begun):  #
   found = client.ask("POST", "/api/puppets/0")
   uploads = {kind: upload["id"] for kind, upload in found["uploads"].items()}
 
-  sampler = sampler_of(server.pid)
+  sampler = server.sampler
 
   def clip(steps: int) -> tuple[float, float]:
     """Makes a clip; returns the transformer's seconds, and the processor's of all of it."""

@@ -50,29 +50,29 @@ def test_two_browsers_and_a_restart(tmp_path):
 
 @pytest.mark.parametrize("headers", [
     {"host": "evil.example"}, {"host": "127.0.0.1:80"}, {"host": "127.0.0.1:8123.evil.example"}])
-def test_another_host_is_refused(client, headers):
-  assert client.get("/api/status", headers=headers).status_code == 421
+def test_another_host_is_refused(shared, headers):
+  assert shared.get("/api/status", headers=headers).status_code == 421
 
 
 @pytest.mark.parametrize("headers", [
     {"origin": "http://evil.example"}, {"origin": "null"}, {"origin": "http://127.0.0.1:8124"},
     {"origin": "https://127.0.0.1:8123"}, {"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "same-site"}])
-def test_another_origin_is_refused(client, headers):
-  for call in (client.get("/api/status", headers=headers),
-               client.post("/api/jobs/page_00001/cancel", headers=headers),
-               client.delete("/api/clips/page_00001", headers=headers)):
+def test_another_origin_is_refused(shared, headers):
+  for call in (shared.get("/api/status", headers=headers),
+               shared.post("/api/jobs/page_00001/cancel", headers=headers),
+               shared.delete("/api/clips/page_00001", headers=headers)):
     assert call.status_code == 403
 
 
-def test_what_changes_something_needs_an_origin(client):
-  assert client.post("/api/jobs", json={}).status_code == 403
-  assert client.post("/api/jobs", json={}, headers={"sec-fetch-site": "same-origin"}).status_code == 422
-  assert client.post("/api/jobs", json={}, headers=ORIGIN).status_code == 422
+def test_what_changes_something_needs_an_origin(shared):
+  assert shared.post("/api/jobs", json={}).status_code == 403
+  assert shared.post("/api/jobs", json={}, headers={"sec-fetch-site": "same-origin"}).status_code == 422
+  assert shared.post("/api/jobs", json={}, headers=ORIGIN).status_code == 422
 
 
 @pytest.mark.parametrize("path", ["/", "/api/status", "/static/none.js", "/api/clips/none/video"])
-def test_headers_are_on_every_answer(client, path):
-  for answer in (client.get(path), client.get(path, headers={"host": "evil.example"})):
+def test_headers_are_on_every_answer(shared, path):
+  for answer in (shared.get(path), shared.get(path, headers={"host": "evil.example"})):
     policy = answer.headers["content-security-policy"]
     assert "default-src 'none'" in policy and "script-src 'self';" in policy and "unsafe" not in policy
     assert answer.headers["x-content-type-options"] == "nosniff"
@@ -82,13 +82,13 @@ def test_headers_are_on_every_answer(client, path):
 
 @pytest.mark.parametrize("name", ["..%2f..%2fsessions.json", "%2e%2e", ".page", "sessions", "%2e%2e%2fsessions",
                                   "..%5c..%5csessions", "a%00b", "consent", "queue%2fpage_00001", "uploads"])
-def test_names_lead_nowhere_else(client, name):
-  (client.page.folder.path / "consent.json").write_text("{}")
+def test_names_lead_nowhere_else(shared, name):
+  (shared.page.folder.path / "consent.json").write_text("{}")
   for path in (f"/api/clips/{name}/video", f"/api/clips/{name}/report", f"/api/uploads/{name}", f"/static/{name}",
                f"/api/jobs/{name}/preview"):
-    assert client.get(path).status_code in (404, 405), path
-  assert client.delete(f"/api/clips/{name}", headers=ORIGIN).status_code in (404, 405)
-  assert (client.page.folder.path / "sessions.json").exists()
+    assert shared.get(path).status_code in (404, 405), path
+  assert shared.delete(f"/api/clips/{name}", headers=ORIGIN).status_code in (404, 405)
+  assert (shared.page.folder.path / "sessions.json").exists()
 
 
 def test_the_folder_is_private_and_one_servers(tmp_path):
