@@ -93,14 +93,14 @@ class Claims:
     """
     number, before = self._last(name), None
     if number:
-      before = _token_of(self.path(name, number))
+      before = _content(self.path(name, number))
       if not self._is_left(name, number):
         return None
     claim = self._create(name, number + 1)
     if claim is None:
       return None
     # Of a claim that was given back meanwhile nothing is taken over: another run may have begun at number 1.
-    unchanged = not number or before is not None and _token_of(self.path(name, number)) == before
+    unchanged = not number or before is not None and _content(self.path(name, number)) == before
     if not unchanged or not claim.is_held():
       claim.path.unlink(missing_ok=True)
       return None
@@ -192,10 +192,18 @@ class Claims:
     logging.vlog(1, "%s: the claim of a run that ended was taken over.", name)
 
 
+def _content(path: pathlib.Path) -> bytes | None:
+  """Returns the bytes of a claim, none of one whose owner was killed before it wrote them; None if it is gone."""
+  try:
+    return path.read_bytes()
+  except OSError:
+    return None
+
+
 def _read(path: pathlib.Path) -> dict | None:
   try:
-    found = json.loads(path.read_bytes())
-  except (OSError, ValueError):
+    found = json.loads(_content(path) or b"")
+  except ValueError:
     return None
   return found if isinstance(found, dict) else None
 

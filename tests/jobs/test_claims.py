@@ -62,6 +62,17 @@ def test_a_claim_of_another_machine_is_taken_over_when_nobody_touches_it(tmp_pat
   assert not list(tmp_path.iterdir())
 
 
+def test_a_claim_whose_owner_wrote_nothing_is_taken_over_too(tmp_path):
+  """It was killed between the creation of the file and its content."""
+  (tmp_path / ".a.1.claim").touch()
+  claims = Claims(tmp_path, seconds=0.05)
+  assert claims.take("a") is None
+  time.sleep(0.1)
+  with claims.take("a") as claim:
+    assert claim.number == 2
+  assert not list(tmp_path.iterdir())
+
+
 def test_an_owner_touches_its_claims(tmp_path):
   claims = Claims(tmp_path, seconds=0.2)
   with claims.take("a") as claim:
