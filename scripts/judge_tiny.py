@@ -4,7 +4,7 @@
   python scripts/judge_tiny.py --worlds=2 --clips=6         # less, in a tenth of the time
   python scripts/judge_tiny.py --write                      # docs/evidence/default.json anew
   python scripts/judge_tiny.py --checkpoint=DIR --worlds=0 --clips=6 --config.sampling.audio_scale=3
-  python scripts/judge_tiny.py --checkpoint=DIR --sweep=docs/images/tiny_guidance.png
+  python scripts/judge_tiny.py --checkpoint=DIR --sweep=outputs/guidance.png
 
 Prints a line of JSON for each world; `emv3_jax.puppets.judging.judge.figures` tells what is in it.
 Exits with 1 where a figure is further from the evidence than chance makes it, and names it; other

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Trains the small default from nothing to the weights of configs/tiny.py: sh scripts/train_default.sh
 #
-# Two and a half hours of two cores; docs/training.md tells what comes out of each part. Started
+# Under two hours of two idle cores; docs/training.md tells what comes out of each part. Started
 # again after it was stopped it goes on where it was. A part that falls short of its gate ends it.
 # PARTS_FROM=DIR takes the parts that the model folder DIR has, where they are of the present settings.
 # Files go to runs/ and data/ of the present folder, the model to where configs/tiny.py looks for it.
