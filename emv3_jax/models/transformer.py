@@ -89,7 +89,7 @@ class Transformer(nnx.Module):
     tokens = embed("text_embedding", jnp.pad(text, ((0, 0), (0, padding), (0, 0))))
     # Layer norms return the dtype they were given: enter in the compute dtype.
     return ContextTokens(tokens, embed("image_embedding", jnp.asarray(image, tokens.dtype)),
-                         embed("audio_projection", jnp.asarray(audio, tokens.dtype), frames))
+                         embed("audio_projection", jnp.asarray(audio, tokens.dtype), *() if frames is None else (frames,)))
 
   def project(self, text: AnyArray, image: AnyArray, audio: AnyArray,
               execution: ExecutionConfig = ONE_DEVICE, frames: AnyArray | None = None) -> Context:

@@ -144,6 +144,7 @@ def generate(model: Model, inputs: Inputs, plan: LongPlan | None, task: TaskSpec
              progress: Callable) -> Iterator[Group]:
   """Generates the frames of a clip as soon as they are final, surplus frames included."""
   encoded = encode(model, inputs, profile)
+  inputs = inputs.without_waveform()
   if plan is not None:
     yield from long_clip.generate(model, inputs, encoded, plan, task, profile, progress)
     return
@@ -159,7 +160,6 @@ def encode(model: Model, inputs: Inputs, profile: Profile) -> Encoded:
     text = encode_text(model, inputs)
   with profile.measure("audio_encoder"):
     features = encode_features(model, inputs)
-  inputs = inputs.without_waveform()
   with profile.measure("image_encoder"):
     image = encode_image(model, inputs)
   return Encoded(text, features, image)

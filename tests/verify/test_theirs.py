@@ -5,6 +5,7 @@ import types
 import numpy as np
 import pytest
 
+from emv3_jax.diffusion import guidance as guidance_lib
 from emv3_jax.diffusion.guidance import FLASH, PREVIEW
 from emv3_jax.sampling.settings import SamplingConfig
 
@@ -41,13 +42,13 @@ def test_guidance_is_that_of_the_released_settings(variant, guidance, has_audio)
   loop = theirs._by_audio if variant == "flash" else theirs._by_text_and_audio
   result = loop(velocity, latents, prompt, negative)
 
-  scales, x = guidance.scales(STEPS), latents.numpy()
-  for i, tau in enumerate(Keeping.timesteps):
-    branches = []
-    for branch in guidance.branches:
-      text = prompt if branch.text == "prompt" else negative * float(scales.negative[i])
-      branches.append(velocity(torch.tensor(x), tau, text, branch.audio == "voice").numpy())
-    guided = guidance.mix(np.stack(branches), scales.text[i], scales.audio[i])
+  x = latents.numpy()
+  for i, (tau, step) in enumerate(zip(Keeping.timesteps, guidance.schedule(STEPS), strict=True)):
+    velocities = []
+    for branch in step.branches:
+      text = prompt if branch.text == "prompt" else negative * float(step.negative_scale)
+      velocities.append(velocity(torch.tensor(x), tau, text, branch.audio == "voice").numpy())
+    guided = guidance_lib.mix(step.branches, np.stack(velocities), step.text_scale, step.audio_scale)
     np.testing.assert_allclose(solver.velocities[i], guided, rtol=2e-5, atol=1e-5)
     x = x - solver.velocities[i]
   np.testing.assert_allclose(result.numpy(), x, rtol=1e-6)
