@@ -22,9 +22,9 @@ puppets() {  # name, split, clips
   folder=data/puppets_$1
   [ -f $folder/clips.jsonl ] || $python -m emv3_jax.puppets --out=$folder --split=$2 --count=$3 --frames=65
 }
-prepare() {  # name, end of the records' name, settings
+prepare() {  # name, end of the records' name, a setting or none
   $python -m emv3_jax.preparation --config=configs/prepare_tiny.py --checkpoint=$parts/model \
-      --manifest=data/puppets_$1/clips.jsonl --out=data/puppets_$1_records$2 $3
+      --manifest=data/puppets_$1/clips.jsonl --out=data/puppets_$1_records$2 ${3:-}
 }
 puppets train crowd 256
 puppets mixed mixed 768
